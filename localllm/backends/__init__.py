@@ -1,0 +1,1 @@
+"""Hardware behind the seam of engine.step and models.ops."""

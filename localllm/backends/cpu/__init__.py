@@ -1,0 +1,1 @@
+"""The CPU backend: the decoder recorded once, replayed by native code."""

@@ -1,0 +1,1 @@
+"""Keeps models alive: worker processes, residency, reply streams, lifecycle."""

@@ -1,0 +1,1 @@
+"""Who runs next: pages, sequences, the scheduler, and the seam to the backends."""

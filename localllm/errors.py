@@ -1,0 +1,144 @@
+"""Every error a user may meet: one sentence, one next step, a stable code, an HTTP status and an exit code."""
+
+from __future__ import annotations
+
+
+class LocalLLMError(Exception):
+    """Base of all errors we raise on purpose.
+
+    `message` is one sentence that says what is wrong, `hint` the next step (may be empty). `code` is stable and appears
+    in JSON; `http_status` and `exit_code` place the class in the two tables users script against.
+    """
+
+    code = "internal_error"
+    http_status = 500
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "", param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.param = param
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(LocalLLMError):
+    """The command line asks for something that does not exist or does not fit together."""
+
+    code = "usage_error"
+    http_status = 400
+    exit_code = 2
+
+
+class InvalidRequest(LocalLLMError):
+    """A request field has a wrong type, a value out of bounds, or is not supported. `param` names the field."""
+
+    code = "invalid_value"
+    http_status = 400
+
+
+class InvalidApiKey(LocalLLMError):
+    code = "invalid_api_key"
+    http_status = 401
+
+
+class Forbidden(LocalLLMError):
+    """The request came through a host name or an origin that may not use this daemon."""
+
+    code = "forbidden"
+    http_status = 403
+
+
+class ModelNotFound(LocalLLMError):
+    code = "model_not_found"
+    http_status = 404
+    exit_code = 4
+
+
+class NotEnoughMemory(LocalLLMError):
+    code = "not_enough_memory"
+    http_status = 503
+    exit_code = 5
+
+
+class ContextExceeded(LocalLLMError):
+    """The prompt does not fit. Both numbers travel with the error."""
+
+    code = "context_length_exceeded"
+    http_status = 400
+    exit_code = 6
+
+    def __init__(self, num_prompt_tokens: int, context_length: int, *, hint: str = "") -> None:
+        super().__init__(
+            f"the prompt has {num_prompt_tokens} tokens, but the context holds {context_length}",
+            hint=hint or "shorten the prompt, or choose a model with a longer context",
+            param="messages",
+        )
+        self.num_prompt_tokens = num_prompt_tokens
+        self.context_length = context_length
+
+
+class NetworkError(LocalLLMError):
+    code = "network_error"
+    http_status = 502
+    exit_code = 7
+
+
+class DownloadError(NetworkError):
+    """A download stopped early or did not verify; what was fetched is kept for the next try."""
+
+    code = "download_failed"
+
+
+class DiskFull(LocalLLMError):
+    code = "disk_full"
+    http_status = 507
+
+
+class StoreError(LocalLLMError):
+    """The model store holds something that it should not, or is in use by another process."""
+
+    code = "store_error"
+
+
+class BadModelFile(LocalLLMError):
+    """A model file is damaged, hostile, or not of a kind we open. The message names the file and the field."""
+
+    code = "bad_model_file"
+    http_status = 422
+
+
+class UnsupportedModel(LocalLLMError):
+    """The file is sound, but this build cannot run its architecture, block type or tokenizer; named in the message."""
+
+    code = "unsupported_model"
+    http_status = 422
+
+
+class DaemonUnreachable(LocalLLMError):
+    code = "daemon_unreachable"
+    http_status = 503
+    exit_code = 3
+
+
+class PortInUse(LocalLLMError):
+    code = "port_in_use"
+
+
+class WorkerCrashed(LocalLLMError):
+    """The process that ran the model ended while it was answering."""
+
+    code = "worker_crashed"
+    http_status = 503
+
+
+class Overloaded(LocalLLMError):
+    code = "rate_limit_exceeded"
+    http_status = 503
+
+
+class Interrupted(LocalLLMError):
+    code = "interrupted"
+    exit_code = 130

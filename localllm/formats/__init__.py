@@ -1,0 +1,1 @@
+"""Bytes on disk: GGUF, safetensors and the block types of quantized weights."""

@@ -1,0 +1,194 @@
+"""Typed settings from flags, environment and config file, and every path we use. Creates nothing on import."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from localllm.errors import UsageError
+
+DEFAULT_PORT = 11435
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the settings table: what `localllm config` and the docs print."""
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    env: str
+    aliases: tuple[str, ...] = ()
+
+
+def _row(name: str, kind: type, default: Any, text: str, *aliases: str) -> Setting:
+    return Setting(name, kind, default, text, "LOCALLLM_" + name.upper(), aliases)
+
+
+SETTINGS: tuple[Setting, ...] = (
+    _row("host", str, "127.0.0.1", "address the daemon listens on; `host:port` is accepted"),
+    _row("port", int, DEFAULT_PORT, "port the daemon listens on; 0 takes a free one"),
+    _row("api_keys", str, "", "comma-separated keys that clients must send; empty: none on loopback"),
+    _row("origins", str, "", "comma-separated extra browser origins that may call the API", "OLLAMA_ORIGINS"),
+    _row("default_model", str, "smollm2:135m", "model of `localllm chat` and of requests that name none"),
+    _row("backend", str, "auto", "auto, cpu or reference"),
+    _row("threads", int, 0, "threads of the CPU backend; 0: one per physical core"),
+    _row("kv_pages", int, 0, "pages of the KV pool; 0: as many as memory allows"),
+    _row("page_size", int, 16, "tokens in a page"),
+    _row("token_budget", int, 512, "tokens computed in one step at most"),
+    _row("max_sequences", int, 256, "sequences that run at the same time at most"),
+    _row("max_queue", int, 512, "requests that may wait; beyond that the answer is 503"),
+    _row("max_loaded_models", int, 3, "models that stay loaded at the same time"),
+    _row("context_length", int, 0, "tokens a sequence may have; 0: the model's own maximum"),
+    _row("keep_alive", str, "5m", "how long an idle model stays loaded: 30s, 5m, 1h, 0, or -1 for ever"),
+    _row("max_tokens", int, 0, "tokens of an answer when the request sets no limit; 0: what the context holds"),
+    _row("hub_endpoint", str, "", "address of a Hugging Face mirror", "HF_ENDPOINT"),
+    _row("hub_timeout_s", float, 3.0, "seconds after which the hub counts as unreachable"),
+    _row("offline", bool, False, "never use the network", "HF_HUB_OFFLINE"),
+    _row("ollama_models", str, "", "folder of an Ollama store to read in place", "OLLAMA_MODELS"),
+    _row("lmstudio_models", str, "", "folder of LM Studio models to read in place"),
+    _row("log_level", str, "info", "debug, info, warning or error"),
+)
+BY_NAME: Mapping[str, Setting] = {row.name: row for row in SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The values in force. `origin` says for each name whether flag, environment, file or default gave it."""
+
+    home: Path
+    host: str
+    port: int
+    api_keys: str
+    origins: str
+    default_model: str
+    backend: str
+    threads: int
+    kv_pages: int
+    page_size: int
+    token_budget: int
+    max_sequences: int
+    max_queue: int
+    max_loaded_models: int
+    context_length: int
+    keep_alive: str
+    max_tokens: int
+    hub_endpoint: str
+    hub_timeout_s: float
+    offline: bool
+    ollama_models: str
+    lmstudio_models: str
+    log_level: str
+    origin: Mapping[str, str]
+
+    @property
+    def config_file(self) -> Path:
+        return self.home / "config.toml"
+
+    @property
+    def store_dir(self) -> Path:
+        """Manifests (`manifests/`), files we downloaded ourselves (`files/`) and locks (`locks/`)."""
+        return self.home / "store"
+
+    @property
+    def run_dir(self) -> Path:
+        """Lock, address file and sockets of this home's daemon."""
+        return self.home / "run"
+
+    @property
+    def address_file(self) -> Path:
+        return self.run_dir / "daemon.json"
+
+    @property
+    def daemon_lock(self) -> Path:
+        return self.run_dir / "daemon.lock"
+
+    @property
+    def log_file(self) -> Path:
+        return self.home / "logs" / "daemon.log"
+
+    @property
+    def repl_history_file(self) -> Path:
+        return self.home / "history"
+
+
+def home_dir(env: Mapping[str, str] | None = None) -> Path:
+    """`LOCALLLM_HOME`, or the platform's data folder for this user."""
+    named = (os.environ if env is None else env).get("LOCALLLM_HOME")
+    return Path(named).expanduser().absolute() if named else Path(platformdirs.user_data_dir("localllm"))
+
+
+def parse_value(row: Setting, text: str) -> Any:
+    """Text from the environment, the command line or `config set` to the setting's type; UsageError when it is not one."""
+    text = text.strip().strip("'\"")
+    if row.kind is bool:
+        return text.lower() not in ("", "0", "false", "f", "no", "off")
+    try:
+        return row.kind(text)
+    except ValueError:
+        raise UsageError(
+            f"{row.name} must be of type {row.kind.__name__}, not {text!r}",
+            hint=f"set it with `localllm config set {row.name} {row.default}`",
+        ) from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config file's table; empty when there is none. UsageError for bad TOML, unknown names and wrong types."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}", hint="correct it or remove it") from None
+    return {name: _checked(path, name, value) for name, value in table.items()}
+
+
+def _checked(path: Path, name: str, value: Any) -> Any:
+    row = BY_NAME.get(name)
+    if row is None:
+        raise UsageError(f"{path} sets {name!r}, which is no setting", hint="see `localllm config list`")
+    return value if isinstance(value, row.kind) else parse_value(row, str(value))
+
+
+def load_settings(env: Mapping[str, str] | None = None, **flags: Any) -> Settings:
+    """Flags over environment over config file over defaults; a flag of None counts as absent."""
+    env = os.environ if env is None else env
+    home = home_dir(env)
+    file_values = read_config(home / "config.toml")
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for row in SETTINGS:
+        values[row.name], origin[row.name] = _pick(row, flags, env, file_values)
+    _split_host(values, origin)
+    return Settings(home=home, origin=origin, **values)
+
+
+def _pick(row: Setting, flags: Mapping[str, Any], env: Mapping[str, str], file_values: Mapping[str, Any]) -> tuple[Any, str]:
+    if flags.get(row.name) is not None:
+        return flags[row.name], "flag"
+    if row.env in env:
+        return parse_value(row, env[row.env]), f"environment ({row.env})"
+    if row.name in file_values:
+        return file_values[row.name], "config file"
+    for alias in row.aliases:
+        if alias in env:
+            return parse_value(row, env[alias]), f"environment ({alias})"
+    return row.default, "default"
+
+
+def _split_host(values: dict[str, Any], origin: dict[str, str]) -> None:
+    """`LOCALLLM_HOST` may carry scheme and port, as Ollama's does."""
+    host = str(values["host"]).removeprefix("http://").rstrip("/")
+    name, separator, port = host.rpartition(":")
+    if separator and port.isdigit() and (":" not in name or name.startswith("[")):
+        host = name
+        if origin["port"] != "flag":
+            values["port"], origin["port"] = int(port), origin["host"]
+    values["host"] = host.strip("[]") or "127.0.0.1"

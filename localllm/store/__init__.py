@@ -1,0 +1,1 @@
+"""Model files on disk: names, catalog, sources, manifests."""

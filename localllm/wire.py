@@ -1,0 +1,251 @@
+"""Messages between the daemon and its workers, and the frames of the live feed. Frozen plain data, msgpack on a socket.
+
+Text never travels here: the daemon tokenizes and detokenizes, a worker sees ids only. Frames are length-prefixed
+(4 bytes, little-endian) msgpack of one tagged struct.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from localllm.errors import InvalidRequest
+
+MAX_LOGPROBS = 20
+MAX_SEED = 2**63 - 1
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one token is chosen. Order: bias and penalties, temperature, top-k, top-p, min-p, draw.
+
+    `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p` 0 and the neutral penalties are off. `repeat_last_n` bounds
+    the window of `repetition_penalty` in tokens (prompt included); -1 is the whole sequence. `presence_penalty` and
+    `frequency_penalty` count generated tokens only, as OpenAI's do. `seed` None: drawn when the sequence is added.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    min_tokens: int = 0
+    seed: int | None = None
+
+    def checked(self) -> SamplingParams:
+        """Itself when every value is in bounds; InvalidRequest naming the field otherwise."""
+        for name, low, high in _BOUNDS:
+            value = getattr(self, name)
+            if not low <= value <= high:  # also false for NaN
+                raise InvalidRequest(f"{name} must be between {low} and {high}, not {value}", param=name)
+        if len(self.logit_bias) > 1024:
+            raise InvalidRequest("logit_bias may name at most 1024 tokens", param="logit_bias")
+        if any(not -100 <= bias <= 100 for bias in self.logit_bias.values()):
+            raise InvalidRequest("logit_bias values must be between -100 and 100", param="logit_bias")
+        if self.seed is not None and not -MAX_SEED - 1 <= self.seed <= MAX_SEED:
+            raise InvalidRequest("seed must fit in 64 bits", param="seed")
+        return self
+
+
+_BOUNDS: tuple[tuple[str, float, float], ...] = (
+    ("temperature", 0.0, 100.0),
+    ("top_k", 0, 2**31 - 1),
+    ("top_p", 0.0, 1.0),
+    ("min_p", 0.0, 1.0),
+    ("repetition_penalty", 0.01, 100.0),
+    ("repeat_last_n", -1, 2**31 - 1),
+    ("presence_penalty", -2.0, 2.0),
+    ("frequency_penalty", -2.0, 2.0),
+    ("min_tokens", 0, 2**31 - 1),
+)
+
+
+# ---- daemon to worker
+
+
+class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
+    """The first frame: open this model. Paths are absolute. Zeros mean "choose"."""
+
+    path: str
+    backend: str = "auto"
+    threads: int = 0
+    kv_pages: int = 0
+    page_size: int = 16
+    token_budget: int = 512
+    max_sequences: int = 256
+    context_length: int = 0
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
+    """One sequence to run. `max_tokens` None: until the context is full; 0: compute the prompt only.
+
+    `top_logprobs` None: none wanted; k: the sampled token's and the k best. `prompt_logprobs` likewise for every
+    prompt token (such a sequence reads no cached prefix). Greater `priority` runs first. Sequences share cached pages
+    only within one `cache_salt`.
+    """
+
+    request_id: str
+    prompt: list[int]
+    sampling: SamplingParams = SamplingParams()
+    max_tokens: int | None = None
+    stop_ids: list[int] = []
+    top_logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    priority: int = 0
+    cache_salt: str = ""
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """Forget the sequence and free its pages before the next step; unknown ids are ignored."""
+
+    request_id: str
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """Finish nothing more: free everything and exit with status 0."""
+
+
+ToWorker = Load | Submit | Cancel | Stop
+
+
+# ---- worker to daemon
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """While a model loads: `stage` in words, bytes done and in all."""
+
+    stage: str
+    done_bytes: int
+    total_bytes: int
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
+    """The model answers from now on."""
+
+    backend: str
+    device: str
+    native: bool
+    context_length: int
+    vocab_size: int
+    num_pages: int
+    page_size: int
+    weight_bytes: int
+    kv_bytes: int
+    load_s: float
+    threads: int
+    notes: list[str] = []
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The worker cannot go on; it exits after this frame. Fields of the LocalLLMError that ended it."""
+
+    code: str
+    message: str
+    hint: str
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Natural-log probability of `token_id`, the best alternatives (best first), and the entropy in nats (NaN: unknown)."""
+
+    token_id: int
+    logprob: float
+    top_ids: list[int] = []
+    top_logprobs: list[float] = []
+    entropy: float = float("nan")
+
+
+class TokenChunk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one step gave one sequence. `started` comes once, with or before the first token.
+
+    `num_cached` are prompt tokens found in the prefix cache. `prompt_logprobs` holds one entry per prompt token from
+    the second on. `stop_id` is the id that ended the sequence (it is not in `ids`). A refused or failed sequence has
+    `finish="error"` with `error_code` and `error`.
+    """
+
+    request_id: str
+    ids: list[int] = []
+    logprobs: list[TokenLogprobs] = []
+    prompt_logprobs: list[TokenLogprobs] = []
+    started: bool = False
+    num_cached: int = 0
+    num_computed: int = 0
+    finish: FinishReason | None = None
+    stop_id: int | None = None
+    error_code: str = ""
+    error: str = ""
+
+
+class StepFrame(msgspec.Struct, frozen=True, tag="step"):
+    """All that one engine step produced, for all sequences."""
+
+    chunks: list[TokenChunk]
+
+
+class SequenceView(msgspec.Struct, frozen=True):
+    """One sequence as the dashboard sees it. `state` is waiting or running; page counts include shared pages."""
+
+    request_id: str
+    state: Literal["waiting", "running"]
+    num_prompt: int
+    num_computed: int
+    num_generated: int
+    num_pages: int
+    num_shared_pages: int
+    num_preemptions: int
+
+
+class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
+    """The engine at one moment. `pages` has one byte per page: 0 free, 1 cached (free to take), 2 owned, 3 shared.
+
+    Counters rise for ever; rates are the reader's work. `time_s` is the worker's monotonic clock.
+    """
+
+    time_s: float
+    pages: bytes
+    num_waiting: int
+    num_running: int
+    num_steps: int
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_generated_tokens: int
+    num_preemptions: int
+    last_step_s: float
+    last_step_tokens: int
+    sequences: list[SequenceView] = []
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
+    """Sent every second by the worker's socket thread with the number of steps taken and whether one is under way."""
+
+    num_steps: int
+    in_step_s: float
+
+
+FromWorker = Progress | Ready | Failed | StepFrame | Snapshot | Heartbeat
+
+HEADER_BYTES = 4
+MAX_FRAME_BYTES = 256 * 2**20
+
+_encoder = msgspec.msgpack.Encoder()
+_to_worker = msgspec.msgpack.Decoder(ToWorker)
+_from_worker = msgspec.msgpack.Decoder(FromWorker)
+
+
+def encode_frame(message: ToWorker | FromWorker) -> bytes:
+    """Length prefix and msgpack body, ready to write."""
+    body = _encoder.encode(message)
+    return len(body).to_bytes(HEADER_BYTES, "little") + body
+
+
+def decode_to_worker(body: bytes) -> ToWorker:
+    return _to_worker.decode(body)
+
+
+def decode_from_worker(body: bytes) -> FromWorker:
+    return _from_worker.decode(body)
