@@ -1,0 +1,118 @@
+"""What a transformer is, as frozen data. Families differ in these fields and in which tensors exist, never by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai"]
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """How rotary frequencies stretch beyond the trained context.
+
+    linear: positions / factor. llama3: by wavelength between the two frequency factors (Llama 3.1 model card). yarn: Peng
+    et al. 2023, with `attention_factor` on cos and sin (0: computed from `factor`). longrope: one factor per frequency,
+    the long ones when the sequence may exceed `original_context`. factors: one divisor per frequency, read from the file.
+    """
+
+    kind: Literal["linear", "llama3", "yarn", "longrope", "factors"]
+    factor: float = 1.0
+    original_context: int = 0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float = 0.0
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RopeSpec:
+    """Rotary positions over the first `dims` values of a head, in halves (value i pairs with i + dims / 2).
+
+    Files that pair neighbours are re-ordered at load, so no kernel knows another kind.
+    """
+
+    dims: int
+    base: float
+    scaling: RopeScaling | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """One attention layer. `window`: last tokens a query sees, itself included; None: all. `softcap` 0: none.
+
+    Query heads of one group (num_heads / num_kv_heads neighbours) share a KV head. `rope` None: no positions.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    value_dim: int
+    scale: float
+    rope: RopeSpec | None
+    window: int | None = None
+    softcap: float = 0.0
+    causal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ShortConvSpec:
+    """A gated causal depthwise convolution over `kernel` tokens (LFM2); its state is the last `kernel - 1` inputs."""
+
+    kernel: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoeSpec:
+    """Experts of one layer. `scoring`: over all router logits, or softmax over the chosen ones only.
+
+    `normalize`: chosen weights are divided by their sum; then all are multiplied by `scale`.
+    """
+
+    num_experts: int
+    num_used: int
+    scoring: Literal["softmax", "sigmoid", "softmax_chosen"] = "softmax"
+    normalize: bool = True
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    mixer: AttentionSpec | ShortConvSpec
+    moe: MoeSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """A whole decoder. Norm placement, biases, QK-norms, sinks and tied output are asked of the tensors.
+
+    `residual_scale` multiplies what a block adds, `logit_scale` multiplies the logits, `logit_softcap` 0: none.
+    `context_length` is in tokens.
+    """
+
+    architecture: str
+    hidden_size: int
+    vocab_size: int
+    context_length: int
+    layers: tuple[LayerSpec, ...]
+    activation: Activation = "silu"
+    norm: Literal["rms", "layer"] = "rms"
+    norm_eps: float = 1e-5
+    embed_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float = 0.0
+    learned_positions: bool = False
+
+    @property
+    def attention_layers(self) -> tuple[int, ...]:
+        return tuple(i for i, layer in enumerate(self.layers) if isinstance(layer.mixer, AttentionSpec))
+
+    @property
+    def state_layers(self) -> tuple[int, ...]:
+        return tuple(i for i, layer in enumerate(self.layers) if isinstance(layer.mixer, ShortConvSpec))

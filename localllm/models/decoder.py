@@ -1,0 +1,123 @@
+"""The one decoder: every family is this function over the verbs of `ops`, steered by config and by which tensors exist."""
+
+from __future__ import annotations
+
+from typing import Generic
+
+from localllm.models.config import AttentionSpec, LayerSpec, ModelConfig, MoeSpec, ShortConvSpec
+from localllm.models.ops import A, Ops, W, Weights
+
+
+class Scope(Generic[W]):
+    """The weights of one layer: names without their `blk.N.` prefix."""
+
+    def __init__(self, weights: Weights[W], index: int) -> None:
+        self._weights = weights
+        self._prefix = f"blk.{index}."
+
+    def get(self, name: str) -> W | None:
+        return self._weights.get(self._prefix + name)
+
+    def __getitem__(self, name: str) -> W:
+        return self._weights[self._prefix + name]
+
+
+class Decoder(Generic[A, W]):
+    """Binds config, verbs and weights; `run()` issues the verbs of one step."""
+
+    def __init__(self, config: ModelConfig, ops: Ops[A, W], weights: Weights[W]) -> None:
+        self.config = config
+        self.ops = ops
+        self.weights = weights
+
+    def run(self) -> None:
+        """Embed, every layer, final norm, logits of the wanted positions, answers."""
+        x = self.embed()
+        for index, layer in enumerate(self.config.layers):
+            x = self.block(x, index, layer)
+        x = self.norm(x, self.weights, "output_norm")
+        self.ops.pool(x)
+        self.ops.sample(self.head(self.ops.take_rows(x)))
+
+    def embed(self) -> A:
+        config, ops, weights = self.config, self.ops, self.weights
+        x = ops.embed(weights["token_embd.weight"], scale=config.embed_scale)
+        if config.learned_positions:
+            x = ops.add(x, ops.embed(weights["position_embd.weight"], of="positions"))
+        return x
+
+    def block(self, x: A, index: int, layer: LayerSpec) -> A:
+        """Mixer and feed-forward, each between its norms (before, after, or both: whichever tensors exist)."""
+        scope = Scope(self.weights, index)
+        mixed = self.mix(self.norm(x, scope, "attn_norm"), scope, index, layer)
+        mixed = self.norm(mixed, scope, "post_attention_norm")
+        if scope.get("ffn_norm.weight") is not None and self.config.norm == "rms":
+            x, normed = self.ops.add_rms_norm(
+                x, mixed, scope["ffn_norm.weight"], self.config.norm_eps, self.config.residual_scale
+            )
+        else:
+            x = self.ops.add(x, mixed, self.config.residual_scale)
+            normed = self.norm(x, scope, "ffn_norm")
+        fed = self.norm(self.feed_forward(normed, scope, layer.moe), scope, "post_ffw_norm")
+        return self.ops.add(x, fed, self.config.residual_scale)
+
+    def norm(self, x: A, scope: Weights[W], name: str) -> A:
+        """The named norm, or x itself where the model has none."""
+        weight = scope.get(f"{name}.weight")
+        if weight is None:
+            return x
+        if self.config.norm == "rms":
+            return self.ops.rms_norm(x, weight, self.config.norm_eps)
+        return self.ops.layer_norm(x, weight, scope.get(f"{name}.bias"), self.config.norm_eps)
+
+    def mix(self, x: A, scope: Scope[W], index: int, layer: LayerSpec) -> A:
+        if isinstance(layer.mixer, ShortConvSpec):
+            names = ("shortconv.in_proj.weight", "shortconv.conv.weight", "shortconv.out_proj.weight")
+            in_proj, kernel, out_proj = (scope[name] for name in names)
+            return self.ops.short_conv(x, in_proj, kernel, out_proj, layer.mixer, index)
+        return self.attend(x, scope, index, layer.mixer)
+
+    def attend(self, x: A, scope: Scope[W], index: int, spec: AttentionSpec) -> A:
+        ops = self.ops
+        names = ("attn_q", "attn_k", "attn_v")
+        q, k, v = ops.linear_group(
+            x, [scope[f"{name}.weight"] for name in names], [scope.get(f"{name}.bias") for name in names]
+        )
+        q, k = self.norm(q, scope, "attn_q_norm"), self.norm(k, scope, "attn_k_norm")
+        if spec.rope is not None:
+            q, k = ops.rope(q, spec.head_dim, spec.rope), ops.rope(k, spec.head_dim, spec.rope)
+        seen = ops.attention(q, k, v, spec, index, scope.get("attn_sinks.weight"))
+        return ops.linear(seen, scope["attn_output.weight"], scope.get("attn_output.bias"))
+
+    def feed_forward(self, x: A, scope: Scope[W], moe: MoeSpec | None) -> A:
+        if moe is not None:
+            return self.experts(x, scope, moe)
+        ops, activation = self.ops, self.config.activation
+        gate = scope.get("ffn_gate.weight")
+        up, up_bias = scope["ffn_up.weight"], scope.get("ffn_up.bias")
+        if gate is None:
+            hidden = ops.activate(ops.linear(x, up, up_bias), activation)
+        else:
+            hidden = ops.gated(x, gate, up, activation, scope.get("ffn_gate.bias"), up_bias)
+        return ops.linear(hidden, scope["ffn_down.weight"], scope.get("ffn_down.bias"))
+
+    def experts(self, x: A, scope: Scope[W], moe: MoeSpec) -> A:
+        ops, activation = self.ops, self.config.activation
+        routing = ops.route(x, scope["ffn_gate_inp.weight"], moe, scope.get("exp_probs_b.bias"))
+        names = ("ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight")
+        gate, up, down = (scope[name] for name in names)
+        total = ops.experts(x, routing, gate, up, down, activation)
+        shared_gate = scope.get("ffn_gate_shexp.weight")
+        if shared_gate is None:
+            return total
+        hidden = ops.gated(x, shared_gate, scope["ffn_up_shexp.weight"], activation)
+        return ops.add(total, ops.linear(hidden, scope["ffn_down_shexp.weight"]))
+
+    def head(self, x: A) -> A:
+        """Logits; a model without `output.weight` ties them to the embedding."""
+        config, ops = self.config, self.ops
+        output = self.weights.get("output.weight")
+        logits = ops.linear(x, self.weights["token_embd.weight"] if output is None else output)
+        if config.logit_scale != 1.0:
+            logits = ops.scale(logits, config.logit_scale)
+        return ops.softcap(logits, config.logit_softcap) if config.logit_softcap else logits
