@@ -1,0 +1,152 @@
+"""GGUF files, whole or split, mapped read-only: metadata, tensor table, raw blocks.
+
+Everything is checked while opening (see gguf_header); nothing of the tensor data is read or copied here.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from mmap import mmap
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localllm.errors import BadModelFile
+from localllm.formats.gguf_header import Header, Metadata, TensorInfo, Value, ValueType, read_header
+from localllm.formats.mapped import map_file, release_pages
+
+__all__ = ["GGUFFile", "Metadata", "TensorInfo", "Value", "ValueType", "part_paths"]
+
+_PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.ASCII | re.DOTALL)
+
+
+class GGUFFile:
+    """One model's GGUF file, or all parts of a split one. Close it, or use it in `with`.
+
+    `metadata` is that of the first part; `tensors` are those of all parts, in file order.
+    """
+
+    def __init__(self, paths: tuple[Path, ...], mappings: tuple[mmap, ...], headers: tuple[Header, ...]) -> None:
+        self.paths = paths
+        self.metadata: Metadata = headers[0].metadata
+        self.version = headers[0].version
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(_merged(paths, headers))
+        self.size_bytes = sum(len(mapping) for mapping in mappings)
+        self._mappings = mappings
+        self._closed = False
+
+    @classmethod
+    def open(cls, path: str | PathLike[str]) -> Self:
+        """Open a file and, if its name says that it is part of a split, the other parts beside it.
+
+        Raises ModelNotFound, BadModelFile (with file and field) or UnsupportedModel (a block type we do not know).
+        """
+        paths = part_paths(Path(path))
+        with _closing_on_error() as mappings:
+            headers = []
+            for part, part_path in enumerate(paths):
+                mappings.append(map_file(part_path))
+                headers.append(read_header(mappings[part], str(part_path), part))
+                _check_split_keys(part_path, headers[part].metadata, part, len(paths))
+            return cls(paths, tuple(mappings), tuple(headers))
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture`; BadModelFile if it is missing or no string."""
+        value = self.metadata.get("general.architecture")
+        if not isinstance(value, str) or not value:
+            raise BadModelFile(f"{self.paths[0]}: general.architecture is missing")
+        return value
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """The blocks of a tensor as they lie in the file: uint8 (size_bytes,), read-only, not a copy.
+
+        Raises KeyError for an unknown name, ValueError once the file is closed.
+        """
+        tensor = self.tensors[name]
+        return np.frombuffer(self._mapping(tensor), np.uint8, tensor.size_bytes, tensor.offset)
+
+    def release(self, name: str | None = None) -> None:
+        """Let the system drop the pages of one tensor, or of the whole file, from our memory; views stay valid."""
+        if name is None:
+            for mapping in self._mappings:
+                release_pages(mapping, 0, len(mapping))
+        else:
+            tensor = self.tensors[name]
+            release_pages(self._mapping(tensor), tensor.offset, tensor.size_bytes)
+
+    def close(self) -> None:
+        """Stop using the file. While views from `raw` live, the mapping lives with the last of them."""
+        self._closed = True
+        _close_all(self._mappings)
+
+    def _mapping(self, tensor: TensorInfo) -> mmap:
+        if self._closed:
+            raise ValueError(f"{self.paths[tensor.part]} is closed")
+        return self._mappings[tensor.part]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def part_paths(path: Path) -> tuple[Path, ...]:
+    """All parts that belong to a file named like `x-00002-of-00003.gguf`, in order; just the file for other names."""
+    match = _PART_NAME.fullmatch(path.name)
+    if match is None:
+        return (path,)
+    number, count = int(match["number"]), int(match["count"])
+    if not 1 <= number <= count:
+        raise BadModelFile(f"{path}: the name says part {number} of {count}")
+    return tuple(path.with_name(f"{match['stem']}-{index + 1:05d}-of-{count:05d}.gguf") for index in range(count))
+
+
+def _check_split_keys(path: Path, metadata: Metadata, part: int, num_parts: int) -> None:
+    count, number = metadata.get("split.count", 1), metadata.get("split.no", 0)
+    # a split into one part, and files that never were split, may leave the keys out or at 0
+    if (count or 1) != num_parts:
+        raise BadModelFile(
+            f"{path}: split.count is {count}, but the file name says {num_parts}",
+            hint="keep the parts of a split model together, under the names they were published with",
+        )
+    if number != part:
+        raise BadModelFile(f"{path}: split.no is {number}, but the file name says part {part + 1}")
+
+
+def _merged(paths: tuple[Path, ...], headers: tuple[Header, ...]) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    for path, header in zip(paths, headers, strict=True):
+        for name, tensor in header.tensors.items():
+            if name in tensors:
+                raise BadModelFile(f"{path}: tensor {name!r} is there twice, also in {paths[tensors[name].part]}")
+            tensors[name] = tensor
+    declared = headers[0].metadata.get("split.tensors.count", len(tensors))
+    if declared != len(tensors):
+        raise BadModelFile(f"{paths[0]}: split.tensors.count is {declared}, but the parts hold {len(tensors)} tensors")
+    return tensors
+
+
+def _close_all(mappings: tuple[mmap, ...] | list[mmap]) -> None:
+    for mapping in mappings:
+        try:
+            mapping.close()
+        except BufferError:
+            continue  # an array from raw() still looks at it; the last such array takes the mapping down
+
+
+@contextmanager
+def _closing_on_error() -> Iterator[list[mmap]]:
+    mappings: list[mmap] = []
+    try:
+        yield mappings
+    except BaseException:
+        _close_all(mappings)
+        raise
