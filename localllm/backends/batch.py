@@ -1,0 +1,253 @@
+"""A step plan as flat arrays for a device, and taken logits as answers. Shared by every backend; knows no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localllm.engine.sampling import sample_logits, score_targets
+from localllm.engine.step import (
+    NO_PAGE,
+    SAMPLED_LAST,
+    CommitDraft,
+    PageId,
+    Row,
+    RowResult,
+    SampleWant,
+    SeqId,
+    StepPlan,
+    Want,
+)
+from localllm.wire import TokenLogprobs
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
+K = TypeVar("K")
+V = TypeVar("V")
+
+REMEMBERED_SEQUENCES = 4096
+"""Sequences end without a word to the backend, so what they sampled last is kept for this many of them, newest last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """T tokens of R rows, one row after another; N of the tokens have logits that somebody wants.
+
+    `tables[g]` is (R, pages), padded with NO_PAGE. `taken` are token indices, rising; those of row r are
+    `taken[taken_starts[r]:taken_starts[r + 1]]`. `needs_logits[n]` is False where the row wants no more of taken
+    position n than the index of its largest logit. All arrays are C-contiguous int32 unless said otherwise.
+    """
+
+    token_ids: Ints  # (T,)
+    positions: Ints  # (T,)
+    row_of: Ints  # (T,)
+    row_starts: Ints  # (R + 1,) first token of each row
+    tables: tuple[Ints, ...]
+    slots: Ints  # (R,), NO_SLOT where the row has none
+    atomic: NDArray[np.bool_]  # (R,)
+    taken: Ints  # (N,)
+    taken_starts: Ints  # (R + 1,)
+    needs_logits: NDArray[np.bool_]  # (N,)
+    wants_hidden: bool
+    """Some row wants a pooled vector: the final hidden states are needed."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.slots)
+
+    @property
+    def only_argmax(self) -> bool:
+        """No logits have to come to the host."""
+        return not self.needs_logits.any()
+
+
+class Flattener:
+    """Turns plans into batches; remembers what each sequence sampled last, and the tables it has seen.
+
+    Resolving SAMPLED_LAST needs the previous step's samples: a backend that overlaps steps flattens when a step
+    starts, not when it is submitted.
+    """
+
+    def __init__(self, num_groups: int) -> None:
+        self._num_groups = num_groups
+        self._sampled: dict[SeqId, tuple[int, ...]] = {}
+        self._tables: dict[tuple[SeqId, int], tuple[tuple[PageId, ...], Ints]] = {}
+
+    def flatten(self, plan: StepPlan) -> Batch:
+        rows = plan.rows
+        lengths = [len(row.token_ids) for row in rows]
+        row_starts = _sums(lengths)
+        row_of = np.repeat(np.arange(len(rows), dtype=np.int32), lengths)
+        starts = np.array([row.start for row in rows], np.int32) - row_starts[:-1]
+        spans = [taken_span(row.want, length) for row, length in zip(rows, lengths, strict=True)]
+        taken, needs = _taken(rows, row_starts, spans)
+        return Batch(
+            token_ids=np.array([*chain.from_iterable(map(self._token_ids, rows))], np.int32),
+            positions=starts[row_of] + np.arange(len(row_of), dtype=np.int32),
+            row_of=row_of,
+            row_starts=row_starts,
+            tables=tuple(self._table(rows, group) for group in range(self._num_groups)),
+            slots=np.array([row.slot for row in rows], np.int32),
+            atomic=np.array([row.atomic for row in rows], np.bool_),
+            taken=np.array(taken, np.int32),
+            taken_starts=_sums([head + tail for head, tail in spans]),
+            needs_logits=np.array(needs, np.bool_),
+            wants_hidden=any(row.want.pooled is not None for row in rows),
+        )
+
+    def remember(self, results: tuple[RowResult, ...]) -> None:
+        """Keep what was sampled, for rows of the next step that name it SAMPLED_LAST."""
+        for result in results:
+            if result.sampled:
+                self._sampled.pop(result.seq, None)  # so that the newest are last
+                self._sampled[result.seq] = result.sampled
+        _trim(self._sampled)
+
+    def commit_draft(self, op: CommitDraft) -> None:
+        """The token that counts as sampled last is the one after the accepted draft tokens."""
+        sampled = self._sampled.get(op.seq, ())
+        if op.num_accepted < len(sampled):
+            self._sampled[op.seq] = sampled[: op.num_accepted + 1]
+
+    def _token_ids(self, row: Row) -> tuple[int, ...]:
+        if SAMPLED_LAST not in row.token_ids:
+            return row.token_ids
+        last = self._sampled[row.seq][-1]
+        return tuple(last if token == SAMPLED_LAST else token for token in row.token_ids)
+
+    def _table(self, rows: tuple[Row, ...], group: int) -> Ints:
+        tables = [self._table_row(row.seq, group, row.tables[group]) for row in rows]
+        if len(tables) == 1:
+            return tables[0][None]
+        matrix = np.full((len(rows), max(map(len, tables), default=0)), NO_PAGE, np.int32)
+        for line, table in zip(matrix, tables, strict=True):
+            line[: len(table)] = table
+        return matrix
+
+    def _table_row(self, seq: SeqId, group: int, pages: tuple[PageId, ...]) -> Ints:
+        """The table as an array; seen tables are kept, as comparing is far cheaper than converting."""
+        key = (seq, group)
+        known = self._tables.get(key)
+        if known is not None and known[0] == pages:
+            return known[1]
+        array = np.array(pages, np.int32)
+        self._tables.pop(key, None)
+        self._tables[key] = (pages, array)
+        _trim(self._tables)
+        return array
+
+
+def taken_span(want: Want, num_tokens: int) -> tuple[int, int]:
+    """How many tokens at the head and at the tail of a row have wanted logits; the two do not overlap."""
+    if want.logits == "all":
+        return num_tokens, 0
+    head = min(len(want.targets), num_tokens)
+    tail = want.sample.num_positions if want.sample is not None else int(want.logits == "last")
+    return head, min(tail, num_tokens - head)
+
+
+def answer(
+    plan: StepPlan, batch: Batch, logits: Floats | None, hidden: Floats | None = None, argmax: Ints | None = None
+) -> tuple[RowResult, ...]:
+    """Every row's want, from what the device computed.
+
+    `logits` is (N, vocab) float32, of which only the positions in `batch.needs_logits` are read when `argmax` (N,) is
+    given; it may be None when there are none. `hidden` is (T, hidden) float32, needed when `batch.wants_hidden`.
+    `argmax`: the first index of the largest logit.
+    """
+    starts, taken_starts = batch.row_starts.tolist(), batch.taken_starts.tolist()
+    results = []
+    for index, row in enumerate(plan.rows):
+        first, end = taken_starts[index], taken_starts[index + 1]
+        if argmax is not None and wants_only_argmax(row.want):
+            results.append(RowResult(row.seq, tuple(argmax[first:end].tolist())))
+            continue
+        own = None if logits is None else logits[first:end]
+        states = None if hidden is None else hidden[starts[index] : starts[index + 1]]
+        results.append(_answer_row(row, own, states))
+    return tuple(results)
+
+
+def wants_only_argmax(want: Want) -> bool:
+    """True for a row that wants plain greedy choices (or nothing at all), which need no logits on the host."""
+    if want.targets or want.logits is not None or want.pooled is not None or want.top_logprobs is not None:
+        return False
+    return want.sample is None or is_greedy(want.sample)
+
+
+def is_greedy(sample: SampleWant) -> bool:
+    return sample.params.temperature == 0 and not sample.edits and not sample.masks
+
+
+def _answer_row(row: Row, logits: Floats | None, hidden: Floats | None) -> RowResult:
+    """`logits` are those of the row's taken positions, `hidden` of all its tokens."""
+    want = row.want
+    sampled, logprobs = _sample(want, logits)
+    return RowResult(
+        row.seq,
+        sampled,
+        logprobs,
+        _score(want, logits),
+        None if want.pooled is None or hidden is None else pool(want.pooled, hidden),
+        _whole_logits(want, logits),
+    )
+
+
+def _sample(want: Want, logits: Floats | None) -> tuple[tuple[int, ...], tuple[TokenLogprobs, ...]]:
+    sample = want.sample
+    if sample is None or logits is None:
+        return (), ()
+    tail = logits[-sample.num_positions :]
+    chosen = [sample_logits(line, sample, index, want.top_logprobs) for index, line in enumerate(tail)]
+    return tuple(token for token, _ in chosen), tuple(scores for _, scores in chosen if scores is not None)
+
+
+def _score(want: Want, logits: Floats | None) -> tuple[TokenLogprobs, ...]:
+    if not want.targets or logits is None:
+        return ()
+    return tuple(score_targets(logits[: len(want.targets)], want.targets, want.target_top))
+
+
+def pool(kind: str, hidden: Floats) -> Floats:
+    """One vector (hidden,) of a row's final hidden states (tokens, hidden)."""
+    if kind == "mean":
+        return hidden.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return np.array(hidden[-1 if kind == "last" else 0], np.float32)
+
+
+def _whole_logits(want: Want, logits: Floats | None) -> Floats | None:
+    """A copy: the device's buffer is written again by the next step."""
+    if want.logits is None or logits is None:
+        return None
+    return np.array(logits if want.logits == "all" else logits[-1:], np.float32)
+
+
+def _taken(rows: tuple[Row, ...], row_starts: Ints, spans: list[tuple[int, int]]) -> tuple[list[int], list[bool]]:
+    taken: list[int] = []
+    needs: list[bool] = []
+    bounds = row_starts.tolist()
+    for row, first, end, (head, tail) in zip(rows, bounds, bounds[1:], spans, strict=False):
+        taken.extend(range(first, first + head))
+        taken.extend(range(end - tail, end))
+        needs.extend([not wants_only_argmax(row.want)] * (head + tail))
+    return taken, needs
+
+
+def _sums(counts: list[int]) -> Ints:
+    """0, then the running sums."""
+    sums = np.zeros(len(counts) + 1, np.int32)
+    np.cumsum(counts, out=sums[1:])
+    return sums
+
+
+def _trim(kept: dict[K, V]) -> None:
+    while len(kept) > REMEMBERED_SEQUENCES:
+        del kept[next(iter(kept))]

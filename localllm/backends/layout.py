@@ -1,0 +1,87 @@
+"""What a sequence's memory is made of: which layers share a page table, and where a layer lies in a page or a slot."""
+
+from dataclasses import dataclass
+
+from localllm.engine.step import CacheLayout, KvGroup
+from localllm.models.config import AttentionSpec, ModelConfig, ShortConvSpec
+
+STATE_VALUE_BYTES = 4  # recurrent state is float32 on every backend: it is small, and errors in it would add up
+COST_OF_A_GROUP = 0.02
+"""A group costs a page table in every row; it is worth splitting where it saves this share of the cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class KvPlace:
+    """Where a layer's keys and values are: table `group`, and the `index`-th layer of each page of that table."""
+
+    group: int
+    index: int
+
+
+def cache_layout(config: ModelConfig, page_size: int, value_bytes: int = 2) -> CacheLayout:
+    """The layout of `config` with pages of `page_size` tokens and `value_bytes` per cached number.
+
+    Layers of one window share groups, all groups have room for the same number of layers; a group may be short of
+    some, which stay unused.
+    """
+    by_window: dict[int | None, list[int]] = {}
+    for index, spec in attention_specs(config):
+        by_window.setdefault(spec.window, []).append(index)
+    per_group = layers_per_group([len(layers) for layers in by_window.values()])
+    groups = tuple(
+        KvGroup(window, tuple(layers[first : first + per_group]))
+        for window, layers in by_window.items()
+        for first in range(0, len(layers), per_group)
+    )
+    page_bytes = per_group * layer_values(config) * page_size * value_bytes
+    return CacheLayout(page_size, groups, page_bytes, state_bytes(config))
+
+
+def layers_per_group(counts: list[int]) -> int:
+    """The group size that wastes least, for windows with so many layers each: unused room plus the price of groups."""
+
+    def cost(size: int) -> float:
+        num_groups = sum(-(-count // size) for count in counts)
+        return (num_groups * size - sum(counts)) / sum(counts) + COST_OF_A_GROUP * num_groups
+
+    return min(range(1, max(counts, default=1) + 1), key=cost) if counts else 1
+
+
+def kv_places(layout: CacheLayout) -> dict[int, KvPlace]:
+    """For each attention layer its place."""
+    return {
+        layer: KvPlace(group, index)
+        for group, members in enumerate(layout.groups)
+        for index, layer in enumerate(members.layers)
+    }
+
+
+def layer_values(config: ModelConfig) -> int:
+    """Numbers cached per token in the room of one layer: keys, then values, of the widest layer."""
+    return max((spec.num_kv_heads * (spec.head_dim + spec.value_dim) for _, spec in attention_specs(config)), default=0)
+
+
+def attention_specs(config: ModelConfig) -> list[tuple[int, AttentionSpec]]:
+    return [(i, layer.mixer) for i, layer in enumerate(config.layers) if isinstance(layer.mixer, AttentionSpec)]
+
+
+def state_values(spec: ShortConvSpec) -> int:
+    """Numbers in the state of one layer: the last `kernel - 1` inputs of the convolution."""
+    return (spec.kernel - 1) * spec.channels
+
+
+def state_places(config: ModelConfig) -> dict[int, int]:
+    """For each layer with recurrent state the offset of its first number in a slot."""
+    places: dict[int, int] = {}
+    offset = 0
+    for index, layer in enumerate(config.layers):
+        if isinstance(layer.mixer, ShortConvSpec):
+            places[index] = offset
+            offset += state_values(layer.mixer)
+    return places
+
+
+def state_bytes(config: ModelConfig) -> int:
+    """Size of one state slot over all layers; 0 for a model without recurrent state."""
+    specs = [layer.mixer for layer in config.layers if isinstance(layer.mixer, ShortConvSpec)]
+    return STATE_VALUE_BYTES * sum(state_values(spec) for spec in specs)
