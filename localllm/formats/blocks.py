@@ -211,12 +211,12 @@ def _decode_q4_1(blocks: Bytes) -> Floats:
 
 
 def _decode_q5_0(blocks: Bytes) -> Floats:
-    quants = _halves_in_order(blocks[:, 6:]) | (_fifth_bits(blocks[:, 2:6]) << 4)
+    quants = _halves_in_order(blocks[:, 6:]) | (_fifth_bits(blocks[:, 2:6]) << np.uint8(4))
     return _half(blocks[:, :2]) * (quants.astype(np.float32) - np.float32(16))
 
 
 def _decode_q5_1(blocks: Bytes) -> Floats:
-    quants = _halves_in_order(blocks[:, 8:]) | (_fifth_bits(blocks[:, 4:8]) << 4)
+    quants = _halves_in_order(blocks[:, 8:]) | (_fifth_bits(blocks[:, 4:8]) << np.uint8(4))
     return _half(blocks[:, :2]) * quants.astype(np.float32) + _half(blocks[:, 2:4])
 
 
@@ -240,7 +240,7 @@ def _decode_q3_k(blocks: Bytes) -> Floats:
 
 def _q3_k_scales(packed: Bytes) -> Bytes:
     """Twelve bytes (n, 12) to sixteen 6-bit scales: low nibbles from eight bytes, high pairs from four."""
-    return _halves_in_order(packed[:, :8]) | (_bits(packed[:, 8:], 4, 2) << 4)
+    return _halves_in_order(packed[:, :8]) | (_bits(packed[:, 8:], 4, 2) << np.uint8(4))
 
 
 def _decode_q4_k(blocks: Bytes) -> Floats:
@@ -250,7 +250,7 @@ def _decode_q4_k(blocks: Bytes) -> Floats:
 
 def _decode_q5_k(blocks: Bytes) -> Floats:
     scale, floor = _k_scales(blocks)
-    quants = _nibbles(blocks[:, 48:], 32) | (_bits(blocks[:, 16:48], 32, 1) << 4)
+    quants = _nibbles(blocks[:, 48:], 32) | (_bits(blocks[:, 16:48], 32, 1) << np.uint8(4))
     return _scaled(quants.astype(np.float32), scale, floor)
 
 
@@ -263,7 +263,7 @@ def _k_scales(blocks: Bytes) -> tuple[Floats, Floats]:
 
 
 def _decode_q6_k(blocks: Bytes) -> Floats:
-    quants = _nibbles(blocks[:, :128], 64) | (_bits(blocks[:, 128:192], 32, 2) << 4)
+    quants = _nibbles(blocks[:, :128], 64) | (_bits(blocks[:, 128:192], 32, 2) << np.uint8(4))
     scale = _half(blocks[:, 208:210]) * blocks[:, 192:208].view(np.int8).astype(np.float32)
     return _scaled(quants.astype(np.float32) - np.float32(32), scale, None)
 
@@ -342,7 +342,7 @@ def _inverse(scale: Floats) -> Floats:
 def _pack_nibbles(quants: NDArray[Any]) -> Bytes:
     """Values 0..15 (n, 32) to 16 bytes: the first half in the low nibbles, the second in the high ones."""
     small: Bytes = np.clip(quants, 0, 15).astype(np.uint8)
-    return small[:, :16] | (small[:, 16:] << 4)
+    return small[:, :16] | (small[:, 16:] << np.uint8(4))
 
 
 def _encode_q4_0(blocks: Floats) -> Bytes:

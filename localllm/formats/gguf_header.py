@@ -114,8 +114,10 @@ class Cursor:
         self.strings_left = MAX_STRINGS
 
     def bad(self, field: str, problem: str) -> BadModelFile:
+        # the field may hold a name out of the file: no terminal escapes, no 64 kB in a message
+        shown = field[:200] if field[:200].isprintable() else repr(field[:200])
         return BadModelFile(
-            f"{self.file}: {field} {problem}",
+            f"{self.file}: {shown} {problem}",
             hint="the file is damaged or not a model; pull it again, or compare its sha256 with the publisher's",
         )
 
@@ -190,6 +192,10 @@ class Metadata(Mapping[str, Value]):
     def length_of(self, key: str) -> int:
         """Number of elements of an array (0 for anything else), without decoding it."""
         return self._spans[key].count
+
+    def typed(self) -> dict[str, tuple[ValueType, Value]]:
+        """Everything with its type, decoded, in the form `write_gguf` takes."""
+        return {key: (self.type_of(key), self[key]) for key in self}
 
     def _read(self, key: str, span: Span) -> Value:
         if span.type is ValueType.STRING:
@@ -269,7 +275,7 @@ def _read_spans(cursor: Cursor, num_keys: int) -> dict[str, Span]:
     for index in range(num_keys):
         key = cursor.name(f"metadata key {index}", MAX_KEY_BYTES)
         if key in spans:
-            raise cursor.bad(f"metadata key {key!r}", "is there twice")
+            raise cursor.bad(f"metadata key {key}", "is there twice")
         spans[key] = _read_span(cursor, key)
     return spans
 
@@ -348,7 +354,7 @@ def _read_tensors(cursor: Cursor, num_tensors: int, part: int) -> dict[str, Tens
     for index in range(num_tensors):
         name = cursor.name(f"the name of tensor {index}", MAX_NAME_BYTES)
         if name in tensors:
-            raise cursor.bad(f"tensor {name!r}", "is there twice")
+            raise cursor.bad(f"tensor {name}", "is there twice")
         shape = _read_shape(cursor, name)
         block_type = _read_block_type(cursor, name)
         size = _tensor_bytes(cursor, name, block_type, shape)
@@ -359,7 +365,7 @@ def _read_tensors(cursor: Cursor, num_tensors: int, part: int) -> dict[str, Tens
 def _read_shape(cursor: Cursor, name: str) -> tuple[int, ...]:
     num_dims = cursor.u32(f"the dimension count of {name}")
     if num_dims > MAX_DIMS:
-        raise cursor.bad(f"tensor {name!r}", f"has {num_dims} dimensions, but at most {MAX_DIMS} are allowed")
+        raise cursor.bad(f"tensor {name}", f"has {num_dims} dimensions, but at most {MAX_DIMS} are allowed")
     dims = [cursor.u64(f"the shape of {name}") for _ in range(num_dims)]
     if 0 in dims:
         raise cursor.bad(f"the shape of {name}", "has a dimension of 0")
@@ -372,7 +378,7 @@ def _read_block_type(cursor: Cursor, name: str) -> BlockType:
         return BlockType(number)
     except ValueError:
         raise UnsupportedModel(
-            f"{cursor.file}: the type of {name} is number {number}, which this build does not know",
+            f"{cursor.file}: the type of {name!r} is number {number}, which this build does not know",
             hint="a newer version may know it; otherwise choose another quantization of the model",
         ) from None
 
@@ -381,12 +387,12 @@ def _tensor_bytes(cursor: Cursor, name: str, block_type: BlockType, shape: tuple
     values, size = BLOCK_LAYOUTS[block_type]
     columns = shape[-1] if shape else 1
     if columns % values:
-        raise cursor.bad(f"tensor {name!r}", f"has rows of {columns}, not whole {block_type.name} blocks of {values}")
+        raise cursor.bad(f"tensor {name}", f"has rows of {columns}, not whole {block_type.name} blocks of {values}")
     for dim in shape[:-1]:
         columns *= dim  # a Python int: it cannot wrap around
     total = columns // values * size
     if total > cursor.size:
-        raise cursor.bad(f"tensor {name!r}", f"would take {total} bytes, but the file has {cursor.size}")
+        raise cursor.bad(f"tensor {name}", f"would take {total} bytes, but the file has {cursor.size}")
     return total
 
 
@@ -409,6 +415,6 @@ def _placed_one(cursor: Cursor, tensor: TensorInfo, data_start: int, alignment: 
     offset = data_start + tensor.offset
     if offset + tensor.size_bytes > cursor.size:
         raise cursor.bad(
-            f"tensor {tensor.name!r}", f"ends at byte {offset + tensor.size_bytes}, but the file ends at {cursor.size}"
+            f"tensor {tensor.name}", f"ends at byte {offset + tensor.size_bytes}, but the file ends at {cursor.size}"
         )
     return TensorInfo(tensor.name, tensor.shape, tensor.type, tensor.part, offset, tensor.size_bytes)

@@ -4,8 +4,7 @@ Everything is checked while opening (see gguf_header); nothing of the tensor dat
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from mmap import mmap
 from os import PathLike
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile
 from localllm.formats.gguf_header import Header, Metadata, TensorInfo, Value, ValueType, read_header
-from localllm.formats.mapped import map_file, release_pages
+from localllm.formats.mapped import close_mappings, closing_on_error, map_file, release_pages
 
 __all__ = ["GGUFFile", "Metadata", "TensorInfo", "Value", "ValueType", "part_paths"]
 
@@ -46,7 +45,7 @@ class GGUFFile:
         Raises ModelNotFound, BadModelFile (with file and field) or UnsupportedModel (a block type we do not know).
         """
         paths = part_paths(Path(path))
-        with _closing_on_error() as mappings:
+        with closing_on_error() as mappings:
             headers = []
             for part, part_path in enumerate(paths):
                 mappings.append(map_file(part_path))
@@ -82,7 +81,7 @@ class GGUFFile:
     def close(self) -> None:
         """Stop using the file. While views from `raw` live, the mapping lives with the last of them."""
         self._closed = True
-        _close_all(self._mappings)
+        close_mappings(self._mappings)
 
     def _mapping(self, tensor: TensorInfo) -> mmap:
         if self._closed:
@@ -132,21 +131,3 @@ def _merged(paths: tuple[Path, ...], headers: tuple[Header, ...]) -> dict[str, T
     if declared != len(tensors):
         raise BadModelFile(f"{paths[0]}: split.tensors.count is {declared}, but the parts hold {len(tensors)} tensors")
     return tensors
-
-
-def _close_all(mappings: tuple[mmap, ...] | list[mmap]) -> None:
-    for mapping in mappings:
-        try:
-            mapping.close()
-        except BufferError:
-            continue  # an array from raw() still looks at it; the last such array takes the mapping down
-
-
-@contextmanager
-def _closing_on_error() -> Iterator[list[mmap]]:
-    mappings: list[mmap] = []
-    try:
-        yield mappings
-    except BaseException:
-        _close_all(mappings)
-        raise

@@ -4,6 +4,8 @@ import errno
 import mmap
 import os
 import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from localllm.errors import BadModelFile, ModelNotFound
@@ -31,6 +33,15 @@ def read_prefix(path: Path, size: int) -> bytes:
         os.close(descriptor)
 
 
+def file_size(path: Path) -> int:
+    """Size in bytes of a regular file; errors as `map_file`."""
+    descriptor = _open_regular(path)
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+
+
 def _open_regular(path: Path) -> int:
     try:
         # without O_NONBLOCK, opening a named pipe waits for its writer
@@ -54,3 +65,21 @@ def release_pages(mapping: mmap.mmap, start: int, size: int) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:  # a system without this advice keeps the pages, which is only slower
             raise
+
+
+def close_mappings(mappings: Sequence[mmap.mmap]) -> None:
+    """Close what no array looks at any more; the rest is unmapped with its last array."""
+    for mapping in mappings:
+        with suppress(BufferError):
+            mapping.close()
+
+
+@contextmanager
+def closing_on_error() -> Iterator[list[mmap.mmap]]:
+    """A list to collect mappings in; they are closed if the block fails."""
+    mappings: list[mmap.mmap] = []
+    try:
+        yield mappings
+    except BaseException:
+        close_mappings(mappings)
+        raise

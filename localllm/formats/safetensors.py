@@ -1,0 +1,272 @@
+"""safetensors files, alone or as the shards of a model folder, mapped read-only.
+
+The header is parsed here, with its bounds checked before use; pickle checkpoints in the folder are never touched.
+Source: the format section of the safetensors README, whose rules (no holes, no overlaps) are kept.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from mmap import mmap
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localllm.errors import BadModelFile, ModelNotFound, UnsupportedModel
+from localllm.formats.json_file import parse_json_object, read_json_object
+from localllm.formats.mapped import close_mappings, closing_on_error, map_file, release_pages
+
+MAX_HEADER_BYTES = 1 << 25
+MAX_DIMS = 16
+INDEX_NAME = "model.safetensors.index.json"
+_SUFFIX = ".safetensors"
+
+
+class _Dtype(NamedTuple):
+    bits: int
+    array: np.dtype[Any] | None  # None: numpy has no view for it
+
+
+_DTYPES: Mapping[str, _Dtype] = MappingProxyType(
+    {
+        "BOOL": _Dtype(8, np.dtype("?")),
+        "U8": _Dtype(8, np.dtype("u1")),
+        "I8": _Dtype(8, np.dtype("i1")),
+        "F8_E5M2": _Dtype(8, np.dtype("u1")),
+        "F8_E4M3": _Dtype(8, np.dtype("u1")),
+        "F8_E8M0": _Dtype(8, np.dtype("u1")),
+        "F8_E4M3FNUZ": _Dtype(8, np.dtype("u1")),
+        "F8_E5M2FNUZ": _Dtype(8, np.dtype("u1")),
+        "U16": _Dtype(16, np.dtype("<u2")),
+        "I16": _Dtype(16, np.dtype("<i2")),
+        "F16": _Dtype(16, np.dtype("<f2")),
+        "BF16": _Dtype(16, np.dtype("<u2")),
+        "U32": _Dtype(32, np.dtype("<u4")),
+        "I32": _Dtype(32, np.dtype("<i4")),
+        "F32": _Dtype(32, np.dtype("<f4")),
+        "U64": _Dtype(64, np.dtype("<u8")),
+        "I64": _Dtype(64, np.dtype("<i8")),
+        "F64": _Dtype(64, np.dtype("<f8")),
+        "C64": _Dtype(64, np.dtype("<c8")),
+        "F4": _Dtype(4, None),
+        "F6_E2M3": _Dtype(6, None),
+        "F6_E3M2": _Dtype(6, None),
+    }
+)
+_PLAIN_FLOATS = frozenset({"F16", "F32", "F64"})
+
+
+@dataclass(frozen=True, slots=True)
+class SafetensorInfo:
+    """One tensor: `dtype` as the format names it ("BF16"), `offset` in bytes from the start of file number `part`."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    part: int
+    offset: int
+    size_bytes: int
+
+
+class SafetensorsFolder:
+    """The tensors of a model folder, or of one .safetensors file, and its config.json. Close it, or use `with`.
+
+    `config` is {} where there is no config.json.
+    """
+
+    def __init__(
+        self,
+        paths: tuple[Path, ...],
+        mappings: tuple[mmap, ...],
+        tensors: Mapping[str, SafetensorInfo],
+        config: Mapping[str, Any],
+    ) -> None:
+        self.paths = paths
+        self.tensors: Mapping[str, SafetensorInfo] = MappingProxyType(dict(tensors))
+        self.config = config
+        self.size_bytes = sum(len(mapping) for mapping in mappings)
+        self._mappings = mappings
+        self._closed = False
+
+    @classmethod
+    def open(cls, path: str | PathLike[str]) -> Self:
+        """Open a folder (its index if there is one, else its only safetensors file) or a single file.
+
+        Raises ModelNotFound, or BadModelFile with file and field.
+        """
+        path = Path(path)
+        folder = path if path.is_dir() else path.parent
+        weight_map = _weight_map(folder) if path.is_dir() else None
+        paths = (path,) if path != folder else _shard_paths(folder, weight_map)
+        with closing_on_error() as mappings:
+            tables = []
+            for part, part_path in enumerate(paths):
+                mappings.append(map_file(part_path))
+                tables.append(_read_table(mappings[part], str(part_path), part))
+            tensors = tables[0] if weight_map is None else _mapped_tensors(folder, weight_map, paths, tables)
+            return cls(paths, tuple(mappings), tensors, _read_config(folder))
+
+    def array(self, name: str) -> NDArray[Any]:
+        """A tensor as it lies in the file, read-only and not copied; BF16 as uint16 bits, 8-bit floats as uint8.
+
+        Raises KeyError for an unknown name, UnsupportedModel for a dtype of less than 8 bits, ValueError once closed.
+        """
+        tensor = self.tensors[name]
+        dtype = _DTYPES[tensor.dtype].array
+        if dtype is None:
+            raise UnsupportedModel(f"tensor {name} has dtype {tensor.dtype}, which this build cannot read")
+        count = tensor.size_bytes // dtype.itemsize
+        return np.frombuffer(self._mapping(tensor), dtype, count, tensor.offset).reshape(tensor.shape)
+
+    def as_float32(self, name: str) -> NDArray[np.float32]:
+        """A copy of a F16, BF16, F32 or F64 tensor as float32; UnsupportedModel for other dtypes."""
+        tensor = self.tensors[name]
+        if tensor.dtype == "BF16":
+            return (self.array(name).astype(np.uint32) << np.uint32(16)).view(np.float32)
+        if tensor.dtype not in _PLAIN_FLOATS:
+            raise UnsupportedModel(f"tensor {name} has dtype {tensor.dtype}, which cannot be read as float32 here")
+        return self.array(name).astype(np.float32)
+
+    def release(self, name: str | None = None) -> None:
+        """Let the system drop the pages of one tensor, or of all files, from our memory; views stay valid."""
+        if name is None:
+            for mapping in self._mappings:
+                release_pages(mapping, 0, len(mapping))
+        else:
+            tensor = self.tensors[name]
+            release_pages(self._mapping(tensor), tensor.offset, tensor.size_bytes)
+
+    def close(self) -> None:
+        """Stop using the files. While arrays live, their mapping lives with the last of them."""
+        self._closed = True
+        close_mappings(self._mappings)
+
+    def _mapping(self, tensor: SafetensorInfo) -> mmap:
+        if self._closed:
+            raise ValueError(f"{self.paths[tensor.part]} is closed")
+        return self._mappings[tensor.part]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    path = folder / "config.json"
+    return read_json_object(path) if path.exists() else {}
+
+
+def _weight_map(folder: Path) -> dict[str, str] | None:
+    """Tensor name to shard name from the index of a folder, each checked to be a plain file name; None: no index."""
+    path = folder / INDEX_NAME
+    if not path.exists():
+        return None
+    weight_map = read_json_object(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise BadModelFile(f"{path}: weight_map is missing or empty")
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or not _is_plain_name(shard):
+            raise BadModelFile(
+                f"{path}: weight_map sends {tensor!r} to {shard!r}, not to a .safetensors file beside it"
+            )
+    return weight_map
+
+
+def _is_plain_name(shard: str) -> bool:
+    return shard.endswith(_SUFFIX) and not any(mark in shard for mark in ("/", "\\", "\0")) and shard != _SUFFIX
+
+
+def _shard_paths(folder: Path, weight_map: Mapping[str, str] | None) -> tuple[Path, ...]:
+    if weight_map is not None:
+        return tuple(folder / shard for shard in sorted(set(weight_map.values())))
+    found = sorted(folder.glob(f"*{_SUFFIX}"))
+    usual = folder / f"model{_SUFFIX}"
+    if usual in found:
+        return (usual,)
+    if len(found) > 1:
+        raise BadModelFile(f"{folder} has {len(found)} safetensors files, but no {INDEX_NAME}")
+    if not found:
+        raise _nothing_to_open(folder)
+    return (found[0],)
+
+
+def _nothing_to_open(folder: Path) -> BadModelFile | ModelNotFound:
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")) or any(folder.glob("*.ckpt")):
+        return BadModelFile(
+            f"{folder} has only pickle checkpoints, which can run code when they are opened, so they are refused",
+            hint="look for a GGUF or safetensors version of this model",
+        )
+    return ModelNotFound(f"there is no safetensors file in {folder}")
+
+
+def _mapped_tensors(
+    folder: Path, weight_map: Mapping[str, str], paths: tuple[Path, ...], tables: list[dict[str, SafetensorInfo]]
+) -> dict[str, SafetensorInfo]:
+    by_shard = {path.name: table for path, table in zip(paths, tables, strict=True)}
+    tensors = {}
+    for name, shard in weight_map.items():
+        if name not in by_shard[shard]:
+            raise BadModelFile(
+                f"{folder / shard}: tensor {name[:100]!r} is missing, although {INDEX_NAME} says it is there"
+            )
+        tensors[name] = by_shard[shard][name]
+    return tensors
+
+
+def _read_table(data: mmap, file: str, part: int) -> dict[str, SafetensorInfo]:
+    """The header of one file as a table; every byte of the file's data belongs to exactly one tensor."""
+    if len(data) < 8:
+        raise BadModelFile(f"{file}: the header length is missing")
+    length = int.from_bytes(data[:8], "little")
+    if length > min(MAX_HEADER_BYTES, len(data) - 8):
+        raise BadModelFile(f"{file}: the header length is {length}, but the file has {len(data)} bytes")
+    entries = parse_json_object(data[8 : 8 + length], f"{file}: the header")
+    entries.pop("__metadata__", None)
+    table = {name: _read_entry(file, name, entry, part, 8 + length) for name, entry in entries.items()}
+    _check_tiling(file, table, 8 + length, len(data))
+    return table
+
+
+def _read_entry(file: str, name: str, entry: Any, part: int, data_start: int) -> SafetensorInfo:
+    where = f"{file}: tensor {name[:100]!r}"
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        raise BadModelFile(f"{where} lacks dtype, shape or data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise BadModelFile(f"{where} has an unknown dtype: {dtype!r}"[:500])
+    if not _are_counts(shape) or len(shape) > MAX_DIMS:
+        raise BadModelFile(f"{where} has a wrong shape: {shape!r}"[:500])
+    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise BadModelFile(f"{where} has wrong data_offsets: {offsets!r}"[:500])
+    size = _size_bytes(shape, dtype)
+    if offsets[1] - offsets[0] != size:
+        raise BadModelFile(f"{where} has data_offsets {offsets}, but {dtype} of shape {shape} takes {size} bytes")
+    return SafetensorInfo(name, tuple(shape), dtype, part, data_start + offsets[0], size)
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(number) is int and 0 <= number < 1 << 63 for number in value)
+
+
+def _size_bytes(shape: list[int], dtype: str) -> int:
+    bits = _DTYPES[dtype].bits
+    for dim in shape:
+        bits *= dim
+    return -(-bits // 8)
+
+
+def _check_tiling(file: str, table: Mapping[str, SafetensorInfo], data_start: int, size: int) -> None:
+    end = data_start
+    for tensor in sorted(table.values(), key=lambda tensor: (tensor.offset, tensor.size_bytes)):
+        if tensor.offset != end:
+            raise BadModelFile(f"{file}: tensor {tensor.name[:100]!r} begins at byte {tensor.offset}, expected {end}")
+        end = tensor.offset + tensor.size_bytes
+    if end != size:
+        raise BadModelFile(f"{file}: the tensors end at byte {end}, but the file ends at {size}")
