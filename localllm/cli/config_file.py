@@ -1,0 +1,81 @@
+"""Edits of the config file: one line changes, comments and order stay. The file is replaced whole or not at all."""
+
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from localllm.errors import UsageError
+
+
+def set_in_file(path: Path, name: str, value: Any) -> None:
+    """Sets one top-level key; creates file and folder. UsageError when the file is not valid TOML."""
+    lines = _lines(path)
+    at = _line_of(lines, name)
+    line = f"{name} = {_toml_value(value)}"
+    if at is None:
+        lines.insert(_end_of_top_level(lines), line + "\n")
+    else:
+        lines[at] = line + _comment_of(lines[at]) + "\n"
+    _replace(path, "".join(lines))
+
+
+def unset_in_file(path: Path, name: str) -> bool:
+    """Removes one top-level key; False when the file has none."""
+    lines = _lines(path)
+    at = _line_of(lines, name)
+    if at is None:
+        return False
+    del lines[at]
+    _replace(path, "".join(lines))
+    return True
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    _checked(text, path)
+    lines = text.splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
+    return lines
+
+
+def _line_of(lines: list[str], name: str) -> int | None:
+    pattern = re.compile(rf"""\s*(?:{name}|"{name}"|'{name}')\s*=""")
+    return next((at for at in range(_end_of_top_level(lines)) if pattern.match(lines[at])), None)
+
+
+def _end_of_top_level(lines: list[str]) -> int:
+    return next((at for at, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines))
+
+
+def _comment_of(line: str) -> str:
+    """The remark behind a value with the blanks before it; empty when there is none."""
+    found = re.search(r"""=\s*(?:"[^"]*"|'[^']*'|[^"'#\s]*)(\s*#.*)$""", line.rstrip("\n"))
+    return found[1] if found else ""
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
+
+
+def _replace(path: Path, text: str) -> None:
+    _checked(text, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def _checked(text: str, path: Path) -> None:
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}", hint="correct it by hand, or remove it") from None

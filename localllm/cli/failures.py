@@ -1,0 +1,95 @@
+"""How a command ends badly: one sentence and a next step on stderr, and the exit code. A person never sees a traceback."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from io import TextIOWrapper
+
+from localllm.cli.sanitize import sanitize
+from localllm.errors import LocalLLMError
+
+EXIT_INTERRUPTED = 130
+
+
+def run_guarded(command: Callable[[], object]) -> int:
+    """Runs `command` and returns the exit code; everything it raises becomes a sentence on stderr."""
+    _forgive_encodings()
+    try:
+        code = _outcome(command)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _silence_stdout()
+        return 1
+
+
+def _outcome(command: Callable[[], object]) -> int:
+    try:
+        command()
+        return 0
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except LocalLLMError as error:
+        print_error(error.message, error.hint)
+        return error.exit_code
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print_error(*_system_sentence(error))
+        return 1
+    except Exception as error:  # a fault of ours: the last place where it can become a sentence
+        print_error(*_fault_sentence(error))
+        return 1
+
+
+def print_error(message: str, hint: str = "") -> None:
+    sys.stderr.write(f"Error: {sanitize(message)}\n")
+    if hint:
+        sys.stderr.write(f"  {sanitize(hint)}\n")
+
+
+def print_warning(message: str) -> None:
+    sys.stderr.write(f"Warning: {sanitize(message)}\n")
+
+
+def _system_sentence(error: OSError) -> tuple[str, str]:
+    place = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"{place}the disk is full", "free some space; `localllm list` shows what the models take"
+    return f"{place}{(error.strerror or str(error) or type(error).__name__).lower()}", ""
+
+
+def _fault_sentence(error: Exception) -> tuple[str, str]:
+    place = _write_traceback(error)
+    hint = f"this is a fault of localllm; the details are in {place}" if place else "this is a fault of localllm"
+    return f"something unexpected happened ({type(error).__name__}: {error})", hint
+
+
+def _write_traceback(error: Exception) -> str:
+    import time  # this whole path is rare
+    import traceback
+
+    from localllm.settings import home_dir
+
+    path = home_dir() / "logs" / time.strftime("fault-%Y%m%d-%H%M%S.log")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:
+        return ""
+    return str(path)
+
+
+def _forgive_encodings() -> None:
+    """A terminal that cannot show a character gets a question mark, not a UnicodeEncodeError."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _silence_stdout() -> None:
+    """The reader is gone: what Python flushes at exit has to go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

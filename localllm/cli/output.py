@@ -1,0 +1,27 @@
+"""What goes to stdout: plain lines, and JSON that is safe to show in a terminal."""
+
+import json
+import re
+import sys
+from typing import Any
+
+from localllm.cli.sanitize import sanitize
+
+# controls that JSON lets pass unescaped; inside JSON text they can only stand in strings
+_UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def print_text(text: str) -> None:
+    """Sanitized, with a newline at its end."""
+    clean = sanitize(text)
+    sys.stdout.write(clean if clean.endswith("\n") else clean + "\n")
+
+
+def print_json(value: Any) -> None:
+    """One indented JSON document; keys keep their order."""
+    sys.stdout.write(json_text(value) + "\n")
+
+
+def json_text(value: Any) -> str:
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -1,0 +1,47 @@
+"""Text from models and files on its way to a terminal: nothing passes that could move, recolour or reorder the screen."""
+
+import re
+
+# an unfinished sequence longer than this is text that happens to hold an escape character
+MAX_HELD = 256
+
+# ECMA-48: CSI, then OSC/DCS/SOS/PM/APC strings up to their terminator, then the two-character sequences
+_SEQUENCES = (
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)"
+    r"|\x1b[ -/]*[0-~]"
+)
+_CONTROLS = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+_UNWANTED = re.compile(f"{_SEQUENCES}|{_CONTROLS}")
+_UNFINISHED = re.compile(
+    r"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*\x1b?|\x1b[ -/]*)\Z"
+)
+
+
+def sanitize(text: str) -> str:
+    """`text` without escape sequences, control characters (but newline and tab) and bidirectional controls."""
+    return _UNWANTED.sub("", text)
+
+
+def one_line(text: str) -> str:
+    """Sanitized, with newlines and tabs as spaces: for names in tables."""
+    return sanitize(text).replace("\n", " ").replace("\t", " ")
+
+
+class StreamSanitizer:
+    """`sanitize` for text that comes in chunks: a sequence cut in two is still recognized."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def feed(self, chunk: str) -> str:
+        """The part of all text so far that is safe to print now."""
+        text = self._held + chunk
+        cut = _UNFINISHED.search(text)
+        start = cut.start() if cut and len(text) - cut.start() <= MAX_HELD else len(text)
+        self._held = text[start:]
+        return sanitize(text[:start])
+
+    def finish(self) -> str:
+        text, self._held = self._held, ""
+        return sanitize(text)
