@@ -173,9 +173,7 @@ def _weight_map(folder: Path) -> dict[str, str] | None:
         raise BadModelFile(f"{path}: weight_map is missing or empty")
     for shard in weight_map.values():
         if not isinstance(shard, str) or not _is_plain_name(shard):
-            raise BadModelFile(
-                f"{path}: weight_map sends {tensor!r} to {shard!r}, not to a .safetensors file beside it"
-            )
+            raise BadModelFile(f"{path}: weight_map names {shard!r}, which is no .safetensors file beside it"[:500])
     return weight_map
 
 
