@@ -1,0 +1,77 @@
+"""The plain records that the store hands out: an installed model, a step of a pull, the result of a check."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+SourceKind = Literal["hub", "package", "url", "path", "ollama", "lmstudio", "huggingface"]
+NEIGHBOURS: frozenset[str] = frozenset({"ollama", "lmstudio", "huggingface"})
+
+
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a model. `stamp` is size, time and inode when its sha256 was last known to be right, "" if never."""
+
+    path: str
+    size_bytes: int
+    sha256: str = ""
+    stamp: str = ""
+    is_ours: bool = False  # we put it there: `rm` may take it away when nothing else of ours needs it
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One model that is here. Small enough that a hundred of them are read in a few milliseconds.
+
+    `path` is the first GGUF shard or the folder of a safetensors model; `digest` is 64 hex digits that change with the
+    model's content or parameters; `params` holds default sampling and PARAMETER values under Ollama's names; `template`
+    is a chat template that overrides the file's own, in the language of `template_kind`; `origin` says where an update
+    would come from.
+    """
+
+    name: str
+    path: str
+    source: SourceKind
+    files: tuple[ModelFile, ...] = ()
+    digest: str = ""
+    size_bytes: int = 0
+    modified: float = 0.0  # seconds since the epoch
+    architecture: str = ""
+    parameters: str = ""
+    quantization: str = ""
+    context_length: int = 0
+    embedding_length: int = 0
+    capabilities: tuple[str, ...] = ()
+    params: dict[str, Any] = {}
+    template: str = ""
+    template_kind: Literal["", "jinja", "go"] = ""
+    system: str = ""
+    license: str = ""
+    messages: tuple[dict[str, str], ...] = ()
+    adapters: tuple[str, ...] = ()
+    projector: str = ""
+    draft: str = ""
+    parent: str = ""
+    origin: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
+
+
+class PullEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pull says while it works. Sizes are bytes; `resumed_bytes` of `completed_bytes` were there before."""
+
+    kind: Literal["status", "progress", "done", "warning"]
+    message: str = ""
+    completed_bytes: int = 0
+    total_bytes: int = 0
+    resumed_bytes: int = 0
+    file: str = ""
+
+
+class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether one file holds what it should; `message` says what is wrong, or that nothing is known to compare with."""
+
+    name: str
+    path: str
+    is_good: bool
+    message: str = ""
+    size_bytes: int = 0

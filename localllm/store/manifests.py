@@ -1,0 +1,109 @@
+"""One small JSON file per installed model. Written whole or not at all; a damaged one never hides the others."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from localllm.errors import StoreError
+from localllm.store.blobs import sync_folder, write_atomic
+from localllm.store.entry import Entry, ModelFile
+from localllm.store.names import Ref
+
+VERSION = 1
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    version: int
+    entry: Entry
+
+
+class Manifests:
+    """The manifests of one store. Paths below the store are written relative to it, so that a home can be moved."""
+
+    def __init__(self, store_dir: Path) -> None:
+        self.folder = store_dir / "manifests"
+        self._root = str(store_dir) + os.sep
+        self._decoder = msgspec.json.Decoder(_Manifest)
+
+    def path_of(self, ref: Ref) -> Path:
+        return self.folder / f"{ref.key}.json"
+
+    def read_all(self) -> tuple[list[Entry], list[StoreError]]:
+        """All entries, and one error for each file that cannot be read."""
+        entries: list[Entry] = []
+        errors: list[StoreError] = []
+        for path in self._paths():
+            try:
+                entries.append(self._read(path))
+            except StoreError as error:
+                errors.append(error)
+        return entries, errors
+
+    def get(self, ref: Ref) -> Entry | None:
+        """The entry of this name; StoreError when its manifest is damaged."""
+        try:
+            return self._read(self.path_of(ref))
+        except FileNotFoundError:
+            return None
+
+    def put(self, ref: Ref, entry: Entry) -> Entry:
+        """Stores the entry with its digest, replacing an older one as a whole."""
+        entry = msgspec.structs.replace(entry, digest=digest_of(entry))
+        kept = self._mapped(entry, self._relative)
+        write_atomic(self.path_of(ref), msgspec.json.format(msgspec.json.encode(_Manifest(VERSION, kept)), indent=1))
+        return entry
+
+    def delete(self, ref: Ref) -> None:
+        self.path_of(ref).unlink(missing_ok=True)
+        if self.folder.is_dir():
+            sync_folder(self.folder)
+
+    def _paths(self) -> list[Path]:
+        try:
+            with os.scandir(self.folder) as found:
+                return [
+                    Path(item.path) for item in found if item.name.endswith(".json") and not item.name.startswith(".")
+                ]
+        except FileNotFoundError:
+            return []
+
+    def _read(self, path: Path) -> Entry:
+        raw = path.read_bytes()
+        try:
+            manifest = self._decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise StoreError(
+                f"the manifest {path} is damaged: {error}", hint="remove that file, then pull the model again"
+            ) from None
+        if manifest.version != VERSION:
+            raise StoreError(
+                f"the manifest {path} has version {manifest.version}, this localllm knows {VERSION}",
+                hint="update localllm",
+            )
+        return self._mapped(manifest.entry, self._absolute)
+
+    def _mapped(self, entry: Entry, change: Callable[[str], str]) -> Entry:
+        files = tuple(msgspec.structs.replace(file, path=change(file.path)) for file in entry.files)
+        adapters = tuple(map(change, entry.adapters))
+        return msgspec.structs.replace(entry, path=change(entry.path), files=files, adapters=adapters)
+
+    def _relative(self, path: str) -> str:
+        return path.removeprefix(self._root)
+
+    def _absolute(self, path: str) -> str:
+        return path if os.path.isabs(path) else self._root + path
+
+
+def digest_of(entry: Entry) -> str:
+    """64 hex digits over all that changes an answer: equal for copies, whatever their name, place and age."""
+    files = tuple(
+        ModelFile(path=os.path.basename(file.path), size_bytes=file.size_bytes, sha256=file.sha256)
+        for file in entry.files
+    )
+    bare = msgspec.structs.replace(entry, name="", path="", digest="", modified=0.0, files=files, parent="", notes=())
+    return hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()

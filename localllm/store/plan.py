@@ -1,0 +1,75 @@
+"""What every source needs to know, and what it gives back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from localllm.errors import LocalLLMError, UnsupportedModel
+from localllm.settings import Settings
+from localllm.store.blobs import FreeBytes, free_bytes
+from localllm.store.entry import ModelFile, PullEvent, SourceKind
+
+Say = Callable[[PullEvent], None]
+# (architecture, names of block types) to the reason why this build cannot run them, or None when it can
+CanRun = Callable[[str, tuple[str, ...]], str | None]
+
+
+class SourceUnavailable(LocalLLMError):
+    """This source cannot give the model now; the next one may. `message` is the reason, without a full sentence."""
+
+    code = "network_error"
+    http_status = 502
+    exit_code = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One pull: for whom, with which settings, and how it reports. `quant` is the tag asked for, "" for the default."""
+
+    name: str
+    settings: Settings
+    say: Say
+    architecture: str = ""
+    quant: str = ""
+    default_quants: tuple[str, ...] = ()
+    can_run: CanRun | None = None
+    free: FreeBytes = free_bytes
+    pause: Callable[[float], None] = time.sleep
+
+    @property
+    def files_dir(self) -> Path:
+        return self.settings.store_dir / "files"
+
+    def status(self, message: str) -> None:
+        self.say(PullEvent(kind="status", message=message))
+
+    def warn(self, message: str) -> None:
+        self.say(PullEvent(kind="warning", message=message))
+
+    def progress(self, file: str, done: int, total: int, resumed: int = 0) -> None:
+        self.say(PullEvent(kind="progress", file=file, completed_bytes=done, total_bytes=total, resumed_bytes=resumed))
+
+    def refusal(self, architecture: str, types: tuple[str, ...] = ()) -> str | None:
+        """Why this build cannot run such a model; None when it can, or when nobody can tell yet."""
+        return self.can_run(architecture, types) if self.can_run and architecture else None
+
+    def refuse_unless_runnable(self, architecture: str, types: tuple[str, ...] = ()) -> None:
+        if reason := self.refusal(architecture, types):
+            raise UnsupportedModel(
+                f"{self.name} cannot run here: {reason}", hint="nothing was downloaded; see `localllm search`"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a source put on disk."""
+
+    source: SourceKind
+    path: Path
+    files: tuple[ModelFile, ...]
+    quant: str = ""
+    license: str = ""
+    origin: dict[str, str] = field(default_factory=dict)
