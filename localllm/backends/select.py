@@ -1,0 +1,110 @@
+"""Which backend runs a model, and why. Falls back loudly: the reason travels to doctor, `ps` and the log."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from localllm.engine.step import Backend
+from localllm.errors import UnsupportedModel, UsageError
+from localllm.models.config import ModelConfig
+from localllm.models.source import WeightSource
+
+PREFERENCE = ("cpu", "reference")
+"""Fastest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendOptions:
+    """`threads` 0: the backend chooses. `context_length` and `max_tokens_per_step` are in tokens."""
+
+    page_size: int = 16
+    threads: int = 0
+    max_tokens_per_step: int = 512
+    context_length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BackendRow:
+    """One backend as doctor prints it: may it be used here, and the reason."""
+
+    name: str
+    available: bool
+    reason: str
+    details: tuple[str, ...] = ()
+
+
+def describe(wanted: str = "auto") -> tuple[str, list[BackendRow]]:
+    """The backend that would be chosen, and all of them with their reasons."""
+    rows = [_describe_cpu(), BackendRow("reference", True, "numpy, slow: the judge of the others")]
+    return (wanted if wanted != "auto" else next(row.name for row in rows if row.available)), rows
+
+
+def native_problem() -> str:
+    """Why the native kernels cannot be used here; empty when they can."""
+    # deferred: loads the shared library
+    from localllm.backends.cpu.library import native_problem as problem
+
+    return problem()
+
+
+def _describe_cpu() -> BackendRow:
+    problem = native_problem()
+    if problem:
+        return BackendRow("cpu", False, problem)
+    from localllm.backends.cpu.library import kernel_features
+
+    return BackendRow("cpu", True, f"native kernels for {platform.machine()}", tuple(kernel_features()))
+
+
+def open_backend(name: str, config: ModelConfig, source: WeightSource, options: BackendOptions) -> Backend:
+    """The named backend with its weights loaded; `auto` takes the first of PREFERENCE that can run this model here.
+
+    UsageError for an unknown name, UnsupportedModel when the named backend cannot run the model.
+    """
+    if name != "auto":
+        return _opener(name)(config, source, options, ())
+    notes: list[str] = []
+    for candidate in PREFERENCE:
+        try:
+            return _opener(candidate)(config, source, options, tuple(notes))
+        except UnsupportedModel as error:
+            notes.append(f"{candidate} was passed over: {error.message}")
+    raise UnsupportedModel("no backend can run this model: " + "; ".join(notes), hint="see `localllm doctor`")
+
+
+Opener = Callable[[ModelConfig, WeightSource, BackendOptions, tuple[str, ...]], Backend]
+
+
+def _opener(name: str) -> Opener:
+    openers: dict[str, Opener] = {"cpu": _open_cpu, "reference": _open_reference}
+    if name not in openers:
+        raise UsageError(f"there is no backend {name!r}", hint=f"choose one of auto, {', '.join(openers)}")
+    return openers[name]
+
+
+def _open_cpu(config: ModelConfig, source: WeightSource, options: BackendOptions, notes: tuple[str, ...]) -> Backend:
+    if problem := native_problem():
+        raise UnsupportedModel(problem, hint="install a C++17 compiler and install localllm again")
+    # deferred: the recorder binds the shared library
+    from localllm.backends.cpu.backend import CpuBackend
+
+    return CpuBackend(
+        config,
+        source,
+        page_size=options.page_size,
+        threads=options.threads,
+        max_tokens_per_step=options.max_tokens_per_step,
+        context_length=options.context_length or config.context_length,
+        notes=notes,
+    )
+
+
+def _open_reference(
+    config: ModelConfig, source: WeightSource, options: BackendOptions, notes: tuple[str, ...]
+) -> Backend:
+    # deferred: only the slow path needs it
+    from localllm.backends.reference import ReferenceBackend
+
+    return ReferenceBackend(config, source, page_size=options.page_size, notes=notes)

@@ -1,0 +1,99 @@
+"""Perplexity by llama.cpp's method: chunks of the context length, the second half of each scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from localllm.backends.select import BackendOptions
+from localllm.engine.step import Backend, PageId, Row, SeqId, SlotId, StepPlan, Want, ZeroSlot, NO_SLOT, NOTHING, run_step
+from localllm.errors import UsageError
+from localllm.runtime.load import load_backend, load_text
+from localllm.runtime.names import model_path
+from localllm.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Perplexity:
+    """`tokens` are the scored ones; `error` is the standard error of the perplexity (llama.cpp's +/-)."""
+
+    perplexity: float
+    error: float
+    tokens: int
+    chunks: int
+    context: int
+    negative_log_likelihood: float
+    backend: str
+
+
+Progress = Callable[[int, int, float], None]
+"""Called after each chunk with chunks done, chunks in all and the perplexity so far."""
+
+
+def perplexity(
+    model: str, text: str, *, context: int = 512, settings: Settings, progress: Progress | None = None
+) -> Perplexity:
+    """Perplexity of a model (name, file or folder) on a text. UsageError when the text is shorter than two contexts."""
+    path = model_path(model, settings)
+    tokenizer = load_text(path).tokenizer
+    chunks = chunked(tokenizer.encode(text, parse_special=False), context, tokenizer.bos_id if tokenizer.add_bos else None)
+    options = BackendOptions(settings.page_size, settings.threads, max(context, settings.token_budget), context)
+    backend = load_backend(path, settings.backend, options).backend
+    try:
+        return _score_chunks(backend, chunks, context, progress)
+    finally:
+        backend.close()
+
+
+def chunked(ids: Sequence[int], context: int, bos_id: int | None) -> list[list[int]]:
+    """Whole chunks of `context` ids; the first id of each is replaced by BOS where the model wants one."""
+    if context < 4:
+        raise UsageError("the context must have at least 4 tokens", hint="use --context 512")
+    if len(ids) < 2 * context:
+        raise UsageError(
+            f"the text has {len(ids)} tokens; {2 * context} are needed for a context of {context}",
+            hint="use a longer text or a smaller --context",
+        )
+    chunks = [list(ids[start : start + context]) for start in range(0, len(ids) - context + 1, context)]
+    return chunks if bos_id is None else [[bos_id, *chunk[1:]] for chunk in chunks]
+
+
+def _score_chunks(backend: Backend, chunks: list[list[int]], context: int, progress: Progress | None) -> Perplexity:
+    layout = backend.layout
+    per_group = -(-context // layout.page_size)
+    backend.allocate(per_group * len(layout.groups), 1 if layout.has_state else 0)
+    tables = [range(g * per_group, (g + 1) * per_group) for g in range(len(layout.groups))]
+    total = total_squared = 0.0
+    count = 0
+    for index, chunk in enumerate(chunks):
+        for loss in score_second_half(backend, index, chunk, tables):
+            total, total_squared, count = total + loss, total_squared + loss * loss, count + 1
+        if progress:
+            progress(index + 1, len(chunks), math.exp(total / count))
+    return _result(total, total_squared, count, len(chunks), context, backend.info.name)
+
+
+def score_second_half(
+    backend: Backend, seq: int, chunk: Sequence[int], tables: Sequence[Sequence[int]]
+) -> list[float]:
+    """Losses in nats of the tokens after the middle one: len(chunk) - len(chunk) // 2 - 1 of them."""
+    middle = len(chunk) // 2
+    page_tables = tuple(tuple(PageId(page) for page in table) for table in tables)
+    slot = SlotId(0) if backend.layout.has_state else NO_SLOT
+    first = Row(SeqId(seq), tuple(chunk[:middle]), 0, page_tables, NOTHING, slot)
+    wanted = Want(targets=tuple(chunk[middle + 1 :]))
+    second = Row(SeqId(seq), tuple(chunk[middle:-1]), middle, page_tables, wanted, slot)
+    run_step(backend, StepPlan(2 * seq, (first,), () if slot == NO_SLOT else (ZeroSlot(slot),)))
+    result = run_step(backend, StepPlan(2 * seq + 1, (second,)))
+    return [-entry.logprob for entry in result.rows[0].targets]
+
+
+def _result(
+    total: float, total_squared: float, count: int, num_chunks: int, context: int, backend: str
+) -> Perplexity:
+    mean = total / count
+    variance = max(total_squared / count - mean * mean, 0.0)
+    value = math.exp(mean)
+    error = value * math.sqrt(variance / max(count - 1, 1))
+    return Perplexity(value, error, count, num_chunks, context, mean, backend)

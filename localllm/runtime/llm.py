@@ -1,0 +1,233 @@
+"""The in-process `LLM` for scripts: same assembly as the worker, no daemon, no other process."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localllm import wire
+from localllm.errors import InvalidRequest, LocalLLMError
+from localllm.runtime.load import load_engine, load_text
+from localllm.runtime.names import find_entry
+from localllm.settings import Settings, load_settings
+from localllm.tokens.stream import TokenStream
+
+Prompt = str | Sequence[int]
+
+
+class Completion(str):
+    """The generated text, with what is known of it: `token_ids`, `finish_reason`, `num_prompt_tokens`,
+    `num_cached_tokens`, `logprobs` (one entry per token where asked for)."""
+
+    token_ids: list[int]
+    finish_reason: str
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    logprobs: list[wire.TokenLogprobs]
+
+    @property
+    def text(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Natural-log probabilities of a text's tokens; the first has none."""
+
+    token_ids: list[int]
+    logprobs: list[float | None]
+
+    @property
+    def perplexity(self) -> float:
+        known = [value for value in self.logprobs if value is not None]
+        return math.exp(-sum(known) / len(known)) if known else math.nan
+
+
+@dataclass(slots=True)
+class _Running:
+    """One prompt on its way: ids so far and the text they make."""
+
+    prompt: list[int]
+    stream: TokenStream
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[wire.TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[wire.TokenLogprobs] = field(default_factory=list)
+    num_cached: int = 0
+    finish: str = ""
+
+    def completion(self) -> Completion:
+        made = Completion(self.text)
+        made.token_ids, made.logprobs = self.ids, self.logprobs
+        made.finish_reason, made.num_prompt_tokens, made.num_cached_tokens = (
+            self.finish,
+            len(self.prompt),
+            self.num_cached,
+        )
+        return made
+
+
+class LLM:
+    """A model in this process: `LLM("smollm2:135m").generate(["The capital of France is"], max_tokens=8)`.
+
+    `model` is a pulled name, a file or a folder. Settings are those of `localllm config list` (backend, threads,
+    kv_pages, context_length, ...). All prompts of one call are batched.
+    """
+
+    def __init__(self, model: str | Path, **settings: Any) -> None:
+        self.settings = _settings(settings)
+        self.entry = find_entry(model, self.settings)
+        path = Path(self.entry.path)
+        self.text = load_text(path)
+        self.engine, self.info = load_engine(_load_message(path, self.settings))
+        self._numbers = itertools.count()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give weights and pages back."""
+        self.engine.close()
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        max_tokens: int | None = 256,
+        stop: str | Sequence[str] = (),
+        logprobs: int | None = None,
+        **sampling: Any,
+    ) -> list[Completion]:
+        """Continue every prompt (text or token ids). Sampling keywords are the fields of `wire.SamplingParams`; what is
+        not given comes from the model's own defaults. `max_tokens` None: until the context is full."""
+        params = self._sampling(sampling)
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        running = {
+            self._submit(ids, params, max_tokens, top_logprobs=logprobs): _Running(
+                ids, TokenStream(self.text.tokenizer, stop=stops)
+            )
+            for ids in self._prompt_ids(prompts)
+        }
+        self._run(running)
+        return [one.completion() for one in running.values()]
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], *, tools: list[Any] | None = None, **options: Any) -> Completion:
+        """Answer a conversation rendered through the model's chat template."""
+        prompt = self.text.template.render([dict(message) for message in messages], tools=tools)
+        ids = self.text.tokenizer.encode(prompt, add_special=False)
+        return self.generate([ids], **options)[0]
+
+    def score(self, text: Prompt) -> Score:
+        """Log-probabilities of every token of a text after the first."""
+        ids = self._ids(text)
+        request = self._submit(ids, wire.SamplingParams(temperature=0.0), 0, prompt_logprobs=0)
+        running = {request: _Running(ids, TokenStream(self.text.tokenizer))}
+        self._run(running)
+        return Score(ids, [None, *(entry.logprob for entry in running[request].prompt_logprobs)])
+
+    def embed(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
+        """Mean of the final hidden states, length 1: (texts, hidden) float32."""
+        many = [texts] if isinstance(texts, str) else list(texts)
+        vectors = self.engine.pool([self._ids(text) for text in many], "mean")
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: NDArray[np.float32] = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+        return unit
+
+    def _prompt_ids(self, prompts: Prompt | Sequence[Prompt]) -> Iterator[list[int]]:
+        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
+            prompts = [prompts]  # type: ignore[list-item]  # one prompt, given without its list
+        for prompt in prompts:
+            yield self._ids(prompt)  # type: ignore[arg-type]  # the branch above leaves only prompts
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        ids = self.text.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if not ids:
+            raise InvalidRequest("the prompt is empty", hint="give at least one token", param="prompt")
+        return ids
+
+    def _sampling(self, given: Mapping[str, Any]) -> wire.SamplingParams:
+        known = wire.SamplingParams.__struct_fields__
+        for name in given:
+            if name not in known:
+                raise InvalidRequest(f"unknown sampling parameter {name!r}", hint=f"known: {', '.join(known)}", param=name)
+        defaults = {**self.text.default_sampling, **self.entry.params}
+        values = {name: value for name, value in defaults.items() if name in known} | dict(given)
+        return wire.SamplingParams(**values).checked()
+
+    def _submit(
+        self, ids: list[int], params: wire.SamplingParams, max_tokens: int | None, **wants: int | None
+    ) -> str:
+        request_id = f"llm-{next(self._numbers)}"
+        self.engine.add(
+            wire.Submit(
+                request_id=request_id,
+                prompt=ids,
+                sampling=params,
+                max_tokens=max_tokens,
+                stop_ids=sorted(self.text.tokenizer.eog_ids),
+                **wants,
+            )
+        )
+        return request_id
+
+    def _run(self, running: dict[str, _Running]) -> None:
+        """Step until all of `running` are finished; on an error none of them stays behind in the engine."""
+        unfinished = set(running)
+        try:
+            while unfinished:
+                for chunk in self.engine.step():
+                    if chunk.request_id in unfinished and self._take(running[chunk.request_id], chunk):
+                        unfinished.discard(chunk.request_id)
+        finally:
+            for request_id in unfinished:
+                self.engine.abort(request_id)
+
+    def _take(self, one: _Running, chunk: wire.TokenChunk) -> bool:
+        """Add a step's tokens; True when this sequence is finished."""
+        if chunk.finish == "error":
+            raise LocalLLMError(chunk.error)
+        if chunk.started:
+            one.num_cached = chunk.num_cached
+        one.prompt_logprobs.extend(chunk.prompt_logprobs)
+        delta = one.stream.push(chunk.ids)
+        one.ids.extend(chunk.ids[: delta.num_tokens])
+        one.logprobs.extend(chunk.logprobs[: delta.num_tokens])
+        one.text += delta.text
+        if delta.stop is not None:
+            one.finish = "stop"
+            self.engine.abort(chunk.request_id)
+        elif chunk.finish is not None:
+            one.text += one.stream.finish().text
+            one.finish = chunk.finish
+        return bool(one.finish)
+
+
+def _settings(given: Mapping[str, Any]) -> Settings:
+    known = Settings.__slots__
+    for name in given:
+        if name not in known:
+            raise InvalidRequest(f"unknown setting {name!r}", hint="see `localllm config list`", param=name)
+    return load_settings(**given)
+
+
+def _load_message(path: Path, settings: Settings) -> wire.Load:
+    return wire.Load(
+        path=str(path),
+        backend=settings.backend,
+        threads=settings.threads,
+        kv_pages=settings.kv_pages,
+        page_size=settings.page_size,
+        token_budget=settings.token_budget,
+        max_sequences=settings.max_sequences,
+        context_length=settings.context_length,
+    )

@@ -1,0 +1,179 @@
+"""A path becomes a ready engine (for the worker, the lab and scripts) or a text side (for whoever tokenizes).
+
+Never resolves names and never starts a process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from localllm import wire
+from localllm.backends.select import BackendOptions, open_backend
+from localllm.engine.engine import Engine
+from localllm.engine.step import Backend, CacheLayout
+from localllm.errors import BadModelFile, NotEnoughMemory, UnsupportedModel
+from localllm.formats.gguf_read import GGUFFile
+from localllm.formats.sniff import sniff
+from localllm.models.config import ModelConfig
+from localllm.models.mapping import config_from_gguf, gguf_source
+
+if TYPE_CHECKING:
+    from localllm.tokens.chat import ChatTemplate
+    from localllm.tokens.tokenizer import Tokenizer
+
+MEMORY_SHARE = 0.5
+"""The part of the free memory that KV pages may take; pages that are never used cost nothing."""
+
+ProgressCallback = Callable[[str, int, int], None]
+
+
+def ignore_progress(stage: str, done_bytes: int, total_bytes: int) -> None:
+    """For callers that show nothing."""
+
+
+def model_file(path: Path) -> Path:
+    """The GGUF file to open: `path` itself, or the only one in a folder. Errors say what is there instead."""
+    kind = sniff(path)
+    if kind == "gguf":
+        return path
+    if kind == "folder":
+        return _gguf_in_folder(path)
+    if kind == "pickle":
+        raise BadModelFile(
+            f"{path.name} is a pickled checkpoint, which could run code when opened",
+            hint="use a GGUF or safetensors version of the model",
+        )
+    if kind == "safetensors":
+        raise UnsupportedModel(f"{path.name}: safetensors weights cannot be run yet", hint="use a GGUF version")
+    raise BadModelFile(f"{path} is not a model file", hint="localllm opens GGUF files")
+
+
+def _gguf_in_folder(folder: Path) -> Path:
+    files = sorted(file for file in folder.glob("*.gguf") if "mmproj" not in file.name.lower())
+    firsts = [file for file in files if "-of-" not in file.stem or "-00001-of-" in file.stem]
+    if len(firsts) == 1:
+        return firsts[0]
+    if firsts:
+        names = ", ".join(file.name for file in firsts[:4])
+        raise BadModelFile(f"{folder} holds several models ({names})", hint="name one of the files")
+    if any(folder.glob("*.safetensors")):
+        raise UnsupportedModel(f"{folder}: safetensors weights cannot be run yet", hint="use a GGUF version")
+    raise BadModelFile(f"{folder} holds no model file", hint="localllm opens folders with a GGUF file")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A backend with weights, not yet given any pages."""
+
+    config: ModelConfig
+    backend: Backend
+    metadata: Mapping[str, Any]
+
+
+def load_backend(
+    path: Path, name: str, options: BackendOptions, progress: ProgressCallback = ignore_progress
+) -> LoadedModel:
+    """Open the file and load its weights into the named backend."""
+    file = GGUFFile.open(model_file(path))
+    config = config_from_gguf(file.metadata, file.tensors.keys())
+    total = file.size_bytes
+    progress("loading weights", 0, total)
+    backend = open_backend(name, config, gguf_source(file), options)
+    progress("loading weights", total, total)
+    return LoadedModel(config, backend, file.metadata)
+
+
+def load_engine(load: wire.Load, progress: ProgressCallback = ignore_progress) -> tuple[Engine, wire.Ready]:
+    """Everything a worker needs: weights, pages, scheduler. Raises typed errors for bad files and missing memory."""
+    started = time.monotonic()
+    options = BackendOptions(load.page_size, load.threads, load.token_budget, load.context_length)
+    model = load_backend(Path(load.path), load.backend, options, progress)
+    context_length = min(load.context_length or model.config.context_length, model.config.context_length)
+    num_pages = load.kv_pages or pages_that_fit(model.backend.layout, context_length, load.max_sequences)
+    engine = Engine(
+        model.backend,
+        context_length=context_length,
+        num_pages=num_pages,
+        page_size=load.page_size,
+        token_budget=load.token_budget,
+        max_sequences=load.max_sequences,
+    )
+    return engine, _ready(load, model, context_length, num_pages, time.monotonic() - started)
+
+
+def _ready(load: wire.Load, model: LoadedModel, context_length: int, num_pages: int, load_s: float) -> wire.Ready:
+    info = model.backend.info
+    return wire.Ready(
+        backend=info.name,
+        device=info.device,
+        native=info.native,
+        context_length=context_length,
+        vocab_size=model.backend.vocab_size,
+        num_pages=num_pages,
+        page_size=load.page_size,
+        weight_bytes=info.weight_bytes,
+        kv_bytes=num_pages * model.backend.layout.page_bytes,
+        load_s=load_s,
+        threads=info.threads,
+        notes=list(info.notes),
+    )
+
+
+def pages_that_fit(layout: CacheLayout, context_length: int, max_sequences: int) -> int:
+    """Pages for the free memory's share, but no more than all sequences could ever fill."""
+    import psutil  # deferred: not needed where the number of pages is given
+
+    per_sequence = -(-context_length // layout.page_size) * len(layout.groups)
+    free_bytes = int(psutil.virtual_memory().available * MEMORY_SHARE)
+    num_pages = min(free_bytes // max(layout.page_bytes, 1), per_sequence * max_sequences)
+    if num_pages < 2 * len(layout.groups):
+        raise NotEnoughMemory(
+            f"there is no room for KV pages: {free_bytes // 2**20} MiB may be used", hint="close other programs"
+        )
+    return num_pages
+
+
+@dataclass(frozen=True, slots=True)
+class TextSide:
+    """What turns messages into ids and ids into text, with the model's own defaults. Holds no weights."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    default_sampling: Mapping[str, float]
+    context_length: int
+    architecture: str
+
+
+def load_text(path: Path) -> TextSide:
+    """Tokenizer, chat template and defaults of a model file; the file is closed again before this returns."""
+    # deferred: the worker imports this module and must not carry tokenizers and jinja2
+    from localllm.tokens.tokenizer import Tokenizer
+
+    with GGUFFile.open(model_file(path)) as file:
+        metadata = file.metadata
+        tokenizer = Tokenizer.from_gguf(metadata)
+        return TextSide(
+            tokenizer=tokenizer,
+            template=tokenizer.chat_template(),
+            default_sampling=sampling_defaults(metadata),
+            context_length=int(metadata.get(f"{file.architecture}.context_length", 0)),
+            architecture=file.architecture,
+        )
+
+
+_SAMPLING_KEYS = {
+    "general.sampling.temp": "temperature",
+    "general.sampling.top_k": "top_k",
+    "general.sampling.top_p": "top_p",
+    "general.sampling.min_p": "min_p",
+    "general.sampling.penalty_repeat": "repetition_penalty",
+}
+
+
+def sampling_defaults(metadata: Mapping[str, Any]) -> dict[str, float]:
+    """The generation defaults that newer GGUF files carry, under the names of `wire.SamplingParams`."""
+    return {name: metadata[key] for key, name in _SAMPLING_KEYS.items() if key in metadata}

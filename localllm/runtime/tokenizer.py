@@ -1,0 +1,25 @@
+"""The Tokenizer for scripts: opened by name, file or folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from localllm.formats.sniff import sniff
+from localllm.runtime.names import model_path
+from localllm.tokens.tokenizer import Tokenizer as PlainTokenizer
+
+
+class Tokenizer(PlainTokenizer):
+    """`Tokenizer.load("smollm2:135m")`, then encode, decode, explain."""
+
+    @classmethod
+    def load(cls, model: str | Path) -> Self:
+        """A pulled model's name, a GGUF file (vocabulary-only ones, too), or a folder with tokenizer.json.
+
+        ModelNotFound with a suggestion, BadModelFile, or UnsupportedModel naming the tokenizer kind.
+        """
+        path = Path(model).expanduser()
+        if not path.exists() or sniff(path) == "unknown":
+            path = model_path(model)
+        return cls.from_path(path)
