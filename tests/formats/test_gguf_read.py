@@ -1,0 +1,235 @@
+"""The reader sees what the `gguf` package sees, in whole files and in split ones."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from localllm.errors import BadModelFile, ModelNotFound
+from localllm.formats.blocks import BlockType
+from localllm.formats.gguf_read import GGUFFile, ValueType
+
+SCALARS = {
+    "t.uint8": (gguf.GGUFValueType.UINT8, 250),
+    "t.int8": (gguf.GGUFValueType.INT8, -3),
+    "t.uint16": (gguf.GGUFValueType.UINT16, 65000),
+    "t.int16": (gguf.GGUFValueType.INT16, -30000),
+    "t.uint32": (gguf.GGUFValueType.UINT32, 4_000_000_000),
+    "t.int32": (gguf.GGUFValueType.INT32, -2_000_000_000),
+    "t.float32": (gguf.GGUFValueType.FLOAT32, 0.5),
+    "t.bool": (gguf.GGUFValueType.BOOL, True),
+    "t.string": (gguf.GGUFValueType.STRING, "grüße\n日本"),
+    "t.uint64": (gguf.GGUFValueType.UINT64, 2**64 - 1),
+    "t.int64": (gguf.GGUFValueType.INT64, -(2**62)),
+    "t.float64": (gguf.GGUFValueType.FLOAT64, 1e300),
+}
+ARRAYS = {
+    "a.int32": [1, -2, 3],
+    "a.float": [0.25, -8.0],
+    "a.bool": [True, False, True],
+    "a.string": ["", "a", "▁日本", "x" * 300],
+}
+
+
+def oracle_file(path: Path, **writer_options: int) -> None:
+    """A file with every metadata type and a few tensors, written by the `gguf` package."""
+    writer = gguf.GGUFWriter(path, "llama", **writer_options)
+    for name, (kind, value) in SCALARS.items():
+        writer.add_key_value(name, value, kind)
+    for name, values in ARRAYS.items():
+        writer.add_array(name, values)
+    writer.add_array("a.big", list(range(5000)))
+    writer.add_string("a.long_string", "y" * 100_000)
+    for index in range(6):
+        writer.add_tensor(f"blk.{index}.w", np.full((3, 32), index, np.float32))
+    quantized = gguf.quants.quantize(
+        np.linspace(-1, 1, 128, dtype=np.float32).reshape(2, 64), gguf.GGMLQuantizationType.Q8_0
+    )
+    writer.add_tensor("quantized", quantized, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[GGUFFile]:
+    oracle_file(tmp_path / "f.gguf")
+    with GGUFFile.open(tmp_path / "f.gguf") as opened:
+        yield opened
+
+
+def test_every_metadata_type_is_read(file: GGUFFile) -> None:
+    for name, (kind, value) in SCALARS.items():
+        assert file.metadata[name] == value
+        assert type(file.metadata[name]) is type(value)
+        assert file.metadata.type_of(name) == kind
+    for name, values in ARRAYS.items():
+        assert file.metadata[name] == values
+        assert file.metadata.length_of(name) == len(values)
+    assert file.metadata["a.big"] == list(range(5000))
+    assert file.metadata["a.long_string"] == "y" * 100_000
+    assert file.metadata.type_of("a.string") is ValueType.STRING
+
+
+def test_metadata_is_an_ordinary_mapping(file: GGUFFile) -> None:
+    assert file.architecture == "llama"
+    assert next(iter(file.metadata)) == "general.architecture"
+    assert "none" not in file.metadata
+    assert file.metadata.get("none") is None
+    assert dict(file.metadata)["t.int8"] == -3
+    with pytest.raises(KeyError):
+        file.metadata["none"]
+
+
+def test_tensors_have_numpy_shapes_and_the_bytes_of_the_file(file: GGUFFile) -> None:
+    oracle = gguf.GGUFReader(file.paths[0])
+    assert list(file.tensors) == [tensor.name for tensor in oracle.tensors]
+    for tensor in oracle.tensors:
+        info = file.tensors[tensor.name]
+        assert info.shape == tuple(reversed(tensor.shape.tolist()))
+        assert (info.type, info.offset, info.size_bytes) == (tensor.tensor_type, tensor.data_offset, tensor.n_bytes)
+        assert file.raw(tensor.name).tobytes() == tensor.data.tobytes()
+    assert file.tensors["quantized"].type is BlockType.Q8_0
+    assert file.size_bytes == file.paths[0].stat().st_size
+
+
+def test_raw_blocks_are_a_view_that_cannot_be_written(file: GGUFFile) -> None:
+    assert not file.raw("blk.1.w").flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        file.raw("blk.1.w")[0] = 1
+
+
+def test_released_pages_leave_memory_and_read_the_same_afterwards(tmp_path: Path) -> None:
+    path = tmp_path / "big.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor("w", np.arange(4 << 20, dtype=np.float32))  # 16 MiB
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with GGUFFile.open(path) as file:
+        before = int(file.raw("w").astype(np.uint64).sum())
+        resident = _file_pages_kib(path)
+        file.release("w")
+        assert resident is None or _file_pages_kib(path) < resident / 4
+        assert int(file.raw("w").astype(np.uint64).sum()) == before
+        file.release()
+
+
+def _file_pages_kib(path: Path) -> int | None:
+    """Resident KiB of the mapping of a file; None where the system does not tell."""
+    if not os.path.exists("/proc/self/smaps"):
+        return None
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    for line in lines:
+        if line.endswith(str(path)):
+            return next(int(line.split()[1]) for line in lines if line.startswith("Rss:"))
+    raise AssertionError(f"{path} is not mapped")
+
+
+def test_a_closed_file_gives_no_more_views_but_keeps_those_it_gave(file: GGUFFile) -> None:
+    view = file.raw("blk.2.w")
+    file.close()
+    assert view.view(np.float32)[0] == 2.0
+    with pytest.raises(ValueError, match="closed"):
+        file.raw("blk.2.w")
+    file.close()
+
+
+def test_small_metadata_outlives_the_file_and_arrays_say_that_they_do_not(tmp_path: Path) -> None:
+    oracle_file(tmp_path / "f.gguf")
+    with GGUFFile.open(tmp_path / "f.gguf") as file:
+        decoded = file.metadata["a.int32"]
+    assert file.metadata["t.string"] == SCALARS["t.string"][1]
+    assert file.metadata["a.int32"] is decoded
+    with pytest.raises(ValueError, match=r"a\.big must be read before"):
+        file.metadata["a.big"]
+
+
+def test_a_file_with_only_a_vocabulary_opens(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "vocab.gguf", "some-future-architecture")
+    writer.add_array("tokenizer.ggml.tokens", ["a", "b"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with GGUFFile.open(tmp_path / "vocab.gguf") as file:
+        assert len(file.tensors) == 0
+        assert file.metadata["tokenizer.ggml.tokens"] == ["a", "b"]
+        file.release()
+
+
+def test_a_missing_architecture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "f.gguf").write_bytes(b"GGUF\3\0\0\0" + bytes(16))
+    with GGUFFile.open(tmp_path / "f.gguf") as file, pytest.raises(BadModelFile, match=r"general\.architecture"):
+        _ = file.architecture
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> list[Path]:
+    oracle_file(tmp_path / "m.gguf", split_max_tensors=3)
+    parts = sorted(tmp_path.glob("m-*.gguf"))
+    assert len(parts) == 3
+    return parts
+
+
+def test_any_part_of_a_split_opens_all_of_it(split: list[Path]) -> None:
+    for part in split:
+        with GGUFFile.open(part) as file:
+            assert list(file.paths) == split
+            assert [info.part for info in file.tensors.values()] == [0, 0, 0, 1, 1, 1, 2]
+            assert file.raw("blk.5.w").view(np.float32).tolist() == [5.0] * 96
+            assert file.architecture == "llama"
+            assert file.size_bytes == sum(path.stat().st_size for path in split)
+
+
+def test_parts_reached_through_links_find_each_other(split: list[Path], tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "snapshot", tmp_path / "blobs"
+    snapshot.mkdir()
+    blobs.mkdir()
+    for index, part in enumerate(split):
+        part.rename(blobs / f"sha{index}")
+        (snapshot / part.name).symlink_to(blobs / f"sha{index}")
+    with GGUFFile.open(snapshot / split[1].name) as file:
+        assert len(file.tensors) == 7
+
+
+def test_a_missing_part_is_named(split: list[Path]) -> None:
+    split[2].unlink()
+    with pytest.raises(ModelNotFound, match="m-00003-of-00003"):
+        GGUFFile.open(split[0])
+
+
+def test_a_part_under_a_false_name_is_refused(split: list[Path], tmp_path: Path) -> None:
+    shutil.copy(split[0], tmp_path / "alone.gguf")
+    with pytest.raises(BadModelFile, match=r"split\.count is 3"):
+        GGUFFile.open(tmp_path / "alone.gguf")
+    shutil.copy(split[0], split[1])
+    with pytest.raises(BadModelFile, match=r"split\.no is 0"):
+        GGUFFile.open(split[2])
+
+
+def test_a_part_number_beyond_the_count_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadModelFile, match="part 4 of 3"):
+        GGUFFile.open(tmp_path / "m-00004-of-00003.gguf")
+
+
+def test_a_vocabulary_of_fifty_thousand_opens_in_under_50_ms(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "f.gguf", "llama")
+    writer.add_array("tokenizer.ggml.tokens", [f"token{index}" for index in range(50_000)])
+    writer.add_array("tokenizer.ggml.merges", [f"tok en{index}" for index in range(50_000)])
+    writer.add_array("tokenizer.ggml.token_type", [1] * 50_000)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    times_s = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        GGUFFile.open(tmp_path / "f.gguf").close()
+        times_s.append(time.perf_counter() - begin)
+    assert min(times_s) < 0.05
