@@ -153,7 +153,7 @@ class DropCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class CommitDraft:
-    """Of the last drafted tokens of this sequence the first `num_accepted` stand; recurrent state rolls back to there."""
+    """Of the last drafted tokens of a sequence the first `num_accepted` stand; recurrent state rolls back to there."""
 
     seq: SeqId
     num_accepted: int
@@ -185,7 +185,11 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """The answer to one row's want; empty fields were not asked for. `logprobs[i]` belongs to `sampled[i]`."""
+    """The answer to one row's want; empty fields were not asked for. `logprobs[i]` belongs to `sampled[i]`.
+
+    A row that could not be answered (no token allowed, logits that are no numbers) has `error` and `error_code`, and
+    the rest of the step stands.
+    """
 
     seq: SeqId
     sampled: tuple[int, ...] = ()
@@ -193,6 +197,8 @@ class RowResult:
     targets: tuple[TokenLogprobs, ...] = ()
     pooled: NDArray[np.float32] | None = None
     logits: NDArray[np.float32] | None = None
+    error: str = ""
+    error_code: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,308 @@
+"""Add, abort, step, snapshot: requests in, chunks of tokens out. Owns one backend and is owned by one thread."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localllm.engine.memory import Memory
+from localllm.engine.scheduler import Scheduler, rank_at
+from localllm.engine.sequence import Sequence as Running
+from localllm.engine.step import Backend, RowResult, StepResult, Want
+from localllm.engine.views import Counters, snapshot
+from localllm.engine.whole import joined
+from localllm.errors import ContextExceeded, InvalidRequest, LocalLLMError, NotEnoughMemory
+from localllm.wire import FinishReason, Snapshot, Submit, TokenChunk
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """A submitted step: its sequences, up to where each will be computed, and which life of the sequence it is."""
+
+    sequences: list[Running]
+    ends: list[int]
+    lives: list[int]
+    num_tokens: int
+
+
+class Engine:
+    """Runs sequences on a backend. `clock` gives seconds and only ever rises.
+
+    `num_pages` pages of `page_size` tokens (the layout's), at most `token_budget` tokens a step and `max_sequences`
+    sequences at a time. NotEnoughMemory when the backend cannot hold the pool.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        context_length: int,
+        num_pages: int,
+        page_size: int = 16,
+        token_budget: int = 512,
+        max_sequences: int = 256,
+        clock: Callable[[], float] = time.monotonic,
+        prefix_cache: bool = True,
+        num_checkpoints: int = 16,
+    ) -> None:
+        layout = backend.layout
+        if page_size != layout.page_size:
+            raise ValueError(f"the backend has pages of {layout.page_size} tokens, not {page_size}")
+        num_slots = max_sequences if layout.has_state else 0
+        backend.allocate(num_pages, num_slots)
+        self.context_length = context_length
+        self.counters = Counters()
+        self.memory = Memory(layout, num_pages, num_slots, num_checkpoints=num_checkpoints, prefix_cache=prefix_cache)
+        self.scheduler = Scheduler(self.memory, token_budget=token_budget, max_sequences=max_sequences)
+        self._backend = backend
+        self._clock = clock
+        self._depth = 2 if backend.info.overlaps else 1
+        self._in_flight: deque[_InFlight] = deque()
+        self._sequences: dict[str, Running] = {}
+        self._num_added = 0
+        self._num_planned = 0
+        self._held_back: list[TokenChunk] = []
+        self._longest = self.memory.longest_sequence(context_length)
+
+    # ---- requests
+
+    def add(self, submit: Submit) -> None:
+        """Queue a sequence. InvalidRequest names a bad field; ContextExceeded and NotEnoughMemory mean that it could
+        never run, however long it waited."""
+        limit = self._checked_limit(submit)
+        seed = submit.sampling.seed
+        self._queue(submit, limit=limit, seed=secrets.randbits(63) if seed is None else seed)
+
+    def abort(self, request_id: str) -> bool:
+        """Forget a sequence; its pages are free at once. False when it is not known (any more). Nothing more is said
+        of it: no chunk follows."""
+        sequence = self._sequences.get(request_id)
+        if sequence is None:
+            return False
+        self._drop(sequence)
+        self._held_back = [chunk for chunk in self._held_back if chunk.request_id != request_id]
+        return True
+
+    def _queue(
+        self, submit: Submit, *, limit: int, seed: int, whole: Want | None = None, atomic: bool = False
+    ) -> Running:
+        if submit.request_id in self._sequences:
+            raise InvalidRequest(f"request id {submit.request_id!r} is already running", param="request_id")
+        self._num_added += 1
+        rank = rank_at(submit.priority, self._num_planned)
+        sequence = Running(self._num_added, submit, limit=limit, seed=seed, rank=rank, whole=whole, atomic=atomic)
+        self._sequences[submit.request_id] = sequence
+        self.scheduler.add(sequence)
+        return sequence
+
+    def _checked_limit(self, submit: Submit) -> int:
+        """The length at which the sequence ends at the latest; the errors of `add`."""
+        submit.sampling.checked()
+        self._check_ids(submit.prompt, "prompt")
+        self._check_ids(submit.sampling.logit_bias, "logit_bias")
+        num_prompt, max_tokens = len(submit.prompt), submit.max_tokens
+        if max_tokens is not None and max_tokens < 0:
+            raise InvalidRequest(f"max_tokens must not be negative, not {max_tokens}", param="max_tokens")
+        self._check_length(num_prompt, at_least=0 if max_tokens == 0 else 1)
+        # the last token of a sequence is never computed, so that it needs no room
+        end = min(self.context_length, self._longest + 1)
+        return end if max_tokens is None else min(end, num_prompt + max_tokens)
+
+    def _check_ids(self, ids: Sequence[int] | dict[int, float], param: str) -> None:
+        if param == "prompt" and not ids:
+            raise InvalidRequest("the prompt is empty", param=param)
+        if ids and (min(ids) < 0 or max(ids) >= self._backend.vocab_size):
+            raise InvalidRequest(f"{param} names a token outside 0..{self._backend.vocab_size - 1}", param=param)
+
+    def _check_length(self, num_prompt: int, *, at_least: int, atomic: bool = False) -> None:
+        if num_prompt + at_least > self.context_length:
+            raise ContextExceeded(num_prompt, self.context_length)
+        longest = self.memory.longest_sequence(self.context_length, atomic=True) if atomic else self._longest
+        if num_prompt > longest:
+            raise NotEnoughMemory(
+                f"the prompt has {num_prompt} tokens, but the memory for this model holds {longest}",
+                hint="shorten the prompt, or give the model more memory (setting kv_pages)",
+                param="messages",
+            )
+
+    # ---- steps
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to do."""
+        return bool(self._sequences or self._in_flight or self._held_back)
+
+    def step(self) -> list[TokenChunk]:
+        """Plan, submit and collect one step (with a backend that overlaps, one is planned ahead). Returns what it gave
+        each sequence; an empty list when there was no work."""
+        chunks, self._held_back = self._held_back, []
+        chunks.extend(self._step())
+        return chunks
+
+    def _step(self) -> list[TokenChunk]:
+        self._fill()
+        if not self._in_flight:
+            assert not self._sequences, "sequences are left, but none of them can run"
+            return []
+        done = self._in_flight.popleft()
+        result = self._backend.collect()
+        self._count_step(done, result)
+        answers = zip(done.sequences, done.ends, done.lives, result.rows, strict=True)
+        return [chunk for answer in answers if (chunk := self._digest(*answer)) is not None]
+
+    def _fill(self) -> None:
+        while len(self._in_flight) < self._depth:
+            planned = self.scheduler.plan(self._num_planned)
+            if planned is None:
+                return
+            plan, sequences = planned
+            self._num_planned += 1
+            self._backend.submit(plan)
+            ends = [sequence.num_computed for sequence in sequences]
+            lives = [sequence.num_preemptions for sequence in sequences]
+            self._in_flight.append(_InFlight(sequences, ends, lives, plan.num_tokens))
+
+    def _count_step(self, done: _InFlight, result: StepResult) -> None:
+        self.counters.num_steps += 1
+        self.counters.last_step_s = result.seconds
+        self.counters.last_step_tokens = done.num_tokens
+
+    def _digest(self, sequence: Running, end: int, life: int, row: RowResult) -> TokenChunk | None:
+        """What a row's answer means for its sequence; None when there is nothing to say. A sequence that ended while
+        this row was under way has no use for it: the token is dropped and not counted."""
+        if sequence.is_finished:
+            return None
+        if row.error:
+            return self._fail(sequence, row)
+        if sequence.whole is not None:
+            self._take_part(sequence, end, life, row)
+            return None
+        return self._generate(sequence, end, row)
+
+    def _generate(self, sequence: Running, end: int, row: RowResult) -> TokenChunk | None:
+        scored = list(row.targets)
+        if scored:
+            first = min(end, sequence.num_prompt - 1) - len(scored)
+            scored = scored[max(0, sequence.num_scored - first) :]  # the rest was said before a preemption
+            sequence.num_scored += len(scored)
+        ids, finish, stop_id = self._accept(sequence, end, row)
+        if not ids and not scored and finish is None and end <= sequence.num_reported:
+            return None
+        sequence.num_reported = max(sequence.num_reported, end)
+        chunk = TokenChunk(
+            sequence.request_id,
+            ids,
+            list(row.logprobs) if ids else [],
+            scored,
+            *self._start_of(sequence),
+            sequence.num_reported,
+            finish,
+            stop_id,
+        )
+        if finish is not None:
+            self._drop(sequence)
+        return chunk
+
+    def _accept(self, sequence: Running, end: int, row: RowResult) -> tuple[list[int], FinishReason | None, int | None]:
+        """Tokens that stand, and whether and why the sequence ends with this row."""
+        if not row.sampled:
+            is_done = not sequence.generates and end == sequence.num_prompt
+            return [], "length" if is_done else None, None
+        sequence.num_pending -= 1
+        token = row.sampled[0]
+        if token in sequence.stop_ids:
+            return [], "stop", token
+        sequence.accept(token)
+        self.counters.num_generated_tokens += 1
+        return [token], "length" if len(sequence.ids) >= sequence.limit else None, None
+
+    def _start_of(self, sequence: Running) -> tuple[bool, int]:
+        """Whether this is the first that is said of the sequence, and then its cached tokens."""
+        if sequence.is_started:
+            return False, 0
+        sequence.is_started = True
+        self.counters.num_prompt_tokens += sequence.num_prompt
+        self.counters.num_cached_tokens += sequence.num_cached
+        return True, sequence.num_cached
+
+    def _fail(self, sequence: Running, row: RowResult) -> TokenChunk:
+        started, num_cached = self._start_of(sequence)
+        self._drop(sequence)
+        return TokenChunk(
+            sequence.request_id,
+            started=started,
+            num_cached=num_cached,
+            finish="error",
+            error_code=row.error_code or LocalLLMError.code,
+            error=row.error,
+        )
+
+    def _drop(self, sequence: Running) -> None:
+        sequence.is_finished = True
+        del self._sequences[sequence.request_id]
+        self.scheduler.remove(sequence)
+
+    # ---- whole answers: embeddings, evaluation, calibration
+
+    def run_rows(self, prompts: Sequence[Sequence[int]], want: Want, *, atomic: bool = False) -> list[RowResult]:
+        """Compute prompts as the scheduler finds room, and return of each what `want` asks: `pooled` vector (hidden,),
+        `logits` ("last" or "all") and, with `targets` non-empty, scores of each prompt's own next tokens.
+
+        Long prompts are cut as any other and their parts joined; `atomic` ones (bidirectional encoders) are not. Other
+        sequences go on meanwhile; their chunks come with the next `step`. Errors as of `add`, or the row's own.
+        """
+        for prompt in prompts:
+            self._check_ids(list(prompt), "prompt")
+            self._check_length(len(prompt), at_least=0, atomic=atomic)
+        sequences = [self._queue_whole(prompt, want, atomic) for prompt in prompts]
+        try:
+            while any(not sequence.is_finished for sequence in sequences):
+                self._held_back.extend(self._step())
+        finally:
+            for sequence in sequences:
+                if not sequence.is_finished:
+                    self._drop(sequence)
+        return [joined(sequence.parts, want) for sequence in sequences]
+
+    def pool(self, prompts: Sequence[Sequence[int]], kind: Literal["mean", "last", "first"]) -> NDArray[np.float32]:
+        """Pooled vectors of the prompts, float32 (prompts, hidden); errors as of `run_rows`."""
+        answers = self.run_rows(prompts, Want(pooled=kind))
+        return np.stack([answer.pooled for answer in answers if answer.pooled is not None])
+
+    def _queue_whole(self, prompt: Sequence[int], want: Want, atomic: bool) -> Running:
+        submit = Submit(request_id=f"rows/{self._num_added + 1}", prompt=list(prompt), max_tokens=0)
+        own = replace(want, sample=None, targets=tuple(prompt[1:]) if want.targets else ())
+        return self._queue(submit, limit=len(prompt), seed=0, whole=own, atomic=atomic)
+
+    def _take_part(self, sequence: Running, end: int, life: int, row: RowResult) -> None:
+        if life != sequence.num_preemptions:
+            return  # it will be computed again
+        sequence.parts.append((end, row))
+        if end == sequence.num_prompt:
+            self._drop(sequence)
+
+    # ---- looking in
+
+    def snapshot(self) -> Snapshot:
+        """A byte per page, the counters and every sequence, as plain data."""
+        return snapshot(self.scheduler, self.counters, self._clock())
+
+    def check(self) -> None:
+        """Every invariant of pages and their holders, for tests and idle moments; AssertionError names a broken one."""
+        self.memory.check(list(self._sequences.values()))
+
+    def close(self) -> None:
+        """Forget all sequences and give the backend back; no call follows."""
+        for sequence in list(self._sequences.values()):
+            self._drop(sequence)
+        while self._in_flight:
+            self._in_flight.popleft()
+            self._backend.collect()
+        self._backend.close()

@@ -1,0 +1,312 @@
+"""A sequence's memory: page tables per KV group, a state slot, and the prefix it can share. Knows no order of service.
+
+Windowed groups give back pages that no later token can see, and need only the last window's pages for a prefix hit.
+Models with recurrent state share a prefix only where a checkpoint of the state was kept, at a page boundary.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from localllm.engine.pages import ChainHash, PagePool
+from localllm.engine.sequence import Holding, Sequence
+from localllm.engine.step import (
+    NO_PAGE,
+    NO_SLOT,
+    CacheLayout,
+    CheckpointId,
+    MemoryOp,
+    PageId,
+    RestoreState,
+    SaveState,
+    SlotId,
+    ZeroSlot,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A prefix that need not be computed: pages per group (NO_PAGE before the window), and the state after them."""
+
+    num_pages: int
+    tables: tuple[tuple[PageId, ...], ...]
+    checkpoint: CheckpointId | None = None
+
+
+class Checkpoints:
+    """Which states are kept, least recently used first. Ids are reused, so their number is bounded."""
+
+    def __init__(self, capacity: int) -> None:
+        self._unused = [CheckpointId(number) for number in reversed(range(capacity))]
+        self._kept: OrderedDict[ChainHash, CheckpointId] = OrderedDict()
+
+    def find(self, chain: ChainHash) -> CheckpointId | None:
+        return self._kept.get(chain)
+
+    def use(self, chain: ChainHash) -> None:
+        self._kept.move_to_end(chain)
+
+    def keep(self, chain: ChainHash) -> CheckpointId | None:
+        """An id to save the state after `chain` under; None when it is kept already or nothing may be kept."""
+        if chain in self._kept or not (self._unused or self._kept):
+            return None
+        number = self._unused.pop() if self._unused else self._kept.popitem(last=False)[1]
+        self._kept[chain] = number
+        return number
+
+    def forget(self, chain: ChainHash) -> None:
+        if chain in self._kept:
+            self._unused.append(self._kept.pop(chain))
+
+    def forget_all(self) -> None:
+        self._unused.extend(self._kept.values())
+        self._kept.clear()
+
+
+class Memory:
+    """Pages, slots and checkpoints of all sequences of one engine."""
+
+    def __init__(
+        self,
+        layout: CacheLayout,
+        num_pages: int,
+        num_slots: int,
+        *,
+        num_checkpoints: int = 16,
+        prefix_cache: bool = True,
+    ) -> None:
+        self.pool = PagePool(num_pages, layout.page_size)
+        self.page_size = layout.page_size
+        self.has_state = layout.has_state
+        self._windows = [group.window for group in layout.groups]
+        self._num_groups = len(layout.groups)
+        self._trims = any(window is not None for window in self._windows)
+        self._slots = [SlotId(slot) for slot in reversed(range(num_slots))]
+        self._prefix_cache = prefix_cache
+        self.checkpoints = Checkpoints(num_checkpoints if prefix_cache and layout.has_state else 0)
+
+    # ---- how much
+
+    def pages_for(self, num_tokens: int, step_tokens: int) -> int:
+        """Pages that a sequence of this length holds at most, when a step computes up to `step_tokens` of it."""
+        full = -(-num_tokens // self.page_size)
+        return sum(full if w is None else min(full, self._window_pages(w, step_tokens)) for w in self._windows)
+
+    def _window_pages(self, window: int, step_tokens: int) -> int:
+        # the queries of a step see window - 1 tokens before the first of them; n tokens touch at most this many pages
+        return -(-(window + step_tokens - 2) // self.page_size) + 1
+
+    def longest_sequence(self, context_length: int, *, atomic: bool = False) -> int:
+        """The length up to which one sequence fits into the whole pool."""
+        low, high = 0, context_length
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = self.pages_for(middle, middle if atomic else 1) <= self.pool.num_pages
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return low
+
+    def room_for(self, sequence: Sequence, num_tokens: int) -> int:
+        """How many of `num_tokens` more tokens the sequence's pages and the available ones can hold."""
+        holding = sequence.holding
+        assert holding is not None
+        start = sequence.num_computed
+        capacity = holding.num_entries * self.page_size
+        if start + num_tokens <= capacity or not self._num_groups:
+            return num_tokens
+        if self._trims:
+            self._trim(sequence, holding)
+        capacity += self.pool.num_available // self._num_groups * self.page_size
+        return min(num_tokens, capacity - start)
+
+    # ---- taking and giving back
+
+    def attach(self, sequence: Sequence, hit: Hit | None) -> None:
+        """Give the sequence its slot and the pages of the hit; it goes on after them."""
+        holding = sequence.holding = Holding([[] for _ in self._windows], self._chain_so_far(sequence))
+        holding.num_trimmed = [0] * self._num_groups
+        if self.has_state:
+            holding.slot = self._slots.pop()
+        if hit is None:
+            return
+        holding.tables = [list(table) for table in hit.tables]
+        holding.num_trimmed = [table.count(NO_PAGE) for table in hit.tables]
+        for page in holding.pages():
+            self.pool.share(page)
+        holding.num_registered = hit.num_pages
+        sequence.num_computed = hit.num_pages * self.page_size
+
+    def grow(self, sequence: Sequence, num_tokens: int) -> None:
+        """Take the pages for `num_tokens` more tokens; `room_for` said that they are there."""
+        holding = sequence.holding
+        assert holding is not None
+        missing = -(-(sequence.num_computed + num_tokens) // self.page_size) - holding.num_entries
+        if missing <= 0 or not self._num_groups:
+            return
+        for table in holding.tables:
+            table.extend([self.pool.allocate() for _ in range(missing)])
+        holding.touch()
+
+    def release(self, sequence: Sequence) -> None:
+        """Give everything back. The last pages go first, so that a cached prefix loses its end before its start."""
+        holding = sequence.holding
+        if holding is None:
+            return
+        self.learn(sequence)
+        for page in reversed(holding.pages()):
+            self.pool.release(page)
+        if holding.slot != NO_SLOT:
+            self._slots.append(holding.slot)
+        sequence.holding = None
+
+    def _trim(self, sequence: Sequence, holding: Holding) -> None:
+        """Give back the pages that have left every later token's window."""
+        for group, window in enumerate(self._windows):
+            if window is None:
+                continue
+            table = holding.tables[group]
+            first_needed = max(0, sequence.num_computed - window + 1) // self.page_size
+            done = holding.num_trimmed[group]
+            if first_needed <= done:
+                continue
+            for index in range(done, first_needed):
+                self.pool.release(table[index])
+                table[index] = NO_PAGE
+            holding.num_trimmed[group] = first_needed
+            holding.touch()
+
+    # ---- the prefix
+
+    def learn(self, sequence: Sequence) -> None:
+        """Make the full pages of known tokens findable, from the next plan on."""
+        holding = sequence.holding
+        if holding is None or not self._prefix_cache or sequence.atomic:
+            return
+        num_full = min(sequence.num_computed, len(sequence.ids)) // self.page_size
+        if num_full <= holding.num_registered:
+            return
+        self._extend_chain(sequence, holding.chain, num_full)
+        for index in range(holding.num_registered, num_full):
+            tokens = self._page_tokens(sequence, index)
+            for group, table in enumerate(holding.tables):
+                if table[index] != NO_PAGE:
+                    self.pool.register(table[index], group, holding.chain[index + 1], tokens)
+        holding.num_registered = num_full
+
+    def lookup(self, sequence: Sequence) -> Hit | None:
+        """The longest known prefix, at least one token short: the last token is always recomputed, because a full hit
+        would leave no logits."""
+        if not self._prefix_cache or not sequence.shares_prefix:
+            return None
+        chain = self._chain_so_far(sequence)
+        most = (len(sequence.ids) - 1) // self.page_size
+        found: list[list[PageId]] = [[] for _ in self._windows]
+        for index in range(most):
+            self._extend_chain(sequence, chain, index + 1)
+            if not self._find_page(sequence, chain[index + 1], index, found):
+                most = index
+                break
+        return self._longest(chain, found, most)
+
+    def _find_page(self, sequence: Sequence, chain: ChainHash, index: int, found: list[list[PageId]]) -> bool:
+        """Note what each group knows of one page; false where a group that sees everything does not know it."""
+        tokens = self._page_tokens(sequence, index)
+        for group, window in enumerate(self._windows):
+            page = self.pool.find(group, chain, tokens)
+            if page is None and window is None:
+                return False
+            found[group].append(NO_PAGE if page is None else page)
+        return True
+
+    def _longest(self, chain: list[ChainHash], found: list[list[PageId]], most: int) -> Hit | None:
+        for num_pages in range(most, 0, -1):
+            checkpoint = self.checkpoints.find(chain[num_pages]) if self.has_state else None
+            if self.has_state and checkpoint is None:
+                continue
+            tables = [self._seen(found[g], w, num_pages) for g, w in enumerate(self._windows)]
+            if all(table is not None for table in tables):
+                if checkpoint is not None:
+                    self.checkpoints.use(chain[num_pages])
+                return Hit(num_pages, tuple(table for table in tables if table is not None), checkpoint)
+        return None
+
+    def _seen(self, pages: list[PageId], window: int | None, num_pages: int) -> tuple[PageId, ...] | None:
+        """The first `num_pages` pages with those out of the window blanked; None when one inside is not known."""
+        if window is None:
+            return tuple(pages[:num_pages])
+        first = max(0, num_pages * self.page_size - window + 1) // self.page_size
+        seen = pages[first:num_pages]
+        return None if NO_PAGE in seen else (NO_PAGE,) * first + tuple(seen)
+
+    def num_found(self, hit: Hit | None) -> int:
+        """Pages of the hit, each counted once per group."""
+        return sum(page != NO_PAGE for table in hit.tables for page in table) if hit else 0
+
+    def num_idle(self, hit: Hit | None) -> int:
+        """Pages of the hit that nobody holds: sharing them makes them unavailable."""
+        if hit is None:
+            return 0
+        return sum(page != NO_PAGE and self.pool.is_idle(page) for table in hit.tables for page in table)
+
+    def forget_prefixes(self) -> None:
+        """Nothing computed so far will be shared."""
+        self.pool.forget_all()
+        self.checkpoints.forget_all()
+
+    def _chain_so_far(self, sequence: Sequence) -> list[ChainHash]:
+        if not sequence.chain:
+            sequence.chain.append(self.pool.root(sequence.cache_salt, sequence.adapter))
+        return sequence.chain
+
+    def _extend_chain(self, sequence: Sequence, chain: list[ChainHash], num_pages: int) -> None:
+        while len(chain) <= num_pages:
+            chain.append(self.pool.extend(chain[-1], self._page_tokens(sequence, len(chain) - 1)))
+
+    def _page_tokens(self, sequence: Sequence, index: int) -> tuple[int, ...]:
+        return tuple(sequence.ids[index * self.page_size : (index + 1) * self.page_size])
+
+    # ---- the state
+
+    def start_state(self, sequence: Sequence, hit: Hit | None) -> MemoryOp | None:
+        """What the slot of a newly attached sequence needs before its first row."""
+        holding = sequence.holding
+        if holding is None or holding.slot == NO_SLOT:
+            return None
+        if hit is not None and hit.checkpoint is not None:
+            return RestoreState(hit.checkpoint, holding.slot)
+        return ZeroSlot(holding.slot)
+
+    def cut_for_state(self, sequence: Sequence, num_tokens: int) -> int:
+        """A chunk of a prompt ends at a page boundary where it can: only there the state can be kept for others."""
+        start = sequence.num_computed
+        last = min(start + num_tokens, len(sequence.ids) - 1) // self.page_size * self.page_size
+        if not self.has_state or not self._prefix_cache or sequence.atomic or last <= start:
+            return num_tokens
+        return last - start
+
+    def save_state(self, sequence: Sequence) -> MemoryOp | None:
+        """Keep the state that the sequence has before its next row, when that is at a page boundary. While it
+        generates it replaces its own last checkpoint, so that a long answer does not push out everything else."""
+        holding = sequence.holding
+        num_computed = sequence.num_computed
+        if holding is None or not self.has_state or not self._prefix_cache or sequence.atomic:
+            return None
+        if num_computed == 0 or num_computed % self.page_size or num_computed > len(sequence.ids):
+            return None
+        self._extend_chain(sequence, holding.chain, num_computed // self.page_size)
+        chain = holding.chain[num_computed // self.page_size]
+        if self.checkpoints.find(chain) is None and holding.checkpointed is not None:
+            self.checkpoints.forget(holding.checkpointed)
+        kept = self.checkpoints.keep(chain)
+        if kept is None:
+            return None
+        holding.checkpointed = chain if num_computed >= sequence.num_prompt else None
+        return SaveState(holding.slot, kept)
+
+    # ---- for tests and the dashboard
+
+    def check(self, sequences: list[Sequence]) -> None:
+        """The pool's invariants, and that exactly these sequences hold its pages."""
+        self.pool.check()
+        held = [page for sequence in sequences if sequence.holding for page in sequence.holding.pages()]
+        self.pool.check_holders(held)

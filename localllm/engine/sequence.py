@@ -1,0 +1,189 @@
+"""One request inside the engine: its ids, what of them is computed, what memory it holds, and what it still wants.
+
+There is no phase: a sequence has tokens, some of them are computed, and the gap between the two is its work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from localllm.engine.pages import ChainHash
+from localllm.engine.penalties import Penalties
+from localllm.engine.step import (
+    NO_PAGE,
+    NO_SLOT,
+    NOTHING,
+    SAMPLED_LAST,
+    PageId,
+    Row,
+    RowResult,
+    SampleWant,
+    SeqId,
+    SlotId,
+    Want,
+)
+from localllm.wire import SamplingParams, Submit
+
+Tables = tuple[tuple[PageId, ...], ...]
+
+
+@dataclass(slots=True)
+class Holding:
+    """The memory of one sequence: a page table per KV group (all of the same length), a state slot, a chain of hashes.
+
+    `num_registered` pages are findable by others already, `num_trimmed` of each group have left its window.
+    `checkpointed` names the state that was kept last while it generated.
+    """
+
+    tables: list[list[PageId]]
+    chain: list[ChainHash]
+    slot: SlotId = NO_SLOT
+    num_registered: int = 0
+    num_trimmed: list[int] = field(default_factory=list)
+    checkpointed: ChainHash | None = None
+    _frozen: Tables | None = None
+
+    @property
+    def num_entries(self) -> int:
+        return len(self.tables[0]) if self.tables else 0
+
+    def touch(self) -> None:
+        """The tables changed."""
+        self._frozen = None
+
+    def frozen(self) -> Tables:
+        """The tables as plain data; built only after a change, because most steps change nothing."""
+        if self._frozen is None:
+            self._frozen = tuple(tuple(table) for table in self.tables)
+        return self._frozen
+
+    def pages(self) -> list[PageId]:
+        return [page for table in self.tables for page in table if page != NO_PAGE]
+
+
+class Sequence:
+    """State of one request. `num_computed` and `num_pending` count what is planned, `ids` only what is known.
+
+    `limit` is the length at which it ends. `whole` asks for the same thing of every token instead of generating
+    (embeddings, evaluation, tests); its answers gather in `parts`.
+    """
+
+    def __init__(
+        self,
+        seq_id: int,
+        submit: Submit,
+        *,
+        limit: int,
+        seed: int,
+        rank: int,
+        whole: Want | None = None,
+        atomic: bool = False,
+        adapter: int = 0,
+    ) -> None:
+        self.seq_id = SeqId(seq_id)
+        self.request_id = submit.request_id
+        self.ids = list(submit.prompt)
+        self.num_prompt = len(submit.prompt)
+        self.limit = limit
+        self.rank = (rank, -seq_id)  # greater runs first; the older of two equals is the greater
+        self.priority = submit.priority
+        self.cache_salt = submit.cache_salt
+        self.adapter = adapter
+        self.atomic = atomic
+        self.whole = whole
+        self.parts: list[tuple[int, RowResult]] = []  # with the end of each
+        self.params: SamplingParams = submit.sampling
+        self.seed = seed
+        self.stop_ids = frozenset(submit.stop_ids)
+        self.top_logprobs = submit.top_logprobs
+        self.prompt_logprobs = submit.prompt_logprobs
+        self.penalties = Penalties(submit.sampling, submit.stop_ids)
+        self.generates = whole is None and limit > self.num_prompt
+        self.chain: list[ChainHash] = []  # of its full pages, kept over preemptions
+        self.holding: Holding | None = None
+        self.num_computed = 0
+        self.num_pending = 0  # samples planned and not yet collected
+        self.num_cached = 0
+        self.num_scored = 0
+        self.num_reported = 0
+        self.num_preemptions = 0
+        self.is_started = False
+        self.is_finished = False
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.ids) - self.num_prompt
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether it may read pages that others computed; rows that must answer for every token may not."""
+        return self.prompt_logprobs is None and self.whole is None and not self.atomic
+
+    @property
+    def gap(self) -> int:
+        """Tokens to compute that can be planned now."""
+        known = len(self.ids)
+        pending = self.num_pending
+        if not pending:
+            return known - self.num_computed
+        if known + pending >= self.limit or self.penalties.needs_history:
+            return 0  # nothing more is wanted, or the next edits depend on the token that is still out
+        return known + pending - self.num_computed
+
+    def row(self, num_tokens: int) -> Row:
+        """Its part of the next step; counts the tokens as computed and the sample as pending."""
+        holding = self.holding
+        assert holding is not None
+        start = self.num_computed
+        end = start + num_tokens
+        known = len(self.ids)
+        # a token beyond the known ones is the one that the last step samples
+        token_ids = tuple(self.ids[start:end]) if end <= known else (*self.ids[start:known], SAMPLED_LAST)
+        want = self._want(start, end)
+        self.num_computed = end
+        if want.sample is not None:
+            self.num_pending += 1
+        return Row(self.seq_id, token_ids, start, holding.frozen(), want, holding.slot, self.adapter, self.atomic)
+
+    def _want(self, start: int, end: int) -> Want:
+        total = len(self.ids) + self.num_pending
+        if self.whole is not None:
+            return self._part_of_whole(start, end)
+        sample = self._sample(total) if self.generates and end == total else None
+        if self.prompt_logprobs is not None and start < self.num_prompt - 1 and end > self.num_scored:
+            targets = tuple(self.ids[start + 1 : min(end + 1, self.num_prompt)])
+            return Want(sample, self.top_logprobs if sample else None, targets, self.prompt_logprobs)
+        if sample is None:
+            return NOTHING
+        return Want(sample, self.top_logprobs)
+
+    def _sample(self, total: int) -> SampleWant:
+        generated = total - self.num_prompt
+        return SampleWant(self.params, self.seed, generated, 1, self.penalties.edits(self.ids, generated))
+
+    def _part_of_whole(self, start: int, end: int) -> Want:
+        """A chunk of a request that wants something of all its tokens: only the last position, or every one."""
+        whole = self.whole
+        assert whole is not None
+        is_last = end == self.num_prompt
+        return Want(
+            targets=whole.targets[start:end],
+            target_top=whole.target_top,
+            pooled=whole.pooled if self._pools(start, is_last) else None,
+            logits=whole.logits if whole.logits != "last" or is_last else None,
+        )
+
+    def _pools(self, start: int, is_last: bool) -> bool:
+        kind = self.whole.pooled if self.whole else None
+        return kind == "mean" or (kind == "first" and start == 0) or (kind == "last" and is_last)
+
+    def accept(self, token_id: int) -> None:
+        """A sampled token that stands."""
+        self.ids.append(token_id)
+        self.penalties.note(token_id)
+
+    def restart(self) -> None:
+        """Its memory was taken away: everything known is to be computed again."""
+        self.num_computed = 0
+        self.num_preemptions += 1
+        self.parts.clear()
