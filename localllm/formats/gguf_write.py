@@ -3,6 +3,7 @@
 import errno
 import os
 import struct
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,9 +59,9 @@ def write_gguf(
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes its name, synced, when the block ends well, and vanishes when it does not."""
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.partial")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -145,7 +146,7 @@ def _inferred(value: Value) -> ValueType:
 def _inferred_item(values: list[Any]) -> ValueType:
     kinds = {type(value) for value in values}
     if kinds == {int}:
-        # token types and merges ranks are INT32 arrays by custom
+        # token types are INT32 arrays by custom
         order = (ValueType.INT32, ValueType.UINT32, ValueType.INT64, ValueType.UINT64)
         return _narrowest(min(values), max(values), order)
     if kinds == {int, float}:

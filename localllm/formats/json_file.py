@@ -12,9 +12,10 @@ MAX_FILE_BYTES = 1 << 26
 
 def read_json_object(path: Path, max_bytes: int = MAX_FILE_BYTES) -> dict[str, Any]:
     """The object in a JSON file; raises ModelNotFound, or BadModelFile if it is too large, broken or no object."""
-    if file_size(path) > max_bytes:
+    size = file_size(path)
+    if size > max_bytes:
         raise BadModelFile(f"{path} is larger than the {max_bytes} bytes that are read of such a file")
-    return parse_json_object(read_prefix(path, max_bytes), str(path))
+    return parse_json_object(read_prefix(path, size), str(path))
 
 
 def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
