@@ -43,15 +43,7 @@ class Picked:
 def tag_of(file: str) -> str:
     """The quantization tag in a file name, upper case and without `UD-`; "" when there is none. The last one counts."""
     found = _TAG.findall(_stem(file))
-    return (
-        found[-1].upper().removeprefix("UD-").replace("FP", "F")
-        if found and "MXFP4" not in found[-1].upper()
-        else _fp4(found)
-    )
-
-
-def _fp4(found: Sequence[str]) -> str:
-    return found[-1].upper() if found else ""
+    return re.sub(r"^FP(?=16|32)", "F", found[-1].upper().removeprefix("UD-")) if found else ""
 
 
 def types_of(tag: str) -> tuple[str, ...]:
@@ -141,10 +133,13 @@ def _contains(stem: str, tag: str) -> bool:
 
 
 _WANTED_NAMES = frozenset(
-    "config.json generation_config.json tokenizer.json tokenizer_config.json tokenizer.model vocab.json vocab.txt merges.txt"
-    " special_tokens_map.json added_tokens.json chat_template.json chat_template.jinja preprocessor_config.json"
-    " model.safetensors.index.json modules.json sentence_bert_config.json 1_Pooling/config.json".split()
-)
+    {
+        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json",
+        "vocab.txt", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.json",
+        "chat_template.jinja", "preprocessor_config.json", "model.safetensors.index.json", "modules.json",
+        "sentence_bert_config.json", "1_Pooling/config.json",
+    }
+)  # fmt: skip
 
 
 def pick_safetensors(listing: Sequence[str]) -> Picked | None:

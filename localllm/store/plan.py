@@ -18,11 +18,15 @@ CanRun = Callable[[str, tuple[str, ...]], str | None]
 
 
 class SourceUnavailable(LocalLLMError):
-    """This source cannot give the model now; the next one may. `message` is the reason, without a full sentence."""
+    """This source cannot give the model now; the next one may. `error` is what to raise when there is no next one."""
 
     code = "network_error"
     http_status = 502
     exit_code = 7
+
+    def __init__(self, message: str, *, error: LocalLLMError | None = None) -> None:
+        super().__init__(message)
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True)

