@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from localllm.engine.sampling import sample_logits, score_targets
+from localllm.engine.sampling import BadLogits, answer_row
 from localllm.engine.step import (
     NO_PAGE,
     SAMPLED_LAST,
@@ -22,12 +22,14 @@ from localllm.engine.step import (
     StepPlan,
     Want,
 )
-from localllm.wire import TokenLogprobs
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 K = TypeVar("K")
 V = TypeVar("V")
+
+NOT_USABLE = -1
+NO_LOGITS: Floats = np.empty((0, 0), np.float32)
 
 REMEMBERED_SEQUENCES = 4096
 """Sequences end without a word to the backend, so what they sampled last is kept for this many of them, newest last."""
@@ -86,12 +88,13 @@ class Flattener:
         lengths = [len(row.token_ids) for row in rows]
         row_starts = _sums(lengths)
         row_of = np.repeat(np.arange(len(rows), dtype=np.int32), lengths)
-        starts = np.array([row.start for row in rows], np.int32) - row_starts[:-1]
+        starts: Ints = np.array([row.start for row in rows], np.int32) - row_starts[:-1]
+        positions: Ints = starts[row_of] + np.arange(len(row_of), dtype=np.int32)
         spans = [taken_span(row.want, length) for row, length in zip(rows, lengths, strict=True)]
         taken, needs = _taken(rows, row_starts, spans)
         return Batch(
             token_ids=np.array([*chain.from_iterable(map(self._token_ids, rows))], np.int32),
-            positions=starts[row_of] + np.arange(len(row_of), dtype=np.int32),
+            positions=positions,
             row_of=row_of,
             row_starts=row_starts,
             tables=tuple(self._table(rows, group) for group in range(self._num_groups)),
@@ -161,19 +164,27 @@ def answer(
 
     `logits` is (N, vocab) float32, of which only the positions in `batch.needs_logits` are read when `argmax` (N,) is
     given; it may be None when there are none. `hidden` is (T, hidden) float32, needed when `batch.wants_hidden`.
-    `argmax`: the first index of the largest logit.
+    `argmax`: the first index of the largest logit, NOT_USABLE where that is NaN or infinite.
+    A row that cannot be answered carries its error.
     """
     starts, taken_starts = batch.row_starts.tolist(), batch.taken_starts.tolist()
     results = []
     for index, row in enumerate(plan.rows):
         first, end = taken_starts[index], taken_starts[index + 1]
         if argmax is not None and wants_only_argmax(row.want):
-            results.append(RowResult(row.seq, tuple(argmax[first:end].tolist())))
+            results.append(_chosen(row, argmax[first:end].tolist()))
             continue
-        own = None if logits is None else logits[first:end]
-        states = None if hidden is None else hidden[starts[index] : starts[index + 1]]
-        results.append(_answer_row(row, own, states))
+        pooled = None
+        if row.want.pooled is not None and hidden is not None:
+            pooled = pool(row.want.pooled, hidden[starts[index] : starts[index + 1]])
+        results.append(answer_row(row, NO_LOGITS if logits is None else logits[first:end], pooled))
     return tuple(results)
+
+
+def _chosen(row: Row, tokens: list[int]) -> RowResult:
+    if NOT_USABLE in tokens:
+        return RowResult(row.seq, error="the model computed no usable logits", error_code=BadLogits.code)
+    return RowResult(row.seq, tuple(tokens))
 
 
 def wants_only_argmax(want: Want) -> bool:
@@ -187,47 +198,11 @@ def is_greedy(sample: SampleWant) -> bool:
     return sample.params.temperature == 0 and not sample.edits and not sample.masks
 
 
-def _answer_row(row: Row, logits: Floats | None, hidden: Floats | None) -> RowResult:
-    """`logits` are those of the row's taken positions, `hidden` of all its tokens."""
-    want = row.want
-    sampled, logprobs = _sample(want, logits)
-    return RowResult(
-        row.seq,
-        sampled,
-        logprobs,
-        _score(want, logits),
-        None if want.pooled is None or hidden is None else pool(want.pooled, hidden),
-        _whole_logits(want, logits),
-    )
-
-
-def _sample(want: Want, logits: Floats | None) -> tuple[tuple[int, ...], tuple[TokenLogprobs, ...]]:
-    sample = want.sample
-    if sample is None or logits is None:
-        return (), ()
-    tail = logits[-sample.num_positions :]
-    chosen = [sample_logits(line, sample, index, want.top_logprobs) for index, line in enumerate(tail)]
-    return tuple(token for token, _ in chosen), tuple(scores for _, scores in chosen if scores is not None)
-
-
-def _score(want: Want, logits: Floats | None) -> tuple[TokenLogprobs, ...]:
-    if not want.targets or logits is None:
-        return ()
-    return tuple(score_targets(logits[: len(want.targets)], want.targets, want.target_top))
-
-
 def pool(kind: str, hidden: Floats) -> Floats:
     """One vector (hidden,) of a row's final hidden states (tokens, hidden)."""
     if kind == "mean":
         return hidden.mean(axis=0, dtype=np.float64).astype(np.float32)
     return np.array(hidden[-1 if kind == "last" else 0], np.float32)
-
-
-def _whole_logits(want: Want, logits: Floats | None) -> Floats | None:
-    """A copy: the device's buffer is written again by the next step."""
-    if want.logits is None or logits is None:
-        return None
-    return np.array(logits if want.logits == "all" else logits[-1:], np.float32)
 
 
 def _taken(rows: tuple[Row, ...], row_starts: Ints, spans: list[tuple[int, int]]) -> tuple[list[int], list[bool]]:

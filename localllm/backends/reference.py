@@ -1,0 +1,388 @@
+"""The judge: every verb in plain numpy float32, slow, one row after another. All other backends are held against it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localllm.backends.batch import Batch, Flattener, answer
+from localllm.backends.paged import PagedMemory
+from localllm.engine.step import NO_SLOT, BackendInfo, CommitDraft, StepPlan, StepResult
+from localllm.errors import BadModelFile, UnsupportedModel
+from localllm.formats.blocks import decode, row_bytes
+from localllm.models.config import Activation, AttentionSpec, ModelConfig, MoeSpec, RopeSpec, ShortConvSpec
+from localllm.models.decoder import Decoder
+from localllm.models.rope import rope_tables
+from localllm.models.source import WeightInfo, WeightSource
+
+Floats = NDArray[np.float32]
+Tap = Callable[[str, str, Floats], None]
+"""Called with a verb, the weight's or layer's name, and what it saw: the input of a linear (T, in), the
+probabilities of an attention row (heads, tokens, tokens seen)."""
+
+
+class Tensor:
+    """A weight in the blocks of its file; decoded when used, or once where `keeps` says so."""
+
+    def __init__(self, source: WeightSource, info: WeightInfo, keeps: bool) -> None:
+        self.name = info.name
+        self.shape = info.shape
+        self._type = info.type
+        self._raw = source.raw(info.name)
+        self._keeps = keeps or len(info.shape) == 1
+        self._decoded: Floats | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return self._raw.nbytes
+
+    @property
+    def values(self) -> Floats:
+        """All of it, float32."""
+        if self._decoded is not None:
+            return self._decoded
+        values = decode(self._type, self._raw, self.shape)
+        if self._keeps:
+            self._decoded = values
+        return values
+
+    def rows(self, indices: NDArray[np.int32]) -> Floats:
+        """Some rows of a matrix, (len(indices), in)."""
+        blocks = self._raw.reshape(self.shape[0], row_bytes(self._type, self.shape[1]))[indices]
+        return decode(self._type, blocks, (len(indices), self.shape[1]))
+
+    def expert(self, index: int) -> Floats:
+        """One expert's matrix of (experts, out, in)."""
+        if self._keeps:
+            return self.values[index]
+        blocks = self._raw.reshape(self.shape[0], -1)[index]
+        return decode(self._type, blocks, self.shape[1:])
+
+
+class Tensors:
+    """Weights by canonical name; each is opened once."""
+
+    def __init__(self, source: WeightSource, keeps: bool) -> None:
+        self._tensors: dict[str, Tensor] = {}
+        for name in source.names():
+            info = source.info(name)
+            if info is not None:
+                self._tensors[name] = Tensor(source, info, keeps)
+
+    def get(self, name: str) -> Tensor | None:
+        return self._tensors.get(name)
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            raise BadModelFile(f"the model file lacks the tensor {name}")
+        return tensor
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(tensor.size_bytes for tensor in self._tensors.values())
+
+
+class ReferenceOps:
+    """The verbs over numpy arrays, for the step that `begin` named."""
+
+    def __init__(self, config: ModelConfig, memory: PagedMemory, tap: Tap | None) -> None:
+        self._context_length = config.context_length
+        self._memory = memory
+        self._tap = tap
+        self._plan = StepPlan(0, ())
+        self._batch: Batch | None = None
+        self.hidden: Floats | None = None
+        self.logits: Floats | None = None
+
+    def begin(self, plan: StepPlan, batch: Batch) -> None:
+        self._plan, self._batch = plan, batch
+        self.hidden = self.logits = None
+
+    @property
+    def batch(self) -> Batch:
+        assert self._batch is not None, "begin() comes first"
+        return self._batch
+
+    def embed(self, weight: Tensor, of: Literal["tokens", "positions"] = "tokens", scale: float = 1.0) -> Floats:
+        indices = self.batch.token_ids if of == "tokens" else self.batch.positions
+        return weight.rows(indices) * np.float32(scale)
+
+    def linear(self, x: Floats, weight: Tensor, bias: Tensor | None = None) -> Floats:
+        if self._tap is not None:
+            self._tap("linear", weight.name, x)
+        product: Floats = x @ weight.values.T
+        return product if bias is None else product + bias.values
+
+    def linear_group(self, x: Floats, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> tuple[Floats, ...]:
+        return tuple(self.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+
+    def gated(
+        self,
+        x: Floats,
+        gate: Tensor,
+        up: Tensor,
+        activation: Activation,
+        gate_bias: Tensor | None = None,
+        up_bias: Tensor | None = None,
+    ) -> Floats:
+        return gate_times_up(self.linear(x, gate, gate_bias), self.linear(x, up, up_bias), activation)
+
+    def activate(self, x: Floats, activation: Activation) -> Floats:
+        return activate(x, activation)
+
+    def rms_norm(self, x: Floats, weight: Tensor, eps: float) -> Floats:
+        runs = x.reshape(len(x), -1, weight.shape[0])
+        mean_square = np.mean(runs * runs, axis=-1, keepdims=True, dtype=np.float32)
+        normed: Floats = runs / np.sqrt(mean_square + np.float32(eps)) * weight.values
+        return normed.reshape(x.shape)
+
+    def layer_norm(self, x: Floats, weight: Tensor, bias: Tensor | None, eps: float) -> Floats:
+        centred = x - x.mean(axis=-1, keepdims=True, dtype=np.float32)
+        variance = np.mean(centred * centred, axis=-1, keepdims=True, dtype=np.float32)
+        normed: Floats = centred / np.sqrt(variance + np.float32(eps)) * weight.values
+        return normed if bias is None else normed + bias.values
+
+    def add(self, x: Floats, y: Floats, scale: float = 1.0) -> Floats:
+        return x + y * np.float32(scale)
+
+    def add_rms_norm(
+        self, x: Floats, y: Floats, weight: Tensor, eps: float, scale: float = 1.0
+    ) -> tuple[Floats, Floats]:
+        total = self.add(x, y, scale)
+        return total, self.rms_norm(total, weight, eps)
+
+    def scale(self, x: Floats, factor: float) -> Floats:
+        return x * np.float32(factor)
+
+    def softcap(self, x: Floats, cap: float) -> Floats:
+        return softcap(x, cap)
+
+    def rope(self, x: Floats, head_dim: int, spec: RopeSpec) -> Floats:
+        cos, sin = rope_tables(spec, self.batch.positions, self._context_length)
+        return rotate(x.reshape(len(x), -1, head_dim), cos[:, None], sin[:, None]).reshape(x.shape)
+
+    def attention(
+        self, q: Floats, k: Floats, v: Floats, spec: AttentionSpec, layer: int, sinks: Tensor | None = None
+    ) -> Floats:
+        batch, memory = self.batch, self._memory
+        out = np.empty((len(q), spec.num_heads * spec.value_dim), np.float32)
+        tables = batch.tables[memory.group(layer)]
+        for row, (first, end) in enumerate(zip(batch.row_starts, batch.row_starts[1:], strict=False)):
+            own, positions = slice(first, end), batch.positions[first:end]
+            keys = k[own].reshape(len(positions), spec.num_kv_heads, spec.head_dim)
+            values = v[own].reshape(len(positions), spec.num_kv_heads, spec.value_dim)
+            memory.write(layer, tables[row], positions, keys, values)
+            first_seen = 0 if spec.window is None else max(0, int(positions[0]) - spec.window + 1)
+            seen = np.arange(first_seen, positions[-1] + 1, dtype=np.int32)
+            mask = visible(positions, seen, spec, bool(batch.atomic[row]))
+            queries = q[own].reshape(len(positions), spec.num_heads, spec.head_dim)
+            logits = None if sinks is None else sinks.values
+            chances, out[own] = attend(queries, *memory.read(layer, tables[row], seen), mask, spec, logits)
+            if self._tap is not None:
+                self._tap("attention", f"blk.{layer}", chances)
+        return out
+
+    def short_conv(
+        self, x: Floats, in_proj: Tensor, kernel: Tensor, out_proj: Tensor, spec: ShortConvSpec, layer: int
+    ) -> Floats:
+        batch = self.batch
+        before, after, inner = np.split(self.linear(x, in_proj), 3, axis=1)
+        inputs = before * inner
+        mixed = np.empty_like(inputs)
+        for row, (first, end) in enumerate(zip(batch.row_starts, batch.row_starts[1:], strict=False)):
+            state = self._memory.state(layer, int(batch.slots[row]))
+            line = np.concatenate([state, inputs[first:end]])
+            mixed[first:end] = convolve(line, kernel.values.reshape(spec.channels, spec.kernel))
+            state[:] = line[len(line) - len(state) :]
+            self._memory.keep_trail(self._plan.rows[row].seq, layer, line)
+        return self.linear(after * mixed, out_proj)
+
+    def route(self, x: Floats, router: Tensor, spec: MoeSpec, bias: Tensor | None = None) -> Floats:
+        """(T, num_used, 2): the expert's index, which float32 holds exactly, and its weight."""
+        return route(self.linear(x, router), spec, None if bias is None else bias.values)
+
+    def experts(
+        self, x: Floats, routing: Floats, gate: Tensor, up: Tensor, down: Tensor, activation: Activation
+    ) -> Floats:
+        total = np.zeros((len(x), down.shape[1]), np.float32)
+        chosen = routing[:, :, 0].astype(np.int64)
+        for index in np.unique(chosen):  # rising: the sum's order must not depend on who else is in the batch
+            tokens, places = np.nonzero(chosen == index)
+            inputs = x[tokens]
+            hidden = gate_times_up(inputs @ gate.expert(index).T, inputs @ up.expert(index).T, activation)
+            total[tokens] += routing[tokens, places, 1][:, None] * (hidden @ down.expert(index).T)
+        return total
+
+    def pool(self, x: Floats) -> None:
+        self.hidden = x
+
+    def take_rows(self, x: Floats) -> Floats:
+        return x[self.batch.taken]
+
+    def sample(self, logits: Floats) -> None:
+        self.logits = logits
+
+
+class ReferenceBackend:
+    """A model on numpy. `keep_decoded` trades memory (4 bytes per weight) for speed; `kv_type` float16 rounds the cache
+    as faster backends do; `tap` sees activations."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        source: WeightSource,
+        page_size: int = 16,
+        *,
+        keep_decoded: bool = False,
+        kv_type: type[np.float32] | type[np.float16] = np.float32,
+        tap: Tap | None = None,
+    ) -> None:
+        weights = Tensors(source, keep_decoded)
+        self._memory = PagedMemory(config, page_size, kv_type)
+        self._ops = ReferenceOps(config, self._memory, tap)
+        self._decoder: Decoder[Floats, Tensor] = Decoder(config, self._ops, weights)
+        self._flattener = Flattener(len(self._memory.layout.groups))
+        self._done: deque[StepResult] = deque()
+        self.layout = self._memory.layout
+        self.vocab_size = config.vocab_size
+        self.info = BackendInfo(
+            name="reference",
+            device="cpu",
+            native=False,
+            threads=1,
+            weight_bytes=weights.size_bytes,
+            notes=("plain numpy, for judging other backends: slow",),
+        )
+
+    def allocate(self, num_pages: int, num_slots: int) -> None:
+        self._memory.allocate(num_pages, num_slots)
+
+    def submit(self, plan: StepPlan) -> None:
+        started = time.perf_counter()
+        for op in plan.memory:
+            if isinstance(op, CommitDraft):
+                self._memory.roll_back(op.seq, op.num_drafted - op.num_accepted)
+                self._flattener.commit_draft(op)
+            else:
+                self._memory.apply(op)
+        batch = self._flattener.flatten(plan)
+        self._follow_drafts(plan)
+        self._ops.begin(plan, batch)
+        if plan.rows:
+            self._decoder.run()
+        rows = answer(plan, batch, self._ops.logits, self._ops.hidden)
+        self._flattener.remember(rows)
+        self._done.append(StepResult(plan.step_id, rows, time.perf_counter() - started))
+
+    def collect(self) -> StepResult:
+        return self._done.popleft()
+
+    def close(self) -> None:
+        self._done.clear()
+        self._memory.allocate(0, 0)
+
+    def _follow_drafts(self, plan: StepPlan) -> None:
+        for row in plan.rows:
+            if row.adapter:
+                raise UnsupportedModel("the reference backend runs no adapters")
+            self._memory.end_trail(row.seq)
+            if row.slot != NO_SLOT and row.want.sample is not None and row.want.sample.num_positions > 1:
+                self._memory.start_trail(row.seq, row.slot)
+
+
+def activate(x: Floats, activation: Activation) -> Floats:
+    """The activation alone; swiglu_oai has none without its second input."""
+    if activation == "silu":
+        return x * sigmoid(x)
+    if activation == "gelu":
+        return x * (1 + np.array(np.vectorize(math.erf, [np.float64])(x / math.sqrt(2)), np.float32)) / 2
+    if activation == "gelu_tanh":
+        return x * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x))) / 2
+    if activation in ("relu", "relu2"):
+        positive = np.maximum(x, 0)
+        return positive if activation == "relu" else positive * positive
+    raise UnsupportedModel(f"{activation} needs a gate")
+
+
+def gate_times_up(gate: Floats, up: Floats, activation: Activation) -> Floats:
+    if activation != "swiglu_oai":
+        return activate(gate, activation) * up
+    gate, up = np.minimum(gate, 7), np.clip(up, -7, 7)  # gpt-oss: both limited, and a sharper sigmoid
+    return gate * sigmoid(gate * np.float32(1.702)) * (up + 1)
+
+
+def sigmoid(x: Floats) -> Floats:
+    """Without overflow: tanh stays in bounds."""
+    return (np.tanh(x / 2) + 1) / 2
+
+
+def softcap(x: Floats, cap: float) -> Floats:
+    return np.tanh(x / np.float32(cap)) * np.float32(cap)
+
+
+def softmax(x: Floats) -> Floats:
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
+    """x (..., head_dim), of which the first dims turn; cos and sin (..., dims / 2)."""
+    half = cos.shape[-1]
+    first, second = x[..., :half], x[..., half : 2 * half]
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin, x[..., 2 * half :]], axis=-1)
+
+
+def visible(
+    positions: NDArray[np.int32], seen: NDArray[np.int32], spec: AttentionSpec, atomic: bool
+) -> NDArray[np.bool_]:
+    """(tokens, tokens seen): whether a token sees another."""
+    distance = positions[:, None] - seen[None, :]
+    mask = np.ones(distance.shape, np.bool_) if atomic or not spec.causal else distance >= 0
+    return mask if spec.window is None else mask & (np.abs(distance) < spec.window)
+
+
+def attend(
+    q: Floats, k: Floats, v: Floats, mask: NDArray[np.bool_], spec: AttentionSpec, sinks: Floats | None
+) -> tuple[Floats, Floats]:
+    """q (n, heads, d), k and v (seen, kv_heads, d) to probabilities (heads, n, seen), values (n, heads * value_dim)."""
+    shared = spec.num_heads // spec.num_kv_heads
+    keys, values = np.repeat(k, shared, axis=1), np.repeat(v, shared, axis=1)
+    scores = np.einsum("nhd,shd->hns", q, keys) * np.float32(spec.scale)
+    if spec.softcap:
+        scores = softcap(scores, spec.softcap)
+    scores = np.where(mask, scores, np.float32(-np.inf))
+    if sinks is not None:
+        drains = np.broadcast_to(sinks[:, None, None], (*scores.shape[:2], 1))
+        scores = np.concatenate([scores, drains.astype(np.float32)], axis=-1)
+    chances = softmax(scores)[:, :, : len(k)]
+    return chances, np.einsum("hns,shd->nhd", chances, values).reshape(len(q), -1)
+
+
+def convolve(line: Floats, kernel: Floats) -> Floats:
+    """Causal, per channel: line (width - 1 + n, channels), kernel (channels, width), oldest first: (n, channels)."""
+    width = kernel.shape[1]
+    num_tokens = len(line) - width + 1
+    total = np.zeros((num_tokens, line.shape[1]), np.float32)
+    for step in range(width):
+        total += line[step : step + num_tokens] * kernel[:, step]
+    return total
+
+
+def route(logits: Floats, spec: MoeSpec, bias: Floats | None) -> Floats:
+    """Router logits (T, experts) to chosen experts and weights (T, num_used, 2)."""
+    scores = {"softmax": softmax, "sigmoid": sigmoid, "softmax_chosen": lambda x: x}[spec.scoring](logits)
+    order = np.argsort(-(scores if bias is None else scores + bias), axis=-1, kind="stable")
+    chosen = order[:, : spec.num_used]
+    weights = np.take_along_axis(scores, chosen, axis=-1)
+    if spec.scoring == "softmax_chosen":
+        weights = softmax(weights)
+    elif spec.normalize:
+        weights = weights / weights.sum(axis=-1, keepdims=True)
+    return np.stack([chosen.astype(np.float32), weights * np.float32(spec.scale)], axis=-1)
