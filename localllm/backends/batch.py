@@ -88,8 +88,8 @@ class Flattener:
         lengths = [len(row.token_ids) for row in rows]
         row_starts = _sums(lengths)
         row_of = np.repeat(np.arange(len(rows), dtype=np.int32), lengths)
-        starts: Ints = np.array([row.start for row in rows], np.int32) - row_starts[:-1]
-        positions: Ints = starts[row_of] + np.arange(len(row_of), dtype=np.int32)
+        shifts = np.array([row.start for row in rows], np.int32) - row_starts[:-1]
+        positions = np.add(shifts[row_of], np.arange(len(row_of), dtype=np.int32), dtype=np.int32)
         spans = [taken_span(row.want, length) for row, length in zip(rows, lengths, strict=True)]
         taken, needs = _taken(rows, row_starts, spans)
         return Batch(
@@ -201,7 +201,7 @@ def is_greedy(sample: SampleWant) -> bool:
 def pool(kind: str, hidden: Floats) -> Floats:
     """One vector (hidden,) of a row's final hidden states (tokens, hidden)."""
     if kind == "mean":
-        return hidden.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return np.asarray(hidden.mean(axis=0, dtype=np.float64), np.float32)
     return np.array(hidden[-1 if kind == "last" else 0], np.float32)
 
 

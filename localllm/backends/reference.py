@@ -22,6 +22,7 @@ from localllm.models.rope import rope_tables
 from localllm.models.source import WeightInfo, WeightSource
 
 Floats = NDArray[np.float32]
+KEPT_DECODED_BYTES = 1 << 30
 Tap = Callable[[str, str, Floats], None]
 """Called with a verb, the weight's or layer's name, and what it saw: the input of a linear (T, in), the
 probabilities of an attention row (heads, tokens, tokens seen)."""
@@ -60,7 +61,7 @@ class Tensor:
     def expert(self, index: int) -> Floats:
         """One expert's matrix of (experts, out, in)."""
         if self._keeps:
-            return self.values[index]
+            return np.asarray(self.values[index])
         blocks = self._raw.reshape(self.shape[0], -1)[index]
         return decode(self._type, blocks, self.shape[1:])
 
@@ -140,7 +141,7 @@ class ReferenceOps:
     def rms_norm(self, x: Floats, weight: Tensor, eps: float) -> Floats:
         runs = x.reshape(len(x), -1, weight.shape[0])
         mean_square = np.mean(runs * runs, axis=-1, keepdims=True, dtype=np.float32)
-        normed: Floats = runs / np.sqrt(mean_square + np.float32(eps)) * weight.values
+        normed: Floats = np.divide(runs, np.sqrt(mean_square + np.float32(eps)), dtype=np.float32) * weight.values
         return normed.reshape(x.shape)
 
     def layer_norm(self, x: Floats, weight: Tensor, bias: Tensor | None, eps: float) -> Floats:
@@ -231,8 +232,10 @@ class ReferenceOps:
 
 
 class ReferenceBackend:
-    """A model on numpy. `keep_decoded` trades memory (4 bytes per weight) for speed; `kv_type` float16 rounds the cache
-    as faster backends do; `tap` sees activations."""
+    """A model on numpy. `keep_decoded` trades memory (4 bytes per weight) for speed; None: where that is little.
+
+    `kv_type` float16 rounds the cache as faster backends do; `tap` sees activations.
+    """
 
     def __init__(
         self,
@@ -240,11 +243,12 @@ class ReferenceBackend:
         source: WeightSource,
         page_size: int = 16,
         *,
-        keep_decoded: bool = False,
+        keep_decoded: bool | None = None,
         kv_type: type[np.float32] | type[np.float16] = np.float32,
         tap: Tap | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
-        weights = Tensors(source, keep_decoded)
+        weights = Tensors(source, fits_decoded(source) if keep_decoded is None else keep_decoded)
         self._memory = PagedMemory(config, page_size, kv_type)
         self._ops = ReferenceOps(config, self._memory, tap)
         self._decoder: Decoder[Floats, Tensor] = Decoder(config, self._ops, weights)
@@ -258,7 +262,7 @@ class ReferenceBackend:
             native=False,
             threads=1,
             weight_bytes=weights.size_bytes,
-            notes=("plain numpy, for judging other backends: slow",),
+            notes=(*notes, "plain numpy, for judging other backends: slow"),
         )
 
     def allocate(self, num_pages: int, num_slots: int) -> None:
@@ -297,14 +301,22 @@ class ReferenceBackend:
                 self._memory.start_trail(row.seq, row.slot)
 
 
+def fits_decoded(source: WeightSource) -> bool:
+    """Whether all weights as float32 take less than KEPT_DECODED_BYTES."""
+    infos = (source.info(name) for name in source.names())
+    return sum(4 * math.prod(info.shape) for info in infos if info is not None) <= KEPT_DECODED_BYTES
+
+
 def activate(x: Floats, activation: Activation) -> Floats:
     """The activation alone; swiglu_oai has none without its second input."""
     if activation == "silu":
         return x * sigmoid(x)
     if activation == "gelu":
-        return x * (1 + np.array(np.vectorize(math.erf, [np.float64])(x / math.sqrt(2)), np.float32)) / 2
+        erf = np.fromiter(map(math.erf, (x / math.sqrt(2)).ravel()), np.float32, x.size)
+        return np.asarray(x * (1 + erf.reshape(x.shape)) / 2, np.float32)
     if activation == "gelu_tanh":
-        return x * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x))) / 2
+        inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
+        return np.asarray(x * (1 + np.tanh(inner)) / 2, np.float32)
     if activation in ("relu", "relu2"):
         positive = np.maximum(x, 0)
         return positive if activation == "relu" else positive * positive
@@ -320,16 +332,16 @@ def gate_times_up(gate: Floats, up: Floats, activation: Activation) -> Floats:
 
 def sigmoid(x: Floats) -> Floats:
     """Without overflow: tanh stays in bounds."""
-    return (np.tanh(x / 2) + 1) / 2
+    return np.asarray((np.tanh(x / 2) + 1) / 2, np.float32)
 
 
 def softcap(x: Floats, cap: float) -> Floats:
-    return np.tanh(x / np.float32(cap)) * np.float32(cap)
+    return np.asarray(np.tanh(x / np.float32(cap)) * np.float32(cap), np.float32)
 
 
 def softmax(x: Floats) -> Floats:
     powers = np.exp(x - x.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
 
 
 def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
@@ -377,7 +389,9 @@ def convolve(line: Floats, kernel: Floats) -> Floats:
 
 def route(logits: Floats, spec: MoeSpec, bias: Floats | None) -> Floats:
     """Router logits (T, experts) to chosen experts and weights (T, num_used, 2)."""
-    scores = {"softmax": softmax, "sigmoid": sigmoid, "softmax_chosen": lambda x: x}[spec.scoring](logits)
+    scores = logits
+    if spec.scoring != "softmax_chosen":
+        scores = softmax(logits) if spec.scoring == "softmax" else sigmoid(logits)
     order = np.argsort(-(scores if bias is None else scores + bias), axis=-1, kind="stable")
     chosen = order[:, : spec.num_used]
     weights = np.take_along_axis(scores, chosen, axis=-1)

@@ -12,9 +12,10 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai"]
 class RopeScaling:
     """How rotary frequencies stretch beyond the trained context.
 
-    linear: positions / factor. llama3: by wavelength between the two frequency factors (Llama 3.1 model card). yarn: Peng
-    et al. 2023, with `attention_factor` on cos and sin (0: computed from `factor`). longrope: one factor per frequency,
-    the long ones when the sequence may exceed `original_context`. factors: one divisor per frequency, read from the file.
+    linear: positions / factor. llama3: by wavelength between the two frequency factors (Llama 3.1 model card). yarn:
+    Peng et al. 2023, with `attention_factor` on cos and sin (0: computed from `factor`). longrope: one divisor per
+    frequency, the long ones when a sequence may exceed `original_context`. factors: one divisor per frequency, read
+    from the file into `short_factors`.
     """
 
     kind: Literal["linear", "llama3", "yarn", "longrope", "factors"]

@@ -1,4 +1,4 @@
-"""The one decoder: every family is this function over the verbs of `ops`, steered by config and by which tensors exist."""
+"""The one decoder: every family is this function over the verbs of `ops`, steered by config and existing tensors."""
 
 from __future__ import annotations
 

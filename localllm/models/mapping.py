@@ -34,11 +34,13 @@ class RopeFactors:
 NO_FACTORS = RopeFactors()
 
 
-def runnable(architecture: str, types: Iterable[BlockType]) -> str | None:
-    """Why this build cannot run such a file, in a sentence; None when it can. `types` are those of its tensors."""
+def runnable(architecture: str, types: Iterable[BlockType | str]) -> str | None:
+    """Why this build cannot run such a file, in a sentence; None when it can. `types` are those of its tensors, or
+    their names."""
     if architecture not in FAMILIES:
         return f"this build cannot run the architecture {architecture!r}; it runs {', '.join(sorted(FAMILIES))}"
-    unknown = sorted({block_type.name for block_type in types if block_type not in DECODABLE})
+    known = {block_type.name for block_type in DECODABLE}
+    unknown = sorted({item if isinstance(item, str) else item.name for item in types} - known)
     return f"this build cannot read weights of the type {', '.join(unknown)}" if unknown else None
 
 
@@ -138,8 +140,8 @@ def _scale(facts: Facts, family: Family, num_heads: int, head_dim: int) -> float
     if facts.attention_scale:
         return facts.attention_scale
     if family.head_width_scale_at == facts.num_layers:
-        return (facts.hidden_size / num_heads) ** -0.5
-    return head_dim**-0.5
+        return 1 / math.sqrt(facts.hidden_size / num_heads)
+    return 1 / math.sqrt(head_dim)
 
 
 def _rope(facts: Facts, family: Family, factors: RopeFactors, head_dim: int, windowed: bool) -> RopeSpec:

@@ -1,8 +1,8 @@
 """The verbs a decoder is written in, cut at fusion boundaries. Backends implement them; arrays and weights are opaque.
 
 A step has T tokens, all rows of its plan one after another. An array is (T, width) unless said otherwise. A backend may
-compute at once, build a graph, or record instructions to replay: the decoder cannot tell. A verb enters here only with an
-implementation in `backends/reference.py` and a contract test that every backend runs.
+compute at once, build a graph, or record instructions to replay: the decoder cannot tell. A verb enters here only with
+an implementation in `backends/reference.py` and a contract test that every backend runs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ A = TypeVar("A")
 W = TypeVar("W")
 """A weight handle; (out, in) as in the file, quantized or not. Vectors are handles, too."""
 W_co = TypeVar("W_co", covariant=True)
+W_contra = TypeVar("W_contra", contravariant=True)
 
 
 class Weights(Protocol[W_co]):
@@ -29,36 +30,42 @@ class Weights(Protocol[W_co]):
         """The handle; BadModelFile names the tensor when it is missing."""
 
 
-class Ops(Protocol[A, W]):
+class Ops(Protocol[A, W_contra]):
     """Sixteen verbs and three for families at the edge."""
 
-    def embed(self, weight: W, of: Literal["tokens", "positions"] = "tokens", scale: float = 1.0) -> A:
+    def embed(self, weight: W_contra, of: Literal["tokens", "positions"] = "tokens", scale: float = 1.0) -> A:
         """Rows of `weight` for this step's token ids, or for their positions, times `scale`."""
 
-    def linear(self, x: A, weight: W, bias: W | None = None) -> A:
+    def linear(self, x: A, weight: W_contra, bias: W_contra | None = None) -> A:
         """x @ weight.T + bias."""
 
-    def linear_group(self, x: A, weights: Sequence[W], biases: Sequence[W | None]) -> tuple[A, ...]:
+    def linear_group(self, x: A, weights: Sequence[W_contra], biases: Sequence[W_contra | None]) -> tuple[A, ...]:
         """Several linears of one input in one pass: QKV."""
 
     def gated(
-        self, x: A, gate: W, up: W, activation: Activation, gate_bias: W | None = None, up_bias: W | None = None
+        self,
+        x: A,
+        gate: W_contra,
+        up: W_contra,
+        activation: Activation,
+        gate_bias: W_contra | None = None,
+        up_bias: W_contra | None = None,
     ) -> A:
         """activation(x @ gate.T) * (x @ up.T), gate and up in one pass."""
 
     def activate(self, x: A, activation: Activation) -> A:
         """The activation of a feed-forward without a gate."""
 
-    def rms_norm(self, x: A, weight: W, eps: float) -> A:
+    def rms_norm(self, x: A, weight: W_contra, eps: float) -> A:
         """Over each run of len(weight) values: the whole width, or each head."""
 
-    def layer_norm(self, x: A, weight: W, bias: W | None, eps: float) -> A:
+    def layer_norm(self, x: A, weight: W_contra, bias: W_contra | None, eps: float) -> A:
         """Mean and variance over the whole width."""
 
     def add(self, x: A, y: A, scale: float = 1.0) -> A:
         """x + y * scale."""
 
-    def add_rms_norm(self, x: A, y: A, weight: W, eps: float, scale: float = 1.0) -> tuple[A, A]:
+    def add_rms_norm(self, x: A, y: A, weight: W_contra, eps: float, scale: float = 1.0) -> tuple[A, A]:
         """s = x + y * scale, and rms_norm(s); returns (s, norm)."""
 
     def scale(self, x: A, factor: float) -> A: ...
@@ -69,22 +76,24 @@ class Ops(Protocol[A, W]):
     def rope(self, x: A, head_dim: int, spec: RopeSpec) -> A:
         """Rotate every head of `head_dim` values by the token's position."""
 
-    def attention(self, q: A, k: A, v: A, spec: AttentionSpec, layer: int, sinks: W | None = None) -> A:
+    def attention(self, q: A, k: A, v: A, spec: AttentionSpec, layer: int, sinks: W_contra | None = None) -> A:
         """Write k and v to the pages of `layer`, then attend over what the row's table names: (T, heads * value_dim).
 
         `sinks`: one logit per head that takes part in the softmax and contributes no value.
         """
 
-    def short_conv(self, x: A, in_proj: W, kernel: W, out_proj: W, spec: ShortConvSpec, layer: int) -> A:
-        """LFM2's mixer: b, c, u = in_proj(x); out_proj(c * conv(b * u)), the conv's past kept in the row's state slot."""
+    def short_conv(
+        self, x: A, in_proj: W_contra, kernel: W_contra, out_proj: W_contra, spec: ShortConvSpec, layer: int
+    ) -> A:
+        """LFM2's mixer: b, c, u = in_proj(x); out_proj(c * conv(b * u)); the conv's past is the row's state slot."""
 
-    def route(self, x: A, router: W, spec: MoeSpec, bias: W | None = None) -> A:
+    def route(self, x: A, router: W_contra, spec: MoeSpec, bias: W_contra | None = None) -> A:
         """A handle of chosen experts and their weights, (T, num_used); best first, ties by the lower index.
 
         `bias` is added for the choice only, not to the weights.
         """
 
-    def experts(self, x: A, routing: A, gate: W, up: W, down: W, activation: Activation) -> A:
+    def experts(self, x: A, routing: A, gate: W_contra, up: W_contra, down: W_contra, activation: Activation) -> A:
         """The weighted sum of the chosen experts' gated feed-forwards, added in the order of expert index.
 
         Weights are (experts, out, in).

@@ -120,7 +120,8 @@ def halves_from_neighbours(num_heads: int, head_dim: int, dims: int) -> Order:
     """
     pairs = np.arange(dims, dtype=np.intp).reshape(dims // 2, 2).T.reshape(-1)
     head = np.concatenate([pairs, np.arange(dims, head_dim, dtype=np.intp)])
-    return (np.arange(num_heads, dtype=np.intp)[:, None] * head_dim + head).reshape(-1)
+    rows: Order = np.arange(num_heads, dtype=np.intp)[:, None] * head_dim + head
+    return rows.reshape(-1)
 
 
 def split(name: str, rows: int, config: ModelConfig, feed_forward: tuple[int, ...]) -> list[tuple[str, int, int]]:

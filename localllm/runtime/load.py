@@ -19,7 +19,7 @@ from localllm.errors import BadModelFile, NotEnoughMemory, UnsupportedModel
 from localllm.formats.gguf_read import GGUFFile
 from localllm.formats.sniff import sniff
 from localllm.models.config import ModelConfig
-from localllm.models.mapping import config_from_gguf, gguf_source
+from localllm.models.mapping import gguf_model
 
 if TYPE_CHECKING:
     from localllm.tokens.chat import ChatTemplate
@@ -79,10 +79,10 @@ def load_backend(
 ) -> LoadedModel:
     """Open the file and load its weights into the named backend."""
     file = GGUFFile.open(model_file(path))
-    config = config_from_gguf(file.metadata, file.tensors.keys())
+    config, source = gguf_model(file)
     total = file.size_bytes
     progress("loading weights", 0, total)
-    backend = open_backend(name, config, gguf_source(file), options)
+    backend = open_backend(name, config, source, options)
     progress("loading weights", total, total)
     return LoadedModel(config, backend, file.metadata)
 
