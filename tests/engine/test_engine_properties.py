@@ -1,0 +1,144 @@
+"""Whatever happens around a request (batch, chunks, cache, shortage, overlap, cancels) its answer stays the same."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from localllm.wire import SamplingParams, Submit
+
+from .worlds import SHAPES, VOCAB_SIZE, Answer, answers_of, ask, engine_on, fake, finish, oracle, step
+
+shapes = st.sampled_from(sorted(SHAPES))
+few_tokens = st.lists(st.integers(0, 2), min_size=1, max_size=30)  # few different ones: prefixes are shared often
+samplings = st.sampled_from(
+    [
+        SamplingParams(temperature=0.0),
+        SamplingParams(temperature=0.0, repetition_penalty=1.3),
+        SamplingParams(temperature=1.0, seed=7, top_k=20, top_p=0.9, presence_penalty=0.5),
+        SamplingParams(temperature=0.8, seed=-3, min_tokens=4, min_p=0.01),
+    ]
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn, max_size: int = 6) -> list[Submit]:
+    submits = []
+    for number in range(draw(st.integers(1, max_size))):
+        submits.append(
+            ask(
+                f"r{number}",
+                draw(few_tokens),
+                draw(st.integers(0, 14)),
+                sampling=draw(samplings),
+                stop_ids=draw(st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=4, unique=True)),
+                priority=draw(st.integers(-1, 1)),
+            )
+        )
+    return submits
+
+
+engines = st.fixed_dictionaries(
+    {
+        "num_pages": st.sampled_from([26, 40, 256]),  # one longest sequence needs up to 22
+        "token_budget": st.integers(1, 24),
+        "max_sequences": st.integers(1, 8),
+        "prefix_cache": st.booleans(),
+        "num_checkpoints": st.sampled_from([0, 1, 2, 16]),
+    }
+)
+
+
+@settings(max_examples=300)
+@given(shapes, st.booleans(), engines, requests())
+def test_every_answer_is_the_one_that_the_plain_history_gives(
+    shape: str, overlaps: bool, changes: dict[str, Any], submits: list[Submit]
+) -> None:
+    backend = fake(shape, overlaps=overlaps)
+    answers = answers_of(engine_on(backend, **changes), submits)
+    for submit in submits:
+        expected, actual = oracle(backend, submit), answers[submit.request_id]
+        assert (actual.ids, actual.finish, actual.stop_id) == (expected.ids, expected.finish, expected.stop_id)
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_chunks_of_any_size_give_the_same_answer(shape: str, overlaps: bool) -> None:
+    prompt = [n * 7 % VOCAB_SIZE for n in range(33)]
+    backend = fake(shape, overlaps=overlaps)
+    expected = oracle(backend, ask("a", prompt)).ids
+    for budget in range(1, 40):
+        engine = engine_on(fake(shape, overlaps=overlaps), token_budget=budget)
+        assert answers_of(engine, [ask("a", prompt)])["a"].ids == expected
+
+
+@pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"state only"}))
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_a_pool_cut_to_a_tenth_preempts_and_changes_nothing(shape: str, overlaps: bool) -> None:
+    submits = [ask(f"r{n}", [n, *range(n, n + 3 * n % 20)], 30) for n in range(8)]
+    backend = fake(shape, overlaps=overlaps)
+    engine = engine_on(backend, num_pages=14 if shape == "windows only" else 22)
+    answers = answers_of(engine, submits)
+    assert engine.snapshot().num_preemptions > 0
+    assert {key: answer.ids for key, answer in answers.items()} == {
+        submit.request_id: oracle(backend, submit).ids for submit in submits
+    }
+
+
+@settings(max_examples=150)
+@given(shapes, st.booleans(), engines, requests(), st.data())
+def test_requests_may_come_and_go_at_any_time(
+    shape: str, overlaps: bool, changes: dict[str, Any], submits: list[Submit], data: st.DataObject
+) -> None:
+    backend = fake(shape, overlaps=overlaps)
+    engine = engine_on(backend, **changes)
+    answers: dict[str, Answer] = {}
+    cancelled = set()
+    for submit in submits:
+        engine.add(submit)
+        for _ in range(data.draw(st.integers(0, 3), label="steps")):
+            step(engine, answers)
+        victim = data.draw(st.sampled_from([None, *submits]), label="cancel")
+        if victim is not None and engine.abort(victim.request_id):
+            cancelled.add(victim.request_id)
+            engine.check()
+    finish(engine, answers)
+    for submit in submits:
+        expected = oracle(backend, submit)
+        got = answers.get(submit.request_id, Answer())
+        if submit.request_id in cancelled:
+            assert got.finish is None and got.ids == expected.ids[: len(got.ids)]
+        else:
+            assert (got.ids, got.finish) == (expected.ids, expected.finish)
+
+
+@given(shapes, st.booleans(), few_tokens, few_tokens, st.integers(1, 24))
+def test_a_conversation_that_goes_on_reads_its_cached_past_and_answers_the_same(
+    shape: str, overlaps: bool, first: list[int], second: list[int], budget: int
+) -> None:
+    backend = fake(shape, overlaps=overlaps)
+    engine = engine_on(backend, token_budget=budget)
+    told = answers_of(engine, [ask("one", first, 10)])["one"].ids
+    turn = ask("two", [*first, *told, *second], 10)
+    answer = answers_of(engine, [turn])["two"]
+    assert answer.ids == oracle(backend, turn).ids
+    if shape in ("full", "windowed"):
+        assert answer.num_cached >= (len(first) + len(told) - 1) // 4 * 4
+    assert answer.num_cached < len(turn.prompt)
+
+
+@given(shapes, st.booleans(), st.lists(few_tokens, min_size=1, max_size=4), st.integers(1, 20))
+def test_prompt_scores_are_complete_and_in_order_whatever_the_chunks(
+    shape: str, overlaps: bool, prompts: list[list[int]], budget: int
+) -> None:
+    submits = [ask(f"r{n}", p, n % 2 * 5, prompt_logprobs=2, top_logprobs=1) for n, p in enumerate(prompts)]
+    engine = engine_on(fake(shape, overlaps=overlaps), token_budget=budget, num_pages=26)
+    answers = answers_of(engine, submits)
+    plain = answers_of(engine_on(fake(shape), token_budget=64, prefix_cache=False), submits)
+    for submit in submits:
+        got = answers[submit.request_id]
+        assert [score.token_id for score in got.prompt_logprobs] == submit.prompt[1:]
+        assert got.prompt_logprobs == plain[submit.request_id].prompt_logprobs
+        assert got.logprobs == plain[submit.request_id].logprobs
+        assert got.num_cached == 0
