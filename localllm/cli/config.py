@@ -1,4 +1,4 @@
-"""`localllm config`: the settings in force, where each comes from, and edits to the config file that keep its comments."""
+"""`localllm config`: the settings in force, where each comes from, and edits to the config file."""
 
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""How a command ends badly: one sentence and a next step on stderr, and the exit code. A person never sees a traceback."""
+"""How a command ends badly: one sentence and a next step on stderr, and the exit code. Never a traceback."""
 
 import errno
 import os

@@ -10,7 +10,6 @@ import typer
 from localllm.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from localllm.client import Client
     from localllm.cli.progress import Progress
 
 
@@ -42,15 +41,3 @@ class Invocation:
         """Colour goes to terminals only, and never where NO_COLOR is set (https://no-color.org)."""
         allowed = self.may_color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         return bool(allowed and stream.isatty())
-
-    def running_client(self, settings: Settings) -> "Client | None":
-        """A client of the daemon that runs now, or None. Never starts one."""
-        from localllm.cli.connect import running_client
-
-        return running_client(settings)
-
-    def client(self, settings: Settings) -> "Client":
-        """A client of the daemon, which is started if need be."""
-        from localllm.cli.connect import started_client
-
-        return started_client(settings, self.progress(delay_s=0.3))

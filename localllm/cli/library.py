@@ -141,6 +141,13 @@ def open_library(settings: "Settings") -> "Library":
     return Library(settings)
 
 
+def open_runnable_library(settings: "Settings") -> "Library":
+    """The store that refuses models this build cannot run: for whatever brings new models in."""
+    from localllm.runtime.names import open_library as open_checked  # numpy and the formats
+
+    return open_checked(settings)
+
+
 def _library(ctx: typer.Context) -> "Library":
     return open_library(Invocation.of(ctx).settings())
 

@@ -13,9 +13,7 @@ from localllm.errors import LocalLLMError
 from localllm.settings import Settings
 
 
-def version(
-    ctx: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
-) -> None:
+def version(ctx: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Print the version of this program and of the daemon."""
     settings = Invocation.of(ctx).settings()
     if as_json:

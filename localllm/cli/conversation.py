@@ -1,0 +1,63 @@
+"""What a conversation remembers between two prompts: model, messages, parameters. Turned into the body of a request."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from localllm.errors import UsageError
+
+# Ollama's parameter names, the request fields they become, and their types
+PARAMETERS: Mapping[str, tuple[str, type]] = {
+    "seed": ("seed", int),
+    "num_predict": ("max_tokens", int),
+    "top_k": ("top_k", int),
+    "top_p": ("top_p", float),
+    "min_p": ("min_p", float),
+    "temperature": ("temperature", float),
+    "repeat_penalty": ("repetition_penalty", float),
+    "repeat_last_n": ("repeat_last_n", int),
+    "presence_penalty": ("presence_penalty", float),
+    "frequency_penalty": ("frequency_penalty", float),
+    "stop": ("stop", str),
+}
+# settings of the daemon here: pages are taken on demand, and a device is not chosen per request
+DAEMON_SETTINGS: Mapping[str, str] = {"num_ctx": "context_length", "num_gpu": "backend", "num_thread": "threads"}
+
+
+@dataclass(slots=True)
+class Conversation:
+    """`parameters` holds Ollama's names with values of the right type."""
+
+    model: str
+    system: str = ""
+    messages: list[dict[str, str]] = field(default_factory=list)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    def set_parameter(self, name: str, values: list[str]) -> None:
+        """UsageError for an unknown name or a value of the wrong type."""
+        if name in DAEMON_SETTINGS:
+            hint = f"use `localllm config set {DAEMON_SETTINGS[name]} ...`"
+            raise UsageError(f"{name} is a setting of the daemon, not of a conversation", hint=hint)
+        if name not in PARAMETERS:
+            raise UsageError(f"unknown parameter {name!r}", hint=f"known are {', '.join(PARAMETERS)}")
+        _, kind = PARAMETERS[name]
+        self.parameters[name] = values if name == "stop" else _typed(name, kind, " ".join(values))
+
+    def body(self) -> dict[str, Any]:
+        """A request for the next answer. `num_predict` below zero means no limit, as in Ollama."""
+        fields = {PARAMETERS[name][0]: value for name, value in self.parameters.items()}
+        if fields.get("max_tokens", 0) < 0:
+            del fields["max_tokens"]
+        opening = [{"role": "system", "content": self.system}] if self.system else []
+        return {"model": self.model, "messages": opening + self.messages, **fields, **self.extras}
+
+    def say(self, role: str, text: str) -> None:
+        self.messages.append({"role": role, "content": text})
+
+
+def _typed(name: str, kind: type, text: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(f"{name} takes a value of type {kind.__name__}, not {text!r}") from None

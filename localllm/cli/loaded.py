@@ -1,0 +1,87 @@
+"""`localllm ps` and `stop`: what the running daemon holds in memory. Neither starts a daemon."""
+
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from localllm.cli.connect import running_client
+from localllm.cli.human import duration_text, size_text, table
+from localllm.cli.invocation import Invocation
+from localllm.cli.library import SHOWN_DIGITS, AsJson, Model
+from localllm.cli.output import print_json, print_text
+from localllm.errors import ModelNotFound
+
+if TYPE_CHECKING:
+    from localllm.client import LoadedModel
+
+FOREVER_S = 20 * 365.25 * 86400
+
+
+def ps(
+    ctx: typer.Context,
+    prefix: Annotated[
+        str, typer.Argument(metavar="[PREFIX]", help="Only names that start so.", show_default=False)
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List the models that are loaded, the one that stays longest first."""
+    client = running_client(Invocation.of(ctx).settings())
+    found = [model for model in client.ps() if model.name.startswith(prefix)] if client else []
+    now_s = time.time()
+    found.sort(key=lambda model: -expiry_s(model))
+    if as_json:
+        print_json([_fields(model) for model in found])
+    else:
+        print_text(ps_table(found, now_s))
+
+
+def stop(ctx: typer.Context, model: Model) -> None:
+    """Unload a model. Its memory is free when this returns."""
+    client = running_client(Invocation.of(ctx).settings())
+    if client is None:
+        raise ModelNotFound(f'couldn\'t find model "{model}" to stop', hint="no daemon runs, so no model is loaded")
+    try:
+        client.stop(model)
+    except ModelNotFound:
+        raise ModelNotFound(f'couldn\'t find model "{model}" to stop', hint="`localllm ps` lists them") from None
+
+
+def ps_table(models: "list[LoadedModel]", now_s: float) -> str:
+    rows = [
+        [
+            model.name,
+            model.digest.removeprefix("sha256:")[:SHOWN_DIGITS],
+            size_text(model.size_bytes),
+            model.processor,
+            str(model.context_length),
+            until_text(model, now_s),
+        ]
+        for model in models
+    ]
+    return table(["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"], rows)
+
+
+def until_text(model: "LoadedModel", now_s: float) -> str:
+    """When an idle model is unloaded, in words."""
+    if model.state == "loading":
+        return f"Loading {100 * model.progress:.0f}%" if model.progress else "Loading..."
+    left_s = expiry_s(model) - now_s
+    if left_s <= 0:
+        return "Stopping..."
+    return "Forever" if left_s > FOREVER_S else f"{duration_text(left_s)} from now"
+
+
+def expiry_s(model: "LoadedModel") -> float:
+    """Seconds since the epoch; infinite where the daemon names no time."""
+    if isinstance(model.expires_at, str) and model.expires_at:
+        return datetime.fromisoformat(model.expires_at).timestamp()
+    return float(model.expires_at) if model.expires_at else float("inf")
+
+
+def _fields(model: "LoadedModel") -> dict[str, Any]:
+    import msgspec  # already loaded by the client
+
+    fields: dict[str, Any] = msgspec.to_builtins(model)
+    return fields

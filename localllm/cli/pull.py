@@ -1,0 +1,29 @@
+"""`localllm pull`: a model from its source into the store, with progress on stderr. Starts no daemon."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from localllm.cli.invocation import Invocation
+from localllm.cli.library import Model, open_runnable_library
+
+if TYPE_CHECKING:
+    from localllm.settings import Settings
+    from localllm.store.entry import Entry
+
+
+def pull(
+    ctx: typer.Context,
+    model: Model,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Download a model. A download that was stopped goes on where it was."""
+    invocation = Invocation.of(ctx)
+    pull_model(invocation, invocation.settings(), model, is_quiet=quiet)
+
+
+def pull_model(invocation: Invocation, settings: "Settings", model: str, *, is_quiet: bool = False) -> "Entry":
+    """Pulls with progress; errors of the store pass through."""
+    library = open_runnable_library(settings)
+    with invocation.progress(is_quiet=is_quiet) as progress:
+        return library.pull(model, progress.on_pull)

@@ -1,0 +1,243 @@
+"""The conversation in a terminal: prompts, answers and slash commands. The application's full screen is another room."""
+
+import dataclasses
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from localllm.cli.answer import Answer, Look, stats_text, stream_answer
+from localllm.cli.conversation import Conversation
+from localllm.cli.human import aligned
+from localllm.cli.library import list_table, open_library
+from localllm.cli.line_input import EDIT_COMMAND, QUOTES, LineInput, wants_history
+from localllm.cli.output import print_text
+from localllm.cli.repl_help import HELP, SET_HELP, SHORTCUTS_HELP, SHOW_HELP
+from localllm.cli.sanitize import sanitize
+from localllm.errors import LocalLLMError, ModelNotFound, UsageError
+
+if TYPE_CHECKING:
+    from localllm.client import Client
+    from localllm.settings import Settings
+
+GREETING = "Send a message (/? for help)"
+LEAVE_HINT = "Use Ctrl + d or /bye to exit."
+
+
+class Repl:
+    """One conversation. `talk` returns when the person leaves; errors are said and the conversation goes on."""
+
+    def __init__(
+        self,
+        settings: "Settings",
+        client: "Client",
+        conversation: Conversation,
+        look: Look,
+        *,
+        load_model: Callable[[Conversation], None],
+        is_verbose: bool = False,
+    ) -> None:
+        self._settings, self._client, self._load_model = settings, client, load_model
+        self._conversation, self._look, self._is_verbose = conversation, look, is_verbose
+        self._lines = LineInput(settings.repl_history_file if wants_history() else None)
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/?": self._help,
+            "/help": self._help,
+            "/set": self._set,
+            "/show": self._show,
+            "/list": self._list,
+            "/load": self._load,
+            "/save": self._save,
+            "/clear": self._clear,
+            EDIT_COMMAND: self._lines.edit,
+        }
+
+    def talk(self) -> None:
+        """Reads and answers until /bye, /exit or Ctrl-D."""
+        self._note(GREETING)
+        try:
+            while (text := self._next_text()) is not None:
+                self._guarded(text)
+        finally:
+            self._lines.close()
+
+    def _next_text(self) -> str | None:
+        """A message or a command; None at the end. Empty lines are nothing."""
+        try:
+            line = self._lines.read(">>> ")
+            word, _, rest = line.strip().partition(" ")
+            if word in ("/bye", "/exit"):
+                return None
+            opening = rest.removeprefix("system").strip() if word == "/set" else line.strip()
+            if opening.startswith(QUOTES):
+                quoted = self._lines.read_quoted(opening.removeprefix(QUOTES))
+                return f"/set system {quoted}" if word == "/set" else quoted
+            return line.strip()
+        except KeyboardInterrupt:
+            sys.stdout.write(f"\n{LEAVE_HINT}\n")
+            return ""
+        except EOFError:
+            sys.stdout.write("\n")
+            return None
+
+    def _guarded(self, text: str) -> None:
+        try:
+            self._act(text)
+        except LocalLLMError as error:
+            sys.stderr.write(
+                f"error: {sanitize(error.message)}\n" + (f"  {sanitize(error.hint)}\n" if error.hint else "")
+            )
+        except KeyboardInterrupt:
+            sys.stdout.write("\n")
+
+    def _act(self, text: str) -> None:
+        word, _, rest = text.partition(" ")
+        if word in self._commands:
+            self._commands[word](rest.strip())
+        elif word.startswith("/") and "/" not in word[1:]:
+            print_text(f"Unknown command '{word}'. Type /? for help")
+        elif text:
+            self._answer(text)
+
+    def _answer(self, text: str) -> None:
+        self._conversation.say("user", text)
+        answer = Answer()
+        try:
+            stream_answer(self._client, self._conversation.body(), self._look, answer)
+        except LocalLLMError:
+            self._conversation.messages.pop()  # so that the question can be asked again
+            raise
+        finally:
+            if answer.text:
+                self._conversation.say("assistant", answer.text)
+        if self._is_verbose and answer.timings:
+            sys.stderr.write(stats_text(answer.timings))
+
+    # ---- slash commands
+
+    def _help(self, topic: str) -> None:
+        texts = {"set": SET_HELP, "show": SHOW_HELP, "shortcuts": SHORTCUTS_HELP}
+        sys.stderr.write(texts.get(topic.removeprefix("/"), HELP))
+
+    def _set(self, rest: str) -> None:
+        what, _, value = rest.partition(" ")
+        setters: dict[str, Callable[[str], None]] = {
+            "parameter": self._set_parameter,
+            "system": self._set_system,
+            "format": self._set_format,
+            "think": self._show_thinking,
+            "nothink": self._hide_thinking,
+            "noformat": lambda _: self._set_format(""),
+        }
+        if what in setters:
+            setters[what](value.strip())
+        elif what in self._modes():
+            self._modes()[what]()
+            print_text(f"Set '{what}' mode.")
+        else:
+            sys.stderr.write(
+                SET_HELP if not what else f"Unknown command '/set {sanitize(what)}'. Type /? set for help\n"
+            )
+
+    def _modes(self) -> dict[str, Callable[[], None]]:
+        return {
+            "history": lambda: self._lines.keep_history(True),
+            "nohistory": lambda: self._lines.keep_history(False),
+            "wordwrap": lambda: self._wrap(True),
+            "nowordwrap": lambda: self._wrap(False),
+            "verbose": lambda: self._be_verbose(True),
+            "quiet": lambda: self._be_verbose(False),
+        }
+
+    def _set_parameter(self, rest: str) -> None:
+        words = rest.split()
+        if len(words) < 2:
+            sys.stderr.write(SET_HELP)
+            return
+        name, values = words[0], words[1:]
+        self._conversation.set_parameter(name, values)
+        print_text(f"Set parameter '{name}' to '{', '.join(values)}'")
+
+    def _set_system(self, text: str) -> None:
+        self._conversation.system = text.removesuffix(QUOTES)
+        print_text("Set system message.")
+
+    def _set_format(self, name: str) -> None:
+        if not name:
+            self._conversation.extras.pop("response_format", None)
+            print_text("Disabled format.")
+        elif name == "json":
+            self._conversation.extras["response_format"] = {"type": "json_object"}
+            print_text("Set format to 'json' mode.")
+        else:
+            raise UsageError(f"unknown format {name!r}", hint="use /set format json, or /set noformat")
+
+    def _show_thinking(self, level: str) -> None:
+        if level:
+            raise UsageError("levels of thinking cannot be set yet", hint="use /set think or /set nothink")
+        self._look = dataclasses.replace(self._look, hides_thinking=False)
+        print_text("Set 'think' mode.")
+
+    def _hide_thinking(self, _: str) -> None:
+        self._look = dataclasses.replace(self._look, hides_thinking=True)
+        print_text("Set 'nothink' mode.")
+        self._note("The model may still think; its thoughts are not shown.")
+
+    def _wrap(self, is_on: bool) -> None:
+        columns = shutil.get_terminal_size().columns if is_on else 0
+        self._look = dataclasses.replace(self._look, wrap_columns=columns)
+
+    def _be_verbose(self, is_on: bool) -> None:
+        self._is_verbose = is_on
+
+    def _show(self, part: str) -> None:
+        from localllm.cli.show import PARTS, info_text, part_text  # the store: only when asked for
+
+        if part != "info" and part not in PARTS:
+            sys.stderr.write(SHOW_HELP)
+            return
+        own = {"system": self._conversation.system, "parameters": self._own_parameters()}.get(part)
+        if own:
+            print_text(own)
+            return
+        entry = open_library(self._settings).find(self._conversation.model)
+        text = info_text(entry) if part == "info" else part_text(entry, part)
+        print_text(text or f"No {part} was specified for this model.")
+
+    def _own_parameters(self) -> str:
+        from localllm.cli.show import parameter_rows  # as above
+
+        return aligned(parameter_rows(self._conversation.parameters)) if self._conversation.parameters else ""
+
+    def _list(self, _: str) -> None:
+        print_text(list_table(open_library(self._settings).entries(), time.time()))
+
+    def _load(self, model: str) -> None:
+        if not model:
+            sys.stderr.write(HELP)
+            return
+        new = Conversation(model, parameters=self._conversation.parameters, extras=self._conversation.extras)
+        print_text(f"Loading model '{model}'")
+        try:
+            self._load_model(new)
+        except ModelNotFound:
+            print_text(f"Couldn't find model '{model}'")
+        else:
+            self._conversation = new
+
+    def _save(self, name: str) -> None:
+        from localllm.cli.saving import save_conversation  # the store: only when asked for
+
+        if not name:
+            sys.stderr.write(HELP)
+            return
+        save_conversation(self._settings, self._conversation, name)
+        print_text(f"Created new model '{name}'")
+
+    def _clear(self, _: str) -> None:
+        self._conversation.messages.clear()
+        print_text("Cleared session context")
+
+    def _note(self, text: str) -> None:
+        sys.stdout.write(f"\x1b[2m{text}\x1b[0m\n" if self._look.has_color else f"{text}\n")

@@ -1,0 +1,168 @@
+"""`localllm run` and `chat`: one answer, or a conversation. They start the daemon, and pull a model that is not here."""
+
+import shutil
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from localllm.cli.answer import Answer, Look, stats_text, stream_answer
+from localllm.cli.connect import is_this_machine, started_client
+from localllm.cli.conversation import Conversation
+from localllm.cli.failures import EXIT_INTERRUPTED
+from localllm.cli.invocation import Invocation
+from localllm.cli.library import Model
+from localllm.errors import ModelNotFound, UsageError
+
+if TYPE_CHECKING:
+    from localllm.client import Client
+    from localllm.settings import Settings
+
+SHOW_AFTER_S = 0.3  # a model that is loaded sooner needs no progress line
+
+Verbose = Annotated[bool, typer.Option("--verbose", help="Print timings to stderr after each answer.")]
+KeepAlive = Annotated[
+    str | None, typer.Option("--keepalive", help="How long the model stays loaded: 30s, 5m, 0, or -1 for ever.")
+]
+HideThinking = Annotated[bool, typer.Option("--hidethinking", help="Do not show what the model thinks.")]
+NoWordWrap = Annotated[bool, typer.Option("--nowordwrap", help="Do not break lines between words.")]
+System = Annotated[str, typer.Option("--system", "-s", help="The system message.", show_default=False)]
+Temperature = Annotated[float | None, typer.Option(help="0 takes the likeliest token each time.")]
+TopK = Annotated[int | None, typer.Option(help="Choose among the k likeliest tokens.")]
+TopP = Annotated[float | None, typer.Option(help="Choose among the likeliest tokens that make up this share.")]
+MinP = Annotated[float | None, typer.Option(help="Leave out tokens less likely than this share of the likeliest.")]
+RepeatPenalty = Annotated[float | None, typer.Option(help="Above 1 makes repetition less likely.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Tokens of an answer at most.")]
+Stop = Annotated[list[str] | None, typer.Option(help="End the answer before this text; may be given again.")]
+
+
+def run(
+    ctx: typer.Context,
+    model: Model,
+    prompt: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT...]", help="What to ask.", show_default=False)
+    ] = None,
+    verbose: Verbose = False,
+    keepalive: KeepAlive = None,
+    hidethinking: HideThinking = False,
+    nowordwrap: NoWordWrap = False,
+    system: System = "",
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repeat_penalty: RepeatPenalty = None,
+    seed: Seed = None,
+    max_tokens: MaxTokens = None,
+    stop: Stop = None,
+) -> None:
+    """Ask a model, or talk to it when no prompt is given. Text on stdin goes before the prompt."""
+    given = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repeat_penalty": repeat_penalty,
+        "seed": seed,
+        "num_predict": max_tokens,
+        "stop": stop,
+    }
+    invocation = Invocation.of(ctx)
+    conversation = Conversation(model, system, parameters={k: v for k, v in given.items() if v is not None})
+    if keepalive is not None:
+        conversation.extras["keep_alive"] = keepalive
+    text = whole_prompt(prompt or [])
+    look = look_of(invocation, hides_thinking=hidethinking, wraps=not (nowordwrap or text))
+    if text:
+        answer_once(invocation, conversation, text, look, verbose)
+    elif sys.stdin.isatty() and sys.stdout.isatty():
+        converse(invocation, conversation, look, verbose)
+    else:
+        raise UsageError("there is no prompt", hint=f'give one: localllm run {model} "Why is the sky blue?"')
+
+
+def chat(
+    ctx: typer.Context,
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="A name, a file or a folder.", show_default=False)
+    ] = "",
+    verbose: Verbose = False,
+    keepalive: KeepAlive = None,
+    hidethinking: HideThinking = False,
+    nowordwrap: NoWordWrap = False,
+    system: System = "",
+) -> None:
+    """Talk to the default model, or to the one named."""
+    run(
+        ctx,
+        model or Invocation.of(ctx).settings().default_model,
+        verbose=verbose,
+        keepalive=keepalive,
+        hidethinking=hidethinking,
+        nowordwrap=nowordwrap,
+        system=system,
+    )
+
+
+def whole_prompt(words: list[str]) -> str:
+    """What was piped in, then the words of the command line, with blanks between."""
+    piped = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read().decode("utf-8", "replace")
+    joined = " ".join(part for part in (piped, *words) if part)
+    return joined if joined.strip() else ""
+
+
+def look_of(invocation: Invocation, *, hides_thinking: bool, wraps: bool) -> Look:
+    is_terminal = sys.stdout.isatty()
+    columns = shutil.get_terminal_size().columns if is_terminal and wraps else 0
+    return Look(is_terminal, invocation.has_color(sys.stdout), hides_thinking, columns)
+
+
+def answer_once(invocation: Invocation, conversation: Conversation, text: str, look: Look, verbose: bool) -> None:
+    """One question, one answer. Ctrl-C ends it with the usual exit code; the daemon forgets the request."""
+    conversation.say("user", text)
+    client = ready_client(invocation, invocation.settings(), conversation)
+    answer = Answer()
+    try:
+        stream_answer(client, conversation.body(), look, answer)
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if verbose and answer.timings:
+        sys.stderr.write(stats_text(answer.timings))
+
+
+def converse(invocation: Invocation, conversation: Conversation, look: Look, verbose: bool) -> None:
+    from localllm.cli.repl import Repl  # a single answer needs no line editing
+
+    settings = invocation.settings()
+    client = ready_client(invocation, settings, conversation)
+    load = partial(load_model, invocation, client)
+    Repl(settings, client, conversation, look, load_model=load, is_verbose=verbose).talk()
+
+
+def ready_client(invocation: Invocation, settings: "Settings", conversation: Conversation) -> "Client":
+    """A client of a daemon in which the model is loaded. Pulls the model first when it is not on this machine."""
+    with invocation.progress(delay_s=SHOW_AFTER_S) as progress:
+        progress.status("starting the daemon")
+        client = started_client(settings)
+    try:
+        load_model(invocation, client, conversation)
+    except ModelNotFound:
+        if not is_this_machine(settings.host):
+            raise
+        from localllm.cli.pull import pull_model  # the store: only for a model that is not here
+
+        pull_model(invocation, settings, conversation.model)
+        load_model(invocation, client, conversation)
+    return client
+
+
+def load_model(invocation: Invocation, client: "Client", conversation: Conversation) -> None:
+    """Makes the model resident; shows progress when that takes a while."""
+    keep_alive: Any = conversation.extras.get("keep_alive")
+    with invocation.progress(delay_s=SHOW_AFTER_S) as progress:
+        progress.status(f"loading {conversation.model}")
+        for step in client.load(conversation.model, keep_alive):
+            if step.total_bytes:
+                progress.update(f"loading {conversation.model}", step.done_bytes, step.total_bytes)

@@ -1,0 +1,125 @@
+"""`localllm show`: what a model is. Needs the store's record only; `--verbose` opens the file as well."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from localllm.cli.human import aligned
+from localllm.cli.invocation import Invocation
+from localllm.cli.library import AsJson, Model, entry_fields, open_library
+from localllm.cli.output import print_json, print_text
+from localllm.errors import UsageError
+
+if TYPE_CHECKING:
+    from localllm.store.entry import Entry
+
+PARTS = ("license", "modelfile", "parameters", "system", "template")
+EXCERPT_LINES = 2
+
+
+def show(
+    ctx: typer.Context,
+    model: Model,
+    license_: Annotated[bool, typer.Option("--license", help="Print the licence only.")] = False,
+    modelfile: Annotated[bool, typer.Option("--modelfile", help="Print a Modelfile that makes this model.")] = False,
+    parameters: Annotated[bool, typer.Option("--parameters", help="Print the parameters only.")] = False,
+    system: Annotated[bool, typer.Option("--system", help="Print the system message only.")] = False,
+    template: Annotated[bool, typer.Option("--template", help="Print the chat template only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print metadata and tensors, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a model is: size, template, parameters, licence."""
+    flags = (license_, modelfile, parameters, system, template)
+    wanted = [part for part, is_wanted in zip(PARTS, flags, strict=True) if is_wanted]
+    if len(wanted) > 1:
+        names = ", ".join(f"'--{part}'" for part in PARTS[:-1])
+        raise UsageError(f"only one of {names}, or '--{PARTS[-1]}' can be specified")
+    entry = open_library(Invocation.of(ctx).settings()).find(model)
+    if as_json:
+        print_json(show_fields(entry))
+    else:
+        print_text(part_text(entry, wanted[0]) if wanted else info_text(entry, is_verbose=verbose))
+
+
+def part_text(entry: "Entry", part: str) -> str:
+    """One part, as `show --PART` and the `/show PART` of a conversation print it."""
+    if part == "modelfile":
+        from localllm.store.modelfile import render_modelfile  # one command of many needs it
+
+        return render_modelfile(entry)
+    if part == "parameters":
+        return aligned(parameter_rows(entry.params))
+    if part == "template":
+        from localllm.cli.show_file import file_template  # opens the model's file
+
+        return entry.template or file_template(entry)
+    return entry.license if part == "license" else entry.system
+
+
+def info_text(entry: "Entry", *, is_verbose: bool = False) -> str:
+    """The sections of `show`, each with a title and an empty line behind it."""
+    parts = [
+        section("Model", model_rows(entry)),
+        section("Capabilities", [[capability] for capability in entry.capabilities]),
+        section("Projector", [["path", entry.projector]] if entry.projector else []),
+        section("Parameters", parameter_rows(entry.params)),
+        *(_file_sections(entry) if is_verbose else ()),
+        section("System", excerpt(entry.system)),
+        section("License", excerpt(entry.license)),
+    ]
+    return "".join(parts)
+
+
+def section(title: str, rows: list[list[str]]) -> str:
+    return f"  {title}\n{aligned(rows, indent='    ')}\n" if rows else ""
+
+
+def model_rows(entry: "Entry") -> list[list[str]]:
+    rows = (
+        ("architecture", entry.architecture),
+        ("parameters", entry.parameters),
+        ("context length", str(entry.context_length or "")),
+        ("embedding length", str(entry.embedding_length or "")),
+        ("quantization", entry.quantization),
+    )
+    return [[name, value] for name, value in rows if value]
+
+
+def parameter_rows(params: Mapping[str, Any]) -> list[list[str]]:
+    """Name and value; a list gives one row per item, texts stand in quotes."""
+    return [[name, parameter_text(item)] for name, value in params.items() for item in _items(value)]
+
+
+def parameter_text(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def excerpt(text: str) -> list[list[str]]:
+    """The first lines that are not empty, and `...` when there are more."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return [[line] for line in lines[:EXCERPT_LINES]] + [["..."]] * (len(lines) > EXCERPT_LINES)
+
+
+def show_fields(entry: "Entry") -> dict[str, Any]:
+    """The stable JSON form: the fields of `list --json`, and the long ones."""
+    return {
+        **entry_fields(entry),
+        "files": [{"path": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256} for file in entry.files],
+        "params": dict(entry.params),
+        "template": entry.template,
+        "system": entry.system,
+        "license": entry.license,
+        "messages": [dict(message) for message in entry.messages],
+    }
+
+
+def _file_sections(entry: "Entry") -> list[str]:
+    from localllm.cli.show_file import metadata_rows, open_gguf, tensor_rows  # opens the model's file
+
+    with open_gguf(entry) as file:
+        return [section("Metadata", metadata_rows(file)), section("Tensors", tensor_rows(file))]
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, list | tuple) else [value]
