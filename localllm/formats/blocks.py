@@ -4,6 +4,7 @@ Slow on purpose: plain arithmetic in the order of ggml's reference, so that resu
 Source: ggml-common.h and ggml-quants.c (block structs and dequantize_row_*), OCP MX specification 1.0 for MXFP4.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from types import MappingProxyType
@@ -148,10 +149,7 @@ def encode(block_type: BlockType, values: NDArray[Any]) -> Bytes:
 
 
 def _check_size(block_type: BlockType, size: int, shape: Sequence[int]) -> None:
-    rows = 1
-    for dim in shape[:-1]:
-        rows *= int(dim)
-    expected = rows * row_bytes(block_type, int(shape[-1]) if shape else 1)
+    expected = math.prod(map(int, shape[:-1])) * row_bytes(block_type, int(shape[-1]) if shape else 1)
     if size != expected:
         raise BadModelFile(f"{block_type.name} values of shape {tuple(shape)} take {expected} bytes, not {size}")
 

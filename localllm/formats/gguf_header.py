@@ -4,6 +4,7 @@ Refuses version 1, big-endian files, duplicate keys and names, and whatever poin
 Source: docs/gguf.md of ggml; where that is silent, the limits of llama.cpp's reader.
 """
 
+import math
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -388,12 +389,7 @@ def _tensor_bytes(cursor: Cursor, name: str, block_type: BlockType, shape: tuple
     columns = shape[-1] if shape else 1
     if columns % values:
         raise cursor.bad(f"tensor {name}", f"has rows of {columns}, not whole {block_type.name} blocks of {values}")
-    for dim in shape[:-1]:
-        columns *= dim  # a Python int: it cannot wrap around
-    total = columns // values * size
-    if total > cursor.size:
-        raise cursor.bad(f"tensor {name}", f"would take {total} bytes, but the file has {cursor.size}")
-    return total
+    return columns // values * size * math.prod(shape[:-1])  # Python ints do not wrap around
 
 
 def _placed(

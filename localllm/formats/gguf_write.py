@@ -1,6 +1,7 @@
 """Writes GGUF version 3, all or nothing: a file appears under its name only when it is whole and on the disk."""
 
 import errno
+import math
 import os
 import struct
 import uuid
@@ -97,9 +98,7 @@ def _plan(tensors: Iterable[Tensor], alignment: int) -> Iterator[_Planned]:
             raise ValueError(f"the tensor name {name!r} is empty, too long, or there twice")
         if len(shape) > MAX_DIMS or any(dim < 1 for dim in shape):
             raise ValueError(f"tensor {name} has shape {tuple(shape)}, which GGUF cannot hold")
-        size = row_bytes(block_type, shape[-1] if shape else 1)
-        for dim in shape[:-1]:
-            size *= dim
+        size = row_bytes(block_type, shape[-1] if shape else 1) * math.prod(shape[:-1])
         names.add(name)
         yield _Planned(name, shape, block_type, raw, offset, size)
         offset += -(-size // alignment) * alignment

@@ -4,6 +4,7 @@ The header is parsed here, with its bounds checked before use; pickle checkpoint
 Source: the format section of the safetensors README, whose rules (no holes, no overlaps) are kept.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from mmap import mmap
@@ -21,6 +22,7 @@ from localllm.formats.mapped import close_mappings, closing_on_error, map_file, 
 
 MAX_HEADER_BYTES = 1 << 25
 MAX_DIMS = 16
+MAX_VALUES = 1 << 56
 INDEX_NAME = "model.safetensors.index.json"
 _SUFFIX = ".safetensors"
 
@@ -239,7 +241,8 @@ def _read_entry(file: str, name: str, entry: Any, part: int, data_start: int) ->
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise BadModelFile(f"{where} has an unknown dtype: {dtype!r}"[:500])
-    if not _are_counts(shape) or len(shape) > MAX_DIMS:
+    # the other dimensions of an empty tensor must still fit numpy's index type
+    if not _are_counts(shape) or len(shape) > MAX_DIMS or math.prod(dim or 1 for dim in shape) > MAX_VALUES:
         raise BadModelFile(f"{where} has a wrong shape: {shape!r}"[:500])
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise BadModelFile(f"{where} has wrong data_offsets: {offsets!r}"[:500])
@@ -250,14 +253,11 @@ def _read_entry(file: str, name: str, entry: Any, part: int, data_start: int) ->
 
 
 def _are_counts(value: Any) -> bool:
-    return isinstance(value, list) and all(type(number) is int and 0 <= number < 1 << 63 for number in value)
+    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
 
 
 def _size_bytes(shape: list[int], dtype: str) -> int:
-    bits = _DTYPES[dtype].bits
-    for dim in shape:
-        bits *= dim
-    return -(-bits // 8)
+    return -(-_DTYPES[dtype].bits * math.prod(shape) // 8)  # Python ints do not wrap around
 
 
 def _check_tiling(file: str, table: Mapping[str, SafetensorInfo], data_start: int, size: int) -> None:

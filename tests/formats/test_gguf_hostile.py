@@ -84,6 +84,7 @@ OLLAMA_CASES = {
     "oversized_array": (gguf([array("k", UINT8, 2**40)]), "length of k"),
     "oversized_string_array": (gguf([array("k", STRING, 2**62)]), "length of k"),
     "row_not_multiple_of_block": (gguf(tensors=[tensor("a", [33], Q4_0)], data=bytes(64)), "Q4_0"),
+    "array_longer_than_the_file": (gguf([array("k", UINT8, 1000)]), "more than the rest of the file"),
     "invalid_offset": (gguf(tensors=[tensor("a", [8], offset=4096)], data=bytes(32)), "tensor a"),
 }
 OUR_CASES = {
@@ -155,6 +156,14 @@ def test_counts_that_a_huge_file_could_hold_are_refused_all_the_same(count: int,
         os.truncate(path, 1 << 36)  # sparse: takes no disk
         with pytest.raises(BadModelFile, match="allowed"):
             GGUFFile.open(path)
+
+
+def test_strings_are_counted_over_all_arrays(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.gguf"
+    empty_strings = bytes(8 * 2**21)
+    path.write_bytes(gguf([array(f"k{index}", STRING, 2**21, empty_strings) for index in range(3)]))
+    with pytest.raises(BadModelFile, match="length of k2 is 2097152, more than the 0 that are allowed"):
+        GGUFFile.open(path)
 
 
 def test_names_out_of_the_file_cannot_reach_the_terminal_as_escapes(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def sharded(tmp_path: Path) -> Path:
     folder, blobs = tmp_path / "snapshot", tmp_path / "blobs"
     folder.mkdir()
     blobs.mkdir()
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for part, names in enumerate((("f32", "u8"), ("f16", "i64")), 1):
         shard = f"model-{part:05d}-of-00002.safetensors"
         save_file({name: ARRAYS[name] for name in names}, blobs / f"sha{part}")
@@ -175,6 +175,8 @@ HOSTILE: dict[str, tuple[Any, bytes, int | None]] = {
     "shape_of_floats": ({"w": entry("F32", [2.0], 0, 8)}, bytes(8), None),
     "shape_of_booleans": ({"w": entry("F32", [True], 0, 4)}, bytes(4), None),
     "shape_overflows": ({"w": entry("F32", [2**62, 2**62], 0, 8)}, bytes(8), None),
+    "shape_empty_but_vast": ({"w": entry("F64", [0, 2**63 - 1, 5], 0, 0)}, b"", None),
+    "shape_empty_and_beyond_numpy": ({"w": entry("U8", [2**70, 0], 0, 0)}, b"", None),
     "shape_does_not_match": ({"w": entry("F32", [3], 0, 8)}, bytes(8), None),
     "offsets_reversed": ({"w": entry("F32", [2], 8, 0)}, bytes(8), None),
     "offsets_past_the_end": ({"w": entry("F32", [2], 0, 8)}, bytes(7), None),
