@@ -20,6 +20,8 @@ Logits = NDArray[np.float32]
 
 _WORD = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
+_BLOCK = 256
+_SMALL_BLOCK = 64
 
 
 class BadLogits(LocalLLMError):
@@ -96,10 +98,27 @@ def _masked(logits: Logits, want: SampleWant, position_index: int) -> Logits:
 
 def _draw(logits: Logits, params: SamplingParams, random: float) -> int:
     ids, weights = _candidates(logits, params)
-    cumulative = np.cumsum(weights, dtype=np.float64)
-    index = int(np.searchsorted(cumulative, random * cumulative[-1], side="right"))
-    index = min(index, cumulative.size - 1)  # rounding of the product may reach the very end
+    index = _inverse_cdf(weights, random)
     return int(index if ids is None else ids[index])
+
+
+def _inverse_cdf(weights: NDArray[np.float32], random: float) -> int:
+    """The first index at which the running share of the mass exceeds `random`; first the block, then the place in it,
+    because a running sum over a whole vocabulary is slower than everything else here."""
+    exact = weights.astype(np.float64)
+    starts = np.arange(0, exact.size, _BLOCK)
+    blocks = np.cumsum(np.add.reduceat(exact, starts))
+    aim = random * float(blocks[-1])
+    block = _first_above(blocks, aim)
+    before = float(blocks[block - 1]) if block else 0.0
+    inside = np.cumsum(exact[block * _BLOCK : (block + 1) * _BLOCK])
+    return block * _BLOCK + _first_above(inside, aim - before)
+
+
+def _first_above(cumulative: NDArray[np.float64], aim: float) -> int:
+    """Where a running sum exceeds `aim`; where rounding keeps it below, its last increase: never a weight of 0."""
+    index = int(np.searchsorted(cumulative, aim, side="right"))
+    return index if index < cumulative.size else int(np.searchsorted(cumulative, cumulative[-1], side="left"))
 
 
 def _candidates(logits: Logits, params: SamplingParams) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
@@ -126,17 +145,32 @@ def _keep(
 
 
 def _nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.int64]:
-    """Ascending indices of the fewest tokens that hold at least `top_p` of the mass; equals count by lower id first.
+    """Ascending indices of the fewest tokens that hold at least `top_p` of the mass; equals count by lower id first."""
+    cut, num_equal = _cut(weights, top_p * float(weights.sum(dtype=np.float64)))
+    kept = np.flatnonzero(weights >= cut)
+    equal = kept[weights[kept] == cut]
+    return kept if num_equal >= equal.size else np.setdiff1d(kept, equal[num_equal:], assume_unique=True)
 
-    Tokens lighter than (1 - top_p) / n of the mass hold less than 1 - top_p together, so that the nucleus lies within
-    the others and only these are sorted.
+
+def _cut(weights: NDArray[np.float32], mass: float) -> tuple[np.float32, int]:
+    """The weight of the lightest of the heaviest tokens that hold `mass`, and how many of just this weight are needed.
+
+    Narrows by halving the range of bit patterns (positive floats are ordered as their bits), and sorts only the rest.
     """
-    total = float(weights.sum(dtype=np.float64))
-    heavy = np.flatnonzero(weights >= (1.0 - top_p) / weights.size * total * (1 - 1e-6))
-    order = heavy[np.argsort(-weights[heavy], kind="stable")]
-    held = np.cumsum(weights[order], dtype=np.float64)
-    count = int(np.searchsorted(held, top_p * total, side="left")) + 1
-    return np.sort(order[:count])
+    rest = weights
+    low, high = (int(end.view(np.uint32)) for end in (weights.min(), weights.max()))
+    while rest.size > _BLOCK and low < high:
+        middle = (low + high + 1) // 2
+        is_heavy = rest >= np.uint32(middle).view(np.float32)
+        heavy = rest[is_heavy]
+        held = float(heavy.sum(dtype=np.float64))
+        if held >= mass:
+            rest, low = heavy, middle
+        else:
+            rest, high, mass = rest[~is_heavy], middle - 1, mass - held
+    values = np.sort(rest)[::-1]
+    last = min(int(np.searchsorted(np.cumsum(values, dtype=np.float64), mass, side="left")), values.size - 1)
+    return values[last], last + 1 - int((values > values[last]).sum())
 
 
 def top_ids(logits: Logits, k: int) -> NDArray[np.int64]:
@@ -144,10 +178,17 @@ def top_ids(logits: Logits, k: int) -> NDArray[np.int64]:
     k = min(k, logits.size)
     if k == 0:
         return np.empty(0, np.int64)
-    threshold = np.partition(logits, logits.size - k)[logits.size - k]
-    candidates = np.flatnonzero(logits >= threshold)
+    candidates = np.flatnonzero(logits >= _at_most_kth(logits, k))
     order = np.argsort(-logits[candidates], kind="stable")[:k]
     return candidates[order]
+
+
+def _at_most_kth(logits: Logits, k: int) -> np.float32:
+    """A value that at least k logits reach, and few more: the k-th best of the blocks' maxima."""
+    maxima = np.maximum.reduceat(logits, np.arange(0, logits.size, _SMALL_BLOCK))
+    values = maxima if k <= maxima.size // 2 else logits
+    kth: np.float32 = np.partition(values, values.size - k)[values.size - k]
+    return kth
 
 
 def token_logprobs(logits: Logits, token_id: int, num_top: int) -> TokenLogprobs:
