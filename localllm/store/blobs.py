@@ -235,7 +235,7 @@ def stamp_of(path: Path | str) -> str:
 
 
 def sha256_of(path: Path | str, on_bytes: Callable[[int], Any] = lambda _: None) -> str:
-    """The file's sha256 in hex; `on_bytes` gets the number of bytes read each time. BadModelFile for devices and pipes."""
+    """The file's sha256 in hex; `on_bytes` gets the number of bytes of each read. BadModelFile for a device or pipe."""
     digest = hashlib.sha256()
     buffer = bytearray(CHUNK_BYTES)
     with open_regular(path) as file:

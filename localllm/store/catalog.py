@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,7 +87,7 @@ class Catalog:
 
     @classmethod
     def load(cls, path: Path | None = None) -> Catalog:
-        """From `path`, or the file inside the package, or the one at the top of a clone. StoreError names what is wrong."""
+        """From `path`, or the file inside the package, or the one at the top of a clone; StoreError when damaged."""
         try:
             table: dict[str, Any] = tomllib.loads(_read(path))
             return cls(msgspec.convert(table, _File).model)
@@ -96,7 +95,7 @@ class Catalog:
             raise StoreError(f"the catalog {path or 'models.toml'} is damaged: {error}", hint="install again") from None
 
     def find(self, ref: Ref) -> CatalogEntry | None:
-        """The entry a name stands for; `llama3.2` is its latest tag, `llama3.2:1b-q8_0` is 1b in another quantization."""
+        """The entry of a name: `llama3.2` is its latest tag, `llama3.2:1b-q8_0` is 1b in another quantization."""
         if ref.kind != "name":
             return None
         if not ref.tag or ref.tag == "latest":
@@ -137,10 +136,8 @@ def _haystack(entry: CatalogEntry) -> str:
 def _read(path: Path | None) -> str:
     if path is not None:
         return path.read_text(encoding="utf-8")
-    shipped = resources.files("localllm").joinpath("models.toml")
-    if shipped.is_file():
-        return shipped.read_text(encoding="utf-8")
-    in_clone = Path(__file__).parents[2] / "models.toml"
-    if in_clone.is_file():
-        return in_clone.read_text(encoding="utf-8")
+    # not importlib.resources: its import costs more than reading the file
+    for folder in Path(__file__).parents[1:3]:
+        if (folder / "models.toml").is_file():
+            return (folder / "models.toml").read_text(encoding="utf-8")
     raise StoreError("models.toml is missing from this installation", hint="install localllm again")

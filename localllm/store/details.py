@@ -1,4 +1,4 @@
-"""What a model file says about itself: architecture, size, context, template, licence. Opens the file, reads no weights."""
+"""What a model file says about itself: architecture, size, context, licence. Opens the file, reads no weights."""
 
 from __future__ import annotations
 
@@ -95,7 +95,8 @@ def _from_folder(entry: Entry, path: Path) -> Entry:
     files = entry.files or tuple(
         ModelFile(path=str(path / name), size_bytes=(path / name).stat().st_size) for name in picked.files
     )
-    text_config = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    nested = config.get("text_config")
+    text_config: dict[str, Any] = nested if isinstance(nested, dict) else config
     return msgspec.structs.replace(
         entry,
         files=files,

@@ -49,7 +49,9 @@ class RefusedByServer(DownloadError):
 def download(remote: Remote, target: Path, plan: Plan) -> str:
     """Fetches into `target` and returns the sha256. Goes on where a killed or cut download stopped."""
     with (
-        PartialFile(target, total_bytes=remote.size_bytes, etag=remote.sha256 or remote.etag, origin=remote.url) as partial,
+        PartialFile(
+            target, total_bytes=remote.size_bytes, etag=remote.sha256 or remote.etag, origin=remote.url
+        ) as partial,
         httpx.Client(timeout=_TIMEOUT, follow_redirects=True) as client,
     ):
         resumed = partial.written
@@ -70,7 +72,9 @@ def _stream_until_whole(client: httpx.Client, remote: Remote, partial: PartialFi
         except (httpx.TransportError, _TransientAnswer) as error:
             tries = 1 if partial.written > before else tries + 1
             if tries >= MAX_TRIES:
-                raise DownloadError(f"the download of {partial.target.name} broke off: {error}", hint="pull again to go on") from None
+                raise DownloadError(
+                    f"the download of {partial.target.name} broke off: {error}", hint="pull again to go on"
+                ) from None
             plan.status(f"the connection broke off ({error}); trying again")
             plan.pause(min(2.0**tries, 15.0))
 
@@ -136,7 +140,9 @@ def file_name_of(url: str) -> str:
     """The last piece of a URL's path as a file name of ours; refused unless it is a plain .gguf name."""
     name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
     if name.lower().endswith(UNSAFE_SUFFIXES):
-        raise BadModelFile(f"{name} is a checkpoint that can run code when opened", hint="look for a .gguf of the same model")
+        raise BadModelFile(
+            f"{name} is a checkpoint that can run code when opened", hint="look for a .gguf of the same model"
+        )
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+ -]{0,200}\.gguf", name, re.IGNORECASE):
         raise UsageError(f"{url} does not name a .gguf file", hint="give the address of the file itself")
     return name

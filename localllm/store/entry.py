@@ -75,3 +75,28 @@ class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
     is_good: bool
     message: str = ""
     size_bytes: int = 0
+
+
+class UpdateCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the source of an installed model has something newer. `message` says why nobody can tell."""
+
+    name: str
+    is_outdated: bool = False
+    current: str = ""
+    newest: str = ""
+    message: str = ""
+
+
+class SearchHit(msgspec.Struct, frozen=True, kw_only=True):
+    """One model that could be pulled, from the catalog or the hub. `refusal` says why this build cannot run it."""
+
+    name: str
+    source: Literal["catalog", "hub"]
+    architecture: str = ""
+    parameters: str = ""
+    context_length: int = 0
+    size_bytes: int = 0
+    license: str = ""
+    capabilities: tuple[str, ...] = ()
+    is_here: bool = False
+    refusal: str = ""

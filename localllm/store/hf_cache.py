@@ -34,7 +34,9 @@ def snapshot_of(folder: Path) -> Path | None:
     if commit.isalnum() and (snapshots / commit).is_dir():
         return snapshots / commit
     try:
-        return max((path for path in snapshots.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime, default=None)
+        return max(
+            (path for path in snapshots.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime, default=None
+        )
     except OSError:
         return None
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from localllm.errors import BadModelFile, DownloadError, LocalLLMError, ModelNotFound, UnsupportedModel
+from localllm.errors import BadModelFile, DownloadError, LocalLLMError, ModelNotFound
 from localllm.store.blobs import check_space, gigabytes, sha256_of, stamp_of, write_atomic
 from localllm.store.catalog import Source
-from localllm.store.download import Remote, RefusedByServer, download
+from localllm.store.download import RefusedByServer, Remote, download
 from localllm.store.entry import ModelFile
 from localllm.store.hf_cache import hf_cache_dir, repo_dir, snapshot_files
 from localllm.store.pick import (
@@ -82,7 +82,9 @@ def unreachable(plan: Plan) -> str:
         return "offline is set"
     answer: list[str] = []
     # a thread, because getaddrinfo cannot be given a timeout; it is left behind when it hangs
-    probe = threading.Thread(target=lambda: answer.append(_probe(endpoint_of(plan), plan.settings.hub_timeout_s)), daemon=True)
+    probe = threading.Thread(
+        target=lambda: answer.append(_probe(endpoint_of(plan), plan.settings.hub_timeout_s)), daemon=True
+    )
     probe.start()
     probe.join(plan.settings.hub_timeout_s)
     return answer[0] if answer else f"no answer within {plan.settings.hub_timeout_s:g} s"
@@ -99,7 +101,7 @@ def _probe(endpoint: str, timeout_s: float) -> str:
 
 
 def list_repo(name: str, plan: Plan) -> Repo:
-    """The repository's files at its newest commit. ModelNotFound, or a sentence about gating, when it may not be seen."""
+    """The repository's files at its newest commit. SourceUnavailable, with the reason, when it may not be seen."""
     with hub_errors(name, plan):
         import huggingface_hub  # deferred: half a second
 
@@ -152,7 +154,7 @@ def hub_errors(repo: str, plan: Plan) -> Iterator[None]:
 def gated(repo: str) -> DownloadError:
     return DownloadError(
         f"{repo} is gated: its owner asks you to accept a licence first",
-        hint=f"accept it at {DEFAULT_ENDPOINT}/{repo}, then set HF_TOKEN to a token of {DEFAULT_ENDPOINT}/settings/tokens",
+        hint=f"accept it at {DEFAULT_ENDPOINT}/{repo}, then set HF_TOKEN to a token from your settings there",
     )
 
 
@@ -177,7 +179,9 @@ def choose(listing: list[str], source: Source, plan: Plan, architecture: str = "
         picked = pick(listing, [plan.quant], source.files.get(plan.quant, ""))
         if picked is None:
             tags = ", ".join(available_tags(listing)) or "no tagged file"
-            raise ModelNotFound(f"{source.repo} has no {plan.quant}; it has {tags}", hint="name one of these after a colon")
+            raise ModelNotFound(
+                f"{source.repo} has no {plan.quant}; it has {tags}", hint="name one of these after a colon"
+            )
         plan.refuse_unless_runnable(architecture, types_of(picked.tag))
         return picked
     return _choose_default(listing, source, plan, architecture)
@@ -194,8 +198,8 @@ def _choose_default(listing: list[str], source: Source, plan: Plan, architecture
             if picked.tag != first.tag:
                 plan.warn(f"this build cannot run {first.tag}; taking {picked.tag}")
             return picked
-    reason = plan.refusal(architecture, types_of(first.tag))
-    raise UnsupportedModel(f"{plan.name} cannot run here: {reason}", hint="nothing was downloaded")
+    plan.refuse_unless_runnable(architecture, types_of(first.tag))
+    return first
 
 
 def _choose_folder(listing: list[str], source: Source, plan: Plan) -> Picked:
@@ -220,7 +224,9 @@ def _download_all(repo: Repo, picked: Picked, plan: Plan) -> Fetched:
     records = tuple(_download_one(cache, repo, file, plan) for file in files)
     _remember_main(cache, repo)
     first = Path(records[0].path)
-    path = first if picked.files[0].lower().endswith(".gguf") else repo_dir(cache, repo.name) / "snapshots" / repo.commit
+    path = (
+        first if picked.files[0].lower().endswith(".gguf") else repo_dir(cache, repo.name) / "snapshots" / repo.commit
+    )
     origin = {"repo": repo.name, "commit": repo.commit, "file": picked.files[0]}
     return Fetched(source="hub", path=path, files=records, quant=picked.tag, license=repo.license, origin=origin)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -9,14 +11,19 @@ from pathlib import Path
 
 import msgspec
 
-from localllm.errors import LocalLLMError, ModelNotFound, StoreError
+from localllm.errors import ModelNotFound, StoreError, UsageError
 from localllm.settings import Settings
 from localllm.store.blobs import FreeBytes, free_bytes, model_lock
 from localllm.store.catalog import Catalog, CatalogEntry, Source
-from localllm.store.entry import Entry, PullEvent
+from localllm.store.entry import NEIGHBOURS, Entry, PullEvent, SearchHit, UpdateCheck, VerifyResult
 from localllm.store.manifests import Manifests
+from localllm.store.modelfile import Modelfile
 from localllm.store.names import Ref, parse_ref, suggestions
+from localllm.store.neighbours import ListingCache, neighbour_entries
+from localllm.store.pick import DEFAULT_TAGS
 from localllm.store.plan import CanRun, Fetched, Plan, Say
+
+_OWNERS = {"ollama": "Ollama", "lmstudio": "LM Studio", "huggingface": "the Hugging Face cache"}
 
 
 def _silent(_: PullEvent) -> None:
@@ -37,7 +44,7 @@ class Library:
     ) -> None:
         self.settings = settings
         self.manifests = Manifests(settings.store_dir)
-        self._can_run = can_run
+        self.can_run = can_run
         self._given_catalog = catalog
         self._free = free
         self._pause = pause
@@ -46,42 +53,185 @@ class Library:
     def catalog(self) -> Catalog:
         return self._given_catalog or Catalog.load()
 
+    # what is here
+
     def entries(self) -> list[Entry]:
-        """All models that can be run now, ours first, the newest first. Opens no model file."""
+        """All models that can be run now, the newest first; opens no model file. `damaged` has what cannot be read."""
         ours, _ = self.manifests.read_all()
-        return sorted(ours, key=lambda entry: -entry.modified)
+        listed = {file.path for entry in ours for file in entry.files}
+        others = [entry for entry in self._neighbours() if entry.files[0].path not in listed]
+        return sorted(ours + others, key=lambda entry: (-entry.modified, entry.name))
 
     def damaged(self) -> list[StoreError]:
-        """One error for each manifest that cannot be read; `entries` leaves those out."""
+        """One error for each manifest that cannot be read."""
         return self.manifests.read_all()[1]
 
-    def pull(self, text: str, progress: Say = _silent) -> Entry:
-        """Makes sure that the model is here, whole and verified, and returns it."""
+    def find(self, text: str) -> Entry:
+        """The model of a name, a file or a folder. ModelNotFound says what was perhaps meant, or how to get it."""
         ref = parse_ref(text)
+        if ref.kind == "path":
+            return self._at_path(ref)
+        entry = self._ours(ref) or self._neighbour(ref)
+        if entry is None:
+            raise self._not_here(ref)
+        return _with_files(entry)
+
+    def where(self, text: str) -> list[Path]:
+        """The files of a model."""
+        return [Path(file.path) for file in self.find(text).files]
+
+    def search(self, query: str, progress: Say = _silent) -> list[SearchHit]:
+        """Matches in the catalog, then on the hub where that can be reached."""
+        from localllm.store.search import search  # deferred: the hub's library is slow to import
+
+        return search(self, self._plan(Ref("name", query), None, progress), query)
+
+    # getting models
+
+    def pull(self, text: str, progress: Say = _silent) -> Entry:
+        """Makes sure that the model is here, whole and verified, and returns it. A damaged one is repaired."""
+        ref = parse_ref(text)
+        if ref.kind == "path":
+            return self._at_path(ref)
         ref = self._full(ref)
         with self._locked(ref, progress):
             here = self.manifests.get(ref)
-            if here is not None:
+            if here is not None and self._is_intact(here, progress):
                 progress(PullEvent(kind="done", message=f"{here.name} is here already"))
                 return here
             return self._fetch(ref, progress)
 
+    def outdated(self, progress: Say = _silent) -> list[UpdateCheck]:
+        """For each model of ours, whether its source has something newer."""
+        from localllm.store.updates import check_updates  # deferred: the hub's library is slow to import
+
+        ours, _ = self.manifests.read_all()
+        return check_updates(ours, self.catalog, self._plan(Ref("name", "update"), None, progress))
+
+    def update(self, text: str | None = None, progress: Say = _silent) -> list[Entry]:
+        """Fetches the newest version of one model, or of all that are outdated; returns those that changed."""
+        wanted = {self._full(parse_ref(text)).display} if text else None
+        if wanted and not any(entry.name in wanted for entry in self.manifests.read_all()[0]):
+            raise self._not_here(parse_ref(text or ""))
+        checks = [check for check in self.outdated(progress) if wanted is None or check.name in wanted]
+        return [self._refetch(check.name, progress) for check in checks if check.is_outdated]
+
+    def create(self, name: str, modelfile: Modelfile, folder: Path | None = None, progress: Say = _silent) -> Entry:
+        """A new model from a Modelfile; its weights stay where they are. Relative paths are relative to `folder`."""
+        from localllm.store.create import derived_entry  # deferred: opens files, which `list` never does
+
+        ref = self._new_name(name)
+        entry = derived_entry(self, ref.display, modelfile, folder or Path.cwd(), progress)
+        with self._locked(ref, progress):
+            return self._commit(ref, entry)
+
+    # changing what is here
+
+    def copy(self, source: str, target: str) -> Entry:
+        """A second name for the same files."""
+        ref = self._new_name(target)
+        entry = msgspec.structs.replace(self.find(source), name=ref.display, modified=time.time())
+        with self._locked(ref, _silent):
+            return self._commit(ref, _as_ours(entry))
+
+    def remove(self, text: str) -> None:
+        """Forgets the model and deletes the files that we brought and that no other model of ours needs."""
+        from localllm.store.removal import delete_unneeded  # deferred: one command of many needs it
+
+        ref = parse_ref(text)
+        own = self._own_ref(ref)
+        if own is None:
+            self._refuse_foreign(ref)
+            raise self._not_here(ref)
+        with self._locked(own, _silent), self._store_lock():
+            try:
+                entry = self.manifests.get(own)
+            except StoreError:
+                entry = None  # a damaged manifest can be removed too; its files are found by `verify`
+            self.manifests.delete(own)
+            if entry is not None:
+                delete_unneeded(entry, self.manifests.read_all(), self.settings.store_dir)
+
+    def verify(self, text: str | None = None, progress: Say = _silent) -> list[VerifyResult]:
+        """Compares every file of one model, or of all of ours, with its sha256. A damaged one is repaired by `pull`."""
+        from localllm.store.verify import verify_entry  # deferred: one command of many needs it
+
+        entries = [self.find(text)] if text else self.manifests.read_all()[0]
+        results: list[VerifyResult] = []
+        for entry in entries:
+            checked, found = verify_entry(entry, progress)
+            results += found
+            if checked != entry and entry.source not in NEIGHBOURS and (own := self._own_ref(parse_ref(entry.name))):
+                self.manifests.put(own, checked)
+        return results
+
+    # behind the scenes
+
+    def _at_path(self, ref: Ref) -> Entry:
+        from localllm.store.details import describe  # deferred: it brings numpy, which `list` must not load
+
+        path = Path(ref.target)
+        modified = path.stat().st_mtime if path.exists() else 0.0
+        return describe(Entry(name=ref.target, path=ref.target, source="path", modified=modified))
+
+    def _own_ref(self, ref: Ref) -> Ref | None:
+        """The name under which a model of ours is meant: as typed, or as the catalog completes it."""
+        for candidate in (ref, self._full(ref) if ref.kind == "name" and not ref.tag else ref):
+            if self.manifests.path_of(candidate).is_file():
+                return candidate
+        return None
+
+    def _ours(self, ref: Ref) -> Entry | None:
+        own = self._own_ref(ref)
+        return self.manifests.get(own) if own else None
+
+    def _neighbours(self) -> list[Entry]:
+        cache = ListingCache(self.settings.store_dir / "neighbours.json")
+        return neighbour_entries(cache, self.settings.ollama_models, self.settings.lmstudio_models, os.environ)
+
+    def _neighbour(self, ref: Ref) -> Entry | None:
+        wanted = _bare(ref.display)
+        named = {_bare(entry.name): entry for entry in reversed(self._neighbours())}
+        if wanted in named:
+            return named[wanted]
+        full = _bare(self._full(ref).display)
+        if ref.kind == "hub" and not ref.tag:  # `org/repo` without a tag: the one that a pull would choose
+            tags = [entry for name, entry in named.items() if name.startswith(wanted + ":")]
+            order = {tag: rank for rank, tag in enumerate(DEFAULT_TAGS)}
+            return min(tags, key=lambda entry: order.get(entry.quantization, len(order)), default=None)
+        return named.get(full)
+
+    def _refuse_foreign(self, ref: Ref) -> None:
+        entry = self._neighbour(ref) if ref.kind != "path" else None
+        if entry is not None:
+            owner = _OWNERS[entry.source]
+            raise StoreError(f"{entry.name} belongs to {owner}, not to us", hint=f"remove it with the tools of {owner}")
+        if ref.kind == "path":
+            raise UsageError(
+                f"{ref.target} is a file, not a model of the store", hint="`localllm list` shows their names"
+            )
+
+    def _full(self, ref: Ref) -> Ref:
+        """A bare name becomes the catalog's tag: `smollm2` and `smollm2:1.7b` are one model, not two."""
+        known = self.catalog.find(ref) if ref.kind == "name" and ref.tag in ("", "latest") else None
+        return parse_ref(known.name) if known else ref
+
     def _fetch(self, ref: Ref, say: Say) -> Entry:
+        from localllm.store.sources import fetch  # deferred: only a pull needs it
+
         known = self.catalog.find(ref)
         sources = self._sources(ref, known)
         plan = self._plan(ref, known, say)
         plan.refuse_unless_runnable(plan.architecture)
-        from localllm.store.sources import fetch
-
-        entry = self._entry_of(ref, known, fetch(sources, plan))
-        entry = self.manifests.put(ref, entry)
+        entry = self._commit(ref, self._entry_of(ref, known, fetch(sources, plan)))
+        self._warn_if_not_runnable(entry, plan)
         say(PullEvent(kind="done", message=f"{entry.name} is ready", completed_bytes=entry.size_bytes))
         return entry
 
-    def _full(self, ref: Ref) -> Ref:
-        """A bare name becomes the catalog's tag: `smollm2` and `smollm2:1.7b` are one model, not two."""
-        known = self.catalog.find(ref)
-        return parse_ref(known.name) if known and ref.tag in ("", "latest") else ref
+    def _refetch(self, name: str, say: Say) -> Entry:
+        ref = parse_ref(name)
+        with self._locked(ref, say):
+            return self._fetch(ref, say)
 
     def _sources(self, ref: Ref, known: CatalogEntry | None) -> tuple[Source, ...]:
         if known is not None:
@@ -90,24 +240,23 @@ class Library:
             return (Source(kind="hub", repo=ref.target),)
         if ref.kind == "url":
             return (Source(kind="url", url=ref.target),)
-        raise self._not_found(ref)
+        raise self._unknown(ref)
 
     def _plan(self, ref: Ref, known: CatalogEntry | None, say: Say) -> Plan:
-        quant = ref.tag if ref.kind == "hub" else self.catalog.quant_of(ref)
         return Plan(
             name=ref.display,
             settings=self.settings,
             say=say,
             architecture=known.architecture if known else "",
-            quant=quant,
+            quant=ref.tag if ref.kind == "hub" else self.catalog.quant_of(ref) if known else "",
             default_quants=tuple(known.quants) if known else (),
-            can_run=self._can_run,
+            can_run=self.can_run,
             free=self._free,
             pause=self._pause,
         )
 
     def _entry_of(self, ref: Ref, known: CatalogEntry | None, fetched: Fetched) -> Entry:
-        from localllm.store.details import describe
+        from localllm.store.details import describe  # deferred: it brings numpy
 
         entry = Entry(
             name=ref.display,
@@ -115,6 +264,7 @@ class Library:
             source=fetched.source,
             files=fetched.files,
             modified=time.time(),
+            quantization=fetched.quant,
             parameters=known.parameters if known else "",
             capabilities=known.capabilities if known else (),
             params=dict(known.sampling) if known else {},
@@ -123,13 +273,82 @@ class Library:
         )
         return describe(entry)
 
-    def _locked(self, ref: Ref, say: Say):  # type: ignore[no-untyped-def]
+    def _warn_if_not_runnable(self, entry: Entry, plan: Plan) -> None:
+        from localllm.store.details import block_types  # deferred: it brings numpy
+
+        if reason := plan.refusal(entry.architecture, block_types(Path(entry.path))):
+            plan.warn(f"{entry.name} is here, but {reason}")
+
+    def _is_intact(self, entry: Entry, say: Say) -> bool:
+        from localllm.store.verify import has_changed  # deferred: one command of many needs it
+
+        for file in entry.files:
+            if has_changed(file):
+                say(
+                    PullEvent(
+                        kind="warning", message=f"{Path(file.path).name} is missing or damaged; fetching it again"
+                    )
+                )
+                return False
+        return True
+
+    def _commit(self, ref: Ref, entry: Entry) -> Entry:
+        """The manifest comes last, and under the lock of `remove`: it never names a file that is being deleted."""
+        with self._store_lock():
+            missing = [file.path for file in entry.files if not os.path.exists(file.path)]
+            if missing:
+                raise StoreError(f"{missing[0]} was removed in the meantime", hint="try again")
+            return self.manifests.put(ref, entry)
+
+    def _new_name(self, name: str) -> Ref:
+        ref = parse_ref(name)
+        if ref.kind != "name":
+            raise UsageError(
+                f"{name!r} cannot be a new name: use letters, digits, '.', '-' and '_'", hint="e.g. mine:v1"
+            )
+        return ref
+
+    def _locked(self, ref: Ref, say: Say) -> contextlib.AbstractContextManager[None]:
         def waiting() -> None:
             say(PullEvent(kind="status", message=f"another process works on {ref.display}; waiting for it"))
 
         return model_lock(self.settings.store_dir / "locks", ref.key, waiting)
 
-    def _not_found(self, ref: Ref) -> ModelNotFound:
-        near = self.catalog.suggest(ref.target)
-        hint = f"did you mean {', '.join(near)}?" if near else "see `localllm search`"
+    def _store_lock(self) -> contextlib.AbstractContextManager[None]:
+        return model_lock(self.settings.store_dir / "locks", "+store")
+
+    def _not_here(self, ref: Ref) -> ModelNotFound:
+        known = self.catalog.find(ref)
+        if known is not None or ref.kind in ("hub", "url"):
+            name = self._full(ref).display
+            return ModelNotFound(f"{name} is not here", hint=f"get it with: localllm pull {name}")
+        return self._unknown(ref)
+
+    def _unknown(self, ref: Ref) -> ModelNotFound:
+        names = [entry.name for entry in self.entries()] + [entry.name for entry in self.catalog.entries]
+        near = suggestions(ref.display.removesuffix(":latest"), names)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`localllm search` shows what can be pulled"
         return ModelNotFound(f"there is no model {ref.display}", hint=hint)
+
+
+def _bare(name: str) -> str:
+    return name.lower().removeprefix("hf.co/")
+
+
+def _as_ours(entry: Entry) -> Entry:
+    """A neighbour's model under a name of ours: its files stay the neighbour's."""
+    return msgspec.structs.replace(entry, source="path") if entry.source in NEIGHBOURS else entry
+
+
+def _with_files(entry: Entry) -> Entry:
+    """The entry once its files are known to exist; a neighbour's with what its file says about itself."""
+    for file in entry.files:
+        if not os.path.exists(file.path):
+            raise ModelNotFound(
+                f"{file.path} of {entry.name} is gone", hint=f"fetch it again with: localllm pull {entry.name}"
+            )
+    if entry.source not in NEIGHBOURS:
+        return entry
+    from localllm.store.details import describe  # deferred: it brings numpy, which `list` must not load
+
+    return describe(entry)

@@ -1,8 +1,7 @@
-"""What people type for a model, parsed once: a name, a hub repository, a URL or a path. Touches no disk and no network."""
+"""What people type for a model, parsed once: name, hub repository, URL or path. Touches no disk and no network."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import unicodedata
@@ -73,14 +72,18 @@ def looks_like_path(text: str) -> bool:
 
 def suggestions(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     """The known names nearest to `name`, best first."""
+    import difflib  # deferred: only a wrong name needs it
+
     by_lower = {candidate.lower(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.6)
+    found = difflib.get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.75)
     if not found:  # `lama3` should meet `llama3.1:8b`: compare without tags too
         found = _near_families(name.lower().partition(":")[0], list(by_lower), limit)
     return [by_lower[match] for match in found]
 
 
 def _near_families(family: str, names: list[str], limit: int) -> list[str]:
+    import difflib  # deferred: only a wrong name needs it
+
     families = {name.partition(":")[0] for name in names}
     near = difflib.get_close_matches(family, families, n=1, cutoff=0.6)
     return [name for name in names if near and name.partition(":")[0] == near[0]][:limit]

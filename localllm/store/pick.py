@@ -134,8 +134,8 @@ def _contains(stem: str, tag: str) -> bool:
 
 _WANTED_NAMES = frozenset(
     {
-        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json",
-        "vocab.txt", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.json",
+        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+        "vocab.json", "vocab.txt", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.json",
         "chat_template.jinja", "preprocessor_config.json", "model.safetensors.index.json", "modules.json",
         "sentence_bert_config.json", "1_Pooling/config.json",
     }

@@ -54,7 +54,11 @@ class Plan:
         self.say(PullEvent(kind="warning", message=message))
 
     def progress(self, file: str, done: int, total: int, resumed: int = 0) -> None:
-        self.say(PullEvent(kind="progress", file=file, completed_bytes=done, total_bytes=total, resumed_bytes=resumed))
+        self.say(
+            PullEvent(
+                kind="progress", message=file, file=file, completed_bytes=done, total_bytes=total, resumed_bytes=resumed
+            )
+        )
 
     def refusal(self, architecture: str, types: tuple[str, ...] = ()) -> str | None:
         """Why this build cannot run such a model; None when it can, or when nobody can tell yet."""
@@ -63,7 +67,7 @@ class Plan:
     def refuse_unless_runnable(self, architecture: str, types: tuple[str, ...] = ()) -> None:
         if reason := self.refusal(architecture, types):
             raise UnsupportedModel(
-                f"{self.name} cannot run here: {reason}", hint="nothing was downloaded; see `localllm search`"
+                f"{self.name}: {reason}", hint="nothing was downloaded; `localllm search` shows other models"
             )
 
 

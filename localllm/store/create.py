@@ -1,0 +1,94 @@
+"""A model of one's own: another model's weights with parameters, system text, template or adapters from a Modelfile."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from localllm.errors import BadModelFile, ModelNotFound, UsageError
+from localllm.store.details import describe, refuse_unsafe
+from localllm.store.entry import Entry, ModelFile, PullEvent
+from localllm.store.modelfile import Modelfile, template_kind
+from localllm.store.names import looks_like_path
+from localllm.store.plan import Say
+
+if TYPE_CHECKING:
+    from localllm.store.library import Library
+
+GO_TEMPLATE = (
+    "its TEMPLATE is in Ollama's Go language, which runs here only in well-known shapes;"
+    " otherwise the template inside the model file is used"
+)
+
+
+def derived_entry(library: Library, name: str, modelfile: Modelfile, folder: Path, say: Say) -> Entry:
+    """The entry a Modelfile describes. What it does not set comes from the model it starts from."""
+    base = _base(library, modelfile, folder, say)
+    notes = modelfile.warnings + ((GO_TEMPLATE,) if template_kind(modelfile.template) == "go" else ())
+    for note in notes:
+        say(PullEvent(kind="warning", message=note))
+    kind = template_kind(modelfile.template)
+    marks = {key: getattr(modelfile, key) for key in ("renderer", "parser", "requires") if getattr(modelfile, key)}
+    return msgspec.structs.replace(
+        base,
+        name=name,
+        source=base.source if base.source in ("hub", "package", "url") else "path",
+        modified=time.time(),
+        params={**base.params, **modelfile.params},
+        template=modelfile.template or base.template,
+        template_kind=(("go" if kind == "go" else "jinja") if kind else base.template_kind),
+        system=modelfile.system or base.system,
+        license=modelfile.license or base.license,
+        messages=modelfile.messages or base.messages,
+        adapters=base.adapters + tuple(str(_adapter(path, folder)) for path in modelfile.adapters),
+        draft=modelfile.draft or base.draft,
+        parent=base.name,
+        origin={**base.origin, **marks},
+        notes=notes,
+    )
+
+
+def _base(library: Library, modelfile: Modelfile, folder: Path, say: Say) -> Entry:
+    starts = modelfile.from_
+    paths = [_local(text, folder) for text in starts]
+    if len(starts) > 1:
+        return _shards([path for path in paths if path is not None], starts)
+    if paths[0] is not None:
+        return library.find(str(paths[0]))
+    try:
+        return library.find(starts[0])
+    except ModelNotFound:
+        return library.pull(starts[0], say)
+
+
+def _local(text: str, folder: Path) -> Path | None:
+    """The path a FROM or ADAPTER line means, when it means one."""
+    expanded = Path(text).expanduser()
+    inside = expanded if expanded.is_absolute() else folder / expanded
+    return inside.absolute() if looks_like_path(text) or inside.exists() else None
+
+
+def _shards(paths: list[Path], starts: tuple[str, ...]) -> Entry:
+    if len(paths) != len(starts):
+        raise UsageError(
+            "several FROM lines must name the GGUF shards of one model", hint="give the path of every shard"
+        )
+    paths = sorted(paths)
+    for path in paths:
+        if not path.is_file():
+            raise ModelNotFound(f"{path} does not exist", hint="check the FROM lines")
+    files = tuple(ModelFile(path=str(path), size_bytes=path.stat().st_size) for path in paths)
+    return describe(Entry(name=str(paths[0]), path=str(paths[0]), source="path", files=files))
+
+
+def _adapter(text: str, folder: Path) -> Path:
+    path = _local(text, folder)
+    if path is None or not path.exists():
+        raise ModelNotFound(f"the adapter {text} does not exist", hint="check the ADAPTER line")
+    refuse_unsafe(path)
+    if path.is_file() and path.suffix.lower() not in (".gguf", ".safetensors"):
+        raise BadModelFile(f"the adapter {path.name} is neither GGUF nor safetensors")
+    return path
