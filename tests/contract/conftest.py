@@ -1,0 +1,65 @@
+"""The backends every contract test runs on, each with how far it may be from the plain float64 computation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from localllm.backends.reference import ReferenceBackend
+from localllm.backends.select import BackendOptions, native_problem, open_backend
+from localllm.engine.step import Backend
+from localllm.formats.blocks import BlockType
+from localllm.models.config import ModelConfig
+from tests.contract.worlds import MemorySource, World, build
+
+PAGE_SIZE = 4
+
+
+@dataclass(frozen=True)
+class Host:
+    """`tolerance` is the largest difference of a logit over the largest logit; `quantized` is for weights in blocks
+    of 4 or 8 bits, whose activations a backend may round, too."""
+
+    name: str
+    open: Callable[[ModelConfig, MemorySource], Backend]
+    tolerance: float
+    quantized: float
+
+    def open_world(self, world: World) -> tuple[Backend, ModelConfig, MemorySource]:
+        config, source = build(world)
+        return self.open(config, source), config, source
+
+    def check(self, ours: NDArray[np.float32] | None, expected: NDArray[np.float64], world: World) -> None:
+        assert ours is not None and ours.dtype == np.float32 and ours.shape == expected.shape
+        is_float = world.type in (BlockType.F32, BlockType.F16, BlockType.BF16)
+        difference = np.abs(ours - expected).max() / np.abs(expected).max()
+        assert difference <= (self.tolerance if is_float else self.quantized)
+
+
+def open_reference(config: ModelConfig, source: MemorySource) -> Backend:
+    return ReferenceBackend(config, source, PAGE_SIZE)
+
+
+def open_cpu(config: ModelConfig, source: MemorySource) -> Backend:
+    # a budget as in use: it bounds the tokens of one step
+    options = BackendOptions(page_size=PAGE_SIZE, threads=2, max_tokens_per_step=128, context_length=0)
+    return open_backend("cpu", config, source, options)
+
+
+# cpu keeps keys and values as float16 and rounds the inputs of quantized products to 8 bits
+HOSTS = (Host("reference", open_reference, 1e-5, 1e-5), Host("cpu", open_cpu, 3e-3, 3e-2))
+
+
+@pytest.fixture(params=HOSTS, ids=lambda host: host.name)
+def host(request: pytest.FixtureRequest) -> Host:
+    chosen: Host = request.param
+    if chosen.name == "cpu":
+        try:
+            problem = native_problem()
+        except ImportError as error:
+            problem = f"the native backend is not there: {error}"
+        if problem:
+            pytest.skip(problem)
+    return chosen

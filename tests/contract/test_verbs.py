@@ -1,0 +1,59 @@
+"""Every verb of models/ops.py on every backend: tiny worlds, each held against the plain float64 transformer."""
+
+import numpy as np
+import pytest
+
+from localllm.engine.step import NOTHING, Backend, Want
+from localllm.errors import UnsupportedModel
+from localllm.models.config import ModelConfig
+from tests.contract.conftest import Host
+from tests.contract.walk import Walk
+from tests.contract.worlds import WORLDS, MemorySource, World, plain
+
+ALL = Want(logits="all")
+RNG = np.random.default_rng(11)
+PROMPT = RNG.integers(0, 80, 26).tolist()
+OTHER = RNG.integers(0, 80, 19).tolist()
+THIRD = RNG.integers(0, 80, 7).tolist()
+
+
+def open_or_skip(host: Host, world: World) -> tuple[Backend, ModelConfig, MemorySource]:
+    try:
+        return host.open_world(world)
+    except UnsupportedModel as error:
+        if host.name == "reference":
+            raise
+        pytest.skip(f"{host.name} refuses this by name: {error}")
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+def test_a_whole_prompt_equals_the_plain_transformer(host: Host, world: World) -> None:
+    backend, config, source = open_or_skip(host, world)
+    (result,) = Walk(backend).step((1, PROMPT, ALL))
+    host.check(result.logits, plain(config, source).logits(PROMPT), world)
+    backend.close()
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+def test_chunks_among_the_rows_of_others_equal_the_plain_transformer(host: Host, world: World) -> None:
+    backend, config, source = open_or_skip(host, world)
+    walk = Walk(backend)
+    seen: dict[int, list[np.ndarray]] = {1: [], 2: [], 3: []}
+    tokens = {1: iter(PROMPT), 2: iter(OTHER), 3: iter(THIRD)}
+    for counts in ({1: 9}, {1: 1, 2: 5}, {2: 1, 1: 3, 3: 4}, {3: 1, 1: 1, 2: 1}, {1: 8, 3: 2}, {2: 12, 1: 4}):
+        parts = [(seq, [next(tokens[seq]) for _ in range(count)], ALL) for seq, count in counts.items()]
+        for result in walk.step(*parts):
+            assert result.logits is not None
+            seen[result.seq].append(result.logits)
+    oracle = plain(config, source)
+    for seq, ids in ((1, PROMPT), (2, OTHER), (3, THIRD)):
+        host.check(np.concatenate(seen[seq]), oracle.logits(ids), world)
+    backend.close()
+
+
+@pytest.mark.parametrize("name", ["llama", "hybrid", "windows in some layers", "experts"])
+def test_an_unfinished_chunk_answers_nothing(host: Host, name: str) -> None:
+    backend, _, _ = open_or_skip(host, next(world for world in WORLDS if world.name == name))
+    (result,) = Walk(backend).step((1, PROMPT, NOTHING))
+    assert (result.sampled, result.logprobs, result.targets, result.logits, result.pooled) == ((), (), (), None, None)
+    backend.close()

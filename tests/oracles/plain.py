@@ -1,0 +1,159 @@
+"""A transformer in plain float64, one sequence, no pages, no batch, a head at a time: what every backend must equal."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localllm.models.config import AttentionSpec, LayerSpec, ModelConfig, MoeSpec, RopeSpec, ShortConvSpec
+from localllm.models.rope import rope_frequencies
+
+Doubles = NDArray[np.float64]
+
+
+class Plain:
+    """`weights` by canonical name, float64. `sees_ahead` is an atomic row: every token sees every other."""
+
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Doubles], sees_ahead: bool = False) -> None:
+        self.config, self.weights, self.sees_ahead = config, weights, sees_ahead
+
+    def hidden(self, tokens: Sequence[int]) -> Doubles:
+        """Final hidden states (tokens, hidden)."""
+        config, weights = self.config, self.weights
+        x = weights["token_embd.weight"][list(tokens)] * config.embed_scale
+        if config.learned_positions:
+            x = x + weights["position_embd.weight"][: len(tokens)]
+        for index, layer in enumerate(config.layers):
+            x = self.layer(x, f"blk.{index}.", layer)
+        return self.norm(x, "output_norm")
+
+    def logits(self, tokens: Sequence[int]) -> Doubles:
+        """(tokens, vocab)"""
+        head = self.weights.get("output.weight", self.weights["token_embd.weight"])
+        logits = self.hidden(tokens) @ head.T * self.config.logit_scale
+        cap = self.config.logit_softcap
+        return np.tanh(logits / cap) * cap if cap else logits
+
+    def layer(self, x: Doubles, prefix: str, layer: LayerSpec) -> Doubles:
+        inner = self.norm(x, prefix + "attn_norm")
+        if isinstance(layer.mixer, ShortConvSpec):
+            mixed = self.short_conv(inner, prefix, layer.mixer)
+        else:
+            mixed = self.attention(inner, prefix, layer.mixer)
+        x = x + self.norm(mixed, prefix + "post_attention_norm") * self.config.residual_scale
+        inner = self.norm(x, prefix + "ffn_norm")
+        fed = self.feed_forward(inner, prefix) if layer.moe is None else self.experts(inner, prefix, layer.moe)
+        return x + self.norm(fed, prefix + "post_ffw_norm") * self.config.residual_scale
+
+    def norm(self, x: Doubles, name: str) -> Doubles:
+        weight = self.weights.get(name + ".weight")
+        if weight is None:
+            return x
+        runs = x.reshape(len(x), -1, len(weight))
+        if self.config.norm == "layer":
+            runs = runs - runs.mean(axis=-1, keepdims=True)
+        runs = runs / np.sqrt((runs**2).mean(axis=-1, keepdims=True) + self.config.norm_eps) * weight
+        if self.config.norm == "layer":
+            runs = runs + self.weights.get(name + ".bias", np.zeros(1))
+        return runs.reshape(x.shape)
+
+    def linear(self, x: Doubles, name: str) -> Doubles:
+        return x @ self.weights[name + ".weight"].T + self.weights.get(name + ".bias", np.zeros(1))
+
+    def attention(self, x: Doubles, prefix: str, spec: AttentionSpec) -> Doubles:
+        q, k = (self.linear(x, f"{prefix}attn_{part}") for part in "qk")
+        q, k = self.norm(q, prefix + "attn_q_norm"), self.norm(k, prefix + "attn_k_norm")
+        queries, keys = (turned(part.reshape(len(x), -1, spec.head_dim), spec.rope, self.config) for part in (q, k))
+        values = self.linear(x, prefix + "attn_v").reshape(len(x), -1, spec.value_dim)
+        sinks = self.weights.get(prefix + "attn_sinks.weight")
+        seen = [
+            self.head(queries[:, h], keys[:, h * spec.num_kv_heads // spec.num_heads],
+                      values[:, h * spec.num_kv_heads // spec.num_heads], spec, None if sinks is None else sinks[h])
+            for h in range(spec.num_heads)
+        ]  # fmt: skip
+        return self.linear(np.concatenate(seen, axis=1), prefix + "attn_output")
+
+    def head(self, q: Doubles, k: Doubles, v: Doubles, spec: AttentionSpec, sink: float | None) -> Doubles:
+        out = np.zeros((len(q), v.shape[1]))
+        for i in range(len(q)):
+            ahead = self.sees_ahead or not spec.causal
+            near = [j for j in range(len(k)) if (ahead or j <= i) and (spec.window is None or abs(i - j) < spec.window)]
+            scores = k[near] @ q[i] * spec.scale
+            if spec.softcap:
+                scores = np.tanh(scores / spec.softcap) * spec.softcap
+            powers = np.exp(scores)
+            out[i] = powers @ v[near] / (powers.sum() + (0.0 if sink is None else math.exp(sink)))
+        return out
+
+    def feed_forward(self, x: Doubles, prefix: str) -> Doubles:
+        up = self.linear(x, prefix + "ffn_up")
+        if prefix + "ffn_gate.weight" not in self.weights:
+            return self.linear(activated(up, self.config.activation), prefix + "ffn_down")
+        return self.linear(gated(self.linear(x, prefix + "ffn_gate"), up, self.config.activation), prefix + "ffn_down")
+
+    def experts(self, x: Doubles, prefix: str, spec: MoeSpec) -> Doubles:
+        logits = self.linear(x, prefix + "ffn_gate_inp")
+        bias = self.weights.get(prefix + "exp_probs_b.bias", np.zeros(spec.num_experts))
+        out = np.array(
+            [self.expert_mix(line, score, prefix, spec, bias) for line, score in zip(x, logits, strict=True)]
+        )
+        if prefix + "ffn_gate_shexp.weight" in self.weights:
+            hidden = gated(
+                self.linear(x, prefix + "ffn_gate_shexp"),
+                self.linear(x, prefix + "ffn_up_shexp"),
+                self.config.activation,
+            )
+            out = out + self.linear(hidden, prefix + "ffn_down_shexp")
+        return out
+
+    def expert_mix(self, x: Doubles, logits: Doubles, prefix: str, spec: MoeSpec, bias: Doubles) -> Doubles:
+        scores = {
+            "softmax": np.exp(logits) / np.exp(logits).sum(),
+            "sigmoid": 1 / (1 + np.exp(-logits)),
+            "softmax_chosen": logits,
+        }[spec.scoring]
+        chosen = sorted(range(spec.num_experts), key=lambda e: (-(scores[e] + bias[e]), e))[: spec.num_used]
+        weights = scores[chosen]
+        if spec.scoring == "softmax_chosen":
+            weights = np.exp(weights) / np.exp(weights).sum()
+        elif spec.normalize:
+            weights = weights / weights.sum()
+        gate, up, down = (self.weights[f"{prefix}ffn_{part}_exps.weight"] for part in ("gate", "up", "down"))
+        outputs = [down[e] @ gated(gate[e] @ x, up[e] @ x, self.config.activation) for e in chosen]
+        return sum((w * out for w, out in zip(weights, outputs, strict=True)), np.zeros(down.shape[1])) * spec.scale
+
+    def short_conv(self, x: Doubles, prefix: str, spec: ShortConvSpec) -> Doubles:
+        before, after, inner = np.split(self.linear(x, prefix + "shortconv.in_proj"), 3, axis=1)
+        inputs = np.concatenate([np.zeros((spec.kernel - 1, spec.channels)), before * inner])
+        kernel = self.weights[prefix + "shortconv.conv.weight"]
+        mixed = np.array([(inputs[t : t + spec.kernel] * kernel.T).sum(axis=0) for t in range(len(x))])
+        return self.linear(after * mixed, prefix + "shortconv.out_proj")
+
+
+def turned(x: Doubles, spec: RopeSpec | None, config: ModelConfig) -> Doubles:
+    """x (tokens, heads, head_dim): the first values as complex numbers, turned by position."""
+    if spec is None:
+        return x
+    frequencies, factor = rope_frequencies(spec, config.context_length)
+    half = spec.dims // 2
+    numbers = x[..., :half] + 1j * x[..., half : spec.dims]
+    numbers = numbers * (factor * np.exp(1j * np.arange(len(x))[:, None, None] * frequencies))
+    return np.concatenate([numbers.real, numbers.imag, x[..., spec.dims :]], axis=-1)
+
+
+def gated(gate: Doubles, up: Doubles, activation: str) -> Doubles:
+    if activation == "swiglu_oai":
+        gate = np.minimum(gate, 7)
+        return gate / (1 + np.exp(-1.702 * gate)) * (np.clip(up, -7, 7) + 1)
+    return activated(gate, activation) * up
+
+
+def activated(x: Doubles, activation: str) -> Doubles:
+    if activation == "silu":
+        return x / (1 + np.exp(-x))
+    if activation == "gelu":
+        return x * np.vectorize(lambda value: 0.5 * math.erfc(-value / math.sqrt(2)))(x)
+    if activation == "gelu_tanh":
+        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return np.maximum(x, 0) ** (2 if activation == "relu2" else 1)
