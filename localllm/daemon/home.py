@@ -1,0 +1,79 @@
+"""What a daemon leaves in its home while it lives: a lock nobody else can hold and a file with its address."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a daemon answers. `instance` is what its /health must say; `started` is in seconds since the epoch."""
+
+    host: str
+    port: int
+    pid: int
+    version: str
+    started: float
+    instance: str
+
+    @property
+    def url(self) -> str:
+        """For clients; an address that means "every interface" is reached over loopback."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+def read_address(path: Path) -> Address | None:
+    """The address written there; None when there is none, or when it makes no sense."""
+    try:
+        return Address(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_address(path: Path, address: Address) -> None:
+    """Whoever reads the file sees all of it or the one before."""
+    partial = path.with_suffix(f".{os.getpid()}.tmp")
+    partial.write_text(json.dumps(asdict(address)), encoding="utf-8")
+    partial.chmod(0o600)
+    os.replace(partial, path)
+
+
+def remove_address(path: Path, instance: str) -> None:
+    """Only our own: a successor may have written its address already."""
+    address = read_address(path)
+    if address is not None and address.instance == instance:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[bool]:
+    """Hold an exclusive lock on the file for the block; False when another holds it for longer than `wait_s`.
+
+    The lock goes with the process, however it ends; the file stays and means nothing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield _try_lock(descriptor, time.monotonic() + wait_s)
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, deadline: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.01)

@@ -1,0 +1,39 @@
+"""How long an idle model stays loaded, in the notations people know: "5m", "1h30m", 300, 0, -1."""
+
+import math
+import re
+
+from localllm.errors import InvalidRequest
+
+FOREVER = math.inf
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_WHOLE = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+def keep_alive_seconds(value: str | float | int) -> float:
+    """Seconds, `FOREVER` for anything negative. InvalidRequest for what is neither a number nor a duration."""
+    if isinstance(value, str):
+        value = _seconds_of(value.strip())
+    if math.isnan(value):
+        raise _refused("NaN")
+    return FOREVER if value < 0 else float(value)
+
+
+def _seconds_of(text: str) -> float:
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    if text.startswith("-") and _WHOLE.fullmatch(text[1:]):
+        return -1.0
+    if not _WHOLE.fullmatch(text):
+        raise _refused(repr(text))
+    return sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(text))
+
+
+def _refused(shown: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"keep_alive must be seconds or a duration such as 5m, not {shown}",
+        hint='use "30s", "5m", "1h", 0 to unload at once, or -1 for ever',
+        param="keep_alive",
+    )

@@ -1,0 +1,154 @@
+"""Find this home's daemon, start one if none runs, stop it. Standard library only: the CLI imports this every time.
+
+A daemon counts only if /health at its address tells the instance that its address file names: whatever else listens on
+the port is never used.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from localllm.daemon.home import Address, locked, read_address
+from localllm.errors import DaemonUnreachable, LocalLLMError, PortInUse, UsageError
+from localllm.settings import Settings
+
+DAEMON_COMMAND = (sys.executable, "-m", "localllm.server")
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 45.0
+PROBE_TIMEOUT_S = 2.0
+POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What `localllm daemon status` shows. `health` is the body of /health."""
+
+    address: Address
+    health: dict[str, Any]
+
+
+def find_daemon(settings: Settings) -> Address | None:
+    """The running daemon of this home, verified; None when there is none. Takes a few milliseconds."""
+    status = daemon_status(settings)
+    return None if status is None or status.health.get("status") == "draining" else status.address
+
+
+def daemon_status(settings: Settings) -> Status | None:
+    """As `find_daemon`, with what it says of its health; a draining daemon counts."""
+    address = read_address(settings.address_file)
+    health = _health_of(address) if address else None
+    if address is None or health is None or health.get("instance") != address.instance:
+        return None
+    return Status(address, health)
+
+
+def _health_of(address: Address) -> dict[str, Any] | None:
+    """The body of /health, by hand: http.client alone would take longer to import than this takes to run."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+    shown = f"[{host}]" if ":" in host else host
+    request = f"GET /health HTTP/1.1\r\nHost: {shown}:{address.port}\r\nConnection: close\r\n\r\n"
+    try:
+        with socket.create_connection((host, address.port), timeout=PROBE_TIMEOUT_S) as connection:
+            connection.sendall(request.encode())
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        health = json.loads(answer.partition(b"\r\n\r\n")[2])
+    except (OSError, ValueError):
+        return None
+    return health if isinstance(health, dict) else None
+
+
+def ensure_daemon(settings: Settings, *, command: Sequence[str] = DAEMON_COMMAND) -> Address:
+    """The daemon of this home, started in the background if none runs. However many ask at once, one is started.
+    PortInUse, UsageError and DaemonUnreachable say why none could be."""
+    address = find_daemon(settings)
+    if address is not None:
+        return address
+    with locked(settings.run_dir / "start.lock", wait_s=START_TIMEOUT_S) as is_ours:
+        if not is_ours:
+            raise DaemonUnreachable("another process is starting the daemon and does not finish", hint=_LOGS)
+        return find_daemon(settings) or _start(settings, command)
+
+
+_LOGS = "see `localllm daemon logs`"
+
+
+def _start(settings: Settings, command: Sequence[str]) -> Address:
+    """Start it detached; it tells over a pipe whether it listens or why it cannot."""
+    settings.log_file.parent.mkdir(parents=True, exist_ok=True)
+    reading, writing = os.pipe()
+    try:
+        with open(settings.log_file, "ab") as log:
+            process = subprocess.Popen(
+                [*command, "--ready-fd", str(writing)],
+                pass_fds=[writing],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=_environment(settings),
+            )
+        os.close(writing)
+        writing = -1
+        told = _read_all(reading, time.monotonic() + START_TIMEOUT_S)
+    finally:
+        os.close(reading)
+        if writing >= 0:
+            os.close(writing)
+    _raise_what_it_told(told)
+    address = find_daemon(settings)
+    if address is None:
+        process.poll()
+        raise DaemonUnreachable("the daemon was started but does not answer", hint=_LOGS)
+    process.returncode = 0  # it outlives us on purpose: no warning that it still runs
+    return address
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Flags of this process that the daemon must know."""
+    from localllm.daemon.process import child_environment  # deferred: asyncio is not needed to find a daemon
+
+    own = {"LOCALLLM_HOME": str(settings.home), "LOCALLLM_HOST": settings.host, "LOCALLLM_PORT": str(settings.port)}
+    return {**child_environment(), **own}
+
+
+def _read_all(descriptor: int, deadline: float) -> bytes:
+    told = b""
+    while select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        part = os.read(descriptor, 65536)
+        if not part:
+            return told
+        told += part
+    raise DaemonUnreachable(f"the daemon did not start within {START_TIMEOUT_S:.0f} s", hint=_LOGS)
+
+
+def _raise_what_it_told(told: bytes) -> None:
+    if not told:
+        raise DaemonUnreachable("the daemon ended before it could listen", hint=_LOGS)
+    report = json.loads(told)
+    if "error" in report:
+        kinds = {kind.code: kind for kind in (PortInUse, UsageError, DaemonUnreachable)}
+        raise kinds.get(report["error"]["code"], LocalLLMError)(
+            report["error"]["message"], hint=report["error"]["hint"]
+        )
+
+
+def stop_daemon(settings: Settings, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
+    """Ask the daemon to finish and wait until it is gone; False when none runs. DaemonUnreachable after the timeout."""
+    status = daemon_status(settings)
+    if status is None:
+        return False
+    os.kill(status.address.pid, signal.SIGTERM)
+    with locked(settings.daemon_lock, wait_s=timeout_s) as is_gone:
+        if not is_gone:
+            raise DaemonUnreachable(
+                f"the daemon (process {status.address.pid}) does not end", hint=f"kill -9 {status.address.pid}"
+            )
+    return True

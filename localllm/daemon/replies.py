@@ -1,0 +1,252 @@
+"""One request's answer: its sequences, their tokens turned into text, and a mailbox that cannot grow without bound.
+
+The reader takes what has gathered since it last looked; a slow reader gets fewer, larger pieces. Whoever closes a
+reply early frees its pages within one engine step.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from localllm import wire
+from localllm.daemon.failures import error_from
+from localllm.daemon.incremental import TextCutter, open_cutter
+from localllm.daemon.resident import Resident
+from localllm.errors import ContextExceeded, LocalLLMError
+
+logger = logging.getLogger("localllm.daemon")
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One sequence to run, prompt already in ids. `stop` are strings, `stop_ids` tokens that end it."""
+
+    prompt: list[int]
+    sampling: wire.SamplingParams
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    include_stop: bool = False
+    skip_special: bool = True
+    top_logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    priority: int = 0
+    cache_salt: str = ""
+    is_chat: bool = False
+    prompt_text: str = ""
+
+
+@dataclass(slots=True)
+class Piece:
+    """What gathered for one sequence. Only `finish` is certain to come, once, with the last piece.
+
+    `stop` is the string or token id that ended the sequence. `ids` holds every counted token, also those whose text is
+    still held back.
+    """
+
+    index: int
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: list[dict[str, str]] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[wire.TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[wire.TokenLogprobs] = field(default_factory=list)
+    started: bool = False
+    finish: Finish | None = None
+    stop: str | int | None = None
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counts over all sequences of a reply, and the moments (monotonic seconds) that timings are made of."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    load_s: float = 0.0
+    submitted: float = 0.0
+    started: float | None = None
+    first_token: float | None = None
+    finished: float | None = None
+
+
+class Reply:
+    """An answer under way. `open` starts it; iterate with `gather` until `is_done`; always `close`."""
+
+    def __init__(self, resident: Resident, *, load_s: float = 0.0) -> None:
+        self.stats = Stats(load_s=load_s)
+        self.id = uuid.uuid4().hex
+        self._resident = resident
+        self._sequences: list[_Sequence] = []
+        self._pending: dict[int, Piece] = {}
+        self._error: LocalLLMError | None = None
+        self._ready = asyncio.Event()
+
+    @classmethod
+    def open(cls, resident: Resident, asks: Sequence[Ask], *, load_s: float = 0.0) -> "Reply":
+        """Submit all sequences; sequence i has index i. Copies of one prompt are neighbours and the same list, and count
+        once. ContextExceeded when a prompt is too long."""
+        for ask in asks:
+            _check_length(ask, resident.context_length)
+        reply = cls(resident, load_s=load_s)
+        reply.stats.submitted = time.monotonic()
+        reply.stats.prompt_tokens = sum(len(prompt) for prompt in {id(ask.prompt): ask.prompt for ask in asks}.values())
+        try:
+            for index, ask in enumerate(asks):
+                is_copy = index > 0 and ask.prompt is asks[index - 1].prompt
+                reply._start(index, ask, counts_prompt=not is_copy)
+        except LocalLLMError:
+            reply.close()
+            raise
+        return reply
+
+    def _start(self, index: int, ask: Ask, *, counts_prompt: bool) -> None:
+        cutter = open_cutter(self._resident.text, ask)
+        sequence = _Sequence(self, index, f"{self.id}-{index}", cutter, counts_prompt)
+        self._sequences.append(sequence)
+        self._resident.submit(_submit(sequence.request_id, ask), sequence)
+
+    @property
+    def is_done(self) -> bool:
+        """Every sequence has finished and every piece was taken."""
+        return not self._pending and all(sequence.is_finished for sequence in self._sequences)
+
+    async def gather(self, timeout_s: float | None = None) -> list[Piece]:
+        """What came since the last call, at most one piece per sequence; waits for something. Empty after the timeout.
+        Raises what ended the reply early: WorkerCrashed, ContextExceeded and the like."""
+        if not self._pending and self._error is None:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._ready.wait()
+            except TimeoutError:
+                return []
+        self._ready.clear()
+        pieces, self._pending = list(self._pending.values()), {}
+        if self._error is not None and not pieces:
+            raise self._error
+        if self._error is not None:
+            self._ready.set()
+        return pieces
+
+    def close(self) -> None:
+        """Cancel what still runs. Safe to call at any time, more than once."""
+        for sequence in self._sequences:
+            if not sequence.is_finished:
+                self._resident.cancel(sequence.request_id)
+
+    def abort(self, error: LocalLLMError) -> None:
+        """End the reply from outside, as a drain does: the reader gets the error."""
+        self.close()
+        self.fail(error)
+
+    # ---- called by sequences
+
+    def fail(self, error: LocalLLMError) -> None:
+        self._error = self._error or error
+        self._ready.set()
+
+    def pending(self, index: int) -> Piece:
+        """The piece that gathers for this sequence; the reader is woken."""
+        self._ready.set()
+        piece = self._pending.get(index)
+        if piece is None:
+            piece = self._pending[index] = Piece(index)
+        return piece
+
+    def cancel(self, request_id: str) -> None:
+        self._resident.cancel(request_id)
+
+    def note_finish(self) -> None:
+        if all(sequence.is_finished for sequence in self._sequences):
+            self.stats.finished = time.monotonic()
+
+
+class _Sequence:
+    """A sink for one sequence: chunks in, text pieces out."""
+
+    def __init__(self, reply: Reply, index: int, request_id: str, cutter: TextCutter, counts_prompt: bool) -> None:
+        self.request_id = request_id
+        self._counts_prompt = counts_prompt
+        self.is_finished = False
+        self._reply = reply
+        self._index = index
+        self._cutter = cutter
+
+    def feed(self, chunk: wire.TokenChunk) -> None:
+        if chunk.finish in ("error", "cancelled"):
+            self.fail(_error_of(chunk))
+            return
+        piece = self._reply.pending(self._index)
+        self._note_start(chunk, piece)
+        hit = self._take(chunk, piece)
+        if hit is not None:
+            self._finish(piece, "stop", hit)
+            if chunk.finish is None:
+                self._reply.cancel(self.request_id)
+        elif chunk.finish is not None:
+            self._cutter.finish(piece)
+            self._finish(piece, "length" if chunk.finish == "length" else "stop", chunk.stop_id)
+
+    def fail(self, error: LocalLLMError) -> None:
+        self.is_finished = True
+        self._reply.fail(error)
+
+    def _note_start(self, chunk: wire.TokenChunk, piece: Piece) -> None:
+        stats, now = self._reply.stats, time.monotonic()
+        piece.prompt_logprobs += chunk.prompt_logprobs
+        if chunk.started:
+            piece.started = True
+            if self._counts_prompt:
+                stats.cached_tokens += chunk.num_cached
+            stats.started = stats.started or now
+        if chunk.ids and stats.first_token is None:
+            stats.first_token = now
+
+    def _take(self, chunk: wire.TokenChunk, piece: Piece) -> str | None:
+        """Cut the chunk's tokens into text, one by one, up to a stop string: the string that was hit, if any."""
+        for position, token_id in enumerate(chunk.ids):
+            piece.ids.append(token_id)
+            self._reply.stats.completion_tokens += 1
+            if chunk.logprobs:
+                piece.logprobs.append(chunk.logprobs[position])
+            hit = self._cutter.push(token_id, piece)
+            if hit is not None:
+                return hit
+        return None
+
+    def _finish(self, piece: Piece, reason: Finish, stop: str | int | None) -> None:
+        piece.finish, piece.stop = reason, stop
+        self.is_finished = True
+        self._reply.note_finish()
+
+
+def _check_length(ask: Ask, context_length: int) -> None:
+    room_for_answer = 0 if ask.max_tokens == 0 else 1
+    if len(ask.prompt) + room_for_answer > context_length:
+        raise ContextExceeded(len(ask.prompt), context_length)
+
+
+def _submit(request_id: str, ask: Ask) -> wire.Submit:
+    return wire.Submit(
+        request_id=request_id,
+        prompt=ask.prompt,
+        sampling=ask.sampling,
+        max_tokens=ask.max_tokens,
+        stop_ids=list(ask.stop_ids),
+        top_logprobs=ask.top_logprobs,
+        prompt_logprobs=ask.prompt_logprobs,
+        priority=ask.priority,
+        cache_salt=ask.cache_salt,
+    )
+
+
+def _error_of(chunk: wire.TokenChunk) -> LocalLLMError:
+    if chunk.finish == "cancelled":
+        return LocalLLMError("the request was cancelled")
+    return error_from(chunk.error_code, chunk.error or "the engine refused the request")

@@ -1,0 +1,288 @@
+"""Which models are loaded: found by name, started on demand, kept a while, evicted when room is needed.
+
+One worker per model digest. A model with running requests is never evicted; requests for a model that is still
+loading wait together.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from localllm import wire
+from localllm.daemon.crashes import CrashLog
+from localllm.daemon.keepalive import FOREVER, keep_alive_seconds
+from localllm.daemon.process import WORKER_COMMAND
+from localllm.daemon.resident import Resident
+from localllm.daemon.text import LibraryLike, TextSide
+from localllm.errors import Overloaded
+from localllm.settings import Settings
+from localllm.store.entry import Entry
+
+logger = logging.getLogger("localllm.daemon")
+T = TypeVar("T")
+
+ROOM_WAIT_S = 60.0
+MEMORY_MARGIN = 1.15
+"""A loaded model needs about this many times its file: weights, pages, and the process itself."""
+
+
+def available_memory_bytes() -> int:
+    """What the machine could give a new process now."""
+    import psutil  # deferred: 20 ms that a daemon without a model need not pay
+
+    return int(psutil.virtual_memory().available)
+
+
+def load_text(entry: Entry) -> TextSide:
+    """The tokenizer and template of a model, read in the daemon only."""
+    from localllm.runtime.load import load_text as load  # deferred: tokenizers and jinja2 come with the first model
+
+    return load(Path(entry.path))
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where models come from and how they run; tests put fakes here."""
+
+    library: LibraryLike
+    load_text: Callable[[Entry], TextSide] = load_text
+    worker_command: Sequence[str] = WORKER_COMMAND
+    available_memory_bytes: Callable[[], int] = available_memory_bytes
+    clock: Callable[[], float] = time.monotonic
+
+
+class Residency:
+    """The loaded models of one daemon. All methods belong to the event loop's thread."""
+
+    def __init__(self, settings: Settings, sources: Sources) -> None:
+        self._settings = settings
+        self._sources = sources
+        self._residents: dict[str, Resident] = {}
+        self._keep_alive_s: dict[str, float] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._expires_s: dict[str, float] = {}
+        self._lives: set[asyncio.Task[None]] = set()
+        self._placing = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._watchers: set[Callable[[Resident], None]] = set()
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="text")
+        self._num_waiting = 0
+        self.crashes = CrashLog(sources.clock)
+
+    # ---- for requests
+
+    @contextlib.asynccontextmanager
+    async def using(self, name: str, keep_alive: str | float | None = None) -> AsyncIterator[Resident]:
+        """The model, ready, and not to be evicted while the block runs. Raises ModelNotFound, NotEnoughMemory,
+        BadModelFile, UnsupportedModel, WorkerCrashed, Overloaded."""
+        keep_alive_s = None if keep_alive is None else keep_alive_seconds(keep_alive)
+        entry = await self.find(name)
+        resident = await self._hold(entry)
+        key = key_of(entry)
+        if keep_alive_s is not None:
+            self._keep_alive_s[key] = keep_alive_s
+        try:
+            await resident.wait_ready()
+            yield resident
+        finally:
+            self._release(key, resident)
+
+    async def find(self, name: str) -> Entry:
+        return await self.in_thread(partial(self._sources.library.find, name))
+
+    async def entries(self) -> list[Entry]:
+        return await self.in_thread(lambda: list(self._sources.library.entries()))
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run what takes long (templates, tokenizing, the store) off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    # ---- for the managing API
+
+    def residents(self) -> list[Resident]:
+        return list(self._residents.values())
+
+    def expires_in_s(self, resident: Resident) -> float | None:
+        """Seconds until an idle model is unloaded; None: for ever."""
+        key = key_of(resident.entry)
+        if resident.num_users or key not in self._timers:
+            kept = self._kept_s(key)
+            return None if kept == FOREVER else kept
+        return max(0.0, self._expires_s[key] - self._sources.clock())
+
+    async def stop(self, name: str) -> bool:
+        """Unload the model, running requests or not; False when it was not loaded."""
+        entry = await self.find(name)
+        self.crashes.forgive(key_of(entry))
+        resident = self._residents.get(key_of(entry))
+        if resident is None:
+            return False
+        await resident.stop()
+        return True
+
+    def watch(self, watcher: Callable[[Resident], None]) -> Callable[[], None]:
+        """Call `watcher` on every change of a model; the answer ends that."""
+        self._watchers.add(watcher)
+        return lambda: self._watchers.discard(watcher)
+
+    async def close(self) -> None:
+        """Unload everything."""
+        await asyncio.gather(*(resident.stop() for resident in self.residents()))
+        for life in list(self._lives):
+            await life
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # ---- starting and evicting
+
+    async def _hold(self, entry: Entry) -> Resident:
+        resident = self._residents.get(key_of(entry))
+        if resident is None or resident.state in ("stopping", "failed"):
+            resident = await self._placed(entry)
+        resident.num_users += 1
+        self._cancel_timer(key_of(entry))
+        return resident
+
+    async def _placed(self, entry: Entry) -> Resident:
+        if self._num_waiting >= self._settings.max_queue:
+            raise Overloaded("too many requests wait for a model", hint="try again in a few seconds")
+        self._num_waiting += 1
+        try:
+            async with self._placing:
+                return await self._current(entry) or await self._start(entry)
+        finally:
+            self._num_waiting -= 1
+
+    async def _current(self, entry: Entry) -> Resident | None:
+        resident = self._residents.get(key_of(entry))
+        if resident is not None and resident.state in ("stopping", "failed"):
+            await resident.gone.wait()
+            return None
+        return resident
+
+    async def _start(self, entry: Entry) -> Resident:
+        await asyncio.sleep(self.crashes.pause_s(key_of(entry)))
+        await self._make_room(entry)
+        load = self._load_frame(entry)
+        resident = Resident(
+            entry,
+            load,
+            self._sources.load_text,
+            command=self._sources.worker_command,
+            changed=self._note_change,
+            started=self._sources.clock(),
+        )
+        logger.info("loading %s from %s", entry.name, entry.path)
+        self._residents[key_of(entry)] = resident
+        self._keep(asyncio.create_task(self._live(resident)))
+        return resident
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._lives.add(task)  # the event loop itself holds tasks only weakly
+        task.add_done_callback(self._lives.discard)
+
+    async def _live(self, resident: Resident) -> None:
+        await resident.live()
+        key = key_of(resident.entry)
+        if resident.crashed and resident.error is not None:
+            self.crashes.record(key, resident.entry.name, resident.error.message)
+        if self._residents.get(key) is resident:
+            del self._residents[key]
+            self._cancel_timer(key)
+        logger.info("%s is unloaded (%s)", resident.entry.name, resident.state)
+        self._notify()
+
+    def _load_frame(self, entry: Entry) -> wire.Load:
+        settings = self._settings
+        wanted = entry.params.get("num_ctx")
+        return wire.Load(
+            path=str(entry.path),
+            backend=settings.backend,
+            threads=settings.threads,
+            kv_pages=settings.kv_pages,
+            page_size=settings.page_size,
+            token_budget=settings.token_budget,
+            max_sequences=settings.max_sequences,
+            context_length=settings.context_length or (wanted if isinstance(wanted, int) else 0),
+        )
+
+    async def _make_room(self, entry: Entry) -> None:
+        """Unload idle models, least recently used first, until the new one may come. Overloaded when all are busy."""
+        deadline = self._sources.clock() + ROOM_WAIT_S
+        while len(self._residents) >= max(1, self._settings.max_loaded_models):
+            idle = self._idlest()
+            if idle is not None:
+                await self._evict(idle, f"{entry.name} needs its place")
+            elif self._sources.clock() > deadline:
+                raise Overloaded("all loaded models are busy", hint="try again later, or raise max_loaded_models")
+            else:
+                await self._wait_for_change(deadline - self._sources.clock())
+        needed = int(entry.size_bytes * MEMORY_MARGIN)
+        while needed > self._sources.available_memory_bytes() and (idle := self._idlest()) is not None:
+            await self._evict(idle, f"{entry.name} needs its memory")
+
+    def _idlest(self) -> Resident | None:
+        idle = [resident for resident in self._residents.values() if not resident.num_users]
+        return min(idle, key=lambda resident: resident.last_used, default=None)
+
+    async def _evict(self, resident: Resident, why: str) -> None:
+        logger.info("unloading %s: %s", resident.entry.name, why)
+        await resident.stop()
+        self._residents.pop(key_of(resident.entry), None)
+
+    # ---- leaving
+
+    def _release(self, key: str, resident: Resident) -> None:
+        resident.num_users -= 1
+        resident.last_used = self._sources.clock()
+        if resident.num_users == 0 and self._residents.get(key) is resident:
+            self._set_timer(key, resident)
+        self._notify()
+
+    def _kept_s(self, key: str) -> float:
+        return self._keep_alive_s.get(key, keep_alive_seconds(self._settings.keep_alive))
+
+    def _set_timer(self, key: str, resident: Resident) -> None:
+        self._cancel_timer(key)
+        kept_s = self._kept_s(key)
+        if kept_s != FOREVER:
+            self._expires_s[key] = self._sources.clock() + kept_s
+            self._timers[key] = asyncio.get_running_loop().call_later(kept_s, self._expire, key, resident)
+
+    def _cancel_timer(self, key: str) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _expire(self, key: str, resident: Resident) -> None:
+        self._timers.pop(key, None)
+        if resident.num_users == 0 and self._residents.get(key) is resident:
+            self._keep(asyncio.create_task(resident.stop()))
+
+    # ---- telling others
+
+    def _note_change(self, resident: Resident) -> None:
+        if resident.state == "ready":
+            self.crashes.heal(key_of(resident.entry))
+        for watcher in list(self._watchers):
+            watcher(resident)
+
+    def _notify(self) -> None:
+        """Wake whoever waits for room."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _wait_for_change(self, timeout_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), max(0.0, timeout_s))
+
+
+def key_of(entry: Entry) -> str:
+    """What makes two names the same model: its digest, or its path where none is known."""
+    return entry.digest or str(entry.path)

@@ -1,0 +1,242 @@
+"""One loaded model: its worker, its text side, and the streams that wait for its tokens."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal, Protocol
+
+from localllm import wire
+from localllm.daemon.failures import as_ours, error_from, how_it_ended
+from localllm.daemon.process import WORKER_COMMAND, WorkerProcess
+from localllm.daemon.text import TextSide
+from localllm.errors import LocalLLMError, WorkerCrashed
+from localllm.store.entry import Entry
+
+logger = logging.getLogger("localllm.daemon")
+
+State = Literal["loading", "ready", "stopping", "failed"]
+STUCK_STEP_S = 30.0
+STUCK_S_PER_WEIGHT_GB = 15.0
+"""A slow machine may need this long for a full step over each gigabyte of weights; it is not stuck."""
+SILENCE_S = 30.0
+WATCH_EVERY_S = 1.0
+
+
+class Sink(Protocol):
+    """Who waits for the tokens of one sequence."""
+
+    def feed(self, chunk: wire.TokenChunk) -> None: ...
+
+    def fail(self, error: LocalLLMError) -> None: ...
+
+
+class Resident:
+    """States go loading, ready, stopping; or to failed from either of the first two. `gone` is set at the end."""
+
+    def __init__(
+        self,
+        entry: Entry,
+        load: wire.Load,
+        load_text: Callable[[Entry], TextSide],
+        *,
+        command: Sequence[str] = WORKER_COMMAND,
+        changed: Callable[["Resident"], None],
+        started: float,
+    ) -> None:
+        self.entry = entry
+        self.state: State = "loading"
+        self.progress: wire.Progress | None = None
+        self.ready: wire.Ready | None = None
+        self.snapshot: wire.Snapshot | None = None
+        self.tokens_per_s = 0.0
+        self.gone = asyncio.Event()
+        self.num_users = 0
+        self.last_used = started
+        self.error: LocalLLMError | None = None
+        self.crashed = False
+        self._load = load
+        self._load_text = load_text
+        self._command = command
+        self._changed = changed
+        self._text: TextSide | None = None
+        self._sinks: dict[str, Sink] = {}
+        self._process: WorkerProcess | None = None
+        self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._last_frame = started
+        self._slowest_step_s = 0.0
+
+    # ---- what requests use
+
+    @property
+    def text(self) -> TextSide:
+        assert self._text is not None, "asked before the model was ready"
+        return self._text
+
+    @property
+    def context_length(self) -> int:
+        assert self.ready is not None, "asked before the model was ready"
+        return self.ready.context_length
+
+    @property
+    def num_streams(self) -> int:
+        return len(self._sinks)
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def wait_ready(self) -> None:
+        """Returns when the model answers; raises what kept it from that."""
+        await asyncio.shield(self._loaded)
+
+    def submit(self, submit: wire.Submit, sink: Sink) -> None:
+        """Start a sequence; its chunks go to the sink until one has `finish`."""
+        if self.state != "ready" or self._process is None:
+            raise self.error or WorkerCrashed("the model was unloaded before it could answer", hint="try again")
+        self._sinks[submit.request_id] = sink
+        self._process.send(submit)
+
+    def cancel(self, request_id: str) -> None:
+        """The worker forgets the sequence before its next step; nobody is told any more."""
+        if self._sinks.pop(request_id, None) is not None and self._process is not None:
+            self._process.send(wire.Cancel(request_id))
+
+    # ---- its life
+
+    async def live(self) -> None:
+        """Start the worker and follow it to its end. Never raises: the outcome is in `state` and `error`."""
+        text = asyncio.get_running_loop().run_in_executor(None, self._load_text, self.entry)
+        try:
+            self._process = await WorkerProcess.start(self._load, self._command)
+            watch = asyncio.create_task(self._watch(self._process))
+            try:
+                await self._follow(self._process, text)
+            finally:
+                watch.cancel()
+                status = await self._process.exit_status()
+            self._settle(status)
+        except Exception as error:
+            self._fail(as_ours(error))
+        finally:
+            text.cancel()
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                await text
+            self._end()
+
+    async def _follow(self, process: WorkerProcess, text: Awaitable[TextSide]) -> None:
+        async for message in process.messages():
+            self._last_frame = time.monotonic()
+            match message:
+                case wire.StepFrame(chunks):
+                    self._deliver(chunks)
+                case wire.Snapshot():
+                    self._note_rate(message)
+                    self._changed(self)
+                case wire.Heartbeat():
+                    self._check_step(process, message)
+                case wire.Progress():
+                    self.progress = message
+                    self._changed(self)
+                case wire.Ready():
+                    await self._become_ready(process, message, text)
+                case wire.Failed(code, sentence, hint):
+                    self.error = error_from(code, sentence, hint)
+
+    async def _become_ready(self, process: WorkerProcess, ready: wire.Ready, text: Awaitable[TextSide]) -> None:
+        try:
+            self._text = await text
+        except Exception as error:
+            self.error = as_ours(error)
+            process.kill()
+            return
+        self.ready, self.progress = ready, None
+        if self.state == "loading":
+            self.state = "ready"
+            self._loaded.set_result(None)
+        self._changed(self)
+
+    def _deliver(self, chunks: list[wire.TokenChunk]) -> None:
+        for chunk in chunks:
+            sink = self._sinks.get(chunk.request_id)
+            if sink is None:
+                continue
+            if chunk.finish is not None:
+                del self._sinks[chunk.request_id]
+            sink.feed(chunk)
+
+    def _note_rate(self, snapshot: wire.Snapshot) -> None:
+        before, self.snapshot = self.snapshot, snapshot
+        if before is not None and snapshot.time_s > before.time_s:
+            generated = snapshot.num_generated_tokens - before.num_generated_tokens
+            self.tokens_per_s = generated / (snapshot.time_s - before.time_s)
+        if snapshot.num_running == 0:
+            self.tokens_per_s = 0.0
+
+    def _check_step(self, process: WorkerProcess, beat: wire.Heartbeat) -> None:
+        if beat.in_step_s > self._step_limit_s() and self.state != "loading":
+            self.error = WorkerCrashed(f"a step of {self.entry.name} did not end for {beat.in_step_s:.0f} s")
+            process.kill()
+        self._slowest_step_s = max(self._slowest_step_s, self.snapshot.last_step_s if self.snapshot else 0.0)
+
+    def _step_limit_s(self) -> float:
+        weight_gb = self.ready.weight_bytes / 1e9 if self.ready else 0.0
+        return max(STUCK_STEP_S, 10 * self._slowest_step_s, STUCK_S_PER_WEIGHT_GB * weight_gb)
+
+    async def _watch(self, process: WorkerProcess) -> None:
+        """A worker that does not even send its heartbeat is stuck where Python cannot run."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            silent_s = time.monotonic() - self._last_frame
+            if self.state == "ready" and silent_s > max(SILENCE_S, self._step_limit_s()):
+                self.error = WorkerCrashed(f"the worker of {self.entry.name} has been silent for {silent_s:.0f} s")
+                process.kill()
+
+    async def stop(self) -> None:
+        """Unload: open streams end with an error, memory is free when this returns."""
+        if self.state in ("loading", "ready"):
+            was_loading, self.state = self.state == "loading", "stopping"
+            self._changed(self)
+            if self._process is not None:
+                self._process.send(wire.Stop())
+                if was_loading:
+                    self._process.kill()
+                else:
+                    asyncio.get_running_loop().call_later(5.0, self._process.kill)
+        await self.gone.wait()
+
+    # ---- its end
+
+    def _settle(self, status: int) -> None:
+        if self.state == "stopping":
+            self._fail_streams(self.error or WorkerCrashed(f"{self.entry.name} was unloaded", hint="ask again"))
+            return
+        self.crashed = self.ready is not None or self.error is None
+        reason = self.error.message if self.error else how_it_ended(status)
+        if self.crashed:
+            logger.error("the worker of %s ended: %s (%s)", self.entry.name, reason, how_it_ended(status))
+            self.error = WorkerCrashed(
+                f"the process that ran {self.entry.name} ended: {reason}",
+                hint="ask again: a new one is started; `localllm daemon logs` has the details",
+            )
+        self._fail(self.error or WorkerCrashed(reason))
+
+    def _fail(self, error: LocalLLMError) -> None:
+        self.state, self.error = "failed", error
+        self._fail_streams(error)
+
+    def _fail_streams(self, error: LocalLLMError) -> None:
+        sinks, self._sinks = self._sinks, {}
+        for sink in sinks.values():
+            sink.fail(error)
+
+    def _end(self) -> None:
+        if not self._loaded.done():
+            self._loaded.set_exception(
+                self.error or WorkerCrashed(f"{self.entry.name} was unloaded while it loaded", hint="ask again")
+            )
+            self._loaded.exception()  # marked as seen: perhaps nobody waits any more
+        self._text = None
+        self.gone.set()
+        self._changed(self)

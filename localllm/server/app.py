@@ -1,0 +1,180 @@
+"""The HTTP application: routes, health, and errors as bodies. `serve` is its foreground entry."""
+
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from localllm.daemon.residency import Residency, Sources
+from localllm.errors import LocalLLMError
+from localllm.server.guard import Guard, Rules
+from localllm.server.http import Disconnected, HttpError, Json, error_response
+from localllm.server.live import Live
+from localllm.server.manage import Manage, model_rows
+from localllm.server.openai import OpenAI
+from localllm.settings import Settings
+
+logger = logging.getLogger("localllm.server")
+
+CLIENT_CLOSED = 499
+
+
+def package_version() -> str:
+    """The installed version; "0+unknown" for a bare checkout."""
+    try:
+        return version("localllm")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+class Daemon:
+    """One daemon's parts, and the application made of them. `instance` tells it from every other daemon."""
+
+    def __init__(self, settings: Settings, sources: Sources, request_stop: Callable[[], None] = lambda: None) -> None:
+        self.instance = uuid.uuid4().hex
+        self.version = package_version()
+        self.settings = settings
+        self.rules = Rules.of(settings)
+        self.residency = Residency(settings, sources)
+        self.openai = OpenAI(settings, self.residency, f"localllm-{self.version}")
+        self.live = Live(self.residency)
+        self._manage = Manage(settings, self.residency, request_stop)
+        self._started = time.monotonic()
+
+    def application(self) -> ASGIApp:
+        app = Starlette(
+            routes=self._routes(),
+            exception_handlers={
+                LocalLLMError: _refuse,
+                HTTPException: _refuse_http,
+                Disconnected: _leave,
+                Exception: _fail,
+            },
+            lifespan=self._lifespan,
+        )
+        return Guard(_Logged(app), self.rules)
+
+    def _routes(self) -> list[Route]:
+        manage, base = self._manage, "/localllm/v1"
+        return [
+            Route("/", _greet),
+            Route("/health", self._health),
+            Route("/version", self._version),
+            Route("/v1/models", self.openai.models),
+            Route("/v1/models/{name:path}", self.openai.model),
+            Route("/v1/chat/completions", self.openai.chat, methods=["POST"]),
+            Route("/v1/completions", self.openai.completion, methods=["POST"]),
+            Route(f"{base}/ps", manage.ps),
+            Route(f"{base}/load", manage.load, methods=["POST"]),
+            Route(f"{base}/stop", manage.stop, methods=["POST"]),
+            Route(f"{base}/live", self.live.live),
+            Route(f"{base}/tokenize", manage.tokenize, methods=["POST"]),
+            Route(f"{base}/shutdown", manage.shutdown, methods=["POST"]),
+        ]
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        yield
+        await self.residency.close()
+
+    async def _version(self, request: Request) -> Response:
+        return Json({"version": self.version})
+
+    async def _health(self, request: Request) -> Response:
+        """200 while everything that should run does; 503 with a reason when it does not."""
+        health = self.health()
+        return Json(health, status_code=200 if health["status"] == "ok" else 503)
+
+    def health(self) -> dict[str, Any]:
+        wounds = self.residency.crashes.wounds()
+        status = "draining" if self.openai.is_draining else "degraded" if wounds else "ok"
+        health = {
+            "status": status,
+            "version": self.version,
+            "instance": self.instance,
+            "uptime_s": round(time.monotonic() - self._started, 3),
+        }
+        if not self.rules.keys:  # the route is open to all: with keys, only the bare truth
+            models = model_rows(self.residency)
+            health["models"] = [{"name": row["name"], "state": row["state"]} for row in models]
+            health["reason"] = "; ".join(wound.reason for wound in wounds) or None
+        return health
+
+
+async def _greet(request: Request) -> Response:
+    return PlainTextResponse("localllm is running\n")
+
+
+# ---- errors
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LocalLLMError)
+    return error_response(error)
+
+
+async def _refuse_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    sentence = {404: f"there is no {request.url.path} here", 405: f"{request.method} is not allowed here"}
+    refusal = HttpError(error.status_code, sentence.get(error.status_code, error.detail))
+    response = error_response(refusal)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _leave(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED)
+
+
+async def _fail(request: Request, error: Exception) -> Response:
+    return error_response(LocalLLMError("something went wrong inside the daemon", hint="see `localllm daemon logs`"))
+
+
+class _Logged:
+    """One line per request: method, path, status, time. Neither bodies nor keys nor query strings."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.monotonic(), 0
+
+        async def noting(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            level = logging.DEBUG if scope["path"] in ("/health", "/localllm/v1/ps") else logging.INFO
+            spent_ms = (time.monotonic() - started) * 1000
+            logger.log(level, "%s %s %d %.0f ms", scope["method"], scope["path"], status, spent_ms)
+
+
+def library_of(settings: Settings) -> Sources:
+    """The real store behind the daemon."""
+    from localllm.store.library import Library  # deferred: the store comes with the first request
+
+    return Sources(library=Library(settings))
+
+
+def serve(settings: Settings) -> int:
+    """Run a daemon in the foreground until it is told to stop; the exit status."""
+    from localllm.server.serving import run
+
+    return run(settings, library_of(settings))

@@ -1,0 +1,192 @@
+"""A validated request, a model and its text side become sequences to run: prompts in ids, sampling settled.
+
+Sampling precedence: the request, then the model's own parameters (preset or Modelfile), then the file's defaults, then
+neutral values.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from localllm import wire
+from localllm.daemon.replies import Ask
+from localllm.daemon.text import TextSide, TokenizerLike
+from localllm.errors import InvalidRequest, UnsupportedModel
+from localllm.server.fields import MAX_PROMPTS, ChatRequest, Common, CompletionRequest, stop_strings
+from localllm.server.messages import plain_messages
+from localllm.settings import Settings
+from localllm.store.entry import Entry
+
+_SAMPLING: tuple[tuple[str, str], ...] = (
+    ("temperature", "temperature"),
+    ("top_k", "top_k"),
+    ("top_p", "top_p"),
+    ("min_p", "min_p"),
+    ("repetition_penalty", "repeat_penalty"),
+    ("repeat_last_n", "repeat_last_n"),
+    ("presence_penalty", "presence_penalty"),
+    ("frequency_penalty", "frequency_penalty"),
+    ("seed", "seed"),
+)
+"""Our name of each parameter, and the one that model entries use."""
+
+
+def sampling_of(request: Common, params: Mapping[str, Any], file_defaults: Mapping[str, Any]) -> wire.SamplingParams:
+    """The parameters in force. InvalidRequest names the field that is out of bounds."""
+    values: dict[str, Any] = {}
+    for ours, theirs in _SAMPLING:
+        layers = (getattr(request, ours), params.get(theirs, params.get(ours)), file_defaults.get(ours))
+        chosen = next((value for value in layers if value is not None), None)
+        if chosen is not None:
+            values[ours] = chosen
+    values["min_tokens"] = request.min_tokens or 0
+    values["logit_bias"] = _bias(request.logit_bias or {})
+    try:
+        return msgspec.convert(values, wire.SamplingParams).checked()
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"a sampling parameter of the model has a wrong type: {error}") from None
+
+
+def _bias(bias: Mapping[str, float]) -> dict[int, float]:
+    try:
+        return {int(token_id): value for token_id, value in bias.items()}
+    except ValueError:
+        raise InvalidRequest("logit_bias must map token ids to numbers", param="logit_bias") from None
+
+
+def max_new_tokens(request: Common, params: Mapping[str, Any], settings: Settings) -> int | None:
+    """The limit on generated tokens; None: what the context holds."""
+    if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
+        return request.max_completion_tokens
+    if request.max_tokens is not None:
+        return request.max_tokens
+    limit = params.get("num_predict", settings.max_tokens)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def _ask(request: Common, entry: Entry, text: TextSide, settings: Settings, vocab_size: int) -> Ask:
+    """Everything but the prompt."""
+    stops = request.stop if request.stop is not None else entry.params.get("stop")
+    stop_ids = set(request.stop_token_ids or ())
+    if not request.ignore_eos:
+        stop_ids |= set(text.tokenizer.eog_ids)
+    sampling = sampling_of(request, entry.params, text.default_sampling)
+    _check_ids("logit_bias", list(sampling.logit_bias), vocab_size)
+    _check_ids("stop_token_ids", request.stop_token_ids or [], vocab_size)
+    return Ask(
+        prompt=[],
+        sampling=sampling,
+        max_tokens=max_new_tokens(request, entry.params, settings),
+        stop=stop_strings(stops),
+        stop_ids=tuple(sorted(stop_ids)),
+        include_stop=bool(request.include_stop_str_in_output),
+        skip_special=request.skip_special_tokens is not False,
+        prompt_logprobs=request.prompt_logprobs,
+        priority=request.priority or 0,
+        cache_salt=request.cache_salt or "",
+    )
+
+
+def _check_ids(name: str, ids: Sequence[int], vocab_size: int) -> None:
+    for token_id in ids:
+        if not 0 <= token_id < vocab_size:
+            raise InvalidRequest(f"{name} names token {token_id}; the model has {vocab_size} tokens", param=name)
+
+
+def _copies(ask: Ask, count: int) -> list[Ask]:
+    """Choices of one prompt: the same ids, seeds apart, so that a given seed does not give the same text n times."""
+    seed = ask.sampling.seed
+    if seed is None:
+        return [ask] * count
+    seeds = ((seed + index + 2**63) % 2**64 - 2**63 for index in range(count))
+    return [replace(ask, sampling=msgspec.structs.replace(ask.sampling, seed=each)) for each in seeds]
+
+
+# ---- chat
+
+
+def chat_asks(request: ChatRequest, entry: Entry, text: TextSide, settings: Settings, vocab_size: int) -> list[Ask]:
+    """One sequence per choice. Slow (template and tokenizer): not for the event loop."""
+    ask = _ask(request, entry, text, settings, vocab_size)
+    prompt = chat_prompt(
+        request.messages, request.tools if request.tool_choice != "none" else None, entry, text,
+        add_generation_prompt=request.add_generation_prompt is not False,
+    )  # fmt: skip
+    ids = text.tokenizer.encode(prompt, add_special=False, parse_special=True)
+    top = (request.top_logprobs or 0) if request.logprobs else None
+    return _copies(replace(ask, prompt=ids, prompt_text=prompt, top_logprobs=top, is_chat=True), request.n or 1)
+
+
+def chat_prompt(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None,
+    entry: Entry,
+    text: TextSide,
+    *,
+    add_generation_prompt: bool = True,
+) -> str:
+    """The conversation as the model wants to read it, with the entry's own system prompt and opening messages."""
+    plain = plain_messages(messages)
+    if tools and "tools" not in entry.capabilities:
+        raise InvalidRequest(f"{entry.name} does not support tools", hint="leave `tools` out", param="tools")
+    if entry.template_kind == "go":
+        raise UnsupportedModel(f"{entry.name} has a template in Go's language, which cannot be rendered yet")
+    opening: list[Mapping[str, Any]] = list(entry.messages)
+    if entry.system and not any(message["role"] == "system" for message in plain):
+        opening.insert(0, {"role": "system", "content": entry.system})
+    elif plain[0]["role"] == "system":
+        opening.insert(0, plain.pop(0))
+    return text.template.render([*opening, *plain], tools=tools or None, add_generation_prompt=add_generation_prompt)
+
+
+# ---- plain completions
+
+
+def completion_asks(
+    request: CompletionRequest, entry: Entry, text: TextSide, settings: Settings, vocab_size: int
+) -> list[Ask]:
+    """Sequences prompt by prompt, choice by choice. Slow: not for the event loop."""
+    ask = replace(_ask(request, entry, text, settings, vocab_size), top_logprobs=request.logprobs)
+    if request.echo and request.logprobs is not None:
+        ask = replace(ask, prompt_logprobs=request.logprobs)
+    if (request.best_of or 1) > (request.n or 1) and ask.top_logprobs is None:
+        ask = replace(ask, top_logprobs=0)  # needed to tell which are best
+    count = request.best_of or request.n or 1
+    asks: list[Ask] = []
+    for prompt in _prompts(request.prompt):
+        ids, shown = _ids_and_text(prompt, request, text.tokenizer, vocab_size)
+        asks += _copies(replace(ask, prompt=ids, prompt_text=shown), count)
+    return asks
+
+
+def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    if not len(prompt) > 0:
+        raise InvalidRequest("prompt must not be empty", param="prompt")
+    strings = [item for item in prompt if isinstance(item, str)]
+    numbers = [item for item in prompt if isinstance(item, int)]
+    lists = [item for item in prompt if isinstance(item, list)]
+    if len(numbers) == len(prompt):
+        return [numbers]
+    if len(strings) != len(prompt) and len(lists) != len(prompt):
+        raise InvalidRequest("prompt must not mix strings, token ids and lists of token ids", param="prompt")
+    if len(prompt) > MAX_PROMPTS:
+        raise InvalidRequest(f"prompt may hold at most {MAX_PROMPTS} prompts", param="prompt")
+    return [*strings, *lists]
+
+
+def _ids_and_text(
+    prompt: str | list[int], request: CompletionRequest, tokenizer: TokenizerLike, vocab_size: int
+) -> tuple[list[int], str]:
+    if isinstance(prompt, list):
+        _check_ids("prompt", prompt, vocab_size)
+        ids, shown = prompt, tokenizer.decode(prompt) if request.echo else ""
+    else:
+        add_special = request.add_special_tokens is not False
+        ids, shown = tokenizer.encode(prompt, add_special=add_special, parse_special=True), prompt
+    if not ids:
+        raise InvalidRequest("the prompt is empty: it has no tokens", hint="send some text", param="prompt")
+    return ids, shown

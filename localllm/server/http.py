@@ -1,0 +1,174 @@
+"""HTTP without opinions about models: bodies with limits, JSON and event streams, errors as OpenAI writes them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from localllm.errors import ContextExceeded, LocalLLMError
+
+MAX_BODY_BYTES = 16 * 2**20
+BODY_TIMEOUT_S = 30.0
+STALLED_WRITE_S = 60.0
+RETRY_AFTER_S = 2
+
+T = TypeVar("T")
+
+
+class HttpError(LocalLLMError):
+    """A refusal below the level of fields: method, length, content type."""
+
+    code = "invalid_request"
+
+    def __init__(self, status: int, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.http_status = status
+
+
+class Disconnected(Exception):
+    """The client went away; there is nobody to answer."""
+
+
+# ---- in
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """The body as a JSON object. HttpError: too long, too slow, not JSON, not an object."""
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            body = await _read_limited(request)
+    except TimeoutError:
+        raise HttpError(408, f"the request body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
+    if not body.strip():
+        raise HttpError(400, "the request has no body", hint="send a JSON object")
+    try:
+        decoded = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise HttpError(400, f"the request body is not valid JSON: {error}") from None
+    if not isinstance(decoded, dict):
+        raise HttpError(400, "the request body must be a JSON object")
+    return decoded
+
+
+async def _read_limited(request: Request) -> bytes:
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
+        raise _too_long()
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise _too_long()
+    return bytes(body)
+
+
+def _too_long() -> HttpError:
+    return HttpError(413, f"the request body is longer than {MAX_BODY_BYTES // 2**20} MiB")
+
+
+async def attended(request: Request, work: Awaitable[T]) -> T:
+    """The work's result, or Disconnected with the work cancelled as soon as the client goes away."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.create_task(_until_gone(request.receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Disconnected
+        return task.result()
+    finally:
+        await _cancelled(task, gone)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancelled(*tasks: "asyncio.Future[Any]") -> None:
+    for task in tasks:
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+# ---- out
+
+
+class Json(Response):
+    """A JSON body, compact."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content)
+
+
+class EventStream(Response):
+    """Server-sent events, or lines, from a generator that is closed when the client leaves or stops reading."""
+
+    def __init__(self, events: AsyncIterator[bytes], media_type: str = "text/event-stream; charset=utf-8") -> None:
+        super().__init__(None, media_type=None, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self.headers["content-type"] = media_type
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        writer = asyncio.create_task(self._write(send))
+        gone = asyncio.create_task(_until_gone(receive))
+        try:
+            await asyncio.wait({writer, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if writer.done():
+                writer.result()
+        finally:
+            await _cancelled(writer, gone)
+            await self._close()
+
+    async def _write(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for event in self._events:
+            async with asyncio.timeout(STALLED_WRITE_S):
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _close(self) -> None:
+        close = getattr(self._events, "aclose", None)  # async generators have it, plain iterators need not
+        if close is not None:
+            await close()
+
+
+# ---- errors
+
+_TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    502: "api_error",
+    503: "unavailable_error",
+}
+
+
+def error_object(error: LocalLLMError) -> dict[str, Any]:
+    """The value of `error` in a body or an event."""
+    status = error.http_status
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    message = f"{error.message} ({error.hint})" if error.hint else error.message
+    shown: dict[str, Any] = {"message": message, "type": kind, "param": error.param, "code": error.code}
+    if error.hint:
+        shown["hint"] = error.hint
+    if isinstance(error, ContextExceeded):
+        shown |= {"n_prompt_tokens": error.num_prompt_tokens, "n_ctx": error.context_length}
+    return shown
+
+
+def error_response(error: LocalLLMError) -> Json:
+    headers = {"retry-after": str(RETRY_AFTER_S)} if error.http_status == 503 else None
+    if error.http_status == 401:
+        headers = {"www-authenticate": "Bearer"}
+    return Json({"error": error_object(error)}, status_code=error.http_status, headers=headers)

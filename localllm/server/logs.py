@@ -1,0 +1,47 @@
+"""The daemon's log: one file in the home, rotated by size, with nothing in it that a terminal would obey."""
+
+import logging
+import os
+from logging.handlers import RotatingFileHandler
+
+from localllm.settings import Settings
+
+MAX_LOG_BYTES = 10 * 2**20
+KEPT_LOGS = 3
+FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_HIDDEN = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)] if code not in (0x09, 0x0A)}
+_HIDDEN |= {code: f"\\u{code:04x}" for code in [0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]}
+
+
+class Sanitized(logging.Formatter):
+    """Control characters, escapes and text-direction overrides are written out instead of sent."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).translate(_HIDDEN)
+
+
+class _Rotating(RotatingFileHandler):
+    """In the background stderr is the log too: tracebacks and workers' words move on with it to the new file."""
+
+    def __init__(self, settings: Settings, *, owns_stderr: bool) -> None:
+        super().__init__(settings.log_file, maxBytes=MAX_LOG_BYTES, backupCount=KEPT_LOGS, encoding="utf-8")
+        self._owns_stderr = owns_stderr
+
+    def doRollover(self) -> None:
+        super().doRollover()
+        if self._owns_stderr and self.stream is not None:
+            os.dup2(self.stream.fileno(), 1)
+            os.dup2(self.stream.fileno(), 2)
+
+
+def start_logging(settings: Settings, *, is_foreground: bool) -> None:
+    """To the log file, and in the foreground to stderr as well."""
+    settings.log_file.parent.mkdir(parents=True, exist_ok=True)
+    handlers: list[logging.Handler] = [_Rotating(settings, owns_stderr=not is_foreground)]
+    if is_foreground:
+        handlers.append(logging.StreamHandler())
+    for handler in handlers:
+        handler.setFormatter(Sanitized(FORMAT))
+    root = logging.getLogger()
+    root.handlers = handlers
+    root.setLevel(settings.log_level.upper())

@@ -1,0 +1,94 @@
+"""Chat messages as clients send them to the plain form that templates render: text only, roles they know."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from localllm.errors import InvalidRequest
+
+_ROLES: Mapping[Any, str] = {
+    "system": "system",
+    "developer": "system",  # OpenAI's newer name for it; templates know only the older
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+_FIELDS = frozenset(
+    ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content", "refusal")
+)
+_IGNORED = frozenset(("annotations", "audio", "function_call"))  # in answers that clients send back; empty there
+
+
+def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Checked and simplified. InvalidRequest says which message is wrong and how."""
+    return [_plain(index, message) for index, message in enumerate(messages)]
+
+
+def _plain(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
+    where = f"messages[{index}]"
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise _wrong(f"{where}.role", f"must be one of {', '.join(_ROLES)}, not {role!r}")
+    for name, value in message.items():
+        if name not in _FIELDS and not (name in _IGNORED and not value):
+            raise _wrong(f"{where}.{name}", "is not supported here")
+    plain: dict[str, Any] = {"role": _ROLES[role], "content": _content(where, role, message)}
+    for name in ("name", "tool_call_id"):
+        if message.get(name) is not None:
+            plain[name] = _string(f"{where}.{name}", message[name])
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    if thought:
+        plain["reasoning_content"] = _string(f"{where}.reasoning", thought)
+    if message.get("tool_calls"):
+        plain["tool_calls"] = _tool_calls(where, message["tool_calls"])
+    return plain
+
+
+def _content(where: str, role: str, message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if content is None and role == "assistant":
+        return ""
+    if not isinstance(content, list):
+        raise _wrong(f"{where}.content", "must be a string or a list of parts")
+    return "".join(_part(f"{where}.content[{number}]", part) for number, part in enumerate(content))
+
+
+def _part(where: str, part: Any) -> str:
+    if not isinstance(part, Mapping):
+        raise _wrong(where, "must be an object with a type")
+    if part.get("type") not in ("text", "refusal"):
+        raise _wrong(f"{where}.type", f"{part.get('type')!r} is not supported by this model; send text")
+    return _string(f"{where}.text", part.get("text", part.get("refusal")))
+
+
+def _string(where: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong(where, "must be a string")
+    return value
+
+
+def _tool_calls(where: str, calls: Any) -> list[dict[str, Any]]:
+    if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
+        raise _wrong(f"{where}.tool_calls", "must be a list of objects")
+    return [_tool_call(f"{where}.tool_calls[{number}]", call) for number, call in enumerate(calls)]
+
+
+def _tool_call(where: str, call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, Mapping):
+        raise _wrong(f"{where}.function", "must be an object")
+    name = _string(f"{where}.function.name", function.get("name"))
+    arguments: Any = function.get("arguments") or "{}"
+    if isinstance(arguments, str):
+        try:
+            arguments = msgspec.json.decode(arguments)  # templates write the object out themselves
+        except msgspec.DecodeError:
+            raise _wrong(f"{where}.function.arguments", "must be JSON") from None
+    return {"id": call.get("id", ""), "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _wrong(where: str, what: str) -> InvalidRequest:
+    return InvalidRequest(f"{where} {what}", param=where)

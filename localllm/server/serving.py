@@ -1,0 +1,186 @@
+"""A daemon's life around its application: lock, socket, address file, signals, drain.
+
+The first SIGTERM or SIGINT closes the door and lets answers finish; the second ends at once. Exit status 0 means that
+every answer was finished or told.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+
+import uvicorn
+
+from localllm.daemon.home import Address, locked, remove_address, write_address
+from localllm.daemon.residency import Sources
+from localllm.errors import DaemonUnreachable, LocalLLMError, PortInUse, UsageError, WorkerCrashed
+from localllm.server.app import Daemon
+from localllm.server.logs import start_logging
+from localllm.settings import Settings
+
+logger = logging.getLogger("localllm.server")
+
+DRAIN_S = 30.0
+LAST_EVENTS_S = 3.0
+PREDECESSOR_S = 40.0
+"""How long to wait for a daemon of this home that is just finishing."""
+MAX_HEADER_BYTES = 32 * 2**10
+BACKLOG = 1024
+
+
+def run(settings: Settings, sources: Sources, *, ready_fd: int | None = None) -> int:
+    """Serve until stopped; the exit status. `ready_fd`: where to report the start to whoever waits for it."""
+    report = _Report(ready_fd)
+    try:
+        with _only_daemon_of(settings), _listening(settings) as listener:
+            return _Serving(settings, sources, listener, report).run()
+    except LocalLLMError as error:
+        report.error(error)
+        raise
+
+
+class _Report:
+    """The pipe to the starting process: one JSON object, then closed."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+
+    def listening(self, address: Address) -> None:
+        self._write({"url": address.url})
+
+    def error(self, error: LocalLLMError) -> None:
+        self._write({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+
+    def _write(self, report: object) -> None:
+        if self._descriptor is not None:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._descriptor, json.dumps(report).encode())
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+@contextlib.contextmanager
+def _only_daemon_of(settings: Settings) -> Iterator[None]:
+    is_finishing = not settings.address_file.exists()
+    with locked(settings.daemon_lock, wait_s=PREDECESSOR_S if is_finishing else 1.0) as is_ours:
+        if not is_ours:
+            raise DaemonUnreachable(
+                f"a daemon of {settings.home} already runs", hint="`localllm daemon status` shows it"
+            )
+        settings.address_file.unlink(missing_ok=True)  # left by one that was killed
+        yield
+
+
+@contextlib.contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    """A socket on the configured address. PortInUse or UsageError when there can be none."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"{settings.host}:{settings.port} is no address to listen on: {error}") from None
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            raise _cannot_bind(settings, error) from None
+        listener.setblocking(False)
+        yield listener
+
+
+def _cannot_bind(settings: Settings, error: OSError) -> LocalLLMError:
+    where = f"{settings.host}:{settings.port}"
+    if isinstance(error, PermissionError):
+        return UsageError(f"this user may not listen on {where}", hint="choose a port above 1023")
+    return PortInUse(
+        f"{where} is in use by another program ({error.strerror})",
+        hint="choose another port: `localllm config set port 11436`, or `localllm serve --port 11436`",
+    )
+
+
+class _Serving(uvicorn.Server):
+    """Uvicorn with our signals, and without its ten wake-ups a second."""
+
+    def __init__(self, settings: Settings, sources: Sources, listener: socket.socket, report: _Report) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._report = report
+        self._stop = asyncio.Event()
+        self._num_signals = 0
+        self._is_clean = True
+        self._daemon = Daemon(settings, sources, request_stop=self._stop.set)
+        super().__init__(
+            uvicorn.Config(
+                self._daemon.application(),
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                ws="none",
+                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+                timeout_graceful_shutdown=int(LAST_EVENTS_S),
+                timeout_keep_alive=30,
+            )
+        )
+
+    def run(self, sockets: list[socket.socket] | None = None) -> int:  # type: ignore[override]  # a status, not None
+        start_logging(self._settings, is_foreground=self._report._descriptor is None)
+        asyncio.run(self.serve(sockets=[self._listener]))
+        return 0 if self._is_clean else 1
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = self._listener.getsockname()[:2]
+        daemon = self._daemon
+        address = Address(host, port, os.getpid(), daemon.version, time.time(), daemon.instance)
+        write_address(self._settings.address_file, address)
+        logger.info("localllm %s listens on %s", daemon.version, address.url)
+        self._report.listening(address)
+
+    async def main_loop(self) -> None:
+        await self._stop.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._daemon.openai.is_draining = True
+        remove_address(self._settings.address_file, self._daemon.instance)
+        for server in self.servers:
+            server.close()
+        self._daemon.live.end()
+        await self._drain()
+        await super().shutdown(sockets)
+        logger.info("the daemon has ended")
+
+    async def _drain(self) -> None:
+        """Let answers finish; those that do not in time get an error event."""
+        replies = self._daemon.openai.replies
+        if replies:
+            logger.info("finishing %d answers", len(replies))
+        deadline = time.monotonic() + DRAIN_S
+        while replies and time.monotonic() < deadline and self._num_signals < 2:
+            await asyncio.sleep(0.02)
+        self._is_clean = self._num_signals < 2
+        for reply in list(replies):
+            reply.abort(WorkerCrashed("the daemon was shut down before the answer was complete", hint="ask again"))
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]  # uvicorn says Generator
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the daemon survives the terminal that started it
+        yield
+
+    def _on_signal(self) -> None:
+        self._num_signals += 1
+        self._stop.set()
+        if self._num_signals > 1:
+            self.force_exit = True
