@@ -9,13 +9,14 @@ from mmap import mmap
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile
-from localllm.formats.gguf_header import Header, Metadata, TensorInfo, Value, ValueType, read_header
+from localllm.formats.gguf_header import Header, TensorInfo, read_header
+from localllm.formats.gguf_metadata import INTEGERS, Metadata, Value, ValueType
 from localllm.formats.mapped import close_mappings, closing_on_error, map_file, release_pages
 
 __all__ = ["GGUFFile", "Metadata", "TensorInfo", "Value", "ValueType", "part_paths"]
@@ -108,9 +109,18 @@ def part_paths(path: Path) -> tuple[Path, ...]:
     return tuple(path.with_name(f"{match['stem']}-{index + 1:05d}-of-{count:05d}.gguf") for index in range(count))
 
 
+def _declared(path: Path, metadata: Metadata, key: str, default: int) -> int:
+    """An integer out of the metadata, or the default where it is missing; BadModelFile for another type."""
+    if key not in metadata:
+        return default
+    if metadata.type_of(key) not in INTEGERS or metadata.is_array(key):
+        raise BadModelFile(f"{path}: {key} is not an integer")
+    return int(cast(int, metadata[key]))
+
+
 def _check_split_keys(path: Path, metadata: Metadata, part: int, num_parts: int) -> None:
-    count, number = metadata.get("split.count", 1), metadata.get("split.no", 0)
-    # a split into one part, and files that never were split, may leave the keys out or at 0
+    count, number = _declared(path, metadata, "split.count", 1), _declared(path, metadata, "split.no", 0)
+    # a file that was never split may carry a count of 0
     if (count or 1) != num_parts:
         raise BadModelFile(
             f"{path}: split.count is {count}, but the file name says {num_parts}",
@@ -127,7 +137,7 @@ def _merged(paths: tuple[Path, ...], headers: tuple[Header, ...]) -> dict[str, T
             if name in tensors:
                 raise BadModelFile(f"{path}: tensor {name!r} is there twice, also in {paths[tensors[name].part]}")
             tensors[name] = tensor
-    declared = headers[0].metadata.get("split.tensors.count", len(tensors))
+    declared = _declared(paths[0], headers[0].metadata, "split.tensors.count", len(tensors))
     if declared != len(tensors):
         raise BadModelFile(f"{paths[0]}: split.tensors.count is {declared}, but the parts hold {len(tensors)} tensors")
     return tensors

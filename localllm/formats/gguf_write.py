@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from localllm.errors import DiskFull, StoreError
 from localllm.formats.blocks import BlockType, row_bytes
-from localllm.formats.gguf_header import DEFAULT_ALIGNMENT, MAGIC, MAX_DIMS, MAX_NAME_BYTES, SCALARS, Value, ValueType
+from localllm.formats.gguf_cursor import MAX_NAME_BYTES
+from localllm.formats.gguf_header import DEFAULT_ALIGNMENT, MAGIC, MAX_DIMS
+from localllm.formats.gguf_metadata import SCALARS, Value, ValueType
 
 Raw = NDArray[np.uint8] | Callable[[], NDArray[np.uint8]]
 Tensor = tuple[str, Sequence[int], BlockType, Raw]

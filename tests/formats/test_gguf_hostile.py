@@ -94,6 +94,8 @@ OUR_CASES = {
     "name_length_past_the_end": (gguf(tensors=[tensor("a", [8], length=60)]), "tensor 0"),
     "string_in_array_past_the_end": (gguf([array("k", STRING, 2, text("ok") + text("x", 2**63))]), "k has a string"),
     "arrays_nested_too_deeply": (gguf([array("k", 9, 1, struct.pack("<IQ", 9, 1) * 50 + bytes(12))]), "deep"),
+    "split_count_an_array": (gguf([array("split.count", UINT8, 2, b"\1\1")]), "split.count is not an integer"),
+    "split_no_a_string": (gguf([key("split.no", STRING, text("\x1b[2J"))]), "split.no is not an integer"),
     "nested_array_past_the_end": (gguf([array("k", 9, 1, struct.pack("<IQ", BOOL, 2**33))]), "length of k"),
 }
 ALL_CASES = LLAMA_CPP_CASES | OLLAMA_CASES | OUR_CASES
@@ -172,6 +174,12 @@ def test_names_out_of_the_file_cannot_reach_the_terminal_as_escapes(tmp_path: Pa
         GGUFFile.open(tmp_path / "f.gguf")
     assert caught.value.message.isprintable()
     assert len(caught.value.message) < 1000
+
+
+def test_a_token_that_is_not_utf8_is_named_when_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "f.gguf").write_bytes(gguf([array("\nk", STRING, 2, text("ok") + text(b"\xff"))]))
+    with GGUFFile.open(tmp_path / "f.gguf") as file, pytest.raises(BadModelFile, match=r"'\\nk\[1\]' is not valid"):
+        file.metadata["\nk"]
 
 
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
