@@ -1,0 +1,251 @@
+"""Tiny random models twice: as transformers builds them, and as the GGUF file a converter would write of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from localllm.formats.blocks import BlockType, encode
+
+COMMON = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 80,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """`config` and `model` name classes of transformers; `settings` go to the config, `metadata` to the file."""
+
+    name: str
+    config: str
+    architecture: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+GEMMA2 = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 9, "attn_logit_softcapping": 2.0}
+FAMILIES = (
+    Family("llama", "LlamaConfig", "llama"),
+    Family("llama tied", "LlamaConfig", "llama", {"tie_word_embeddings": True}),
+    Family("llama biases", "LlamaConfig", "llama", {"attention_bias": True, "mlp_bias": True}),
+    Family("llama 3.1 rope", "LlamaConfig", "llama", {"rope_parameters": LLAMA3_ROPE}),
+    Family(
+        "llama linear rope",
+        "LlamaConfig",
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
+        {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
+    ),
+    Family("mistral", "MistralConfig", "llama", {"sliding_window": 9}, {"attention.sliding_window": 9}),
+    Family(
+        "mixtral", "MixtralConfig", "llama", {"num_local_experts": 6, "num_experts_per_tok": 2}, {"expert_count": 6}
+    ),
+    Family("qwen2", "Qwen2Config", "qwen2"),
+    Family("qwen3", "Qwen3Config", "qwen3", {"head_dim": 32}, {"attention.key_length": 32}),
+    Family(
+        "qwen3 moe",
+        "Qwen3MoeConfig",
+        "qwen3moe",
+        {"num_local_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True},
+        {"expert_count": 6, "attention.key_length": 16},
+    ),
+    Family(
+        "gemma2",
+        "Gemma2Config",
+        "gemma2",
+        {**GEMMA2, "final_logit_softcapping": 3.0},
+        {
+            "attention.key_length": 32,
+            "attention.sliding_window": 9,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
+    Family(
+        "lfm2",
+        "Lfm2Config",
+        "lfm2",
+        {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+        {"shortconv.l_cache": 3, "attention.head_count_kv": [0, 2, 0, 2]},
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    shape: tuple[int, ...]
+    type: BlockType
+
+
+class MemoryFile:
+    """What GGUFFile offers, over float32 arrays."""
+
+    def __init__(self, metadata: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        self.metadata = metadata
+        self.tensors = {name: Entry(array.shape, BlockType.F32) for name, array in arrays.items()}
+        self.architecture = str(metadata["general.architecture"])
+        self._arrays = arrays
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        return encode(BlockType.F32, self._arrays[name]).reshape(-1)
+
+    def release(self, name: str) -> None: ...
+
+
+def torch_and_transformers() -> tuple[Any, Any]:
+    torch = pytest.importorskip("torch", reason="the oracle is transformers on torch")
+    transformers = pytest.importorskip("transformers", reason="the oracle is transformers")
+    torch.set_num_threads(1)
+    return torch, transformers
+
+
+def make_model(family: Family) -> Any:
+    """The transformers model, float32, with weights large enough that every part matters."""
+    torch, transformers = torch_and_transformers()
+    config = getattr(transformers, family.config)(
+        **{"tie_word_embeddings": False, **COMMON, **family.settings}, attn_implementation="eager"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = transformers.AutoModelForCausalLM.from_config(config).to(torch.float32).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                is_norm = "norm" in name and name.endswith("weight")
+                spread = 0.2 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
+                centre = 1.0 if is_norm and family.architecture != "gemma2" else 0.0
+                parameter.normal_(centre, 0.5 if "embed_tokens" in name else spread)
+    return model
+
+
+def expected_logits(model: Any, tokens: list[int]) -> NDArray[np.float32]:
+    """(tokens, vocab), computed at once."""
+    torch, _ = torch_and_transformers()
+    with torch.no_grad():
+        logits: NDArray[np.float32] = model(torch.tensor([tokens]), use_cache=False).logits[0].numpy()
+    return logits
+
+
+def as_file(family: Family, model: Any) -> MemoryFile:
+    """The model under GGUF names, with the converter's quirks."""
+    metadata = {**common_metadata(model.config, family.architecture)}
+    metadata.update({f"{family.architecture}.{key}": value for key, value in family.metadata.items()})
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for name, tensor in model.state_dict().items():
+        arrays.update(converted(name, tensor.numpy(), family.architecture, model.config))
+    if getattr(model.config, "tie_word_embeddings", False):
+        arrays.pop("output.weight", None)
+    arrays.update(rope_tensor(family))
+    return MemoryFile({"general.architecture": family.architecture, **metadata}, arrays)
+
+
+def common_metadata(config: Any, architecture: str) -> dict[str, Any]:
+    values = {
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "vocab_size": config.vocab_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.layer_norm_rms_epsilon": getattr(config, "rms_norm_eps", None) or config.norm_eps,
+        "rope.freq_base": config.rope_parameters["rope_theta"],
+        "expert_used_count": getattr(config, "num_experts_per_tok", 0),
+    }
+    return {f"{architecture}.{key}": value for key, value in values.items()}
+
+
+NAMES = {
+    "model.embed_tokens.": "token_embd.",
+    "model.norm.": "output_norm.",
+    "model.embedding_norm.": "token_embd_norm.",
+    "lm_head.": "output.",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.out_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "self_attn.q_layernorm": "attn_q_norm",
+    "self_attn.k_layernorm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "mlp.gate.": "ffn_gate_inp.",
+    "feed_forward.w1": "ffn_gate",
+    "feed_forward.w3": "ffn_up",
+    "feed_forward.w2": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "operator_norm": "attn_norm",
+    "conv.in_proj": "shortconv.in_proj",
+    "conv.out_proj": "shortconv.out_proj",
+    "conv.conv": "shortconv.conv",
+}
+GEMMA_NORMS = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+
+
+def converted(name: str, array: NDArray[np.float32], architecture: str, config: Any) -> dict[str, NDArray[np.float32]]:
+    name = re.sub(r"^model\.layers\.(\d+)\.", r"blk.\1.", name)
+    norms = GEMMA_NORMS if architecture == "gemma2" else {"post_attention_layernorm": "ffn_norm"}
+    for theirs, ours in {**NAMES, **norms}.items():
+        name = name.replace(theirs, ours)
+    if name.endswith("experts.gate_up_proj"):
+        prefix, half = name.removesuffix("mlp.experts.gate_up_proj"), array.shape[1] // 2
+        return {f"{prefix}ffn_gate_exps.weight": array[:, :half], f"{prefix}ffn_up_exps.weight": array[:, half:]}
+    if name.endswith("experts.down_proj"):
+        return {name.removesuffix("mlp.experts.down_proj") + "ffn_down_exps.weight": array}
+    if name.endswith("shortconv.conv.weight"):
+        array = array.squeeze(1)
+    if architecture == "gemma2" and "norm" in name:
+        array = array + 1
+    if architecture == "llama" and "attn_q." in name:
+        array = neighbours_from_halves(array, config.num_attention_heads)
+    if architecture == "llama" and "attn_k." in name:
+        array = neighbours_from_halves(array, config.num_key_value_heads)
+    return {name: np.ascontiguousarray(array, np.float32)}
+
+
+def neighbours_from_halves(array: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
+    """As the converter of llama files orders query and key rows."""
+    halves = array.reshape(num_heads, 2, array.shape[0] // num_heads // 2, *array.shape[1:])
+    return halves.swapaxes(1, 2).reshape(array.shape)
+
+
+def rope_tensor(family: Family) -> dict[str, NDArray[np.float32]]:
+    """Llama 3.1's scaling as a converter writes it: one divisor per frequency."""
+    if family.settings.get("rope_parameters") is not LLAMA3_ROPE:
+        return {}
+    rope, factors = LLAMA3_ROPE, []
+    for i in range(8):
+        wavelength = 2 * np.pi * 10000.0 ** (2 * i / 16)
+        turns = float(rope["original_max_position_embeddings"]) / wavelength  # type: ignore[arg-type]
+        smooth = min(max((turns - 1.0) / 3.0, 0.0), 1.0)
+        factors.append(1 / ((1 - smooth) / 8.0 + smooth))
+    return {"rope_freqs.weight": np.array(factors, np.float32)}
