@@ -19,7 +19,7 @@ from localllm.engine.step import Backend, RowResult, StepResult, Want
 from localllm.engine.views import Counters, snapshot
 from localllm.engine.whole import joined
 from localllm.errors import ContextExceeded, InvalidRequest, LocalLLMError, NotEnoughMemory
-from localllm.wire import FinishReason, Snapshot, Submit, TokenChunk
+from localllm.wire import MAX_LOGPROBS, FinishReason, Snapshot, Submit, TokenChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,8 @@ class Engine:
         num_prompt, max_tokens = len(submit.prompt), submit.max_tokens
         if max_tokens is not None and max_tokens < 0:
             raise InvalidRequest(f"max_tokens must not be negative, not {max_tokens}", param="max_tokens")
+        self._check_logprobs(submit.top_logprobs, "top_logprobs")
+        self._check_logprobs(submit.prompt_logprobs, "prompt_logprobs")
         self._check_length(num_prompt, at_least=0 if max_tokens == 0 else 1)
         # the last token of a sequence is never computed, so that it needs no room
         end = min(self.context_length, self._longest + 1)
@@ -120,6 +122,10 @@ class Engine:
             raise InvalidRequest("the prompt is empty", param=param)
         if ids and (min(ids) < 0 or max(ids) >= self._backend.vocab_size):
             raise InvalidRequest(f"{param} names a token outside 0..{self._backend.vocab_size - 1}", param=param)
+
+    def _check_logprobs(self, number: int | None, param: str) -> None:
+        if number is not None and not 0 <= number <= MAX_LOGPROBS:
+            raise InvalidRequest(f"{param} must be between 0 and {MAX_LOGPROBS}, not {number}", param=param)
 
     def _check_length(self, num_prompt: int, *, at_least: int, atomic: bool = False) -> None:
         if num_prompt + at_least > self.context_length:

@@ -1,5 +1,7 @@
 """The page pool: every page is in one state, a prefix is found by its tokens, and nothing is lost."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,7 +139,8 @@ def test_check_notices_a_holder_that_nobody_knows() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40))
 def test_content_is_found_exactly_while_it_was_not_evicted(writes: list[tuple[int, int]]) -> None:
-    pool, model = pool_of(3), {}
+    pool = pool_of(3)
+    model: dict[tuple[int, int], PageId] = {}
     for token, group in writes:
         tokens = (token,) * 4
         if found(pool, tokens, group) is None:
@@ -182,7 +185,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.register(page, group, self.pool.extend(self.pool.root("", 0), (token,) * 4), (token,) * 4)
 
     @rule(target=held, token=st.integers(0, 3), group=st.integers(0, 1))
-    def hit(self, token: int, group: int) -> PageId:
+    def hit(self, token: int, group: int) -> Any:
         page = found(self.pool, (token,) * 4, group)
         if page is None:
             return multiple()

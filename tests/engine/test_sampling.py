@@ -56,7 +56,8 @@ def exact(logits: Logits, params: SamplingParams) -> NDArray[np.float64]:
             p[i] = 0
         before += weight
     p[p < params.min_p * p.max()] = 0
-    return p / p.sum()
+    shares: NDArray[np.float64] = p / p.sum()
+    return shares
 
 
 def counts_of(logits: Logits, num_draws: int, **params: Any) -> NDArray[np.int64]:

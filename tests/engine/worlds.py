@@ -35,7 +35,7 @@ def fake(shape: str = "full", **changes: Any) -> FakeBackend:
 
 
 def engine_on(backend: FakeBackend, **changes: Any) -> Engine:
-    settings = {
+    settings: dict[str, Any] = {
         "context_length": 128,
         "num_pages": 256,
         "page_size": backend.layout.page_size,
@@ -91,6 +91,17 @@ def finish(engine: Engine, answers: dict[str, Answer] | None = None, *, max_step
             return answers
         step(engine, answers)
     raise AssertionError(f"work is left after {max_steps} steps")
+
+
+def drain(engine: Engine) -> None:
+    """Finish what a test began with its own steps."""
+    for _ in range(5000):
+        if not engine.has_work:
+            break
+        engine.step()
+        engine.check()
+    assert not engine.has_work
+    assert_all_free(engine)
 
 
 def answers_of(engine: Engine, submits: Sequence[Submit]) -> dict[str, Answer]:
