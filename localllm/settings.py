@@ -126,7 +126,7 @@ def home_dir(env: Mapping[str, str] | None = None) -> Path:
 
 
 def parse_value(row: Setting, text: str) -> Any:
-    """Text from the environment, the command line or `config set` to the setting's type; UsageError when it is not one."""
+    """Text from the environment or a command line as the setting's type; UsageError when it is not one."""
     text = text.strip().strip("'\"")
     if row.kind is bool:
         return text.lower() not in ("", "0", "false", "f", "no", "off")
@@ -170,7 +170,9 @@ def load_settings(env: Mapping[str, str] | None = None, **flags: Any) -> Setting
     return Settings(home=home, origin=origin, **values)
 
 
-def _pick(row: Setting, flags: Mapping[str, Any], env: Mapping[str, str], file_values: Mapping[str, Any]) -> tuple[Any, str]:
+def _pick(
+    row: Setting, flags: Mapping[str, Any], env: Mapping[str, str], file_values: Mapping[str, Any]
+) -> tuple[Any, str]:
     if flags.get(row.name) is not None:
         return flags[row.name], "flag"
     if row.env in env:

@@ -151,7 +151,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
-    """Natural-log probability of `token_id`, the best alternatives (best first), and the entropy in nats (NaN: unknown)."""
+    """Natural-log probability of `token_id`, the best alternatives, best first, and the entropy in nats (NaN: unknown)."""
 
     token_id: int
     logprob: float
@@ -233,8 +233,8 @@ HEADER_BYTES = 4
 MAX_FRAME_BYTES = 256 * 2**20
 
 _encoder = msgspec.msgpack.Encoder()
-_to_worker = msgspec.msgpack.Decoder(ToWorker)
-_from_worker = msgspec.msgpack.Decoder(FromWorker)
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
 
 def encode_frame(message: ToWorker | FromWorker) -> bytes:

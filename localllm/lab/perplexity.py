@@ -7,7 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from localllm.backends.select import BackendOptions
-from localllm.engine.step import Backend, PageId, Row, SeqId, SlotId, StepPlan, Want, ZeroSlot, NO_SLOT, NOTHING, run_step
+from localllm.engine.step import (
+    NO_SLOT,
+    NOTHING,
+    Backend,
+    PageId,
+    Row,
+    SeqId,
+    SlotId,
+    StepPlan,
+    Want,
+    ZeroSlot,
+    run_step,
+)
 from localllm.errors import UsageError
 from localllm.runtime.load import load_backend, load_text
 from localllm.runtime.names import model_path
@@ -37,7 +49,9 @@ def perplexity(
     """Perplexity of a model (name, file or folder) on a text. UsageError when the text is shorter than two contexts."""
     path = model_path(model, settings)
     tokenizer = load_text(path).tokenizer
-    chunks = chunked(tokenizer.encode(text, parse_special=False), context, tokenizer.bos_id if tokenizer.add_bos else None)
+    chunks = chunked(
+        tokenizer.encode(text, parse_special=False), context, tokenizer.bos_id if tokenizer.add_bos else None
+    )
     options = BackendOptions(settings.page_size, settings.threads, max(context, settings.token_budget), context)
     backend = load_backend(path, settings.backend, options).backend
     try:
@@ -74,9 +88,7 @@ def _score_chunks(backend: Backend, chunks: list[list[int]], context: int, progr
     return _result(total, total_squared, count, len(chunks), context, backend.info.name)
 
 
-def score_second_half(
-    backend: Backend, seq: int, chunk: Sequence[int], tables: Sequence[Sequence[int]]
-) -> list[float]:
+def score_second_half(backend: Backend, seq: int, chunk: Sequence[int], tables: Sequence[Sequence[int]]) -> list[float]:
     """Losses in nats of the tokens after the middle one: len(chunk) - len(chunk) // 2 - 1 of them."""
     middle = len(chunk) // 2
     page_tables = tuple(tuple(PageId(page) for page in table) for table in tables)
@@ -89,9 +101,7 @@ def score_second_half(
     return [-entry.logprob for entry in result.rows[0].targets]
 
 
-def _result(
-    total: float, total_squared: float, count: int, num_chunks: int, context: int, backend: str
-) -> Perplexity:
+def _result(total: float, total_squared: float, count: int, num_chunks: int, context: int, backend: str) -> Perplexity:
     mean = total / count
     variance = max(total_squared / count - mean * mean, 0.0)
     value = math.exp(mean)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,7 +121,9 @@ class LLM:
         self._run(running)
         return [one.completion() for one in running.values()]
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], *, tools: list[Any] | None = None, **options: Any) -> Completion:
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: list[Any] | None = None, **options: Any
+    ) -> Completion:
         """Answer a conversation rendered through the model's chat template."""
         prompt = self.text.template.render([dict(message) for message in messages], tools=tools)
         ids = self.text.tokenizer.encode(prompt, add_special=False)
@@ -145,9 +147,10 @@ class LLM:
 
     def _prompt_ids(self, prompts: Prompt | Sequence[Prompt]) -> Iterator[list[int]]:
         if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
-            prompts = [prompts]  # type: ignore[list-item]  # one prompt, given without its list
+            yield self._ids(cast(Prompt, prompts))  # one prompt, given without its list
+            return
         for prompt in prompts:
-            yield self._ids(prompt)  # type: ignore[arg-type]  # the branch above leaves only prompts
+            yield self._ids(cast(Prompt, prompt))
 
     def _ids(self, prompt: Prompt) -> list[int]:
         ids = self.text.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
@@ -159,13 +162,21 @@ class LLM:
         known = wire.SamplingParams.__struct_fields__
         for name in given:
             if name not in known:
-                raise InvalidRequest(f"unknown sampling parameter {name!r}", hint=f"known: {', '.join(known)}", param=name)
+                raise InvalidRequest(
+                    f"unknown sampling parameter {name!r}", hint=f"known: {', '.join(known)}", param=name
+                )
         defaults = {**self.text.default_sampling, **self.entry.params}
         values = {name: value for name, value in defaults.items() if name in known} | dict(given)
         return wire.SamplingParams(**values).checked()
 
     def _submit(
-        self, ids: list[int], params: wire.SamplingParams, max_tokens: int | None, **wants: int | None
+        self,
+        ids: list[int],
+        params: wire.SamplingParams,
+        max_tokens: int | None,
+        *,
+        top_logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
     ) -> str:
         request_id = f"llm-{next(self._numbers)}"
         self.engine.add(
@@ -175,7 +186,8 @@ class LLM:
                 sampling=params,
                 max_tokens=max_tokens,
                 stop_ids=sorted(self.text.tokenizer.eog_ids),
-                **wants,
+                top_logprobs=top_logprobs,
+                prompt_logprobs=prompt_logprobs,
             )
         )
         return request_id

@@ -160,9 +160,14 @@ def load_text(path: Path) -> TextSide:
             tokenizer=tokenizer,
             template=tokenizer.chat_template(),
             default_sampling=sampling_defaults(metadata),
-            context_length=int(metadata.get(f"{file.architecture}.context_length", 0)),
+            context_length=_context_length(metadata, file.architecture),
             architecture=file.architecture,
         )
+
+
+def _context_length(metadata: Mapping[str, Any], architecture: str) -> int:
+    """In tokens; 0 where a vocabulary-only file does not say."""
+    return int(metadata.get(f"{architecture}.context_length", 0))
 
 
 _SAMPLING_KEYS = {

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from localllm.models.mapping import runnable
 from localllm.settings import Settings, load_settings
-from localllm.store.library import Entry, Library
+from localllm.store.entry import Entry
+from localllm.store.library import Library
 
 
 def open_library(settings: Settings | None = None) -> Library:
