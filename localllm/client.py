@@ -1,4 +1,4 @@
-"""The near end of the HTTP wire: typed calls to a running daemon. Standard library only, so that it loads in milliseconds."""
+"""The near end of the HTTP wire: typed calls to a running daemon. Loads in milliseconds: no HTTP library."""
 
 import http.client
 from collections.abc import Iterator
@@ -99,14 +99,14 @@ class _ChatEvent(msgspec.Struct, frozen=True):
     choices: list[_Choice] = []
     usage: Usage | None = None
     timings: Timings | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class _LoadLine(msgspec.Struct, frozen=True):
     status: str = ""
     done_bytes: int = 0
     total_bytes: int = 0
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class _ErrorBody(msgspec.Struct, frozen=True):
@@ -118,6 +118,10 @@ class _ErrorBody(msgspec.Struct, frozen=True):
 
 class _Models(msgspec.Struct, frozen=True):
     models: list[LoadedModel] = []
+
+
+class _Stopped(msgspec.Struct, frozen=True):
+    was_loaded: bool = True
 
 
 class _Card(msgspec.Struct, frozen=True):
@@ -150,9 +154,9 @@ class Client:
         """The models that are loaded or loading."""
         return self._call("GET", "/localllm/v1/ps", None, _Models).models
 
-    def stop(self, model: str) -> None:
-        """Unloads a model. ModelNotFound when it is not loaded."""
-        self._call("POST", "/localllm/v1/stop", {"model": model}, msgspec.Raw)
+    def stop(self, model: str) -> bool:
+        """Unloads a model; False when it was not loaded."""
+        return self._call("POST", "/localllm/v1/stop", {"model": model}, _Stopped).was_loaded
 
     def shutdown(self) -> None:
         """Asks the daemon to finish its answers and end."""
@@ -162,14 +166,15 @@ class Client:
         """Makes a model resident; ends with the line whose status is `ready`."""
         body = {"model": model} | ({"keep_alive": keep_alive} if keep_alive is not None else {})
         with self._answer("POST", "/localllm/v1/load", body) as response:
+            status = ""
             for line in self._lines(response):
                 found = _decode(line, _LoadLine, self.url)
-                if found.error is not None:
+                if _is_given(found.error):
                     raise error_from(found.error)
+                status = found.status
                 yield LoadProgress(found.status, found.done_bytes, found.total_bytes)
-                if found.status == "ready":
-                    return
-            raise self._broken_off(None)
+            if status != "ready":
+                raise self._broken_off(None)
 
     def chat(self, body: dict[str, Any]) -> Iterator[ChatChunk]:
         """Streams an answer; `body` is a request of `/v1/chat/completions`, to which usage and timings are added.
@@ -228,12 +233,14 @@ class Client:
 
     def _events(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
         """The documents of a server-sent stream up to `[DONE]`; a stream that ends without it was broken off."""
-        for line in self._lines(response):
+        is_complete = False
+        for line in self._lines(response):  # to the very end, so that the daemon sees no early goodbye
             if line == b"data: [DONE]":
-                return
-            if line.startswith(b"data:"):
+                is_complete = True
+            elif line.startswith(b"data:"):
                 yield line[5:].strip()
-        raise self._broken_off(None)
+        if not is_complete:
+            raise self._broken_off(None)
 
     def _broken_off(self, error: Exception | None) -> DaemonUnreachable:
         detail = f" ({error})" if error else ""
@@ -241,6 +248,10 @@ class Client:
             f"the daemon at {self.url} closed the connection before the answer was complete{detail}",
             hint="see `localllm daemon logs`",
         )
+
+
+def _is_given(error: msgspec.Raw) -> bool:
+    return bytes(error) not in (b"", b"null")
 
 
 def error_from(raw: bytes | msgspec.Raw) -> LocalLLMError:
@@ -260,7 +271,7 @@ def _rebuilt(kind: type[LocalLLMError], message: str, hint: str, param: str | No
         return kind(message, hint=hint, param=param)
     # its constructor wants two numbers; the sentence already holds them
     numbers = [int(word) for word in message.replace(",", " ").split() if word.isdigit()]
-    error = ContextExceeded(*(numbers + [0, 0])[:2], hint=hint)
+    error = ContextExceeded(*[*numbers, 0, 0][:2], hint=hint)
     error.message = message
     return error
 
@@ -295,7 +306,7 @@ def _decode(body: bytes, kind: type[T], url: str) -> T:
 
 
 def _chat_chunk(event: _ChatEvent) -> ChatChunk:
-    if event.error is not None:
+    if _is_given(event.error):
         raise error_from(event.error)
     choice = event.choices[0] if event.choices else _Choice()
     delta = choice.delta

@@ -36,7 +36,7 @@ class Answer:
 
 
 class Words:
-    """Breaks lines between words. Characters show at once; a word that crosses the edge is taken back to the next line."""
+    """Breaks lines between words. Characters show at once; a word that crosses the edge is moved to the next."""
 
     def __init__(self, columns: int) -> None:
         self._columns, self._column, self._word = columns, 0, ""

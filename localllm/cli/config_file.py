@@ -39,10 +39,8 @@ def _lines(path: Path) -> list[str]:
     except FileNotFoundError:
         return []
     _checked(text, path)
-    lines = text.splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines[-1] += "\n"
-    return lines
+    # not splitlines: it also breaks at characters that TOML takes for text
+    return [line + "\n" for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def _line_of(lines: list[str], name: str) -> int | None:
@@ -56,14 +54,15 @@ def _end_of_top_level(lines: list[str]) -> int:
 
 def _comment_of(line: str) -> str:
     """The remark behind a value with the blanks before it; empty when there is none."""
-    found = re.search(r"""=\s*(?:"[^"]*"|'[^']*'|[^"'#\s]*)(\s*#.*)$""", line.rstrip("\n"))
+    found = re.search(r"""=\s*(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^"'#\s]*)(\s*#.*)$""", line.rstrip("\n"))
     return found[1] if found else ""
 
 
 def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
+    # JSON lets the delete character stand, TOML does not
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if isinstance(value, str) else str(value)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -23,9 +23,11 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
 ) -> None:
     """Run the daemon in the foreground. Ctrl-C or SIGTERM lets answers under way finish, then it ends."""
-    from localllm.server.app import serve_forever  # the web framework is loaded by this command only
+    from localllm.server.app import library_of  # the web framework is loaded by this command only
+    from localllm.server.serving import run
 
-    serve_forever(Invocation.of(ctx).settings(host=host, port=port))
+    settings = Invocation.of(ctx).settings(host=host, port=port)
+    raise typer.Exit(run(settings, library_of(settings)))
 
 
 def start(ctx: typer.Context) -> None:

@@ -60,8 +60,9 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     for section in sections:
         try:
             yield from section(settings)
-        except (LocalLLMError, OSError) as error:
-            yield Check(section.__name__.removeprefix("check_"), "broken", str(error))
+        except Exception as error:  # whatever it is, finding it is this command's work
+            detail = str(error) if isinstance(error, LocalLLMError) else f"{type(error).__name__}: {error}"
+            yield Check(section.__name__.removeprefix("check_"), "broken", detail)
 
 
 def check_program(_: Settings) -> Iterator[Check]:

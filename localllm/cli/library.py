@@ -13,7 +13,7 @@ from localllm.cli.failures import print_warning
 from localllm.cli.human import age_text, size_text, table
 from localllm.cli.invocation import Invocation
 from localllm.cli.output import print_json, print_text
-from localllm.errors import LocalLLMError
+from localllm.errors import LocalLLMError, StoreError
 
 if TYPE_CHECKING:
     from localllm.settings import Settings
@@ -35,14 +35,16 @@ def list_models(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print names only.")] = False,
 ) -> None:
     """List the models on this machine."""
-    found = [entry for entry in _library(ctx).entries() if entry.name.lower().startswith(prefix.lower())]
-    newest_first = sorted(found, key=lambda entry: (-entry.modified, entry.name))
+    library = _library(ctx)
+    newest_first = [entry for entry in library.entries() if entry.name.lower().startswith(prefix.lower())]
     if as_json:
         print_json([entry_fields(entry) for entry in newest_first])
     elif quiet:
         sys.stdout.writelines(f"{entry.name}\n" for entry in newest_first)
     else:
         print_text(list_table(newest_first, time.time()))
+    for problem in library.damaged():
+        print_warning(problem.message)
 
 
 def copy(ctx: typer.Context, source: Model, target: Annotated[str, typer.Argument(metavar="NEW_NAME")]) -> None:
@@ -57,9 +59,9 @@ def remove(
     """Remove models. A loaded model is unloaded first; files that others use stay."""
     library, settings = _library(ctx), Invocation.of(ctx).settings()
     for model in models:
-        name = library.find(model).name
+        name = _name_of(library, model)
         _unload(settings, name)
-        library.remove(name)
+        library.remove(model)
         print_text(f"deleted {name!r}")
 
 
@@ -81,9 +83,9 @@ def verify(
 ) -> None:
     """Check model files against their checksums. Ends with 1 when one of them is not as it should be."""
     library = _library(ctx)
-    names = models or [entry.name for entry in library.entries()]
+    wanted: Sequence[str | None] = models or [None]  # None: all of ours
     with Invocation.of(ctx).progress() as progress:
-        results = [result for name in names for result in library.verify(name, progress.on_pull)]
+        results = [result for name in wanted for result in library.verify(name, progress.on_pull)]
     if as_json:
         print_json([_verify_fields(result) for result in results])
     else:
@@ -150,6 +152,13 @@ def open_runnable_library(settings: "Settings") -> "Library":
 
 def _library(ctx: typer.Context) -> "Library":
     return open_library(Invocation.of(ctx).settings())
+
+
+def _name_of(library: "Library", model: str) -> str:
+    try:
+        return library.find(model).name
+    except StoreError:
+        return model  # its record is damaged: `rm` is the way to be rid of it
 
 
 def _unload(settings: "Settings", name: str) -> None:

@@ -40,12 +40,13 @@ def ps(
 def stop(ctx: typer.Context, model: Model) -> None:
     """Unload a model. Its memory is free when this returns."""
     client = running_client(Invocation.of(ctx).settings())
-    if client is None:
-        raise ModelNotFound(f'couldn\'t find model "{model}" to stop', hint="no daemon runs, so no model is loaded")
     try:
-        client.stop(model)
+        was_loaded = client.stop(model) if client else False
     except ModelNotFound:
-        raise ModelNotFound(f'couldn\'t find model "{model}" to stop', hint="`localllm ps` lists them") from None
+        was_loaded = False
+    if not was_loaded:
+        hint = "`localllm ps` lists what is loaded" if client else "no daemon runs, so no model is loaded"
+        raise ModelNotFound(f'couldn\'t find model "{model}" to stop', hint=hint)
 
 
 def ps_table(models: "list[LoadedModel]", now_s: float) -> str:

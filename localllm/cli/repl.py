@@ -1,4 +1,4 @@
-"""The conversation in a terminal: prompts, answers and slash commands. The application's full screen is another room."""
+"""The conversation in a terminal: prompts, answers and slash commands."""
 
 import dataclasses
 import shutil
@@ -85,9 +85,8 @@ class Repl:
         try:
             self._act(text)
         except LocalLLMError as error:
-            sys.stderr.write(
-                f"error: {sanitize(error.message)}\n" + (f"  {sanitize(error.hint)}\n" if error.hint else "")
-            )
+            lines = [f"error: {error.message}", *([f"  {error.hint}"] if error.hint else [])]
+            sys.stderr.write(sanitize("\n".join(lines)) + "\n")
         except KeyboardInterrupt:
             sys.stdout.write("\n")
 
@@ -136,9 +135,8 @@ class Repl:
             self._modes()[what]()
             print_text(f"Set '{what}' mode.")
         else:
-            sys.stderr.write(
-                SET_HELP if not what else f"Unknown command '/set {sanitize(what)}'. Type /? set for help\n"
-            )
+            unknown = f"Unknown command '/set {sanitize(what)}'. Type /? set for help\n"
+            sys.stderr.write(unknown if what else SET_HELP)
 
     def _modes(self) -> dict[str, Callable[[], None]]:
         return {
@@ -227,11 +225,11 @@ class Repl:
             self._conversation = new
 
     def _save(self, name: str) -> None:
-        from localllm.cli.saving import save_conversation  # the store: only when asked for
-
         if not name:
             sys.stderr.write(HELP)
             return
+        from localllm.cli.saving import save_conversation  # the store: only when asked for
+
         save_conversation(self._settings, self._conversation, name)
         print_text(f"Created new model '{name}'")
 

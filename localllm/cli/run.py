@@ -1,4 +1,4 @@
-"""`localllm run` and `chat`: one answer, or a conversation. They start the daemon, and pull a model that is not here."""
+"""`localllm run` and `chat`: one answer, or a conversation. They start the daemon, and pull missing models."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""Text from models and files on its way to a terminal: nothing passes that could move, recolour or reorder the screen."""
+"""Text from models and files on its way to a terminal: nothing passes that could move, recolour or reorder it."""
 
 import re
 

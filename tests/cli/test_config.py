@@ -1,0 +1,80 @@
+"""`config`: what is set is read back, comments survive, mistakes name the next step."""
+
+import json
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localllm.cli.config_file import set_in_file, unset_in_file
+from localllm.settings import SETTINGS
+from tests.cli.conftest import Cli
+
+
+def config_file() -> Path:
+    return Path(os.environ["LOCALLLM_HOME"]) / "config.toml"
+
+
+def test_a_value_that_was_set_is_in_force_and_its_origin_is_the_file(cli: Cli) -> None:
+    assert cli("config", "set", "keep_alive", "1h").code == 0
+    assert cli("config", "get", "keep_alive").out == "1h\n"
+    assert cli("config", "get", "keep_alive", "--origin").out == "1h    config file\n"
+
+
+def test_unset_brings_the_default_back(cli: Cli) -> None:
+    cli("config", "set", "port", "12000")
+    assert cli("config", "unset", "port").code == 0
+    assert cli("config", "get", "port").out == "11435\n"
+    assert cli("config", "unset", "port").code == 2
+
+
+def test_environment_wins_and_says_so(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCALLLM_THREADS", "3")
+    shown = json.loads(cli("config", "get", "threads", "--json").out)
+    assert shown["value"] == 3 and shown["origin"] == "environment (LOCALLLM_THREADS)"
+
+
+def test_the_list_names_every_setting(cli: Cli) -> None:
+    rows = json.loads(cli("config", "list", "--json").out)
+    assert [row["name"] for row in rows] == [row.name for row in SETTINGS]
+    assert all(row.name in cli("config", "list").out for row in SETTINGS)
+
+
+def test_a_wrong_type_and_a_wrong_name_are_refused(cli: Cli) -> None:
+    wrong = cli("config", "set", "port", "many")
+    assert wrong.code == 2 and "must be of type int" in wrong.err and not config_file().exists()
+    unknown = cli("config", "get", "keep_alve")
+    assert unknown.code == 2 and "did you mean keep_alive?" in unknown.err
+
+
+def test_comments_order_and_tables_survive_an_edit(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('# mine\nport = 1 # odd\nhost = "a#b"  # remark\n')
+    set_in_file(path, "port", 2)
+    set_in_file(path, "host", "c")
+    set_in_file(path, "offline", True)
+    assert path.read_text() == '# mine\nport = 2 # odd\nhost = "c"  # remark\noffline = true\n'
+    assert unset_in_file(path, "port") and not unset_in_file(path, "port")
+    assert path.read_text() == '# mine\nhost = "c"  # remark\noffline = true\n'
+
+
+def test_a_broken_file_is_not_overwritten(cli: Cli) -> None:
+    config_file().parent.mkdir(parents=True, exist_ok=True)
+    config_file().write_text("port = = 1\n")
+    outcome = cli("config", "set", "threads", "2")
+    assert outcome.code == 2 and "not valid TOML" in outcome.err
+    assert config_file().read_text() == "port = = 1\n"
+
+
+printable = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=30)
+
+
+@given(printable, printable)
+def test_any_text_is_read_back_as_it_was_set(tmp_path_factory: pytest.TempPathFactory, first: str, second: str) -> None:
+    path = tmp_path_factory.mktemp("config") / "config.toml"
+    set_in_file(path, "host", first)
+    set_in_file(path, "host", second)
+    assert tomllib.loads(path.read_text()) == {"host": second}

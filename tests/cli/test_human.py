@@ -1,0 +1,120 @@
+"""The formats of the tables: Ollama's, checked against its published examples and for their properties."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localllm.cli.human import (
+    age_text,
+    count_text,
+    display_width,
+    duration_text,
+    size_text,
+    stopwatch_text,
+    table,
+)
+
+HOUR, DAY = 3600, 86400
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 KB"),
+        (1500, "1.5 KB"),
+        (92_300_000, "92 MB"),
+        (5_200_000_000, "5.2 GB"),
+        (9_999_999_999, "10.0 GB"),
+        (10_900_000_000, "10 GB"),
+        (2 * 10**12, "2 TB"),
+    ],
+)
+def test_sizes_are_decimal_with_one_digit_below_ten(size: int, shown: str) -> None:
+    assert size_text(size) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (8_200_000_000, "8.2B"),
+        (70_000_000_000, "70B"),
+        (334_090_000, "334.09M"),
+        (135_000_000, "135M"),
+        (12_400, "12K"),
+        (999, "999"),
+    ],
+)
+def test_counts_have_the_digits_people_know_from_model_names(count: int, shown: str) -> None:
+    assert count_text(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.4, "Less than a second"),
+        (1, "1 second"),
+        (59.9, "59 seconds"),
+        (60, "About a minute"),
+        (119, "About a minute"),
+        (59 * 60 + 59, "59 minutes"),
+        (HOUR, "About an hour"),
+        (1.6 * HOUR, "2 hours"),
+        (47 * HOUR, "47 hours"),
+        (48 * HOUR, "2 days"),
+        (13 * DAY, "13 days"),
+        (14 * DAY, "2 weeks"),
+        (59 * DAY, "8 weeks"),
+        (60 * DAY, "2 months"),
+        (729 * DAY, "24 months"),
+        (730 * DAY, "2 years"),
+    ],
+)
+def test_spans_are_words(seconds: float, shown: str) -> None:
+    assert duration_text(seconds) == shown
+
+
+def test_an_age_looks_back_and_ahead_and_knows_never() -> None:
+    now = 1_800_000_000
+    assert age_text(now - 3 * DAY, now) == "3 days ago"
+    assert age_text(now + 270, now) == "4 minutes from now"
+    assert age_text(0, now) == "Never"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (1.234567, "1.234567s"),
+        (0.0451, "45.1ms"),
+        (0.13, "130ms"),
+        (4.799, "4.799s"),
+        (0.00025, "250µs"),
+        (124.5, "2m4.5s"),
+        (3725, "1h2m5s"),
+        (0, "0ns"),
+    ],
+)
+def test_measured_times_drop_their_zeros(seconds: float, shown: str) -> None:
+    assert stopwatch_text(seconds) == shown
+
+
+cells = st.text(max_size=20)
+
+
+@given(st.integers(1, 5).flatmap(lambda n: st.lists(st.lists(cells, min_size=n, max_size=n), min_size=1, max_size=6)))
+def test_every_line_of_a_table_is_equally_wide_and_harmless(rows: list[list[str]]) -> None:
+    header = [f"H{index}" for index in range(len(rows[0]))]
+    lines = table(header, rows).splitlines(keepends=True)
+    assert len(lines) == len(rows) + 1
+    assert len({display_width(line.rstrip("\n")) for line in lines}) == 1
+    assert all("\x1b" not in line and "\u202e" not in line for line in lines)
+
+
+@given(st.integers(0, 10**15))
+def test_a_size_never_takes_more_than_seven_columns(size: int) -> None:
+    assert len(size_text(size)) <= 7
+
+
+def test_a_table_has_ollamas_padding() -> None:
+    assert table(["NAME", "SIZE"], [["qwen3:8b", "5.2 GB"]]) == "NAME        SIZE      \nqwen3:8b    5.2 GB    \n"

@@ -1,0 +1,85 @@
+"""`run` without a conversation: what is asked, what is printed where, and how it ends."""
+
+import pytest
+
+from tests.cli.conftest import Cli
+from tests.cli.fake_daemon import FakeDaemon
+
+CHAT = "/v1/chat/completions"
+
+
+def test_one_question_prints_the_answer_and_nothing_else(cli: Cli, daemon: FakeDaemon) -> None:
+    outcome = cli("run", "tiny", "Why", "is", "the sky blue?")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "Hello there.\n", "")
+    assert daemon.bodies(CHAT)[0]["messages"] == [{"role": "user", "content": "Why is the sky blue?"}]
+
+
+def test_what_is_piped_in_goes_before_the_prompt(cli: Cli, daemon: FakeDaemon) -> None:
+    cli("run", "tiny", "summarize", stdin="a text")
+    assert daemon.bodies(CHAT)[0]["messages"][0]["content"] == "a text summarize"
+
+
+def test_no_prompt_at_all_is_a_usage_error(cli: Cli, daemon: FakeDaemon) -> None:
+    outcome = cli("run", "tiny")
+    assert outcome.code == 2 and "there is no prompt" in outcome.err
+
+
+def test_sampling_options_travel_and_absent_ones_do_not(cli: Cli, daemon: FakeDaemon) -> None:
+    cli("run", "tiny", "hi", "--temperature", "0", "--seed", "7", "--max-tokens", "8", "--stop", "a", "--stop", "b")
+    body = daemon.bodies(CHAT)[0]
+    assert (body["temperature"], body["seed"], body["max_tokens"], body["stop"]) == (0, 7, 8, ["a", "b"])
+    assert "top_p" not in body and "repetition_penalty" not in body
+
+
+def test_the_system_message_comes_first_and_keepalive_travels_twice(cli: Cli, daemon: FakeDaemon) -> None:
+    cli("run", "tiny", "hi", "--system", "Be brief.", "--keepalive", "1h")
+    body = daemon.bodies(CHAT)[0]
+    assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert body["keep_alive"] == "1h" and daemon.bodies("/localllm/v1/load")[0]["keep_alive"] == "1h"
+
+
+def test_verbose_prints_ollamas_block_to_stderr(cli: Cli, daemon: FakeDaemon) -> None:
+    outcome = cli("run", "tiny", "hi", "--verbose")
+    assert outcome.out == "Hello there.\n"
+    assert outcome.err == (
+        "total duration:       1.234567s\n"
+        "load duration:        45.1ms\n"
+        "prompt eval count:    26 token(s)\n"
+        "prompt eval duration: 130ms\n"
+        "prompt eval rate:     200.00 tokens/s\n"
+        "eval count:           298 token(s)\n"
+        "eval duration:        4.799s\n"
+        "eval rate:            62.09 tokens/s\n"
+    )
+
+
+def test_thinking_does_not_enter_a_pipe(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers = [[{"reasoning": "hmm"}, {"content": "42"}]]
+    assert cli("run", "tiny", "hi").out == "42\n"
+
+
+def test_escape_sequences_of_a_model_do_not_reach_the_output(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers = [[{"content": "a\x1b]52;c;"}, {"content": "aGk=\x07b\u202e"}]]
+    assert cli("run", "tiny", "hi").out == "ab\n"
+
+
+def test_an_error_of_the_daemon_is_one_sentence_with_its_exit_code(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers = [
+        [{"error": {"message": "does not fit", "code": "not_enough_memory", "hint": "try a smaller one"}}]
+    ]
+    outcome = cli("run", "tiny", "hi")
+    assert (outcome.code, outcome.err) == (5, "Error: does not fit\n  try a smaller one\n")
+
+
+def test_a_model_that_is_not_here_is_pulled_first(
+    cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localllm.cli.pull.pull_model", lambda invocation, settings, model: daemon.models.add(model))
+    outcome = cli("run", "other", "hi")
+    assert (outcome.code, outcome.out) == (0, "Hello there.\n")
+
+
+def test_chat_takes_the_default_model(cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCALLLM_DEFAULT_MODEL", "tiny")
+    assert cli("chat", stdin="hi").out == "Hello there.\n"
+    assert daemon.bodies(CHAT)[0]["model"] == "tiny"

@@ -1,0 +1,78 @@
+"""Whatever a model says, the terminal gets text and nothing else."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localllm.cli.output import json_text
+from localllm.cli.sanitize import StreamSanitizer, sanitize
+
+FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+PAYLOADS = [
+    "\x1b[31mred\x1b[0m",
+    "\x1b]0;title\x07",
+    "\x1b]52;c;aGVsbG8=\x1b\\",
+    "\x1b[2J\x1b[H",
+    "\x9b31m",
+    "\x9d0;title\x9c",
+    "\x1bPq#0;2;0;0;0\x1b\\",
+    "\x1bc",
+    "\x1b(0",
+    "a\rb",
+    "a\x08b",
+    "\u202eevil\u202c",
+    "\x1b[",
+    "\x1b]52;c;never ended",
+]
+hostile = st.lists(st.sampled_from(PAYLOADS) | st.text(max_size=6), max_size=8).map("".join)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_no_payload_leaves_a_control_character(payload: str) -> None:
+    assert not FORBIDDEN.search(sanitize(payload))
+
+
+def test_text_inside_colours_stays_and_clipboard_writes_vanish_whole() -> None:
+    assert sanitize("a\x1b[1;31mb\x1b[0mc") == "abc"
+    assert sanitize("a\x1b]52;c;aGVsbG8=\x07b") == "ab"
+    assert sanitize("tab\tline\r\nnext") == "tab\tline\nnext"
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=("Cc", "Cf", "Cs"))))
+def test_plain_text_is_untouched(text: str) -> None:
+    assert sanitize(text) == text
+
+
+@given(hostile)
+def test_nothing_forbidden_passes(text: str) -> None:
+    assert not FORBIDDEN.search(sanitize(text))
+
+
+@given(hostile, st.data())
+def test_chunks_print_what_the_whole_text_prints(text: str, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=4)))
+    edges = [0, *cuts, len(text)]
+    stream = StreamSanitizer()
+    printed = "".join(stream.feed(text[a:b]) for a, b in zip(edges, edges[1:], strict=False)) + stream.finish()
+    assert printed == sanitize(text)
+
+
+def test_a_sequence_that_never_ends_does_not_hold_the_answer_back() -> None:
+    stream = StreamSanitizer()
+    printed = stream.feed("\x1b]52;c;") + "".join(stream.feed("word ") for _ in range(200))
+    assert printed.count("word") > 100
+
+
+def test_an_ordinary_chunk_is_never_held_back() -> None:
+    assert StreamSanitizer().feed("Hello") == "Hello"
+
+
+@given(hostile)
+def test_json_for_a_terminal_is_safe_and_still_says_the_same(text: str) -> None:
+    import json
+
+    shown = json_text({"text": text})
+    assert not FORBIDDEN.search(shown)
+    assert json.loads(shown) == {"text": text}
