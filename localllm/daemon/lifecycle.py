@@ -85,30 +85,42 @@ def _start(settings: Settings, command: Sequence[str]) -> Address:
     settings.log_file.parent.mkdir(parents=True, exist_ok=True)
     reading, writing = os.pipe()
     try:
-        with open(settings.log_file, "ab") as log:
-            process = subprocess.Popen(
-                [*command, "--ready-fd", str(writing)],
-                pass_fds=[writing],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=_environment(settings),
-            )
+        process = _detached([*command, "--ready-fd", str(writing)], writing, settings)
+    finally:
         os.close(writing)
-        writing = -1
-        told = _read_all(reading, time.monotonic() + START_TIMEOUT_S)
+    try:
+        _raise_what_it_told(_read_all(reading, time.monotonic() + START_TIMEOUT_S))
+        address = find_daemon(settings)
+        if address is None:
+            raise DaemonUnreachable("the daemon was started but does not answer", hint=_LOGS)
+    except LocalLLMError:
+        _end(process)
+        raise
     finally:
         os.close(reading)
-        if writing >= 0:
-            os.close(writing)
-    _raise_what_it_told(told)
-    address = find_daemon(settings)
-    if address is None:
-        process.poll()
-        raise DaemonUnreachable("the daemon was started but does not answer", hint=_LOGS)
     process.returncode = 0  # it outlives us on purpose: no warning that it still runs
     return address
+
+
+def _detached(command: Sequence[str], descriptor: int, settings: Settings) -> "subprocess.Popen[bytes]":
+    with open(settings.log_file, "ab") as log:
+        return subprocess.Popen(
+            command,
+            pass_fds=[descriptor],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=_environment(settings),
+        )
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        process.wait(2)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _environment(settings: Settings) -> dict[str, str]:

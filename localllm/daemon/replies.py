@@ -90,7 +90,7 @@ class Reply:
 
     @classmethod
     def open(cls, resident: Resident, asks: Sequence[Ask], *, load_s: float = 0.0) -> "Reply":
-        """Submit all sequences; sequence i has index i. Copies of one prompt are neighbours and the same list, and count
+        """Submit all sequences; sequence i has index i. Copies of one prompt are neighbours, the same list, and count
         once. ContextExceeded when a prompt is too long."""
         for ask in asks:
             _check_length(ask, resident.context_length)
@@ -229,7 +229,9 @@ class _Sequence:
 def _check_length(ask: Ask, context_length: int) -> None:
     room_for_answer = 0 if ask.max_tokens == 0 else 1
     if len(ask.prompt) + room_for_answer > context_length:
-        raise ContextExceeded(len(ask.prompt), context_length)
+        error = ContextExceeded(len(ask.prompt), context_length)
+        error.param = "messages" if ask.is_chat else "prompt"
+        raise error
 
 
 def _submit(request_id: str, ask: Ask) -> wire.Submit:

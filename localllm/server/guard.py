@@ -90,7 +90,7 @@ class Guard:
             shown = hosts[0] if hosts else "none"
             raise Forbidden(
                 f"requests for host {shown!r} are not answered",
-                hint=f"use http://localhost or an IP address, not a name that others control; we are {self._rules.host}",
+                hint="use localhost or an IP address, not a name that others control",
             )
 
     def _is_our_name(self, name: str) -> bool:

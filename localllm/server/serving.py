@@ -4,6 +4,7 @@ The first SIGTERM or SIGINT closes the door and lets answers finish; the second 
 every answer was finished or told.
 """
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -11,8 +12,9 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
 
@@ -21,7 +23,7 @@ from localllm.daemon.residency import Sources
 from localllm.errors import DaemonUnreachable, LocalLLMError, PortInUse, UsageError, WorkerCrashed
 from localllm.server.app import Daemon
 from localllm.server.logs import start_logging
-from localllm.settings import Settings
+from localllm.settings import Settings, load_settings
 
 logger = logging.getLogger("localllm.server")
 
@@ -33,15 +35,25 @@ MAX_HEADER_BYTES = 32 * 2**10
 BACKLOG = 1024
 
 
-def run(settings: Settings, sources: Sources, *, ready_fd: int | None = None) -> int:
-    """Serve until stopped; the exit status. `ready_fd`: where to report the start to whoever waits for it."""
-    report = _Report(ready_fd)
+def main(argv: Sequence[str], sources_of: Callable[[Settings], Sources]) -> int:
+    """`[--ready-fd N]`: run a daemon by the settings of this environment; the exit status. The descriptor is where to
+    report the start to whoever waits for it."""
+    parser = argparse.ArgumentParser(prog="localllm.server")
+    parser.add_argument("--ready-fd", type=int)
+    report = _Report(parser.parse_args(argv).ready_fd)
     try:
-        with _only_daemon_of(settings), _listening(settings) as listener:
-            return _Serving(settings, sources, listener, report).run()
+        settings = load_settings()
+        return run(settings, sources_of(settings), report)
     except LocalLLMError as error:
         report.error(error)
-        raise
+        print(f"localllm: {error.message}" + (f"\n  {error.hint}" if error.hint else ""), file=sys.stderr)
+        return error.exit_code
+
+
+def run(settings: Settings, sources: Sources, report: "_Report | None" = None) -> int:
+    """Serve until stopped; the exit status. Raises DaemonUnreachable, PortInUse and UsageError before that."""
+    with _only_daemon_of(settings), _listening(settings) as listener:
+        return _Serving(settings, sources, listener, report or _Report(None)).run()
 
 
 class _Report:
@@ -49,6 +61,11 @@ class _Report:
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
+
+    @property
+    def is_wanted(self) -> bool:
+        """Somebody started us in the background and waits."""
+        return self._descriptor is not None
 
     def listening(self, address: Address) -> None:
         self._write({"url": address.url})
@@ -133,7 +150,7 @@ class _Serving(uvicorn.Server):
         )
 
     def run(self, sockets: list[socket.socket] | None = None) -> int:  # type: ignore[override]  # a status, not None
-        start_logging(self._settings, is_foreground=self._report._descriptor is None)
+        start_logging(self._settings, is_foreground=not self._report.is_wanted)
         asyncio.run(self.serve(sockets=[self._listener]))
         return 0 if self._is_clean else 1
 

@@ -1,6 +1,6 @@
 """A model without weights for tests above the engine: bytes are tokens, the next one is a hash of all before it.
 
-The path of a toy model says how it behaves: `toy:` plainly, `toy:slow` with 20 ms steps, `toy:sick` dies while it loads.
+The path of a toy model says how it behaves: `toy:` plainly, `toy:slow` with 20 ms steps, `toy:sick` dies while loading.
 Run as a script this file is a worker.
 """
 

@@ -1,0 +1,223 @@
+"""A daemon and its home: found, started once, stopped, drained."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from localllm.daemon.home import Address, locked, read_address, write_address
+from localllm.daemon.lifecycle import daemon_status, ensure_daemon, find_daemon, stop_daemon
+from localllm.errors import DaemonUnreachable, PortInUse, UsageError
+from localllm.settings import Settings, load_settings
+from tests.server.toy_daemon import COMMAND
+
+STREAM = {"model": "toy:slow", "prompt": "abc", "max_tokens": 40, "temperature": 0, "stream": True, "ignore_eos": True}
+
+
+def until(claim: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if sys.platform == "linux" else True
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    settings = load_settings({"LOCALLLM_HOME": str(tmp_path)}, port=0)
+    yield settings
+    stop_daemon(settings)
+
+
+def test_without_a_daemon_none_is_found(settings: Settings) -> None:
+    assert find_daemon(settings) is None
+    assert not stop_daemon(settings)
+
+
+def test_two_at_once_get_one_daemon(settings: Settings) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: ensure_daemon(settings, command=COMMAND), range(2))
+    assert first == second
+    assert find_daemon(settings) == first
+
+
+def test_two_processes_at_once_get_one_daemon(settings: Settings) -> None:
+    script = (
+        "from localllm.daemon.lifecycle import ensure_daemon; from localllm.settings import load_settings;"
+        "from tests.server.toy_daemon import COMMAND;"
+        "print(ensure_daemon(load_settings(port=0), command=COMMAND).instance)"
+    )
+    env = {**os.environ, "LOCALLLM_HOME": str(settings.home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    running = [subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE) for _ in range(2)]
+    instances = {process.communicate(timeout=30)[0] for process in running}
+    assert len(instances) == 1 and instances != {b""}
+
+
+def test_a_daemon_says_who_and_how_it_is(settings: Settings) -> None:
+    address = ensure_daemon(settings, command=COMMAND)
+    status = daemon_status(settings)
+    assert status is not None and status.address == address
+    assert status.health["status"] == "ok" and status.health["instance"] == address.instance
+    assert settings.address_file.stat().st_mode & 0o077 == 0
+
+
+def test_stopping_leaves_no_address_and_frees_the_lock(settings: Settings) -> None:
+    address = ensure_daemon(settings, command=COMMAND)
+    assert stop_daemon(settings)
+    assert not settings.address_file.exists()
+    with locked(settings.daemon_lock) as is_free:
+        assert is_free
+    until(lambda: not is_alive(address.pid))
+
+
+def test_what_a_killed_daemon_leaves_is_harmless(settings: Settings) -> None:
+    killed = ensure_daemon(settings, command=COMMAND)
+    os.kill(killed.pid, signal.SIGKILL)
+    until(lambda: not is_alive(killed.pid))
+    assert settings.address_file.exists()
+    assert find_daemon(settings) is None
+    assert ensure_daemon(settings, command=COMMAND).instance != killed.instance
+
+
+def test_workers_die_with_a_killed_daemon(settings: Settings) -> None:
+    address = ensure_daemon(settings, command=COMMAND)
+    with httpx.Client(base_url=address.url, trust_env=False, timeout=20) as client:
+        client.post("/v1/completions", json={"model": "toy:1b", "prompt": "a", "max_tokens": 1})
+        pid = client.get("/localllm/v1/ps").json()["models"][0]["pid"]
+    os.kill(address.pid, signal.SIGKILL)
+    until(lambda: not is_alive(pid))
+
+
+def test_nonsense_in_the_address_file_counts_as_none(settings: Settings) -> None:
+    settings.run_dir.mkdir(parents=True)
+    for nonsense in ("", "{", "[]", '{"host": 1}', '{"host": "x", "unknown": 1}'):
+        settings.address_file.write_text(nonsense)
+        assert find_daemon(settings) is None
+
+
+def test_a_foreign_program_on_the_port_is_never_taken_for_ours(settings: Settings) -> None:
+    ours = ensure_daemon(settings, command=COMMAND)
+    impostor = Address(ours.host, ours.port, ours.pid, ours.version, ours.started, "another instance")
+    write_address(settings.address_file, impostor)
+    assert find_daemon(settings) is None
+    write_address(settings.address_file, ours)
+
+
+def test_a_silent_program_on_the_port_is_never_taken_for_ours(settings: Settings) -> None:
+    settings.run_dir.mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+        accepting = threading.Thread(target=lambda: foreign.accept()[0].close(), daemon=True)
+        accepting.start()
+        port = foreign.getsockname()[1]
+        write_address(settings.address_file, Address("127.0.0.1", port, 1, "", 0.0, "x"))
+        assert find_daemon(settings) is None
+        accepting.join(5)
+
+
+def test_a_port_in_use_is_said_with_a_next_step(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = load_settings({"LOCALLLM_HOME": str(tmp_path)}, port=taken.getsockname()[1])
+        with pytest.raises(PortInUse, match=str(settings.port)) as caught:
+            ensure_daemon(settings, command=COMMAND)
+    assert "config set port" in caught.value.hint
+
+
+def test_an_open_address_without_a_key_is_refused(tmp_path: Path) -> None:
+    settings = load_settings({"LOCALLLM_HOME": str(tmp_path)}, host="0.0.0.0", port=0)
+    with pytest.raises(UsageError, match="API key"):
+        ensure_daemon(settings, command=COMMAND)
+
+
+def test_a_second_daemon_of_the_same_home_is_refused(settings: Settings) -> None:
+    ensure_daemon(settings, command=COMMAND)
+    env = {**os.environ, "LOCALLLM_HOME": str(settings.home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    second = subprocess.run([*COMMAND], env=env, capture_output=True, timeout=30, check=False)
+    assert second.returncode == DaemonUnreachable.exit_code
+    assert b"already runs" in second.stderr and b"Traceback" not in second.stderr
+
+
+def test_finding_a_daemon_takes_a_few_milliseconds(settings: Settings) -> None:
+    ensure_daemon(settings, command=COMMAND)
+    times_s = []
+    for _ in range(10):
+        started = time.perf_counter()
+        find_daemon(settings)
+        times_s.append(time.perf_counter() - started)
+    assert min(times_s) < 0.01
+
+
+def test_looking_for_a_daemon_imports_no_server_and_no_event_loop(settings: Settings) -> None:
+    script = (
+        "import sys; import localllm.daemon.lifecycle;"
+        "print([name for name in ('asyncio', 'starlette', 'uvicorn', 'fastapi', 'msgspec') if name in sys.modules])"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    assert subprocess.check_output([sys.executable, "-c", script], env=env).strip() == b"[]"
+
+
+def test_sigterm_lets_open_answers_finish(settings: Settings) -> None:
+    address = ensure_daemon(settings, command=COMMAND)
+    with (
+        httpx.Client(base_url=address.url, trust_env=False, timeout=20) as client,
+        client.stream("POST", "/v1/completions", json=STREAM) as answer,
+    ):
+        lines = answer.iter_lines()
+        next(lines)
+        os.kill(address.pid, signal.SIGTERM)
+        rest = list(lines)
+    assert rest[-2] == "data: [DONE]" or rest[-1] == "data: [DONE]"
+    assert not any('"error"' in line for line in rest)
+    until(lambda: not is_alive(address.pid))
+
+
+def test_a_second_signal_ends_answers_with_an_error_event(settings: Settings) -> None:
+    address = ensure_daemon(settings, command=COMMAND)
+    with (
+        httpx.Client(base_url=address.url, trust_env=False, timeout=20) as client,
+        client.stream("POST", "/v1/completions", json={**STREAM, "max_tokens": 400}) as answer,
+    ):
+        lines = answer.iter_lines()
+        next(lines)
+        os.kill(address.pid, signal.SIGTERM)
+        until(lambda: read_address(settings.address_file) is None)
+        os.kill(address.pid, signal.SIGTERM)
+        rest = [line for line in lines if line]
+    assert '"error"' in rest[-2] and rest[-1] == "data: [DONE]"
+    until(lambda: not is_alive(address.pid))
+
+
+def test_a_clean_drain_exits_with_0(settings: Settings) -> None:
+    env = {**os.environ, "LOCALLLM_HOME": str(settings.home), "LOCALLLM_PORT": "0"}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    daemon = subprocess.Popen([*COMMAND], env=env, stderr=subprocess.DEVNULL)
+    until(lambda: find_daemon(settings) is not None)
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(20) == 0
+
+
+def test_shutdown_over_http_drains_too(settings: Settings) -> None:
+    address = ensure_daemon(settings, command=COMMAND)
+    httpx.post(f"{address.url}/localllm/v1/shutdown", json={}, trust_env=False)
+    until(lambda: not is_alive(address.pid))
+    assert not settings.address_file.exists()
+
+
+def test_the_log_is_in_the_home(settings: Settings) -> None:
+    ensure_daemon(settings, command=COMMAND)
+    assert "listens on" in settings.log_file.read_text()
