@@ -9,8 +9,8 @@ from tests.cli.conftest import Cli, in_new_process
 
 GOLDEN = Path(__file__).with_name("help.txt")
 HEAVY = ("torch", "transformers", "mlx", "textual", "fastapi", "uvicorn", "httpx", "numpy", "huggingface_hub", "rich")
-LOADED = "import sys\n{}\nsys.stderr.write(' '.join(name for name in %r if name in sys.modules))" % (HEAVY,)
-AFTER_MAIN = LOADED.format("from localllm.cli.app import main\ntry:\n    main()\nexcept SystemExit:\n    pass")
+WHICH = f"import sys\nsys.stderr.write(' '.join(name for name in {HEAVY!r} if name in sys.modules))"
+AFTER_MAIN = f"from localllm.cli.app import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n{WHICH}"
 
 LEAVES = {
     **{name: leaf for name, leaf in COMMANDS.items() if isinstance(leaf, Leaf)},
@@ -54,4 +54,4 @@ def test_quick_commands_load_nothing_heavy(line: str) -> None:
 
 
 def test_the_client_loads_nothing_heavy() -> None:
-    assert in_new_process(code=LOADED.format("import localllm.client")).err == ""
+    assert in_new_process(code=f"import localllm.client\n{WHICH}").err == ""

@@ -64,11 +64,9 @@ def test_escape_sequences_of_a_model_do_not_reach_the_output(cli: Cli, daemon: F
 
 
 def test_an_error_of_the_daemon_is_one_sentence_with_its_exit_code(cli: Cli, daemon: FakeDaemon) -> None:
-    daemon.answers = [
-        [{"error": {"message": "does not fit", "code": "not_enough_memory", "hint": "try a smaller one"}}]
-    ]
+    daemon.answers = [[{"error": {"message": "does not fit", "code": "not_enough_memory", "hint": "try another"}}]]
     outcome = cli("run", "tiny", "hi")
-    assert (outcome.code, outcome.err) == (5, "Error: does not fit\n  try a smaller one\n")
+    assert (outcome.code, outcome.err) == (5, "Error: does not fit\n  try another\n")
 
 
 def test_a_model_that_is_not_here_is_pulled_first(
