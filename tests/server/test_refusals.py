@@ -1,0 +1,169 @@
+"""Bad input: one clear sentence, the right status, the field by name; and the daemon goes on."""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.server.world import World, daemon
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with daemon(tmp_path_factory.mktemp("home")) as world:
+        yield world
+        assert world.chat("still there").status_code == 200
+
+
+CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
+    ({"max_tokens": -1}, "max_tokens"),
+    ({"max_tokens": 10**9}, "max_tokens"),
+    ({"max_tokens": 10**30}, "max_tokens"),
+    ({"max_tokens": "many"}, "max_tokens"),
+    ({"max_tokens": 1.5}, "max_tokens"),
+    ({"max_completion_tokens": -1}, "max_completion_tokens"),
+    ({"n": 0}, "n"),
+    ({"n": 1_000_000}, "n"),
+    ({"n": True}, "n"),
+    ({"temperature": -1}, "temperature"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"top_p": 2}, "top_p"),
+    ({"min_p": -0.1}, "min_p"),
+    ({"top_k": -5}, "top_k"),
+    ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"presence_penalty": 3}, "presence_penalty"),
+    ({"frequency_penalty": -3}, "frequency_penalty"),
+    ({"seed": 2**64}, "seed"),
+    ({"seed": 1.5}, "seed"),
+    ({"stop": ["x"] * 17}, "stop"),
+    ({"stop": "x" * 257}, "stop"),
+    ({"stop": ""}, "stop"),
+    ({"stop": 5}, "stop"),
+    ({"stop_token_ids": [260]}, "stop_token_ids"),
+    ({"logit_bias": {"a": 1}}, "logit_bias"),
+    ({"logit_bias": {"5": 101}}, "logit_bias"),
+    ({"logit_bias": {"260": 1}}, "logit_bias"),
+    ({"logit_bias": [1]}, "logit_bias"),
+    ({"logprobs": 3}, "logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"top_logprobs": 2}, "top_logprobs"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"stream": True, "stream_options": {"what": 1}}, "stream_options"),
+    ({"stream": "yes"}, "stream"),
+    ({"keep_alive": "soon"}, "keep_alive"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tool_choice": {"type": "function"}}, "tool_choice"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    ({"tools": [{}] * 129}, "tools"),
+    ({"functions": []}, "functions"),
+    ({"audio": {}}, "audio"),
+    ({"temprature": 1}, "temprature"),
+    ({"modalities": ["audio"]}, "modalities"),
+    ({"priority": 2**40}, "priority"),
+    ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
+    ({"model": 5}, "model"),
+    ({"messages": []}, "messages"),
+    ({"messages": "hello"}, "messages"),
+    ({"messages": [5]}, "messages[0]"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
+    ({"messages": [{"content": "x"}]}, "messages[0].role"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": "x", "mood": 1}]}, "messages[0].mood"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
+        "messages[0].content[0].type",
+    ),
+    ({"messages": [{"role": "user", "content": "x"}] * 2049}, "messages"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), CHAT_REFUSALS, ids=lambda value: str(value)[:60])
+def test_a_bad_chat_field_is_named(world: World, fields: dict[str, Any], param: str) -> None:
+    answer = world.chat("x", **fields)
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert error["code"] and "Traceback" not in error["message"]
+
+
+COMPLETION_REFUSALS: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": []}, "prompt"),
+    ({"prompt": [[]]}, "prompt"),
+    ({"prompt": ["a", 5]}, "prompt"),
+    ({"prompt": [1, -1]}, "prompt"),
+    ({"prompt": [1, 260]}, "prompt"),
+    ({"prompt": [1.5]}, "prompt[0]"),
+    ({"prompt": {"a": 1}}, "prompt"),
+    ({"prompt": ["a"] * 513}, "prompt"),
+    ({"suffix": "end"}, "suffix"),
+    ({"best_of": 17}, "best_of"),
+    ({"best_of": 1, "n": 2}, "best_of"),
+    ({"best_of": 3, "stream": True}, "best_of"),
+    ({"logprobs": 21}, "logprobs"),
+    ({"logprobs": True}, "logprobs"),
+    ({"messages": []}, "messages"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), COMPLETION_REFUSALS, ids=lambda value: str(value)[:60])
+def test_a_bad_completion_field_is_named(world: World, fields: dict[str, Any], param: str) -> None:
+    answer = world.complete(**{"prompt": "x"} | fields)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+def test_a_missing_field_is_named(world: World) -> None:
+    answer = world.client.post("/v1/completions", json={"model": "toy:1b"})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "prompt"
+    assert answer.json()["error"]["message"] == "prompt is required"
+
+
+def test_a_prompt_that_is_too_long_comes_with_both_numbers(world: World) -> None:
+    error = world.complete([97] * 600).json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert (error["n_prompt_tokens"], error["n_ctx"]) == (600, 512)
+    assert "600" in error["message"] and "512" in error["message"]
+
+
+def test_an_unknown_model_comes_with_a_suggestion(world: World) -> None:
+    answer = world.chat("x", model="toy")
+    error = answer.json()["error"]
+    assert answer.status_code == 404 and error["type"] == "not_found_error" and error["code"] == "model_not_found"
+    assert "toy:1b" in error["message"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"null", b"\xff\xfe", b"[" * 100_000, b'{"a": NaN}'])
+def test_a_body_that_is_no_json_object_is_a_400(world: World, body: bytes) -> None:
+    answer = world.client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_body_over_16_mib_is_a_413(world: World) -> None:
+    body = b'{"prompt": "' + b"x" * 2**24 + b'"}'
+    answer = world.client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+
+
+def test_a_declared_length_over_16_mib_is_refused_before_it_is_read(world: World) -> None:
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {2**40}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", world.port), timeout=5) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(64).startswith(b"HTTP/1.1 413 ")
+
+
+def test_unknown_routes_and_methods_are_said_in_json(world: World) -> None:
+    assert world.client.get("/v1/nothing").json()["error"]["type"] == "not_found_error"
+    answer = world.client.get("/v1/chat/completions")
+    assert answer.status_code == 405 and "GET" in answer.json()["error"]["message"]
+
+
+def test_a_lenient_client_gets_warnings_instead(world: World) -> None:
+    body = {"model": "toy:1b", "prompt": "x", "max_tokens": 1, "mood": "good"}
+    answer = world.client.post("/v1/completions", json=body, headers={"prefer": "handling=lenient"})
+    assert answer.status_code == 200
+    assert answer.json()["warnings"] == ["'mood' is not supported and was ignored"]
