@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from localllm.errors import BadModelFile, DownloadError, UsageError
-from localllm.store.blobs import CHUNK_BYTES, PartialFile, check_space, stamp_of
+from localllm.store.blobs import CHUNK_BYTES, PartialFile, check_space, gigabytes, stamp_of
 from localllm.store.catalog import Source
 from localllm.store.entry import ModelFile
 from localllm.store.pick import UNSAFE_SUFFIXES, tag_of, types_of
@@ -31,6 +31,7 @@ class Remote:
     """One file to fetch. `etag` names its version: bytes of another version are never joined. 0 bytes: unknown."""
 
     url: str
+    label: str
     size_bytes: int = 0
     etag: str = ""
     sha256: str = ""
@@ -56,7 +57,7 @@ def download(remote: Remote, target: Path, plan: Plan) -> str:
     ):
         resumed = partial.written
         if resumed:
-            plan.status(f"resuming {target.name} after {resumed} bytes")
+            plan.status(f"resuming {remote.label} after {gigabytes(resumed)}")
         _stream_until_whole(client, remote, partial, plan, resumed)
         return partial.commit(remote.sha256)
 
@@ -73,7 +74,7 @@ def _stream_until_whole(client: httpx.Client, remote: Remote, partial: PartialFi
             tries = 1 if partial.written > before else tries + 1
             if tries >= MAX_TRIES:
                 raise DownloadError(
-                    f"the download of {partial.target.name} broke off: {error}", hint="pull again to go on"
+                    f"the download of {remote.label} broke off: {error}", hint="pull again to go on"
                 ) from None
             plan.status(f"the connection broke off ({error}); trying again")
             plan.pause(min(2.0**tries, 15.0))
@@ -87,9 +88,12 @@ def _stream_once(client: httpx.Client, remote: Remote, partial: PartialFile, pla
     headers = {**_PLAIN, **remote.headers, **_range_headers(remote, partial.written)}
     with client.stream("GET", remote.url, headers=headers) as response:
         _check_answer(response, remote, partial)
-        for chunk in response.iter_raw(CHUNK_BYTES):
+        reported = 0
+        for chunk in response.iter_raw():  # as it arrives: what a cut finds in a buffer is lost
             partial.write(chunk)
-            plan.progress(partial.target.name, partial.written, remote.size_bytes, min(resumed, partial.written))
+            if partial.written - reported >= CHUNK_BYTES or partial.written == remote.size_bytes:
+                reported = partial.written
+                plan.progress(remote.label, partial.written, remote.size_bytes, min(resumed, partial.written))
 
 
 def _range_headers(remote: Remote, start: int) -> dict[str, str]:
@@ -123,7 +127,7 @@ def fetch_url_source(source: Source, plan: Plan) -> Fetched:
     """A GGUF file at a plain address. Sends no credentials at all."""
     name = file_name_of(source.url)
     try:
-        remote, architecture = _look_at(source)
+        remote, architecture = _look_at(source, name)
     except httpx.HTTPError as error:
         raise SourceUnavailable(f"{urlsplit(source.url).hostname} cannot be reached ({error})") from None
     tag = source.quant or tag_of(name)
@@ -148,7 +152,7 @@ def file_name_of(url: str) -> str:
     return name
 
 
-def _look_at(source: Source) -> tuple[Remote, str]:
+def _look_at(source: Source, name: str) -> tuple[Remote, str]:
     """Size, version and architecture, from the first bytes of the file."""
     with (
         httpx.Client(timeout=_TIMEOUT, follow_redirects=True) as client,
@@ -162,7 +166,7 @@ def _look_at(source: Source) -> tuple[Remote, str]:
     size = _total_bytes(response)
     if size > MAX_FILE_BYTES:
         raise BadModelFile(f"{source.url} says it has {size} bytes: no model is as large as that")
-    return Remote(source.url, size, response.headers.get("ETag", ""), source.sha256), architecture_in(head)
+    return Remote(source.url, name, size, response.headers.get("ETag", ""), source.sha256), architecture_in(head)
 
 
 def _total_bytes(response: httpx.Response) -> int:

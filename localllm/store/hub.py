@@ -140,9 +140,11 @@ def hub_errors(repo: str, plan: Plan) -> Iterator[None]:
     """huggingface_hub raises its HTTP library's errors, another library in each major version: told apart here."""
     try:
         yield
-    except (LocalLLMError, OSError):
+    except LocalLLMError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # a problem of this machine: its HTTP errors are OSErrors too, without a number
         names = {cls.__name__ for cls in type(error).__mro__}
         if "GatedRepoError" in names:
             raise SourceUnavailable(f"{repo} is gated", error=gated(repo)) from None
@@ -179,9 +181,8 @@ def choose(listing: list[str], source: Source, plan: Plan, architecture: str = "
         picked = pick(listing, [plan.quant], source.files.get(plan.quant, ""))
         if picked is None:
             tags = ", ".join(available_tags(listing)) or "no tagged file"
-            raise ModelNotFound(
-                f"{source.repo} has no {plan.quant}; it has {tags}", hint="name one of these after a colon"
-            )
+            missing = f"{source.repo} has no {plan.quant}; it has {tags}"
+            raise SourceUnavailable(missing, error=ModelNotFound(missing, hint="name one of these after a colon"))
         plan.refuse_unless_runnable(architecture, types_of(picked.tag))
         return picked
     return _choose_default(listing, source, plan, architecture)
@@ -266,7 +267,7 @@ def _download_blob(blob: Path, repo: Repo, file: HubFile, plan: Plan) -> None:
     secret = token()
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     try:
-        download(Remote(url, file.size_bytes, sha256=file.sha256, headers=headers), blob, plan)
+        download(Remote(url, file.name, file.size_bytes, sha256=file.sha256, headers=headers), blob, plan)
     except RefusedByServer as error:
         if error.status in (401, 403):
             raise SourceUnavailable(f"{repo.name} is gated", error=gated(repo.name)) from None
@@ -301,7 +302,7 @@ def _from_cache(source: Source, plan: Plan) -> Fetched | None:
     root, listing = folder
     try:
         picked = choose(listing, source, plan)
-    except (ModelNotFound, BadModelFile):
+    except (ModelNotFound, BadModelFile, SourceUnavailable):
         return None
     files = tuple(ModelFile(path=str(root / name), size_bytes=(root / name).stat().st_size) for name in picked.files)
     path = root / picked.files[0] if picked.files[0].lower().endswith(".gguf") else root

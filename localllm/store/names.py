@@ -7,7 +7,6 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -91,7 +90,7 @@ def _near_families(family: str, names: list[str], limit: int) -> list[str]:
 
 def _absolute(text: str) -> str:
     # not Path.resolve(): links stay, a Hugging Face snapshot is a folder of links with the better names
-    return os.path.abspath(Path(text).expanduser())
+    return os.path.abspath(os.path.expanduser(text))
 
 
 def _parse_url(text: str) -> Ref:
