@@ -1,0 +1,70 @@
+"""Groups of equal room: layers with one window share a table, and no cache is wasted for nothing."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localllm.backends.layout import cache_layout, kv_places, layers_per_group, state_places
+from localllm.engine.step import CacheLayout
+from localllm.models.config import LayerSpec, ModelConfig, ShortConvSpec
+from tests.contract.worlds import ATTENTION, HIDDEN
+
+
+def layout_of(windows: list[int | None], page_size: int = 16, value_bytes: int = 2) -> CacheLayout:
+    layers = tuple(LayerSpec(replace(ATTENTION, window=window)) for window in windows)
+    return cache_layout(ModelConfig("tiny", HIDDEN, 80, 128, layers), page_size, value_bytes)
+
+
+def test_layers_of_one_window_are_one_group() -> None:
+    layout = layout_of([None] * 30)
+    assert [len(group.layers) for group in layout.groups] == [30]
+    # keys and values of 2 heads of 16 numbers, 2 bytes each
+    assert layout.page_bytes == 30 * 16 * 2 * (16 + 16) * 2
+
+
+def test_alternating_windows_make_two_groups() -> None:
+    layout = layout_of([100, None] * 13)
+    assert [(group.window, len(group.layers)) for group in layout.groups] == [(100, 13), (None, 13)]
+    assert layout.groups[0].layers == tuple(range(0, 26, 2))
+
+
+def test_five_to_one_is_split_so_that_little_room_is_left_unused() -> None:
+    layout = layout_of(([512] * 5 + [None]) * 5 + [512] * 4)
+    assert [len(group.layers) for group in layout.groups if group.window is None] == [5]
+    assert sum(len(group.layers) for group in layout.groups) == 34
+    assert len(layout.groups) == 7
+
+
+def test_a_lone_full_layer_does_not_split_every_layer_off() -> None:
+    assert layers_per_group([61, 1]) > 1
+
+
+@given(st.lists(st.sampled_from([None, 4, 100, 4096]), min_size=1, max_size=70))
+def test_every_layer_has_one_place_and_no_group_is_larger_than_its_room(windows: list[int | None]) -> None:
+    layout = layout_of(windows, page_size=1, value_bytes=1)
+    places = kv_places(layout)
+    assert sorted(places) == list(range(len(windows)))
+    assert len({(place.group, place.index) for place in places.values()}) == len(windows)
+    room = layout.page_bytes // 64
+    assert max(len(group.layers) for group in layout.groups) == room
+    for layer, place in places.items():
+        assert layout.groups[place.group].window == windows[layer]
+    assert room * len(layout.groups) <= 2 * len(windows), "at most half of the cache may be unused"
+
+
+def test_state_is_laid_out_layer_after_layer() -> None:
+    conv = LayerSpec(ShortConvSpec(3, HIDDEN))
+    config = ModelConfig("tiny", HIDDEN, 80, 128, (conv, LayerSpec(ATTENTION), LayerSpec(ShortConvSpec(4, HIDDEN))))
+    layout = cache_layout(config, 16)
+    assert layout.state_bytes == (2 + 3) * HIDDEN * 4 and layout.has_state
+    assert state_places(config) == {0: 0, 2: 2 * HIDDEN}
+    assert layout.groups[0].layers == (1,)
+
+
+@pytest.mark.parametrize("value_bytes", [1, 2, 4])
+def test_page_bytes_count_the_widest_layer(value_bytes: int) -> None:
+    layers = (LayerSpec(ATTENTION), LayerSpec(replace(ATTENTION, num_kv_heads=4, value_dim=8)))
+    layout = cache_layout(ModelConfig("tiny", HIDDEN, 80, 128, layers), 16, value_bytes)
+    assert layout.page_bytes == 2 * 16 * 4 * (16 + 8) * value_bytes
