@@ -86,6 +86,13 @@ def _character_width(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
+def clipped(text: str, width: int) -> str:
+    """The beginning of `text` that fits in `width` columns."""
+    while display_width(text) > width:
+        text = text[:-1]
+    return text
+
+
 def padded(text: str, width: int) -> str:
     return text + " " * max(0, width - display_width(text))
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
-from localllm.cli.human import display_width, size_text
+from localllm.cli.human import clipped, display_width, size_text
 from localllm.cli.sanitize import one_line
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ class Meter:
 
 def eta_text(seconds: float) -> str:
     """`4m28s`, `2h05m`, `99h+`."""
-    whole = int(seconds)
-    if whole >= 100 * 3600:
+    if seconds >= 100 * 3600:
         return "99h+"
+    whole = int(seconds)
     return f"{whole // 3600}h{whole % 3600 // 60}m" if whole >= 3600 else f"{whole // 60}m{whole % 60}s"
 
 
@@ -58,7 +58,7 @@ def bar_line(message: str, done: int, total: int, rate: float, width: int) -> st
     head = f"{message}: {percent} "
     room = width - display_width(head) - len(tail) - 3
     if room < MIN_BAR:
-        return head[:width].rstrip()
+        return clipped(head, width).rstrip()
     filled = room * done // total if total else room
     return f"{head}▕{'█' * filled}{' ' * (room - filled)}▏{tail}"
 
@@ -193,7 +193,7 @@ class Progress:
             rate = self._meter.rate(self._clock(), self._done - self._resumed)
             return bar_line(self._message, self._done, self._total, rate, width)
         line = self._message if is_last else f"{self._message} {FRAMES[self._frame % len(FRAMES)]}"
-        return line[: width - 1]
+        return clipped(line, width - 1)
 
     def _log(self, line: str) -> None:
         if not (self._is_terminal or self._is_quiet) and self._clock() >= self._visible_from:

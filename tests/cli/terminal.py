@@ -51,13 +51,16 @@ class Terminal:
     def line(self, text: str) -> None:
         self.press(text + "\r")
 
-    def wait_for(self, text: str) -> str:
-        """Everything up to and with `text`, escape sequences taken out."""
+    def wait_for(self, text: str, insisting: str = "") -> str:
+        """Everything up to and with `text`, escape sequences taken out. `insisting` is pressed again while we wait."""
         deadline = time.monotonic() + PATIENCE_S
         while text not in self._seen:
-            if not select.select([self._ours], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if select.select([self._ours], [], [], 0.5)[0]:
+                self._seen += self._read()
+            elif time.monotonic() > deadline:
                 raise AssertionError(f"{text!r} did not appear in {self._seen!r}")
-            self._seen += self._read()
+            else:
+                self.press(insisting)
         head, _, self._seen = self._seen.partition(text)
         return head + text
 
