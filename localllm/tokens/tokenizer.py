@@ -1,0 +1,290 @@
+"""Text to token ids and back, by the model's own rules. Token bytes are exact; text is decoded from joined bytes."""
+
+import re
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from localllm.errors import InvalidRequest
+from localllm.tokens.build import SPACE_MARK, BuiltTokenizer, build_from_gguf
+from localllm.tokens.folder import build_from_folder
+from localllm.tokens.specials import TokenType
+
+MAX_TEXT_CHARS = 16 << 20
+# A split expression that came with the model may backtrack: its step limit holds per position, so we limit those.
+_UNTRUSTED_MAX_CHARS = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One token of a text. Ends are exclusive; offsets are into the text's UTF-8 bytes and into its characters.
+
+    A token that holds part of a character spans the whole character in `char_start`/`char_end`. Tokens that come from
+    no text (a beginning-of-sequence token, a space prefix) span nothing.
+    """
+
+    id: int
+    piece: str
+    bytes: bytes
+    byte_start: int
+    byte_end: int
+    char_start: int
+    char_end: int
+    is_special: bool
+    is_byte: bool
+
+
+class Tokenizer:
+    """A model's tokenizer. Safe to call from several threads."""
+
+    def __init__(self, built: BuiltTokenizer) -> None:
+        self.built = built
+        self._core = built.core
+        # the package keeps "match special tokens" as a state of the object, so each call sets it under a lock
+        self._lock = threading.Lock()
+        special = built.special
+        self.bos_id, self.eos_id = special.bos_id, special.eos_id
+        self.eot_id, self.pad_id = special.eot_id, special.pad_id
+        self.eog_ids = special.eog_ids
+        self.add_bos = bool(special.prefix_ids)
+        self._bytes_cache: dict[int, bytes] = {}
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any]) -> Self:
+        """From a GGUF file's metadata. Raises UnsupportedModel or BadModelFile."""
+        return cls(build_from_gguf(metadata))
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> Self:
+        """From a folder with tokenizer.json. Raises UnsupportedModel or BadModelFile."""
+        return cls(build_from_folder(path))
+
+    @classmethod
+    def from_path(cls, path: str | Path) -> Self:
+        """From a GGUF file (weights are not read) or a folder."""
+        if Path(path).is_dir():
+            return cls.from_folder(path)
+        from localllm.formats.gguf_read import GGUFFile  # only here: the rest of this room needs no file format
+
+        with GGUFFile.open(path) as file:
+            return cls.from_gguf(file.metadata)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.built.vocab_size
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of control and unknown tokens: those that `skip_special` leaves out."""
+        special = (TokenType.CONTROL, TokenType.UNKNOWN)
+        return frozenset(token_id for token_id, kind in enumerate(self.built.types) if kind in special)
+
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of a text; surrogates that stand alone are read as U+FFFD.
+
+        `add_special` puts the model's own beginning and end around it; with `parse_special=False` the spelling of a
+        control token is plain text. Raises InvalidRequest for a text past `MAX_TEXT_CHARS`.
+        """
+        text = clean_text(text)
+        self._check_length(text)
+        ids = self._encode_plainly(text, parse_special).ids if text else []
+        special = self.built.special
+        return [*special.prefix_ids, *ids, *special.suffix_ids] if add_special else ids
+
+    def count(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> int:
+        """How many tokens `encode` gives."""
+        return len(self.encode(text, add_special=add_special, parse_special=parse_special))
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False, continuation: bool = False) -> str:
+        """The text of the ids; bytes that are no UTF-8 become U+FFFD. Raises InvalidRequest for an id out of range.
+
+        The space that the model's tokenizer puts before every text is taken away again, except in a `continuation` of
+        text that came before.
+        """
+        pieces = [self.token_bytes(token_id) for token_id in self.kept_ids(ids, skip_special=skip_special)]
+        joined = b"".join(pieces)
+        if self.built.adds_space_prefix and not continuation:
+            joined = joined.removeprefix(b" ")
+        return joined.decode("utf-8", errors="replace")
+
+    def kept_ids(self, ids: Sequence[int], *, skip_special: bool) -> Iterator[int]:
+        """The ids, all of them checked, without the special ones if they are to be skipped."""
+        for token_id in ids:
+            self._check_id(token_id)
+            if not (skip_special and token_id in self.special_ids):
+                yield token_id
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes one token stands for. Raises InvalidRequest for an id out of range."""
+        known = self._bytes_cache.get(token_id)
+        if known is None:
+            self._check_id(token_id)
+            known = self._bytes_cache[token_id] = self._read_bytes(token_id)
+        return known
+
+    def piece(self, token_id: int) -> str:
+        """The token as text for display: its bytes if they are UTF-8, else `<0xE2><0x80>`."""
+        raw = self.token_bytes(token_id)
+        try:
+            return raw.decode("utf-8") if raw else self.built.texts[token_id]
+        except UnicodeDecodeError:
+            return "".join(f"<0x{byte:02X}>" for byte in raw)
+
+    def explain(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[Explained]:
+        """What `encode` gives, token by token, with where in the text each one lies."""
+        text = clean_text(text)
+        self._check_length(text)
+        tokens = self._explain_plainly(text, parse_special) if text else []
+        if not add_special:
+            return tokens
+        special, end_chars, end_bytes = self.built.special, len(text), len(text.encode())
+        before = [self._explained(token_id, (0, 0), (0, 0)) for token_id in special.prefix_ids]
+        after = [self._explained(token_id, (end_bytes,) * 2, (end_chars,) * 2) for token_id in special.suffix_ids]
+        return [*before, *tokens, *after]
+
+    # --- internals
+
+    def _encode_plainly(self, text: str, parse_special: bool) -> "_Encoded":
+        with self._lock:
+            self._core.encode_special_tokens = not parse_special
+            try:
+                encoding = self._core.encode(text, add_special_tokens=False)
+            except BaseException as error:
+                raise _as_refusal(error) from error
+        return _Encoded(encoding.ids, encoding.offsets)
+
+    def _explain_plainly(self, text: str, parse_special: bool) -> list[Explained]:
+        encoded = self._encode_plainly(text, parse_special)
+        places = _Places(text)
+        spans = self._byte_spans(encoded.ids, text.encode())
+        if spans is None:
+            return [
+                self._explained(token_id, places.bytes_of(span), span)
+                for token_id, span in zip(encoded.ids, encoded.offsets, strict=True)
+            ]
+        return [
+            self._explained(token_id, span, places.chars_of(span))
+            for token_id, span in zip(encoded.ids, spans, strict=True)
+        ]
+
+    def _byte_spans(self, ids: Sequence[int], raw: bytes) -> list[tuple[int, int]] | None:
+        """Where each token's bytes lie; None if joined they are not the text (a normalizer changed it)."""
+        pieces = [self.token_bytes(token_id) for token_id in ids]
+        joined = b"".join(pieces)
+        shift = 1 if self.built.adds_space_prefix and joined == b" " + raw else 0
+        if joined[shift:] != raw:
+            return None
+        spans, position = [], -shift
+        for piece in pieces:
+            spans.append((max(position, 0), position + len(piece)))
+            position += len(piece)
+        return spans
+
+    def _explained(self, token_id: int, span_bytes: tuple[int, int], span_chars: tuple[int, int]) -> Explained:
+        raw = self.token_bytes(token_id)
+        return Explained(
+            id=token_id,
+            piece=self.piece(token_id),
+            bytes=raw,
+            byte_start=span_bytes[0],
+            byte_end=span_bytes[1],
+            char_start=span_chars[0],
+            char_end=span_chars[1],
+            is_special=token_id in self.special_ids,
+            is_byte=self.built.types[token_id] == TokenType.BYTE or (len(raw) == 1 and raw[0] >= 0x80),
+        )
+
+    def _read_bytes(self, token_id: int) -> bytes:
+        text, kind = self.built.texts[token_id], self.built.types[token_id]
+        if kind == TokenType.BYTE:
+            return byte_of_name(text)
+        if kind in (TokenType.CONTROL, TokenType.UNKNOWN):
+            return text.encode("utf-8", errors="replace")
+        if not self.built.is_byte_level:
+            return text.replace(SPACE_MARK, " ").encode("utf-8", errors="replace")
+        if kind == TokenType.USER_DEFINED:
+            return text.encode("utf-8", errors="replace")
+        return spelled_bytes(text)
+
+    def _check_id(self, token_id: int) -> None:
+        if not 0 <= token_id < self.vocab_size:
+            raise InvalidRequest(
+                f"{token_id} is no token id: this model has ids from 0 to {self.vocab_size - 1}", param="tokens"
+            )
+
+    def _check_length(self, text: str) -> None:
+        most = MAX_TEXT_CHARS if self.built.is_trusted_pattern else _UNTRUSTED_MAX_CHARS
+        if len(text) > most:
+            raise InvalidRequest(
+                f"the text has {len(text)} characters, more than the {most} this tokenizer takes",
+                hint="split it into parts",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    ids: list[int]
+    offsets: list[tuple[int, int]]  # in characters
+
+
+class _Places:
+    """Translates spans between the characters of a text and its UTF-8 bytes."""
+
+    def __init__(self, text: str) -> None:
+        self._starts = [0]  # of character i in bytes; one more entry for the end
+        for character in text:
+            self._starts.append(self._starts[-1] + len(character.encode()))
+
+    def bytes_of(self, chars: tuple[int, int]) -> tuple[int, int]:
+        return self._starts[chars[0]], self._starts[chars[1]]
+
+    def chars_of(self, span: tuple[int, int]) -> tuple[int, int]:
+        start = bisect_right(self._starts, span[0]) - 1
+        return start, max(start, bisect_left(self._starts, span[1]))
+
+
+def clean_text(text: str) -> str:
+    """The text with surrogate pairs joined and lone surrogates replaced, so that it has a UTF-8 form."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", errors="surrogatepass").decode("utf-16-le", errors="replace")
+    return text
+
+
+@cache
+def byte_alphabet() -> Mapping[str, int]:
+    """GPT-2's spelling of bytes: printable Latin-1 stands for itself, the others for U+0100 onwards."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    spelled = {chr(byte): byte for byte in printable}
+    return spelled | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+def spelled_bytes(text: str) -> bytes:
+    """A token in the byte alphabet to its bytes; a token with any other character stands for its own UTF-8."""
+    alphabet = byte_alphabet()
+    try:
+        return bytes(alphabet[character] for character in text)
+    except KeyError:
+        return text.encode("utf-8", errors="replace")
+
+
+def byte_of_name(text: str) -> bytes:
+    """`<0x41>` to one byte; a token of another spelling stands for its own UTF-8."""
+    match = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", text)
+    return bytes([int(match[1], 16)]) if match else text.encode("utf-8", errors="replace")
+
+
+def _as_refusal(error: BaseException) -> BaseException:
+    """A Rust panic is a BaseException: it means that the split expression gave up (its own step limit)."""
+    if type(error).__name__ == "PanicException" or type(error) is Exception:
+        return InvalidRequest(
+            "the model's tokenizer could not split this text",
+            hint="the expression in its tokenizer.json gives up on it",
+        )
+    return error
