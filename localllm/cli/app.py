@@ -1,37 +1,16 @@
-"""The command line: one table of commands, each imported only when it is typed. Rich and the models stay unloaded."""
+"""The command line: one table of commands, the global flags, and the entry point."""
 
 import sys
-from collections.abc import Iterator, Mapping
-from importlib import import_module
-from typing import Annotated, Any, NamedTuple, cast
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
-import typer.core
-import typer.main
 
 from localllm.cli.failures import run_guarded
 from localllm.cli.invocation import Invocation
+from localllm.cli.lazy import Branch, Leaf, lazy_typer, with_commands
 
 SUMMARY = "Pull a model, run it fast on what you own, and see inside while it runs."
-CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
-
-
-class Leaf(NamedTuple):
-    """One command: where its function is (`module:name` below localllm.cli), what it does, where help lists it."""
-
-    target: str
-    help: str
-    section: str = "Commands"
-    is_hidden: bool = False
-
-
-class Branch(NamedTuple):
-    """A command with commands below it."""
-
-    help: str
-    commands: Mapping[str, Leaf]
-    section: str = "Commands"
-    is_hidden: bool = False
 
 
 CONFIG = Branch(
@@ -87,64 +66,6 @@ COMMANDS: Mapping[str, Leaf | Branch] = {
 }
 
 
-class LazyCommands(Mapping[str, Any]):
-    """Looks like a dictionary of typer commands; builds a command when it is looked up."""
-
-    def __init__(self, table: Mapping[str, Leaf | Branch]) -> None:
-        self.table = table
-
-    def __getitem__(self, name: str) -> Any:
-        entry = self.table[name]
-        return _build_group(name, entry) if isinstance(entry, Branch) else _build_command(name, entry)
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name, entry in self.table.items() if not entry.is_hidden)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-class LazyGroup(typer.core.TyperGroup):
-    """A group that prints its help from the table, without importing any command."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        table = cast(LazyCommands, self.commands).table
-        visible = {name: entry for name, entry in table.items() if not entry.is_hidden}
-        for section in dict.fromkeys(entry.section for entry in visible.values()):
-            with formatter.section(section):
-                formatter.write_dl([(name, entry.help) for name, entry in visible.items() if entry.section == section])
-
-
-def _build_command(name: str, leaf: Leaf) -> Any:
-    module_name, _, function_name = leaf.target.partition(":")
-    function = getattr(import_module(f"localllm.cli.{module_name}"), function_name)
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=CONTEXT_SETTINGS)
-    app.command(name, context_settings=CONTEXT_SETTINGS)(function)
-    return typer.main.get_command(app)
-
-
-def _build_group(name: str, branch: Branch) -> Any:
-    app = _lazy_typer(name, branch.help, no_args_is_help=True, add_completion=False)
-    app.callback()(_nothing)
-    return _with_commands(app, branch.commands)
-
-
-def _nothing() -> None:
-    pass
-
-
-def _lazy_typer(name: str, text: str, **options: Any) -> typer.Typer:
-    return typer.Typer(
-        name=name, help=text, cls=LazyGroup, rich_markup_mode=None, context_settings=CONTEXT_SETTINGS, **options
-    )
-
-
-def _with_commands(app: typer.Typer, table: Mapping[str, Leaf | Branch]) -> Any:
-    group = typer.main.get_command(app)
-    cast(Any, group).commands = LazyCommands(table)
-    return group
-
-
 def root(
     ctx: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address of the daemon to talk to, as host:port.")] = None,
@@ -165,9 +86,9 @@ def root(
 
 def build_app() -> Any:
     """The whole command line as one typer command; calling it with `args` runs it and raises SystemExit."""
-    app = _lazy_typer("localllm", SUMMARY, invoke_without_command=True, add_completion=True)
+    app = lazy_typer("localllm", SUMMARY, invoke_without_command=True, add_completion=True)
     app.callback(invoke_without_command=True)(root)
-    return _with_commands(app, COMMANDS)
+    return with_commands(app, COMMANDS)
 
 
 def main() -> None:

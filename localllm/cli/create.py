@@ -10,6 +10,7 @@ from localllm.cli.failures import print_warning
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import open_runnable_library
 from localllm.cli.output import print_text
+from localllm.errors import UsageError
 
 
 def create(
@@ -17,12 +18,23 @@ def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new model.", show_default=False)],
     file: Annotated[Path, typer.Option("--file", "-f", help="The Modelfile; `-` reads stdin.")] = Path("Modelfile"),
 ) -> None:
-    """Make a model from a Modelfile."""
-    from localllm.store.modelfile import parse_modelfile, read_modelfile  # one command of many needs it
+    """Make a model from a Modelfile. Relative paths in it are relative to its folder."""
+    from localllm.store.modelfile import parse_modelfile  # one command of many needs it
 
     is_stdin = str(file) == "-"
-    modelfile = parse_modelfile(sys.stdin.read()) if is_stdin else read_modelfile(file)
+    modelfile = parse_modelfile(sys.stdin.buffer.read() if is_stdin else _bytes_of(file))
     for warning in modelfile.warnings:
         print_warning(warning)
-    entry = open_runnable_library(Invocation.of(ctx).settings()).create(name, modelfile)
+    invocation = Invocation.of(ctx)
+    library = open_runnable_library(invocation.settings())
+    with invocation.progress() as progress:
+        entry = library.create(name, modelfile, Path.cwd() if is_stdin else file.absolute().parent, progress.on_pull)
     print_text(f"created {entry.name!r}")
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"{path} cannot be read: {reason}", hint="name a Modelfile with -f") from None

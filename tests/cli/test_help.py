@@ -4,11 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from localllm.cli.app import COMMANDS, Branch, LazyCommands, Leaf
+from localllm.cli.app import COMMANDS
+from localllm.cli.lazy import Branch, LazyCommands, Leaf
 from tests.cli.conftest import Cli, in_new_process
 
 GOLDEN = Path(__file__).with_name("help.txt")
-HEAVY = ("torch", "transformers", "mlx", "textual", "fastapi", "uvicorn", "httpx", "numpy", "huggingface_hub", "rich")
+HEAVY = (
+    "torch",
+    "transformers",
+    "mlx",
+    "textual",
+    "fastapi",
+    "uvicorn",
+    "httpx",
+    "numpy",
+    "huggingface_hub",
+    "rich",
+    "pydantic",
+)
 WHICH = f"import sys\nsys.stderr.write(' '.join(name for name in {HEAVY!r} if name in sys.modules))"
 AFTER_MAIN = f"from localllm.cli.app import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n{WHICH}"
 
