@@ -223,20 +223,21 @@ class Memory:
             checkpoint = self.checkpoints.find(chain[num_pages]) if self.has_state else None
             if self.has_state and checkpoint is None:
                 continue
-            tables = [self._seen(found[g], w, num_pages) for g, w in enumerate(self._windows)]
-            if all(table is not None for table in tables):
-                if checkpoint is not None:
-                    self.checkpoints.use(chain[num_pages])
-                return Hit(num_pages, tuple(table for table in tables if table is not None), checkpoint)
+            firsts = [self._first_seen(window, num_pages) for window in self._windows]
+            if self._trims and any(
+                NO_PAGE in pages[first:num_pages] for pages, first in zip(found, firsts, strict=True)
+            ):
+                continue  # only groups with a window get here with pages that they do not know
+            if checkpoint is not None:
+                self.checkpoints.use(chain[num_pages])
+            seen = zip(found, firsts, strict=True)
+            tables = tuple((NO_PAGE,) * first + tuple(pages[first:num_pages]) for pages, first in seen)
+            return Hit(num_pages, tables, checkpoint)
         return None
 
-    def _seen(self, pages: list[PageId], window: int | None, num_pages: int) -> tuple[PageId, ...] | None:
-        """The first `num_pages` pages with those out of the window blanked; None when one inside is not known."""
-        if window is None:
-            return tuple(pages[:num_pages])
-        first = max(0, num_pages * self.page_size - window + 1) // self.page_size
-        seen = pages[first:num_pages]
-        return None if NO_PAGE in seen else (NO_PAGE,) * first + tuple(seen)
+    def _first_seen(self, window: int | None, num_pages: int) -> int:
+        """The first page that the token after `num_pages` full pages can see."""
+        return 0 if window is None else max(0, num_pages * self.page_size - window + 1) // self.page_size
 
     def num_found(self, hit: Hit | None) -> int:
         """Pages of the hit, each counted once per group."""

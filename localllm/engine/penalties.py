@@ -11,44 +11,66 @@ from localllm.wire import SamplingParams
 
 
 class Penalties:
-    """The edits of one sequence. `needs_history` is false when they do not depend on which tokens were generated, so
-    that the next token may be planned before the last one is known."""
+    """The edits of one sequence, kept up to date token by token.
 
-    def __init__(self, params: SamplingParams, stop_ids: Sequence[int]) -> None:
+    `ids` is the sequence's own list, which holds the prompt now and grows. `needs_history` is false when the edits do
+    not depend on which tokens were generated, so that the next token may be planned before the last one is known.
+    """
+
+    def __init__(self, params: SamplingParams, stop_ids: Sequence[int], ids: list[int]) -> None:
         self._params = params
-        self._counts: Counter[int] = Counter()
+        self._ids = ids
         self._repeats = params.repetition_penalty != 1.0 and params.repeat_last_n != 0
-        self._recounts = params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
-        self.needs_history = self._repeats or self._recounts
-        biased = {token: LogitEdit(token, add=bias) for token, bias in params.logit_bias.items()}
-        banned = {token: LogitEdit(token, add=-math.inf) for token in stop_ids}
-        self._always = tuple(biased.values())
-        self._early = tuple((biased | banned).values())
+        self._counts_generated = params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
+        self.needs_history = self._repeats or self._counts_generated
+        self._generated: Counter[int] = Counter()
+        self._repeated: Counter[int] = Counter(self._first_window())
+        self._banned = {token: LogitEdit(token, add=-math.inf) for token in stop_ids}
+        self._edits: dict[int, LogitEdit] = {}
+        for token in (*params.logit_bias, *self._repeated):
+            self._refresh(token)
+        self._frozen: tuple[LogitEdit, ...] | None = None
+
+    def edits(self, num_generated: int) -> tuple[LogitEdit, ...]:
+        """The edits for generated token number `num_generated`; stop ids are banned while that is below min_tokens."""
+        if num_generated < self._params.min_tokens and self._banned:
+            return tuple((self._edits | self._banned).values())
+        if self._frozen is None:
+            self._frozen = tuple(self._edits.values())
+        return self._frozen
 
     def note(self, token_id: int) -> None:
-        """The sequence generated this token."""
-        if self._recounts:
-            self._counts[token_id] += 1
+        """The sequence generated this token, which is the last of its ids by now."""
+        if not self.needs_history:
+            return
+        if self._counts_generated:
+            self._generated[token_id] += 1
+        if self._repeats:
+            self._slide_window(token_id)
+        self._refresh(token_id)
+        self._frozen = None
 
-    def edits(self, ids: Sequence[int], num_generated: int) -> tuple[LogitEdit, ...]:
-        """The edits for generated token number `num_generated` of a sequence that is `ids` so far."""
-        static = self._early if num_generated < self._params.min_tokens else self._always
-        return self._with_history(static, ids) if self.needs_history else static
-
-    def _with_history(self, static: tuple[LogitEdit, ...], ids: Sequence[int]) -> tuple[LogitEdit, ...]:
-        merged = {edit.token_id: edit for edit in static}
-        repeated = self._window(ids)
-        for token in sorted(repeated | set(self._counts)):
-            count = self._counts.get(token, 0)
-            add = merged[token].add if token in merged else 0.0
-            if count:
-                add -= self._params.presence_penalty + self._params.frequency_penalty * count
-            penalty = self._params.repetition_penalty if token in repeated else 1.0
-            merged[token] = LogitEdit(token, add, penalty)
-        return tuple(merged.values())
-
-    def _window(self, ids: Sequence[int]) -> set[int]:
+    def _first_window(self) -> list[int]:
         if not self._repeats:
-            return set()
+            return []
         last_n = self._params.repeat_last_n
-        return set(ids if last_n < 0 else ids[-last_n:])
+        return self._ids if last_n < 0 else self._ids[-last_n:]
+
+    def _slide_window(self, token_id: int) -> None:
+        self._repeated[token_id] += 1
+        last_n = self._params.repeat_last_n
+        if 0 < last_n < len(self._ids):
+            left = self._ids[-last_n - 1]
+            self._repeated[left] -= 1
+            self._refresh(left)
+
+    def _refresh(self, token: int) -> None:
+        add = self._params.logit_bias.get(token, 0.0)
+        count = self._generated[token]
+        if count:
+            add -= self._params.presence_penalty + self._params.frequency_penalty * count
+        penalty = self._params.repetition_penalty if self._repeated[token] > 0 else 1.0
+        if add or penalty != 1.0:
+            self._edits[token] = LogitEdit(token, add, penalty)
+        else:
+            self._edits.pop(token, None)

@@ -115,7 +115,8 @@ class Scheduler:
         victim.restart()
         insort(self.waiting, victim, key=_order)
         self.num_preemptions += 1
-        self._preempted = True  # nobody is admitted in a step in which memory was short
+        # nobody more is admitted in this step: memory is short, and a sample of the victim may still be out
+        self._preempted = True
 
     # ---- waiting sequences
 
@@ -123,7 +124,7 @@ class Scheduler:
         """In order of rank and without skipping, so that a large request is not passed by for ever."""
         while self.waiting and self._budget > 0 and not self._preempted:
             sequence = self.waiting[0]
-            if sequence.num_pending or self._blocked == self._moment(sequence):
+            if self._blocked == self._moment(sequence):
                 return
             hit = self.memory.lookup(sequence)
             while not self._fits(sequence, hit):
@@ -150,11 +151,11 @@ class Scheduler:
         return taken + spare <= self.memory.pool.num_available
 
     def _gives_way(self, sequence: Sequence) -> bool:
-        """Whether the last running one is of a lower class; within a class nobody is interrupted for a newcomer."""
-        last = self.running[-1]
-        return last.priority < sequence.priority and last.rank < sequence.rank
+        """Whether the last running one ranks lower. Only a newcomer of a higher class can outrank who runs already."""
+        return self.running[-1].rank < sequence.rank
 
     def _start(self, sequence: Sequence, hit: Hit | None) -> bool:
+        assert not sequence.num_pending, "it was preempted, and the sample of its former life is still out"
         self.waiting.remove(sequence)
         self.memory.attach(sequence, hit)
         insort(self.running, sequence, key=_order)

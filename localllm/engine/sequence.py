@@ -86,7 +86,6 @@ class Sequence:
         self.num_prompt = len(submit.prompt)
         self.limit = limit
         self.rank = (rank, -seq_id)  # greater runs first; the older of two equals is the greater
-        self.priority = submit.priority
         self.cache_salt = submit.cache_salt
         self.adapter = adapter
         self.atomic = atomic
@@ -97,7 +96,7 @@ class Sequence:
         self.stop_ids = frozenset(submit.stop_ids)
         self.top_logprobs = submit.top_logprobs
         self.prompt_logprobs = submit.prompt_logprobs
-        self.penalties = Penalties(submit.sampling, submit.stop_ids)
+        self.penalties = Penalties(submit.sampling, submit.stop_ids, self.ids)
         self.generates = whole is None and limit > self.num_prompt
         self.chain: list[ChainHash] = []  # of its full pages, kept over preemptions
         self.holding: Holding | None = None
@@ -159,7 +158,7 @@ class Sequence:
 
     def _sample(self, total: int) -> SampleWant:
         generated = total - self.num_prompt
-        return SampleWant(self.params, self.seed, generated, 1, self.penalties.edits(self.ids, generated))
+        return SampleWant(self.params, self.seed, generated, 1, self.penalties.edits(generated))
 
     def _part_of_whole(self, start: int, end: int) -> Want:
         """A chunk of a request that wants something of all its tokens: only the last position, or every one."""

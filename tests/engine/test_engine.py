@@ -62,6 +62,13 @@ def test_stop_ids_are_banned_until_min_tokens_are_there(overlaps: bool) -> None:
 
 
 @overlapped
+def test_a_stop_id_is_allowed_as_soon_as_min_tokens_are_there(overlaps: bool) -> None:
+    params = SamplingParams(temperature=0.0, min_tokens=2, logit_bias={9: 100.0})
+    answer = alone(overlaps=overlaps, stop_ids=[9], sampling=params)
+    assert (len(answer.ids), answer.finish, answer.stop_id) == (2, "stop", 9)
+
+
+@overlapped
 def test_an_answer_without_limit_ends_where_the_context_is_full(overlaps: bool) -> None:
     engine = engine_on(fake(overlaps=overlaps), context_length=30)
     answer = answers_of(engine, [ask("a", PROMPT, None)])["a"]

@@ -2,20 +2,37 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from localllm.engine.step import Want
 from localllm.wire import SamplingParams, Submit
 
-from .worlds import SHAPES, VOCAB_SIZE, Answer, answers_of, ask, engine_on, fake, finish, oracle, step
+from .worlds import (
+    SHAPES,
+    VOCAB_SIZE,
+    Answer,
+    answers_of,
+    ask,
+    drain,
+    engine_on,
+    fake,
+    finish,
+    oracle,
+    step,
+    true_logits,
+)
 
 shapes = st.sampled_from(sorted(SHAPES))
 few_tokens = st.lists(st.integers(0, 2), min_size=1, max_size=30)  # few different ones: prefixes are shared often
 samplings = st.sampled_from(
     [
         SamplingParams(temperature=0.0),
-        SamplingParams(temperature=0.0, repetition_penalty=1.3),
+        SamplingParams(temperature=0.0, repetition_penalty=1.3, repeat_last_n=-1),
+        SamplingParams(temperature=0.0, repetition_penalty=1.7, repeat_last_n=3, logit_bias={1: 4.0, 63: 5.0}),
+        SamplingParams(temperature=0.0, repetition_penalty=3.0, repeat_last_n=0, frequency_penalty=-1.0),
         SamplingParams(temperature=1.0, seed=7, top_k=20, top_p=0.9, presence_penalty=0.5),
         SamplingParams(temperature=0.8, seed=-3, min_tokens=4, min_p=0.01),
     ]
@@ -142,3 +159,43 @@ def test_prompt_scores_are_complete_and_in_order_whatever_the_chunks(
         assert got.prompt_logprobs == plain[submit.request_id].prompt_logprobs
         assert got.logprobs == plain[submit.request_id].logprobs
         assert got.num_cached == 0
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_prompt_scores_are_said_once_even_when_a_prompt_is_computed_again(overlaps: bool) -> None:
+    submits = [ask(f"r{n}", [n] * 18, 12, prompt_logprobs=0, priority=n) for n in range(4)]
+    engine = engine_on(fake(overlaps=overlaps), num_pages=14, token_budget=5, prefix_cache=False)
+    answers: dict[str, Answer] = {}
+    for submit in submits:  # each newcomer outranks those before it, in the middle of their prompts and after
+        engine.add(submit)
+        for _ in range(5):
+            step(engine, answers)
+    finish(engine, answers)
+    assert engine.snapshot().num_preemptions > 0
+    for submit in submits:
+        assert [score.token_id for score in answers[submit.request_id].prompt_logprobs] == submit.prompt[1:]
+        assert answers[submit.request_id].ids == oracle(fake(), submit).ids
+
+
+@given(st.booleans(), st.integers(1, 9), st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(10, 14))
+def test_whole_answers_are_complete_even_when_their_memory_is_taken_away(
+    overlaps: bool, budget: int, lengths: list[int], num_pages: int
+) -> None:
+    engine = engine_on(fake(overlaps=overlaps), num_pages=num_pages, token_budget=budget, prefix_cache=False)
+    for number in range(3):
+        engine.add(ask(f"r{number}", [number], 28, priority=1))
+    prompts = [list(range(length)) for length in lengths]
+    results = engine.run_rows(prompts, Want(logits="all"))
+    for prompt, result in zip(prompts, results, strict=True):
+        expected = [true_logits(fake(), prompt[: n + 1]) for n in range(len(prompt))]
+        np.testing.assert_array_equal(result.logits, expected)
+    drain(engine)
+
+
+def test_a_thrashed_checkpoint_never_holds_the_state_of_another_position() -> None:
+    backend = fake("hybrid")
+    engine = engine_on(backend, num_checkpoints=1, token_budget=3)
+    for turn in range(3):
+        submits = [ask(f"{turn}/{n}", [n] * (9 + turn), 10) for n in range(3)]
+        answers = answers_of(engine, submits)
+        assert all(answers[submit.request_id].ids == oracle(backend, submit).ids for submit in submits)

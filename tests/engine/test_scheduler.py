@@ -75,6 +75,23 @@ def test_a_newcomer_of_a_higher_class_takes_the_place_of_a_lower_one() -> None:
     assert answers["low"].ids == oracle(fake(), low).ids, "what was interrupted ends as if nothing had happened"
 
 
+def test_patience_earns_the_next_place_but_interrupts_nobody() -> None:
+    engine = engine_on(fake(), max_sequences=1)
+    engine.add(ask("running", [1], 100, priority=3))
+    engine.step()
+    engine.add(ask("patient", [1], 5))
+    for _ in range(30):
+        engine.step()
+    engine.add(ask("urgent", [1], 100, priority=1))
+    while "running" in views(engine):
+        engine.step()
+    assert views(engine)["urgent"].state == "running"
+    for _ in range(5):
+        engine.step()
+    assert views(engine)["patient"].state == "waiting"
+    drain(engine)
+
+
 def test_an_equal_newcomer_waits() -> None:
     engine = engine_on(fake(), max_sequences=1)
     engine.add(ask("first", [1], 20))

@@ -3,6 +3,7 @@
 The oracle knows no pages, no batches and no chunks: it hashes the whole history for every token.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +12,8 @@ import numpy as np
 
 from localllm.backends.fake import FakeBackend, State, fake_logits
 from localllm.engine.engine import Engine
-from localllm.engine.penalties import Penalties
 from localllm.engine.sampling import sample_logits
-from localllm.engine.step import SampleWant
+from localllm.engine.step import LogitEdit, SampleWant
 from localllm.wire import SamplingParams, Submit, TokenChunk, TokenLogprobs
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -119,10 +119,9 @@ def oracle(backend: FakeBackend, submit: Submit, context_length: int = 128) -> A
     """What the fake model answers, computed from the plain history."""
     answer, ids = Answer(num_started=1), list(submit.prompt)
     seed = submit.sampling.seed or 0
-    penalties = Penalties(submit.sampling, submit.stop_ids)
     limit = context_length if submit.max_tokens is None else min(context_length, len(ids) + submit.max_tokens)
     while len(ids) < limit:
-        edits = penalties.edits(ids, len(answer.ids))
+        edits = plain_edits(submit, answer.ids)
         want = SampleWant(submit.sampling, seed, len(answer.ids), edits=edits)
         token, scored = sample_logits(true_logits(backend, ids), want, top_logprobs=submit.top_logprobs)
         if token in submit.stop_ids:
@@ -131,9 +130,24 @@ def oracle(backend: FakeBackend, submit: Submit, context_length: int = 128) -> A
         ids.append(token)
         answer.ids.append(token)
         answer.logprobs += [scored] if scored else []
-        penalties.note(token)
     answer.finish = "length"
     return answer
+
+
+def plain_edits(submit: Submit, generated: Sequence[int]) -> tuple[LogitEdit, ...]:
+    """Bias, penalties and bans, counted anew from all tokens so far."""
+    params, ids = submit.sampling, [*submit.prompt, *generated]
+    window = ids if params.repeat_last_n < 0 else ids[len(ids) - params.repeat_last_n :][: params.repeat_last_n]
+    window = ids if params.repeat_last_n > len(ids) else window
+    edits = []
+    for token in {*ids, *params.logit_bias, *submit.stop_ids}:
+        count = generated.count(token)
+        add = params.logit_bias.get(token, 0.0) - count * params.frequency_penalty
+        add -= params.presence_penalty if count else 0.0
+        if len(generated) < params.min_tokens and token in submit.stop_ids:
+            add = -math.inf
+        edits.append(LogitEdit(token, add, params.repetition_penalty if token in window else 1.0))
+    return tuple(edits)
 
 
 def true_logits(backend: FakeBackend, ids: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
