@@ -128,16 +128,19 @@ class PartialFile:
         with disk_errors(self.path):
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             self._file = os.fdopen(descriptor, "r+b")
-            self._rehash(self._bytes_to_keep())
-            self._reserve()
+            try:
+                self._rehash(self._bytes_to_keep())
+                self._reserve()
+            except BaseException:
+                self._close()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
             with contextlib.suppress(OSError):  # a full disk must not hide the error that is on its way
                 self._checkpoint()
-            self._file.close()
-            self._file = None
+            self._close()
 
     def write(self, chunk: bytes) -> None:
         if self.total_bytes and self.written + len(chunk) > self.total_bytes:
@@ -175,6 +178,7 @@ class PartialFile:
         return found
 
     def discard(self) -> None:
+        self._close()
         for path in (self.path, self.state_path):
             path.unlink(missing_ok=True)
 
@@ -191,10 +195,16 @@ class PartialFile:
             os.replace(self.path, self.target)
             sync_folder(self.target.parent)
         self.state_path.unlink(missing_ok=True)
-        self._open.close()
-        self._file = None
+        self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _bytes_to_keep(self) -> int:
+        if not self.etag:  # nobody can say whether the rest would belong to the same version
+            return 0
         try:
             state = msgspec.json.decode(self.state_path.read_bytes(), type=PartState)
         except (OSError, msgspec.DecodeError):

@@ -125,7 +125,7 @@ def _ollama(root: Path, cache: ListingCache) -> list[Entry]:
 def _ollama_entry(root: Path, manifest_path: Path) -> list[Entry]:
     """The entry of one manifest; none when it is damaged, remote, or its weights are not here."""
     manifest = _json_object(manifest_path)
-    layers = [layer for layer in manifest.get("layers") or [] if isinstance(layer, dict)]
+    layers = [layer for layer in _items(manifest.get("layers")) if isinstance(layer, dict)]
     by_type = {str(layer.get("mediaType", "")).removeprefix(_LAYER): layer for layer in layers}
     blob = _blob(root, by_type.get("model"))
     if blob is None:
@@ -152,7 +152,7 @@ def _ollama_entry(root: Path, manifest_path: Path) -> list[Entry]:
             quantization=str(config.get("file_type") or ""),
             context_length=_whole(config.get("context_length")),
             embedding_length=_whole(config.get("embedding_length")),
-            capabilities=tuple(str(item) for item in config.get("capabilities") or ()),
+            capabilities=tuple(str(item) for item in _items(config.get("capabilities"))),
             params=params,
             template=template,
             template_kind=_kind(template),
@@ -201,8 +201,11 @@ def _json_object(path: Path | None) -> dict[str, Any]:
 
 
 def _json_list(path: Path | None) -> list[Any]:
-    loaded = _json(path)
-    return loaded if isinstance(loaded, list) else []
+    return _items(_json(path))
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _json(path: Path | None) -> Any:

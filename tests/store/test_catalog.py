@@ -62,7 +62,7 @@ def test_search_wants_every_word(catalog: Catalog) -> None:
 
 def test_a_damaged_catalog_is_one_clear_sentence(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("catalog") / "models.toml"
-    for text in ("version = ", 'version = 1\n[[model]]\nname = 3\nsources = []', 'version = 1\n[[model]]\nnmae = "x"'):
+    for text in ("version = ", "version = 1\n[[model]]\nname = 3\nsources = []", 'version = 1\n[[model]]\nnmae = "x"'):
         path.write_text(text)
         with pytest.raises(StoreError, match="is damaged"):
             Catalog.load(path)

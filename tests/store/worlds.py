@@ -1,4 +1,4 @@
-"""Worlds for the store's tests: tiny model files, a hub on loopback, wheels in a folder, settings of a throw-away home."""
+"""Worlds for the store's tests: tiny model files, a hub on loopback, wheels in a folder, a home of their own."""
 
 import dataclasses
 import hashlib
@@ -74,9 +74,7 @@ class Listener:
 
 def library_of(home: Path, catalog: Catalog | None = None, **changes: Any) -> Library:
     options = {name: changes.pop(name) for name in ("can_run", "free") if name in changes}
-    return Library(
-        settings_of(home, **changes), catalog=catalog or Catalog(()), pause=lambda seconds: None, **options
-    )
+    return Library(settings_of(home, **changes), catalog=catalog or Catalog(()), pause=lambda seconds: None, **options)
 
 
 def wheel_of(folder: Path, package: str, members: dict[str, bytes], version: str = "1.0") -> Path:
@@ -97,7 +95,9 @@ def wheel_of(folder: Path, package: str, members: dict[str, bytes], version: str
 
 def package_source(package: str, members: dict[str, bytes], **changes: Any) -> Source:
     pinned = tuple(Member(path=name, sha256=sha256(data), size_bytes=len(data)) for name, data in members.items())
-    return Source(**{"kind": "package", "package": package, "version": "1.0", "members": pinned, "quant": "F32", **changes})
+    return Source(
+        **{"kind": "package", "package": package, "version": "1.0", "members": pinned, "quant": "F32", **changes}
+    )
 
 
 @dataclass
@@ -110,6 +110,7 @@ class FakeHub:
     served_wrong: dict[str, bytes] = field(default_factory=dict)  # file name to the bytes sent instead
     cut_after: list[int] = field(default_factory=list)  # bytes after which the next downloads break off
     redirect_to: str = ""
+    license: str = "mit"
     requests: list[tuple[str, str, str, str]] = field(default_factory=list)
     endpoint: str = ""
 
@@ -117,11 +118,17 @@ class FakeHub:
         return [part for method, path, part, _ in self.requests if method == "GET" and path.endswith(suffix)]
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        return  # clients that were killed hang up in the middle
+
+
 @contextmanager
 def fake_hub(**fields: Any) -> Iterator[FakeHub]:
     hub = FakeHub(**fields)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
@@ -171,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, b"{}", has_body, X_Error_Code="RepoNotFound")
         siblings = [_sibling(name, content) for name, content in files.items()]
         listing = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings, "gguf": self.hub.gguf.get(repo)}
-        listing["cardData"] = {"license": "mit"}
+        listing["cardData"] = {"license": self.hub.license}
         self._send(200, json.dumps(listing).encode(), has_body)
 
     def _send_file(self, repo: str, name: str, has_body: bool) -> None:

@@ -1,0 +1,209 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from localllm.errors import BadModelFile, ModelNotFound, StoreError, UsageError
+from localllm.store.blobs import sha256_of
+from localllm.store.catalog import Source
+from localllm.store.entry import Entry, ModelFile
+from localllm.store.library import Library
+from localllm.store.modelfile import parse_modelfile, render_modelfile
+from localllm.store.names import parse_ref
+from tests.store.worlds import Listener, catalog_of, library_of, tiny_gguf
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tiny_gguf(tmp_path / "models" / "Tiny-F32.gguf")
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    return library_of(tmp_path / "home", catalog_of(Source(kind="path", path="/nowhere"), name="known:1b"))
+
+
+def installed(library: Library, name: str, file: Path, **fields: object) -> Entry:
+    """A model of ours whose file lies in the store."""
+    own = library.settings.store_dir / "files" / "ab" / file.name
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_bytes(file.read_bytes())
+    record = ModelFile(path=str(own), size_bytes=own.stat().st_size, is_ours=True)
+    entry = Entry(name=name, path=str(own), source="url", files=(record,), modified=time.time(), **fields)  # type: ignore[arg-type]
+    return library.manifests.put(parse_ref(name), entry)
+
+
+def test_a_path_is_found_without_being_installed(library: Library, file: Path) -> None:
+    entry = library.find(str(file))
+    assert (entry.source, entry.path, entry.architecture, entry.context_length) == ("path", str(file), "llama", 128)
+    assert library.find(str(file.parent)).path == str(file)
+    assert library.entries() == []
+
+
+def test_paths_that_are_no_model_say_what_they_are(library: Library, tmp_path: Path, file: Path) -> None:
+    with pytest.raises(ModelNotFound, match="does not exist"):
+        library.find(str(tmp_path / "none.gguf"))
+    (tmp_path / "x.bin").write_bytes(b"pickle")
+    with pytest.raises(BadModelFile, match="can run code"):
+        library.find(str(tmp_path / "x.bin"))
+    (tmp_path / "cut.gguf").write_bytes(file.read_bytes()[:100])
+    with pytest.raises(BadModelFile):
+        library.find(str(tmp_path / "cut.gguf"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadModelFile, match="no model"):
+        library.find(str(tmp_path / "empty"))
+
+
+def test_what_is_not_here_is_answered_with_how_to_get_it(library: Library) -> None:
+    with pytest.raises(ModelNotFound) as known:
+        library.find("known:1b")
+    assert "localllm pull known:1b" in known.value.hint
+    with pytest.raises(ModelNotFound) as near:
+        library.find("knwon:1b")
+    assert "known:1b" in near.value.hint
+    with pytest.raises(ModelNotFound) as hub:
+        library.find("org/repo")
+    assert "localllm pull hf.co/org/repo" in hub.value.hint
+
+
+def test_a_copy_shares_its_files_until_the_last_name_is_gone(library: Library, file: Path) -> None:
+    entry = installed(library, "a:1", file)
+    copy = library.copy("a:1", "B:2")
+    assert (copy.name, copy.digest, copy.path) == ("b:2", entry.digest, entry.path)
+    library.remove("a:1")
+    assert [found.name for found in library.entries()] == ["b:2"]
+    assert Path(entry.path).exists()
+    library.remove("b:2")
+    assert not Path(entry.path).parent.exists()
+
+
+def test_removing_never_touches_a_file_we_did_not_bring(library: Library, file: Path) -> None:
+    library.create("mine", parse_modelfile(f"FROM {file}"))
+    library.remove("mine")
+    assert file.exists()
+    with pytest.raises(ModelNotFound):
+        library.remove("mine")
+    with pytest.raises(UsageError, match="is a file"):
+        library.remove(str(file))
+
+
+def test_a_damaged_manifest_is_named_and_hides_nothing(library: Library, file: Path) -> None:
+    installed(library, "good:1", file)
+    own = installed(library, "bad:1", file)
+    path = library.manifests.path_of(parse_ref("bad:1"))
+    path.write_bytes(path.read_bytes()[:50])
+    assert [entry.name for entry in library.entries()] == ["good:1"]
+    assert [str(path) in error.message for error in library.damaged()] == [True]
+    with pytest.raises(StoreError, match="is damaged"):
+        library.find("bad:1")
+    library.remove("bad:1")
+    assert library.damaged() == []
+    assert Path(own.path).exists()
+
+
+def test_a_manifest_of_a_later_version_is_refused(library: Library, file: Path) -> None:
+    installed(library, "a:1", file)
+    path = library.manifests.path_of(parse_ref("a:1"))
+    path.write_bytes(path.read_bytes().replace(b'"version": 1', b'"version": 9'))
+    with pytest.raises(StoreError, match="version 9"):
+        library.find("a:1")
+
+
+def test_a_home_can_be_moved(library: Library, file: Path, tmp_path: Path) -> None:
+    installed(library, "a:1", file)
+    library.settings.home.rename(tmp_path / "moved")
+    entry = library_of(tmp_path / "moved").find("a:1")
+    assert entry.path.startswith(str(tmp_path / "moved"))
+    assert Path(entry.path).exists()
+
+
+def test_a_model_whose_file_is_gone_says_how_to_get_it_again(library: Library, file: Path) -> None:
+    Path(installed(library, "a:1", file).path).unlink()
+    with pytest.raises(ModelNotFound, match="is gone") as raised:
+        library.find("a:1")
+    assert "localllm pull a:1" in raised.value.hint
+
+
+def test_verify_finds_a_flipped_bit_a_missing_file_and_a_cut_one(library: Library, file: Path) -> None:
+    entry = installed(library, "a:1", file)
+    path, content = Path(entry.path), file.read_bytes()
+    record = msgspec.structs.replace(entry.files[0], sha256=sha256_of(path))
+    library.manifests.put(parse_ref("a:1"), msgspec.structs.replace(entry, files=(record,)))
+    assert [result.is_good for result in library.verify()] == [True]
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "has the sha256" in library.verify()[0].message
+    path.write_bytes(content[:-1])
+    assert "has" in library.verify()[0].message
+    path.unlink()
+    assert library.verify()[0].message == "is missing"
+
+
+def test_create_takes_weights_in_place_and_keeps_what_the_modelfile_says(
+    library: Library, file: Path, listener: Listener
+) -> None:
+    text = f"FROM ./{file.name}\nPARAMETER temperature 0.3\nSYSTEM Be brief.\nTEMPLATE {{{{ .Prompt }}}}\n"
+    entry = library.create("mine:v1", parse_modelfile(text), file.parent, listener)
+    assert (entry.path, entry.source, entry.params, entry.system) == (
+        str(file),
+        "path",
+        {"temperature": 0.3},
+        "Be brief.",
+    )
+    assert entry.template_kind == "go"
+    assert "Go language" in listener.said("warning")
+    again = library.create("mine:v2", parse_modelfile("FROM mine:v1\nPARAMETER top_k 5"))
+    assert again.params == {"temperature": 0.3, "top_k": 5}
+    assert (again.system, again.parent) == ("Be brief.", "mine:v1")
+    third = library.create("mine:v3", parse_modelfile(render_modelfile(again)))
+    assert (third.params, third.system, third.template) == (again.params, again.system, again.template)
+
+
+def test_create_says_what_is_wrong_with_its_parts(library: Library, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter.bin").write_bytes(b"pickle")
+    for text, error in [
+        (f"FROM {file}\nADAPTER {tmp_path}/none.gguf", ModelNotFound),
+        (f"FROM {file}\nADAPTER {tmp_path}/adapter.bin", BadModelFile),
+        (f"FROM {tmp_path}/none.gguf", ModelNotFound),
+        ("FROM nothing:here", ModelNotFound),
+    ]:
+        with pytest.raises(error):
+            library.create("mine", parse_modelfile(text))
+    with pytest.raises(UsageError, match="cannot be a new name"):
+        library.copy(str(file), "org/repo")
+
+
+def test_a_hundred_manifests_are_listed_in_ten_milliseconds(library: Library, file: Path) -> None:
+    for index in range(100):
+        entry = Entry(
+            name=f"m{index}:1", path=f"/x/{index}", source="path", files=(ModelFile(path=f"/x/{index}", size_bytes=1),)
+        )
+        path = library.manifests.path_of(parse_ref(entry.name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(msgspec.json.encode({"version": 1, "entry": entry}))
+    best_s = min(_seconds(library) for _ in range(5))
+    assert len(library.entries()) == 100
+    assert best_s < 0.010
+
+
+def _seconds(library: Library) -> float:
+    started = time.perf_counter()
+    library.entries()
+    return time.perf_counter() - started
+
+
+def test_listing_loads_none_of_the_slow_libraries(library: Library, file: Path) -> None:
+    installed(library, "a:1", file)
+    script = (
+        "import sys\nfrom localllm.settings import load_settings\nfrom localllm.store.library import Library\n"
+        "print(len(Library(load_settings()).entries()) > 0)\n"
+        "print(sorted({'numpy', 'httpx', 'huggingface_hub', 'tokenizers', 'torch', 'subprocess'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "LOCALLLM_HOME": str(library.settings.home), "PYTHONPATH": os.pathsep.join(sys.path)}
+    output = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert output.splitlines() == ["True", "[]"]
