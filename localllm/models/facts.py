@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ Kind = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """`gguf` lacks its architecture prefix; of the `hf` keys the first that is there counts."""
+    """`gguf` lacks its architecture prefix; of the `hf` keys the first that is there counts, dots lead into objects."""
 
     kind: Kind
     gguf: str
@@ -58,6 +58,11 @@ def key(kind: Kind, gguf: str, *hf: str, default: Any = REQUIRED) -> Any:
     return field(metadata={"key": Key(kind, gguf, hf, default)})
 
 
+def rope_keys(name: str) -> tuple[str, str]:
+    """Where files of transformers 5, and those before it, keep what scales rope."""
+    return f"rope_parameters.{name}", f"rope_scaling.{name}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """The numbers of a file, checked for their kind; what a number means for a family is for mapping.py to know."""
@@ -82,14 +87,16 @@ class Facts:
     layer_eps: float | None = key(real, "attention.layer_norm_epsilon", "layer_norm_epsilon", default=None)
     logit_softcap: float = key(real, "final_logit_softcapping", "final_logit_softcapping", default=0.0)
 
-    rope_base: float = key(real, "rope.freq_base", "rope_theta", default=10000.0)
+    rope_base: float = key(real, "rope.freq_base", "rope_parameters.rope_theta", "rope_theta", default=10000.0)
     rope_dims: int | None = key(whole, "rope.dimension_count", default=None)
-    rope_scaling: str = key(text, "rope.scaling.type", default="none")
-    rope_factor: float = key(real, "rope.scaling.factor", default=1.0)
-    rope_original_context: int = key(whole, "rope.scaling.original_context_length", default=0)
-    rope_attention_factor: float = key(real, "rope.scaling.attn_factor", default=0.0)
-    rope_beta_fast: float = key(real, "rope.scaling.yarn_beta_fast", default=32.0)
-    rope_beta_slow: float = key(real, "rope.scaling.yarn_beta_slow", default=1.0)
+    rope_scaling: str = key(text, "rope.scaling.type", *rope_keys("rope_type"), "rope_scaling.type", default="none")
+    rope_factor: float = key(real, "rope.scaling.factor", *rope_keys("factor"), default=1.0)
+    rope_original_context: int = key(
+        whole, "rope.scaling.original_context_length", *rope_keys("original_max_position_embeddings"), default=0
+    )
+    rope_attention_factor: float = key(real, "rope.scaling.attn_factor", *rope_keys("attention_factor"), default=0.0)
+    rope_beta_fast: float = key(real, "rope.scaling.yarn_beta_fast", *rope_keys("beta_fast"), default=32.0)
+    rope_beta_slow: float = key(real, "rope.scaling.yarn_beta_slow", *rope_keys("beta_slow"), default=1.0)
 
     num_experts: int = key(whole, "expert_count", "num_local_experts", "num_experts", default=0)
     num_used_experts: int = key(whole, "expert_used_count", "num_experts_per_tok", default=0)
@@ -102,18 +109,31 @@ class Facts:
 
 def facts_from_gguf(metadata: Mapping[str, Any], architecture: str) -> Facts:
     """BadModelFile names a required key that is missing, or one of another kind."""
-    return _read(lambda row: f"{architecture}.{row.gguf}", metadata)
+    return _read(lambda row: [f"{architecture}.{row.gguf}"], metadata.get)
 
 
-def _read(name_of: Callable[[Key], str], values: Mapping[str, Any]) -> Facts:
+def facts_from_hf(config: Mapping[str, Any]) -> Facts:
+    """The same of a `config.json`, where null is as good as missing."""
+
+    def get(path: str) -> Any:
+        value: Any = config
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
+
+    return _read(lambda row: row.hf, get)
+
+
+def _read(names_of: Callable[[Key], Sequence[str]], get: Callable[[str], Any]) -> Facts:
     found: dict[str, Any] = {}
     for item in fields(Facts):
         row: Key = item.metadata["key"]
-        name = name_of(row)
-        if name in values:
-            found[item.name] = _checked(name, row.kind, values[name])
+        names = names_of(row)
+        name = next((name for name in names if get(name) is not None), None)
+        if name is not None:
+            found[item.name] = _checked(name, row.kind, get(name))
         elif row.default is REQUIRED:
-            raise BadModelFile(f"the model file lacks {name}")
+            raise BadModelFile(f"the model file lacks {names[0]}")
         else:
             found[item.name] = row.default
     return Facts(**found)

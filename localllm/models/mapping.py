@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from localllm.errors import BadModelFile, UnsupportedModel
@@ -16,6 +16,7 @@ from localllm.models.config import AttentionSpec, LayerSpec, ModelConfig, MoeSpe
 from localllm.models.facts import Facts, facts_from_gguf
 from localllm.models.families import FAMILIES, Family, family_of
 from localllm.models.quirks import BlockFile, GGUFSource
+from localllm.models.shapes import check_tensors
 from localllm.models.source import WeightSource
 
 MAX_LAYERS = 1024  # far above any model; a hostile count must not become a long loop
@@ -49,7 +50,12 @@ def gguf_model(file: BlockFile) -> tuple[ModelConfig, WeightSource]:
     reason = runnable(file.architecture, {tensor.type for tensor in file.tensors.values()})
     if reason is not None:
         raise UnsupportedModel(reason, hint="choose another model or quantization")
-    return config_from_gguf(file.metadata, file.tensors, rope_factors(file)), gguf_source(file)
+    config, source = config_from_gguf(file.metadata, file.tensors, rope_factors(file)), gguf_source(file)
+    embedding = source.info("token_embd.weight")
+    if embedding is not None:  # the tensors are right where the metadata count other tokens
+        config = replace(config, vocab_size=embedding.shape[0])
+    check_tensors(config, source)
+    return config, source
 
 
 def gguf_source(file: BlockFile) -> WeightSource:
@@ -186,7 +192,7 @@ def _scaling_by_name(facts: Facts) -> RopeScaling | None:
             beta_slow=facts.rope_beta_slow,
             attention_factor=facts.rope_attention_factor,
         )
-    if facts.rope_scaling in ("none", "longrope"):  # longrope without factors: nothing to scale by
+    if facts.rope_scaling in ("none", "default", "longrope"):  # longrope without factors: nothing to scale by
         return None
     raise UnsupportedModel(f"this build does not know the rope scaling {facts.rope_scaling!r}")
 

@@ -9,6 +9,7 @@ from localllm.engine.step import (
     CopyPage,
     CopySlot,
     DropCheckpoint,
+    MemoryOp,
     PageId,
     ResizePool,
     RestoreState,
@@ -57,7 +58,7 @@ def test_a_page_is_copied_for_all_layers_of_its_group(host: Host) -> None:
     walk = Walk(backend)
     walk.step((1, TOKENS[:6], ALL))
     held = walk.held[1]
-    memory = []
+    memory: list[MemoryOp] = []
     for table in held.tables:
         fresh = walk.free_pages.pop()
         memory.append(CopyPage(table[1], fresh))
@@ -114,7 +115,7 @@ def test_a_checkpoint_is_restored_into_any_slot_until_it_is_dropped(host: Host) 
     (result,) = walk.run((row(TOKENS[12:16], 8, (0, 1, 3), slot=6, seq=2),), [RestoreState(mark, SlotId(6))])
     host.check(result.logits, plain(config, source).logits(TOKENS[:8] + TOKENS[12:16])[8:], HYBRID)
     # saved again under the same id, the later state counts; dropping frees the id
-    memory = [SaveState(SlotId(0), mark), RestoreState(mark, SlotId(7)), DropCheckpoint(mark)]
+    memory: list[MemoryOp] = [SaveState(SlotId(0), mark), RestoreState(mark, SlotId(7)), DropCheckpoint(mark)]
     (result,) = walk.run((row(TOKENS[10:13], 10, (0, 1, 2, 4), slot=7, seq=3),), memory)
     host.check(result.logits, plain(config, source).logits(TOKENS[:13])[10:], HYBRID)
 

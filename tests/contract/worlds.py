@@ -93,7 +93,8 @@ def draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> NDArray
         return (1 + 0.2 * noise).astype(np.float32)
     if len(shape) == 1:
         return (0.3 * noise).astype(np.float32)
-    return (noise / np.sqrt(shape[-1]) * (1 if name.startswith("blk") else 4)).astype(np.float32)
+    spread = (1 if name.startswith("blk") else 4) / shape[-1] ** 0.5
+    return np.asarray(noise * spread, np.float32)
 
 
 def shapes(config: ModelConfig, extras: tuple[str, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:

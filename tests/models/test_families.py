@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from localllm.backends.reference import ReferenceBackend
 from localllm.engine.step import Want
+from localllm.models.facts import facts_from_gguf, facts_from_hf
+from localllm.models.families import ROWS as FAMILY_ROWS
 from localllm.models.mapping import gguf_model
 from tests.contract.walk import Walk
 from tests.oracles.hf import FAMILIES, Family, as_file, expected_logits, make_model
@@ -21,6 +23,33 @@ PROMPTS = {1: RNG.integers(3, 80, 40).tolist(), 2: RNG.integers(3, 80, 21).tolis
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
 def pair(request: pytest.FixtureRequest) -> tuple[Family, Any]:
     return request.param, make_model(request.param)
+
+
+SAME_FACTS = (
+    "hidden_size",
+    "num_layers",
+    "context_length",
+    "vocab_size",
+    "num_heads",
+    "rms_eps",
+    "rope_base",
+    "rope_factor",
+    "num_experts",
+    "num_used_experts",
+    "attention_softcap",
+    "logit_softcap",
+    "conv_kernel",
+)
+
+
+def test_config_json_tells_the_same_facts_as_the_file(pair: tuple[Family, Any]) -> None:
+    family, model = pair
+    file = as_file(family, model)
+    ours, theirs = facts_from_gguf(file.metadata, family.architecture), facts_from_hf(model.config.to_dict())
+    # a scaling that GGUF keeps as a tensor has no factor in its metadata
+    names = [name for name in SAME_FACTS if name != "rope_factor" or "rope_freqs.weight" not in file.tensors]
+    assert {name: getattr(ours, name) for name in names} == {name: getattr(theirs, name) for name in names}
+    assert family.architecture in {row.architecture for row in FAMILY_ROWS if model.config.model_type in row.hf}
 
 
 def open_walk(pair: tuple[Family, Any]) -> Walk:

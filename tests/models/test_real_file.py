@@ -28,7 +28,8 @@ def file() -> Iterator[GGUFFile]:
 def test_the_capital_of_france_is_paris(file: GGUFFile) -> None:
     config, source = gguf_model(file)
     walk = Walk(ReferenceBackend(config, source, page_size=16))
-    vocabulary = list(file.metadata["tokenizer.ggml.tokens"])
+    vocabulary = file.metadata["tokenizer.ggml.tokens"]
+    assert isinstance(vocabulary, list)
     # byte-level BPE writes a space as Ġ; these words are one token each
     prompt = [vocabulary.index(piece) for piece in ("The", "Ġcapital", "Ġof", "ĠFrance", "Ġis")]
     ids = list(walk.step((1, prompt, GREEDY))[0].sampled)

@@ -71,6 +71,7 @@ def transformers_frequencies(parameters: dict[str, Any]) -> tuple[np.ndarray, fl
     config = LlamaConfig(
         hidden_size=256, num_attention_heads=4, max_position_embeddings=65536, rope_parameters=parameters
     )
+    frequencies: Any
     if parameters["rope_type"] == "default":
         rotary = LlamaRotaryEmbedding(config)
         frequencies, factor = rotary.inv_freq, rotary.attention_scaling

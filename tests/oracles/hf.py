@@ -245,7 +245,7 @@ def rope_tensor(family: Family) -> dict[str, NDArray[np.float32]]:
     rope, factors = LLAMA3_ROPE, []
     for i in range(8):
         wavelength = 2 * np.pi * 10000.0 ** (2 * i / 16)
-        turns = float(rope["original_max_position_embeddings"]) / wavelength  # type: ignore[arg-type]
+        turns = float(rope["original_max_position_embeddings"]) / wavelength
         smooth = min(max((turns - 1.0) / 3.0, 0.0), 1.0)
         factors.append(1 / ((1 - smooth) / 8.0 + smooth))
     return {"rope_freqs.weight": np.array(factors, np.float32)}

@@ -56,7 +56,7 @@ class Plain:
         runs = runs / np.sqrt((runs**2).mean(axis=-1, keepdims=True) + self.config.norm_eps) * weight
         if self.config.norm == "layer":
             runs = runs + self.weights.get(name + ".bias", np.zeros(1))
-        return runs.reshape(x.shape)
+        return np.asarray(runs.reshape(x.shape))
 
     def linear(self, x: Doubles, name: str) -> Doubles:
         return x @ self.weights[name + ".weight"].T + self.weights.get(name + ".bias", np.zeros(1))
@@ -145,15 +145,15 @@ def turned(x: Doubles, spec: RopeSpec | None, config: ModelConfig) -> Doubles:
 def gated(gate: Doubles, up: Doubles, activation: str) -> Doubles:
     if activation == "swiglu_oai":
         gate = np.minimum(gate, 7)
-        return gate / (1 + np.exp(-1.702 * gate)) * (np.clip(up, -7, 7) + 1)
+        return np.asarray(gate / (1 + np.exp(-1.702 * gate)) * (np.clip(up, -7, 7) + 1))
     return activated(gate, activation) * up
 
 
 def activated(x: Doubles, activation: str) -> Doubles:
     if activation == "silu":
-        return x / (1 + np.exp(-x))
+        return np.asarray(x / (1 + np.exp(-x)))
     if activation == "gelu":
-        return x * np.vectorize(lambda value: 0.5 * math.erfc(-value / math.sqrt(2)))(x)
+        return np.asarray([0.5 * v * math.erfc(-v / math.sqrt(2)) for v in x.ravel().tolist()]).reshape(x.shape)
     if activation == "gelu_tanh":
-        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    return np.maximum(x, 0) ** (2 if activation == "relu2" else 1)
+        return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+    return np.asarray(np.maximum(x, 0) ** (2 if activation == "relu2" else 1))

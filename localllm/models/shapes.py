@@ -1,0 +1,137 @@
+"""Which tensors a config needs and may have, and their shapes: checked before any backend sees a weight.
+
+Refuses by name what is missing, of another shape, or unknown: a tensor that nobody reads would make a wrong model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from localllm.errors import BadModelFile, UnsupportedModel
+from localllm.models.config import AttentionSpec, LayerSpec, ModelConfig, MoeSpec, ShortConvSpec
+from localllm.models.source import WeightSource
+
+UNREAD = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
+"""Read by the mapping, or derived from what it reads."""
+UNREAD_IN_LAYERS = ("attn_rot_embd.weight", *UNREAD)
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A tensor that may be there, in one of these shapes."""
+
+    name: str
+    shapes: tuple[Shape, ...]
+    is_required: bool = True
+
+
+def check_tensors(config: ModelConfig, source: WeightSource) -> None:
+    """BadModelFile for a missing tensor or a wrong shape, UnsupportedModel for one that the config does not use."""
+    all_expected = list(expected_tensors(config, source))
+    for expected in all_expected:
+        _check(expected, source)
+    _check_layers_agree([expected.name for expected in all_expected if not expected.is_required], source)
+    known = {expected.name for expected in all_expected}.union(UNREAD)
+    for index in range(len(config.layers)):
+        known.update(f"blk.{index}.{name}" for name in UNREAD_IN_LAYERS)
+    unknown = sorted(set(source.names()) - known)
+    if unknown:
+        raise UnsupportedModel(f"this build does not know what to do with the tensor {unknown[0]}")
+
+
+def _check(expected: Expected, source: WeightSource) -> None:
+    info = source.info(expected.name)
+    if info is None:
+        if expected.is_required:
+            raise BadModelFile(f"the model file lacks the tensor {expected.name}")
+    elif info.shape not in expected.shapes:
+        raise BadModelFile(f"{expected.name} has the shape {info.shape}, but must have {expected.shapes[0]}")
+
+
+def _check_layers_agree(optional: list[str], source: WeightSource) -> None:
+    """What may be missing is missing in every layer: a lost bias or norm must not pass for a model without."""
+    present: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    for name in optional:
+        _, _, kind = name.removeprefix("blk.").partition(".")
+        (missing if source.info(name) is None else present)[kind] = name
+    for kind in sorted(present.keys() & missing.keys()):
+        raise BadModelFile(f"the model file lacks the tensor {missing[kind]}, but has {present[kind]}")
+
+
+def expected_tensors(config: ModelConfig, source: WeightSource) -> Iterator[Expected]:
+    """All tensors of a model. The widths of feed-forwards are those that the file's own matrices agree on."""
+    yield Expected("token_embd.weight", ((config.vocab_size, config.hidden_size),))
+    yield Expected("output.weight", ((config.vocab_size, config.hidden_size),), False)
+    yield from _norm("output_norm", config.hidden_size, is_required=True)
+    if config.learned_positions:
+        yield Expected("position_embd.weight", ((config.context_length, config.hidden_size),))
+    for index, layer in enumerate(config.layers):
+        for expected in _layer(layer, config.hidden_size, source, f"blk.{index}."):
+            yield Expected(f"blk.{index}.{expected.name}", expected.shapes, expected.is_required)
+
+
+def _layer(layer: LayerSpec, hidden: int, source: WeightSource, prefix: str) -> Iterator[Expected]:
+    for before, after in (("attn_norm", "post_attention_norm"), ("ffn_norm", "post_ffw_norm")):
+        yield from _norm(before, hidden, is_required=source.info(f"{prefix}{after}.weight") is None)
+        yield from _norm(after, hidden)
+    if isinstance(layer.mixer, ShortConvSpec):
+        yield from _short_conv(layer.mixer, hidden)
+    else:
+        yield from _attention(layer.mixer, hidden)
+    if layer.moe is None:
+        width = _width(source, f"{prefix}ffn_up.weight", 0)
+        yield from _linear("ffn_up", width, hidden)  # first, as it tells the width: where it lacks, it is named
+        yield from _linear("ffn_gate", width, hidden, is_required=False)
+        yield from _linear("ffn_down", hidden, width)
+    else:
+        yield from _experts(layer.moe, hidden, source, prefix)
+
+
+def _attention(spec: AttentionSpec, hidden: int) -> Iterator[Expected]:
+    queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    yield from _linear("attn_q", queries, hidden)
+    yield from _linear("attn_k", keys, hidden)
+    yield from _linear("attn_v", spec.num_kv_heads * spec.value_dim, hidden)
+    yield from _linear("attn_output", hidden, spec.num_heads * spec.value_dim)
+    yield Expected("attn_q_norm.weight", ((spec.head_dim,), (queries,)), False)
+    yield Expected("attn_k_norm.weight", ((spec.head_dim,), (keys,)), False)
+    yield Expected("attn_sinks.weight", ((spec.num_heads,),), False)
+
+
+def _short_conv(spec: ShortConvSpec, hidden: int) -> Iterator[Expected]:
+    yield Expected("shortconv.in_proj.weight", ((3 * spec.channels, hidden),))
+    yield Expected("shortconv.conv.weight", ((spec.channels, spec.kernel),))
+    yield Expected("shortconv.out_proj.weight", ((hidden, spec.channels),))
+
+
+def _experts(spec: MoeSpec, hidden: int, source: WeightSource, prefix: str) -> Iterator[Expected]:
+    width = _width(source, f"{prefix}ffn_up_exps.weight", 1)
+    yield Expected("ffn_gate_inp.weight", ((spec.num_experts, hidden),))
+    yield Expected("exp_probs_b.bias", ((spec.num_experts,),), False)
+    for name in ("ffn_up_exps", "ffn_gate_exps"):
+        yield Expected(f"{name}.weight", ((spec.num_experts, width, hidden),))
+    yield Expected("ffn_down_exps.weight", ((spec.num_experts, hidden, width),))
+    shared = _width(source, f"{prefix}ffn_gate_shexp.weight", 0)
+    for name in ("ffn_gate_shexp", "ffn_up_shexp"):
+        yield Expected(f"{name}.weight", ((shared, hidden),), shared > 0)
+    yield Expected("ffn_down_shexp.weight", ((hidden, shared),), shared > 0)
+
+
+def _linear(name: str, out: int, width: int, is_required: bool = True) -> Iterator[Expected]:
+    yield Expected(f"{name}.weight", ((out, width),), is_required)
+    yield Expected(f"{name}.bias", ((out,),), False)
+
+
+def _norm(name: str, width: int, is_required: bool = False) -> Iterator[Expected]:
+    yield Expected(f"{name}.weight", ((width,),), is_required)
+    yield Expected(f"{name}.bias", ((width,),), False)
+
+
+def _width(source: WeightSource, name: str, axis: int) -> int:
+    """The size of one axis of a tensor; 0 where there is none."""
+    info = source.info(name)
+    return info.shape[axis] if info is not None and len(info.shape) > axis else 0
