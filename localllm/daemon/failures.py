@@ -26,8 +26,8 @@ def as_ours(error: BaseException) -> LocalLLMError:
     """The error itself, or a sentence about it with the details in the log."""
     if isinstance(error, LocalLLMError):
         return error
-    logger.error("a model could not be loaded", exc_info=error)
-    return LocalLLMError(f"the model could not be loaded: {error!r}", hint="see `localllm daemon logs`")
+    logger.error("something failed that should not", exc_info=error)
+    return LocalLLMError(f"something failed inside the daemon: {error!r}", hint="see `localllm daemon logs`")
 
 
 def how_it_ended(status: int) -> str:

@@ -74,6 +74,7 @@ class Residency:
         self._watchers: set[Callable[[Resident], None]] = set()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="text")
         self._num_waiting = 0
+        self._is_closed = False
         self.crashes = CrashLog(sources.clock)
 
     # ---- for requests
@@ -133,7 +134,8 @@ class Residency:
         return lambda: self._watchers.discard(watcher)
 
     async def close(self) -> None:
-        """Unload everything."""
+        """Unload everything, and load nothing more."""
+        self._is_closed = True
         await asyncio.gather(*(resident.stop() for resident in self.residents()))
         for life in list(self._lives):
             await life
@@ -169,6 +171,8 @@ class Residency:
     async def _start(self, entry: Entry) -> Resident:
         await asyncio.sleep(self.crashes.pause_s(key_of(entry)))
         await self._make_room(entry)
+        if self._is_closed:
+            raise Overloaded("the daemon is shutting down", hint="try again in a few seconds")
         load = self._load_frame(entry)
         resident = Resident(
             entry,
@@ -280,7 +284,8 @@ class Residency:
 
     async def _wait_for_change(self, timeout_s: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), max(0.0, timeout_s))
+            async with asyncio.timeout(max(0.0, timeout_s)):
+                await self._changed.wait()
 
 
 def key_of(entry: Entry) -> str:

@@ -164,7 +164,11 @@ class Resident:
                 continue
             if chunk.finish is not None:
                 del self._sinks[chunk.request_id]
-            sink.feed(chunk)
+            try:
+                sink.feed(chunk)
+            except Exception as error:  # one stream's text must not end the others
+                self.cancel(chunk.request_id)
+                sink.fail(as_ours(error))
 
     def _note_rate(self, snapshot: wire.Snapshot) -> None:
         before, self.snapshot = self.snapshot, snapshot

@@ -208,7 +208,7 @@ async def _streamed(answer: Answer, stack: contextlib.AsyncExitStack) -> AsyncIt
     async with stack:
         options = answer.wanted.stream_options
         shows_usage = bool(options and options.include_usage)
-        writer = _ChatWriter(answer) if isinstance(answer.wanted, ChatRequest) else _TextWriter(answer)
+        writer = _writer(answer)
         chunks = answers.Chunks(answer.envelope, announces_usage=shows_usage)
         try:
             async for pieces in answer.batches():
@@ -225,16 +225,22 @@ async def _streamed(answer: Answer, stack: contextlib.AsyncExitStack) -> AsyncIt
         yield answers.DONE
 
 
+def _writer(answer: Answer) -> "_ChatWriter | _TextWriter":
+    wanted = answer.wanted
+    return _ChatWriter(answer, wanted) if isinstance(wanted, ChatRequest) else _TextWriter(answer, wanted)
+
+
 class _ChatWriter:
     """Role first, then what the model says, then an empty delta with the reason for the end."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, wanted: ChatRequest) -> None:
         self._answer = answer
+        self._wanted = wanted
         self._has_begun: set[int] = set()
         self._has_called: set[int] = set()
 
     def events(self, chunks: answers.Chunks, piece: Piece, extra: dict[str, Any]) -> bytes:
-        wanted, written = self._answer.wanted, b""
+        wanted, written = self._wanted, b""
         if piece.index not in self._has_begun:
             self._has_begun.add(piece.index)
             ids = {"prompt_token_ids": self._answer.asks[0].prompt} if wanted.return_token_ids else {}
@@ -250,11 +256,12 @@ class _ChatWriter:
 
     @property
     def _shows_tokens(self) -> bool:
-        wanted = self._answer.wanted
+        wanted = self._wanted
         return bool(wanted.logprobs or wanted.return_token_ids)
 
     def _details(self, piece: Piece) -> dict[str, Any]:
-        wanted, details = self._answer.wanted, {}
+        wanted = self._wanted
+        details: dict[str, Any] = {}
         if wanted.logprobs:
             details["logprobs"] = answers.chat_logprobs(self._answer.resident.text.tokenizer, piece.logprobs)
         if wanted.return_token_ids:
@@ -265,13 +272,14 @@ class _ChatWriter:
 class _TextWriter:
     """The echoed prompt first where it was asked for, then text, then the reason for the end."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, wanted: CompletionRequest) -> None:
         self._answer = answer
+        self._wanted = wanted
         self._logprobs: dict[int, answers.CompletionLogprobs] = {}
         self._has_echoed: set[int] = set()
 
     def events(self, chunks: answers.Chunks, piece: Piece, extra: dict[str, Any]) -> bytes:
-        wanted, written = self._answer.wanted, b""
+        wanted, written = self._wanted, b""
         if wanted.echo and piece.index not in self._has_echoed:
             self._has_echoed.add(piece.index)
             written += chunks.chunk(self._echo(piece))
@@ -284,12 +292,13 @@ class _TextWriter:
     def _echo(self, piece: Piece) -> dict[str, Any]:
         ask = self._answer.asks[piece.index]
         choice = answers.text_choice(piece.index, ask.prompt_text)
-        if self._answer.wanted.logprobs is not None:
+        if self._wanted.logprobs is not None:
             choice["logprobs"] = self._lists(piece.index).of(piece.prompt_logprobs, first_id=ask.prompt[0])
         return choice
 
     def _details(self, piece: Piece) -> dict[str, Any]:
-        wanted, details = self._answer.wanted, {}
+        wanted = self._wanted
+        details: dict[str, Any] = {}
         if wanted.logprobs is not None:
             details["logprobs"] = self._lists(piece.index).of(piece.logprobs)
         if wanted.return_token_ids:

@@ -189,7 +189,7 @@ class _Serving(uvicorn.Server):
             reply.abort(WorkerCrashed("the daemon was shut down before the answer was complete", hint="ask again"))
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]  # uvicorn says Generator
+    def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)

@@ -102,9 +102,8 @@ def test_a_client_that_goes_away_frees_its_pages(tmp_path: Path) -> None:
 
 def test_a_client_that_stops_waiting_for_a_whole_body_frees_its_pages(tmp_path: Path) -> None:
     with daemon(tmp_path, library()) as world:
-        with httpx.Client(base_url=world.url, timeout=0.5, trust_env=False) as client:
-            with pytest.raises(httpx.ReadTimeout):
-                client.post("/v1/completions", json={**LONG, "stream": False, "prompt": "abc"})
+        with httpx.Client(base_url=world.url, timeout=0.5, trust_env=False) as client, pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/completions", json={**LONG, "stream": False, "prompt": "abc"})
         until(lambda: world.ps()[0]["running"] == 0 and world.ps()[0]["pages_used"] == 0, 2)
 
 

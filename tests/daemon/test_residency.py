@@ -1,0 +1,211 @@
+"""Which models stay and which go."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localllm import wire
+from localllm.daemon.residency import Residency, Sources
+from localllm.daemon.resident import Resident
+from localllm.errors import BadModelFile, LocalLLMError, ModelNotFound, Overloaded
+from localllm.settings import load_settings
+from tests.daemon.toy import WORKER_COMMAND, ToyLibrary, toy_entry, toy_text
+
+NAMES = ("a", "b", "c")
+
+
+@asynccontextmanager
+async def residency(home: Path, *, free_bytes: int = 10**12, **settings: Any) -> AsyncIterator[Residency]:
+    entries = [toy_entry(name) for name in NAMES]
+    entries += [toy_entry("broken", "toy:broken"), toy_entry("heavy", "toy:heavy"), toy_entry("slow", "toy:slow")]
+    entries.append(entries[0].__class__(**{**_fields(entries[0]), "name": "alias of a"}))
+    sources = Sources(
+        library=ToyLibrary(*entries),
+        load_text=toy_text,
+        worker_command=WORKER_COMMAND,
+        available_memory_bytes=lambda: free_bytes,
+    )
+    made = Residency(load_settings({"LOCALLLM_HOME": str(home)}, **settings), sources)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def _fields(entry: Any) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in entry.__struct_fields__}
+
+
+def loaded(residency: Residency) -> list[str]:
+    return sorted(resident.entry.name for resident in residency.residents())
+
+
+async def use(residency: Residency, name: str, keep_alive: str | float | None = None) -> Resident:
+    async with residency.using(name, keep_alive) as resident:
+        assert resident.state == "ready"
+        return resident
+
+
+async def test_requests_for_a_loading_model_wait_together(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        residents = await asyncio.gather(*(use(models, "heavy") for _ in range(8)))
+        assert len({id(resident) for resident in residents}) == 1
+        assert len({resident.pid for resident in residents}) == 1
+
+
+async def test_two_names_of_the_same_content_share_a_worker(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        assert await use(models, "a") is await use(models, "alias of a")
+
+
+async def test_an_unknown_model_is_said_and_nothing_is_started(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        with pytest.raises(ModelNotFound):
+            await use(models, "nope")
+        assert loaded(models) == []
+
+
+async def test_the_least_recently_used_idle_model_makes_room(tmp_path: Path) -> None:
+    async with residency(tmp_path, max_loaded_models=2) as models:
+        for name in ("a", "b", "a", "c"):
+            await use(models, name)
+        assert loaded(models) == ["a", "c"]
+
+
+async def test_a_model_in_use_is_never_evicted(tmp_path: Path) -> None:
+    async with residency(tmp_path, max_loaded_models=1) as models:
+        async with models.using("a"):
+            waiting = asyncio.create_task(use(models, "b"))
+            await asyncio.wait({waiting}, timeout=0.3)
+            assert not waiting.done() and loaded(models) == ["a"]
+        await waiting
+        assert loaded(models) == ["b"]
+
+
+async def test_others_are_served_while_one_waits_for_room(tmp_path: Path) -> None:
+    async with residency(tmp_path, max_loaded_models=1) as models, models.using("a"):
+        waiting = asyncio.create_task(use(models, "b"))
+        await asyncio.wait({waiting}, timeout=0.05)
+        await use(models, "a")
+        waiting.cancel()
+
+
+async def test_idle_models_go_when_memory_is_short(tmp_path: Path) -> None:
+    async with residency(tmp_path, free_bytes=0) as models:
+        await use(models, "a")
+        await use(models, "b")
+        assert loaded(models) == ["b"]
+
+
+async def test_a_crowd_before_a_model_is_turned_away(tmp_path: Path) -> None:
+    async with residency(tmp_path, max_queue=2, max_loaded_models=1) as models, models.using("a"):
+        waiting = [asyncio.create_task(use(models, "b")) for _ in range(2)]
+        await asyncio.wait(waiting, timeout=0.05)
+        with pytest.raises(Overloaded):
+            await use(models, "b")
+        for task in waiting:
+            task.cancel()
+
+
+async def test_keep_alive_0_unloads_at_once(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        resident = await use(models, "a", 0)
+        await asyncio.wait_for(resident.gone.wait(), 5)
+        await asyncio.wait_for(until_empty(models), 5)
+
+
+async def test_keep_alive_counts_from_the_last_use(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        resident = await use(models, "a", "30s")
+        left_s = models.expires_in_s(resident)
+        assert left_s is not None and 29 < left_s <= 30
+        assert await use(models, "a", -1) is resident
+        assert models.expires_in_s(resident) is None
+
+
+async def test_the_keep_alive_setting_holds_where_no_request_says_otherwise(tmp_path: Path) -> None:
+    async with residency(tmp_path, keep_alive="0") as models:
+        await use(models, "a")
+        await asyncio.wait_for(until_empty(models), 5)
+
+
+async def until_empty(models: Residency) -> None:
+    while models.residents():
+        await asyncio.sleep(0.01)
+
+
+async def test_a_model_that_fails_to_load_tells_all_who_wait_and_is_tried_again(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        outcomes = await asyncio.gather(*(use(models, "broken") for _ in range(3)), return_exceptions=True)
+        assert all(isinstance(outcome, BadModelFile) for outcome in outcomes)
+        with pytest.raises(BadModelFile):
+            await use(models, "broken")
+        assert models.crashes.wounds() == []
+
+
+async def test_a_client_that_gives_up_does_not_stop_the_loading(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(use(models, "heavy"), 0.05)
+        first = models.residents()[0]
+        assert await use(models, "heavy") is first
+
+
+async def test_a_model_stopped_while_it_loads_tells_who_waits(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        waiting = asyncio.create_task(use(models, "heavy"))
+        while not models.residents():
+            await asyncio.sleep(0.01)
+        assert await models.stop("heavy")
+        with pytest.raises(LocalLLMError, match="unloaded while it loaded"):
+            await waiting
+        assert models.crashes.wounds() == []
+
+
+async def test_stopping_a_model_ends_its_streams_with_an_error(tmp_path: Path) -> None:
+    class Sink:
+        def __init__(self) -> None:
+            self.errors: list[LocalLLMError] = []
+
+        def feed(self, chunk: wire.TokenChunk) -> None: ...
+
+        def fail(self, error: LocalLLMError) -> None:
+            self.errors.append(error)
+
+    async with residency(tmp_path) as models, models.using("slow") as resident:
+        resident.submit(wire.Submit(request_id="r", prompt=[97]), sink := Sink())
+        assert await models.stop("slow")
+        assert [str(error) for error in sink.errors] == ["slow was unloaded"]
+        assert not await models.stop("slow")
+
+
+async def test_a_sink_that_fails_harms_no_other(tmp_path: Path) -> None:
+    class Sick:
+        failures = 0
+
+        def feed(self, chunk: wire.TokenChunk) -> None:
+            raise RuntimeError("cannot show this token")
+
+        def fail(self, error: LocalLLMError) -> None:
+            self.failures += 1
+
+    class Well:
+        def __init__(self) -> None:
+            self.done = asyncio.Event()
+
+        def feed(self, chunk: wire.TokenChunk) -> None:
+            if chunk.finish:
+                self.done.set()
+
+        def fail(self, error: LocalLLMError) -> None: ...
+
+    async with residency(tmp_path) as models, models.using("a") as resident:
+        resident.submit(wire.Submit(request_id="sick", prompt=[97]), sick := Sick())
+        resident.submit(wire.Submit(request_id="well", prompt=[98], max_tokens=5), well := Well())
+        await asyncio.wait_for(well.done.wait(), 5)
+        assert sick.failures == 1
+        assert resident.num_streams == 0
