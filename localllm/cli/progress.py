@@ -67,7 +67,7 @@ class Progress:
     """One line on `stream` that is redrawn; where `stream` is no terminal, a line per status and per ten percent.
 
     Nothing shows in the first `delay_s` seconds. Use as a context manager: leaving it ends the line. Finished bars stay
-    on the screen, but not those of a short wait (`delay_s` above 0).
+    on the screen; those of a short wait (`delay_s` above 0) do not, and never go to a log file.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class Progress:
         return clipped(line, width - 1)
 
     def _log(self, line: str) -> None:
-        if not (self._is_terminal or self._is_quiet) and self._clock() >= self._visible_from:
+        if not (self._is_terminal or self._is_quiet) and self._keeps_bars:
             self._stream.write(one_line(line) + "\n")
             self._stream.flush()
 

@@ -1,0 +1,103 @@
+"""`ps`, `stop`, `version` and `doctor`, with a scripted daemon and without any."""
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localllm.backends.select import BackendRow
+from localllm.cli.connect import is_this_machine, remote_url
+from localllm.settings import load_settings
+from localllm.store.manifests import Manifests
+from localllm.store.names import parse_ref
+from tests.cli.conftest import Cli
+from tests.cli.fake_daemon import FakeDaemon
+from tests.cli.test_library import entry
+
+
+def loaded(name: str, left_s: float | None) -> dict[str, Any]:
+    until = None if left_s is None else datetime.fromtimestamp(time.time() + left_s, UTC).isoformat()
+    return {
+        "name": name,
+        "digest": "500a1f067a9f" + "0" * 52,
+        "size_bytes": 6_600_000_000,
+        "processor": "100% CPU",
+        "context_length": 4096,
+        "expires_at": until,
+        "state": "ready",
+        "a_field_of_the_future": 1,
+    }
+
+
+def test_ps_is_ollamas_table_with_the_longest_lived_first(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.loaded = [loaded("going", -1), loaded("qwen3:8b", 275), loaded("kept", None)]
+    lines = cli("ps").out.splitlines()
+    assert lines == [
+        "NAME        ID              SIZE      PROCESSOR    CONTEXT    UNTIL                 ",
+        "kept        500a1f067a9f    6.6 GB    100% CPU     4096       Forever               ",
+        "qwen3:8b    500a1f067a9f    6.6 GB    100% CPU     4096       4 minutes from now    ",
+        "going       500a1f067a9f    6.6 GB    100% CPU     4096       Stopping...           ",
+    ]
+
+
+def test_ps_prefix_and_json(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.loaded = [loaded("a", 60), loaded("b", 60)]
+    assert [row["name"] for row in json.loads(cli("ps", "b", "--json").out)] == ["b"]
+
+
+def test_without_a_daemon_nothing_is_loaded_and_nothing_is_started(cli: Cli, no_daemon: None) -> None:
+    assert cli("ps").out.split() == ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"]
+    outcome = cli("stop", "tiny")
+    assert outcome.code == 4 and 'couldn\'t find model "tiny" to stop' in outcome.err
+
+
+def test_stop_is_silent_when_it_worked(cli: Cli, daemon: FakeDaemon) -> None:
+    outcome = cli("stop", "tiny")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert cli("stop", "absent").code == 4
+
+
+def test_an_older_daemon_is_mentioned_by_version(cli: Cli, daemon: FakeDaemon) -> None:
+    outcome = cli("--version")
+    assert outcome.code == 0 and outcome.out.startswith("localllm version is ")
+    assert "has version 9.9.9" in outcome.err
+    assert json.loads(cli("version", "--json").out)["daemon_version"] == "9.9.9"
+
+
+def test_doctor_reports_every_part_and_fails_for_a_backend_that_does_not_exist(
+    cli: Cli, no_daemon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [BackendRow("cpu", False, "no compiler was found"), BackendRow("reference", True, "numpy", ("slow",))]
+    monkeypatch.setattr("localllm.backends.select.describe", lambda wanted: (wanted, rows))
+    monkeypatch.setenv("LOCALLLM_BACKEND", "abacus")
+    outcome = cli("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(outcome.out)}
+    assert outcome.code == 1 and checks["backend"]["state"] == "broken"
+    assert checks["backend cpu"] == {"name": "backend cpu", "state": "note", "detail": "no compiler was found"}
+    assert {"localllm", "python", "memory", "disk", "home", "models", "daemon", "port"} <= set(checks)
+
+
+def test_doctor_names_a_model_whose_file_is_gone(
+    cli: Cli, no_daemon: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    gone = entry(tmp_path_factory.mktemp("gone"), "gone:latest")
+    Manifests(load_settings().store_dir).put(parse_ref("gone"), gone)
+    Path(gone.path).unlink()
+    outcome = cli("doctor")
+    assert outcome.code == 1 and "the file of gone:latest is gone" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("host", "is_ours"),
+    [("127.0.0.1", True), ("0.0.0.0", True), ("::1", True), ("localhost", True), ("192.0.2.1", False)],
+)
+def test_a_daemon_on_another_machine_is_told_from_ours(host: str, is_ours: bool) -> None:
+    assert is_this_machine(host) is is_ours
+
+
+def test_the_flag_names_the_address_of_another_machine() -> None:
+    settings = load_settings({}, host="192.0.2.1:8080")
+    assert remote_url(settings) == "http://192.0.2.1:8080"
