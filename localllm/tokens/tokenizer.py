@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from localllm.errors import InvalidRequest
 from localllm.tokens.build import SPACE_MARK, BuiltTokenizer, build_from_gguf
+from localllm.tokens.chat import ChatTemplate, default_template
 from localllm.tokens.folder import build_from_folder
 from localllm.tokens.specials import TokenType
 
@@ -145,6 +146,16 @@ class Tokenizer:
         before = [self._explained(token_id, (0, 0), (0, 0)) for token_id in special.prefix_ids]
         after = [self._explained(token_id, (end_bytes,) * 2, (end_chars,) * 2) for token_id in special.suffix_ids]
         return [*before, *tokens, *after]
+
+    def chat_template(self, name: str = "default", *, isolated: bool = True) -> ChatTemplate:
+        """The model's template of that name, else its default one, else a made-up one (its `note` says so)."""
+        templates = self.built.chat_templates
+        source = templates.get(name) or templates.get("default")
+        bos, eos = (self.built.texts[one] if one is not None else "" for one in (self.bos_id, self.eos_id))
+        if source is None:
+            bos = bos if self.add_bos else ""
+            return default_template(self.built.texts, bos_token=bos, eos_token=eos, isolated=isolated)
+        return ChatTemplate(source, bos_token=bos, eos_token=eos, isolated=isolated)
 
     # --- internals
 

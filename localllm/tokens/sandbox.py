@@ -1,0 +1,220 @@
+"""The jinja2 environment that chat templates see: transformers' conventions inside an immutable sandbox.
+
+Runs in the render child, or in this process with a `Fuel` gauge. Refuses underscored names, and results without measure.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from types import FrameType
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+
+MAX_OUTPUT_CHARS = 1 << 20
+MAX_TEMPLATE_CHARS = 1 << 20
+_MAX_REPEAT = 1 << 20
+_MAX_NUMBER = 10**15
+
+
+class TemplateFailure(Exception):
+    """A template could not be rendered; the text is a sentence for people."""
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what the assistant wrote, for training; here it only groups."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it as an instance's set)
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+class _Namespace(jinja2.utils.Namespace):
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        self, given = args[0], args[1:]
+        attributes = dict(*given, **kwargs)
+        for name in attributes:
+            _refuse_underscore(name)
+        jinja2.utils.Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _refuse_underscore(name)
+        super().__setitem__(name, value)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Also measures what one operation could make: repetition, powers, padding."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**":
+            _check_power(left, right)
+        elif operator == "*":
+            _check_product(left, right)
+        elif isinstance(left, str | bytes):
+            _check_widths(left)
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Any, callee: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        owner = getattr(callee, "__self__", None)
+        if isinstance(owner, str | bytes):
+            _check_widths(owner)
+            _check_paddings(args)
+        return super().call(context, callee, *args, **kwargs)
+
+
+def _refuse_underscore(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a template may not store {name!r}")
+
+
+def _check_power(left: Any, right: Any) -> None:
+    if not all(isinstance(value, int | float) and abs(value) <= 1024 for value in (left, right)):
+        raise SecurityError("a template may not raise to such a power")
+
+
+def _check_product(left: Any, right: Any) -> None:
+    for sequence, factor in ((left, right), (right, left)):
+        if isinstance(sequence, str | bytes | list | tuple) and isinstance(factor, int):
+            if len(sequence) * factor > _MAX_REPEAT:
+                raise SecurityError("a template may not repeat something that often")
+        elif isinstance(sequence, int) and abs(sequence) > _MAX_NUMBER:
+            raise SecurityError("a template may not calculate with such numbers")
+
+
+def _check_widths(pattern: str | bytes) -> None:
+    """Formats such as `%999999999d` and `{:>999999999}` would fill the memory; so would `*`, a width from outside."""
+    digits = 0
+    for character in pattern if isinstance(pattern, str) else pattern.decode("latin-1"):
+        digits = digits + 1 if character.isdigit() else 0
+        if digits > 6 and ("%" in pattern if isinstance(pattern, str) else b"%" in pattern):
+            raise SecurityError("a template may not pad that far")
+        if digits > 6 and isinstance(pattern, str) and "{" in pattern and ":" in pattern:
+            raise SecurityError("a template may not pad that far")
+
+
+def _check_paddings(args: tuple[Any, ...]) -> None:
+    if any(isinstance(argument, int) and argument > _MAX_REPEAT for argument in args):
+        raise SecurityError("a template may not pad that far")
+
+
+def _raise_exception(message: object) -> NoReturn:
+    raise jinja2.TemplateError(str(message))
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+class _Dict:
+    """`dict(...)` without the type, whose attributes lead elsewhere."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+
+def template_environment() -> jinja2.Environment:
+    """As transformers configures it: trimmed blocks, loop controls, generation tag, plain tojson."""
+    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    environment.filters["tojson"] = _tojson
+    for name in ("center", "indent", "format", "wordwrap", "pprint"):
+        environment.filters[name] = _measured(environment.filters[name])
+    environment.globals.pop("lipsum")
+    environment.globals.update(
+        raise_exception=_raise_exception, strftime_now=_strftime_now, dict=_Dict(), namespace=_Namespace
+    )
+    return environment
+
+
+def _measured(filter_function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that could pad refuses wide paddings."""
+
+    def measured(value: Any, *args: Any, **kwargs: Any) -> Any:
+        _check_paddings((*args, *kwargs.values()))
+        if isinstance(value, str):
+            _check_widths(value)
+        return filter_function(value, *args, **kwargs)
+
+    return measured
+
+
+def compile_template(environment: jinja2.Environment, source: str) -> jinja2.Template:
+    """Raises TemplateFailure for a template that is too long or does not parse."""
+    if len(source) > MAX_TEMPLATE_CHARS:
+        raise TemplateFailure(f"the chat template has {len(source)} characters, more than any real one")
+    try:
+        return environment.from_string(source)
+    except (jinja2.TemplateError, RecursionError, ValueError, OverflowError, SyntaxError) as error:
+        raise TemplateFailure(f"the chat template does not parse: {_sentence(error)}") from error
+
+
+def render_template(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
+    """Render with a limit on the output's length. Whatever a template raises is a TemplateFailure."""
+    pieces: list[str] = []
+    size = 0
+    try:
+        for piece in template.generate(**variables):
+            size += len(piece)
+            if size > MAX_OUTPUT_CHARS:
+                raise TemplateFailure(f"the chat template writes more than {MAX_OUTPUT_CHARS} characters")
+            pieces.append(piece)
+    except TemplateFailure:
+        raise
+    except SecurityError as error:
+        raise TemplateFailure(f"the chat template does what templates may not: {_sentence(error)}") from error
+    except jinja2.TemplateError as error:
+        raise TemplateFailure(f"the chat template refuses these messages: {_sentence(error)}") from error
+    except Exception as error:  # templates run arbitrary expressions, so any exception may come out of them
+        kind = type(error).__name__
+        raise TemplateFailure(f"the chat template fails on these messages: {kind}: {_sentence(error)}") from error
+    return "".join(pieces)
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+class Fuel:
+    """Stops Python code of this thread after a number of lines or seconds of CPU time; for use in `with`.
+
+    It cannot interrupt one long call into C, which is why sizes are checked above and why untrusted templates are
+    rendered in a child.
+    """
+
+    def __init__(self, max_lines: int, max_cpu_s: float) -> None:
+        self._lines_left = max_lines
+        self._max_cpu_s = max_cpu_s
+
+    def __enter__(self) -> None:
+        self._deadline = time.thread_time() + self._max_cpu_s
+        self._previous = sys.gettrace()
+        sys.settrace(self._trace)
+
+    def __exit__(self, *exc_info: object) -> None:
+        sys.settrace(self._previous)
+
+    def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
+        self._lines_left -= 1
+        if self._lines_left < 0 or (self._lines_left % 1024 == 0 and time.thread_time() > self._deadline):
+            raise TemplateFailure("the chat template takes too long")
+        return self._trace
