@@ -1,7 +1,7 @@
 """The command line: one table of commands, the global flags, and the entry point."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -91,6 +91,7 @@ def build_app() -> Any:
     return with_commands(app, COMMANDS)
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the `localllm` script. Ends the process with one of the exit codes of errors.py."""
-    sys.exit(run_guarded(lambda: build_app()(args=sys.argv[1:], prog_name="localllm")))
+    given = list(sys.argv[1:] if args is None else args)
+    sys.exit(run_guarded(lambda: build_app()(args=given, prog_name="localllm")))

@@ -69,7 +69,7 @@ def test_a_broken_file_is_not_overwritten(cli: Cli) -> None:
     assert config_file().read_text() == "port = = 1\n"
 
 
-printable = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=30)
+printable = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
 @given(printable, printable)
