@@ -224,14 +224,12 @@ class Memory:
             if self.has_state and checkpoint is None:
                 continue
             firsts = [self._first_seen(window, num_pages) for window in self._windows]
-            if self._trims and any(
-                NO_PAGE in pages[first:num_pages] for pages, first in zip(found, firsts, strict=True)
-            ):
-                continue  # only groups with a window get here with pages that they do not know
+            seen = [pages[first:num_pages] for pages, first in zip(found, firsts, strict=True)]
+            if self._trims and any(NO_PAGE in pages for pages in seen):
+                continue  # a group with a window does not know a page inside it
             if checkpoint is not None:
                 self.checkpoints.use(chain[num_pages])
-            seen = zip(found, firsts, strict=True)
-            tables = tuple((NO_PAGE,) * first + tuple(pages[first:num_pages]) for pages, first in seen)
+            tables = tuple((NO_PAGE,) * first + tuple(pages) for first, pages in zip(firsts, seen, strict=True))
             return Hit(num_pages, tables, checkpoint)
         return None
 

@@ -75,20 +75,14 @@ def test_a_newcomer_of_a_higher_class_takes_the_place_of_a_lower_one() -> None:
     assert answers["low"].ids == oracle(fake(), low).ids, "what was interrupted ends as if nothing had happened"
 
 
-def test_patience_earns_the_next_place_but_interrupts_nobody() -> None:
+def test_who_came_long_before_is_not_interrupted() -> None:
     engine = engine_on(fake(), max_sequences=1)
-    engine.add(ask("running", [1], 100, priority=3))
+    engine.add(ask("old", [1], 100))
+    for _ in range(AGING_STEPS + 1):
+        engine.step()
+    engine.add(ask("new", [1], 5, priority=1))
     engine.step()
-    engine.add(ask("patient", [1], 5))
-    for _ in range(30):
-        engine.step()
-    engine.add(ask("urgent", [1], 100, priority=1))
-    while "running" in views(engine):
-        engine.step()
-    assert views(engine)["urgent"].state == "running"
-    for _ in range(5):
-        engine.step()
-    assert views(engine)["patient"].state == "waiting"
+    assert views(engine)["old"].state == "running"
     drain(engine)
 
 
