@@ -85,7 +85,8 @@ class LLM:
         self.settings = _settings(settings)
         self.entry = find_entry(model, self.settings)
         path = Path(self.entry.path)
-        self.text = load_text(path)
+        # in this process: a script's LLM starts no other
+        self.text = load_text(path, isolated=False)
         self.engine, self.info = load_engine(_load_message(path, self.settings))
         self._numbers = itertools.count()
 
@@ -114,7 +115,7 @@ class LLM:
         stops = [stop] if isinstance(stop, str) else list(stop)
         running = {
             self._submit(ids, params, max_tokens, top_logprobs=logprobs): _Running(
-                ids, TokenStream(self.text.tokenizer, stop=stops)
+                ids, TokenStream(self.text.tokenizer, stop=stops, continuation=True)
             )
             for ids in self._prompt_ids(prompts)
         }

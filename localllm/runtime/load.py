@@ -148,8 +148,11 @@ class TextSide:
     architecture: str
 
 
-def load_text(path: Path) -> TextSide:
-    """Tokenizer, chat template and defaults of a model file; the file is closed again before this returns."""
+def load_text(path: Path, *, isolated: bool = True) -> TextSide:
+    """Tokenizer, chat template and defaults of a model file; the file is closed again before this returns.
+
+    `isolated`: templates are rendered in a child process with limits, else in this one under a gauge.
+    """
     # deferred: the worker imports this module and must not carry tokenizers and jinja2
     from localllm.tokens.tokenizer import Tokenizer
 
@@ -158,11 +161,21 @@ def load_text(path: Path) -> TextSide:
         tokenizer = Tokenizer.from_gguf(metadata)
         return TextSide(
             tokenizer=tokenizer,
-            template=tokenizer.chat_template(),
+            template=_template(tokenizer, isolated=isolated),
             default_sampling=sampling_defaults(metadata),
             context_length=_context_length(metadata, file.architecture),
             architecture=file.architecture,
         )
+
+
+def _template(tokenizer: Tokenizer, *, isolated: bool) -> ChatTemplate:
+    from localllm.tokens.chat import ChatTemplate, default_template  # deferred like the tokenizer
+
+    built = tokenizer.built
+    bos, eos = ("" if token_id is None else built.texts[token_id] for token_id in (tokenizer.bos_id, tokenizer.eos_id))
+    if built.chat_template is None:
+        return default_template(built.texts, bos_token=bos, eos_token=eos, isolated=isolated)
+    return ChatTemplate(built.chat_template, bos_token=bos, eos_token=eos, isolated=isolated)
 
 
 def _context_length(metadata: Mapping[str, Any], architecture: str) -> int:
