@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def _probe(endpoint: str, timeout_s: float) -> str:
     import httpx  # deferred: a tenth of a second that only a pull should pay
 
     try:
-        status = httpx.head(f"{endpoint}/api/models", timeout=timeout_s).status_code
+        status = httpx.head(f"{endpoint}/robots.txt", timeout=timeout_s).status_code
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         return str(error) or type(error).__name__
     return f"HTTP {status}" if status >= 500 or status == 407 else ""
@@ -107,8 +108,11 @@ def list_repo(name: str, plan: Plan) -> Repo:
 
         api = huggingface_hub.HfApi(endpoint=endpoint_of(plan), token=token())
         info = api.model_info(name, files_metadata=True, timeout=30.0)
-    files = {file.name: file for file in map(_hub_file, info.siblings or [])}
-    return Repo(info.id or name, info.sha or "main", files, _architecture(info), _license(info))
+    commit = info.sha or ""
+    if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
+        raise SourceUnavailable(f"{endpoint_of(plan)} names no commit of {name}")
+    files = {file.name: file for file in map(_hub_file, info.siblings or []) if _is_harmless(file.name)}
+    return Repo(info.id or name, commit, files, _architecture(info), _license(info))
 
 
 def token() -> str | bool:
@@ -121,7 +125,13 @@ def token() -> str | bool:
 def _hub_file(sibling: Any) -> HubFile:
     lfs = sibling.lfs
     digest = (lfs.get("sha256") if isinstance(lfs, dict) else getattr(lfs, "sha256", None)) or ""
-    return HubFile(sibling.rfilename, sibling.size or 0, digest)
+    # the digest becomes a file name in the cache
+    return HubFile(sibling.rfilename, sibling.size or 0, digest if re.fullmatch(r"[0-9a-f]{64}", digest) else "")
+
+
+def _is_harmless(name: str) -> bool:
+    """Whether a name of a listing stays inside the snapshot it is put in."""
+    return not name.startswith("/") and "\\" not in name and name.isprintable() and ".." not in name.split("/")
 
 
 def _architecture(info: Any) -> str:

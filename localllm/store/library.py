@@ -16,7 +16,7 @@ from localllm.settings import Settings
 from localllm.store.blobs import FreeBytes, free_bytes, model_lock
 from localllm.store.catalog import Catalog, CatalogEntry, Source
 from localllm.store.entry import NEIGHBOURS, Entry, PullEvent, SearchHit, UpdateCheck, VerifyResult
-from localllm.store.manifests import Manifests
+from localllm.store.manifests import Manifests, digest_of
 from localllm.store.modelfile import Modelfile
 from localllm.store.names import Ref, parse_ref, suggestions
 from localllm.store.neighbours import ListingCache, neighbour_entries
@@ -172,7 +172,8 @@ class Library:
 
         path = Path(ref.target)
         modified = path.stat().st_mtime if path.exists() else 0.0
-        return describe(Entry(name=ref.target, path=ref.target, source="path", modified=modified))
+        entry = describe(Entry(name=ref.target, path=ref.target, source="path", modified=modified))
+        return msgspec.structs.replace(entry, digest=digest_of(entry))
 
     def _own_ref(self, ref: Ref) -> Ref | None:
         """The name under which a model of ours is meant: as typed, or as the catalog completes it."""
@@ -229,9 +230,16 @@ class Library:
         return entry
 
     def _refetch(self, name: str, say: Say) -> Entry:
+        """Fetches a newer version; the files of the old one go when nothing else of ours needs them."""
+        from localllm.store.removal import delete_unneeded  # deferred: one command of many needs it
+
         ref = parse_ref(name)
         with self._locked(ref, say):
-            return self._fetch(ref, say)
+            old, new = self.manifests.get(ref), self._fetch(ref, say)
+            if old is not None:
+                with self._store_lock():
+                    delete_unneeded(old, self.manifests.read_all(), self.settings.store_dir)
+            return new
 
     def _sources(self, ref: Ref, known: CatalogEntry | None) -> tuple[Source, ...]:
         if known is not None:

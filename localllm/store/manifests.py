@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from localllm.errors import StoreError
-from localllm.store.blobs import sync_folder, write_atomic
+from localllm.store.blobs import stamp_of, sync_folder, write_atomic
 from localllm.store.entry import Entry, ModelFile
 from localllm.store.names import Ref
 
@@ -101,9 +101,17 @@ class Manifests:
 
 def digest_of(entry: Entry) -> str:
     """64 hex digits over all that changes an answer: equal for copies, whatever their name, place and age."""
-    files = tuple(
-        ModelFile(path=os.path.basename(file.path), size_bytes=file.size_bytes, sha256=file.sha256)
-        for file in entry.files
-    )
+    files = tuple(map(_identity, entry.files))
     bare = msgspec.structs.replace(entry, name="", path="", digest="", modified=0.0, files=files, parent="", notes=())
     return hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
+
+
+def _identity(file: ModelFile) -> ModelFile:
+    """What makes a file the one it is: its checksum, or, where none is known, its place, size and time."""
+    if file.sha256:
+        return ModelFile(path=os.path.basename(file.path), size_bytes=file.size_bytes, sha256=file.sha256)
+    try:
+        stamp = stamp_of(file.path)
+    except OSError:
+        stamp = ""
+    return ModelFile(path=file.path, size_bytes=file.size_bytes, stamp=stamp)

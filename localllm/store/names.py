@@ -19,6 +19,7 @@ HUB_HOSTS = ("hf.co", "huggingface.co", "www.huggingface.co")
 MODEL_SUFFIXES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_REPO_AND_FILE = re.compile(r"[^/:]+/[^/:]+:.+", re.DOTALL)
 _HINT = "names look like smollm2:135m, hf.co/org/repo:Q4_K_M, org/repo, ./file.gguf or ./folder"
 
 
@@ -66,7 +67,9 @@ def looks_like_path(text: str) -> bool:
     """Paths start with `/`, `./`, `../` or `~`, or end like a model file."""
     if text in (".", "..", "~") or text.startswith(("/", "./", "../", "~")):
         return True
-    return "://" not in text and text.lower().endswith(MODEL_SUFFIXES) and not text.lower().startswith(HUB_HOSTS)
+    if "://" in text or text.lower().startswith(HUB_HOSTS) or _REPO_AND_FILE.fullmatch(text):
+        return False
+    return text.lower().endswith(MODEL_SUFFIXES)
 
 
 def suggestions(name: str, known: Iterable[str], limit: int = 3) -> list[str]:

@@ -5,6 +5,7 @@ Their stores are untrusted input: digests and names are checked before they beco
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import msgspec
 from localllm.store.blobs import write_atomic
 from localllm.store.entry import Entry, ModelFile
 from localllm.store.hf_cache import hf_cache_dir, repo_name, snapshot_files
+from localllm.store.manifests import digest_of
 from localllm.store.modelfile import template_kind
 from localllm.store.pick import candidates, pick_safetensors, tag_of
 
@@ -144,7 +146,7 @@ def _ollama_entry(root: Path, manifest_path: Path) -> list[Entry]:
             path=str(blob),
             source="ollama",
             files=(file,),
-            digest=file.sha256,
+            digest=hashlib.sha256(_bounded_bytes(manifest_path)).hexdigest(),  # the ID that Ollama shows
             size_bytes=sum(int(layer.get("size") or 0) for layer in layers if isinstance(layer.get("size"), int)),
             modified=info.st_mtime,
             architecture=str(config.get("model_family") or ""),
@@ -273,7 +275,7 @@ def _gguf_entry(root: Path, files: tuple[str, ...], name: str, source: Literal["
 def _entry(
     name: str, path: str, files: tuple[ModelFile, ...], source: Literal["huggingface", "lmstudio"], quant: str = ""
 ) -> Entry:
-    return Entry(
+    entry = Entry(
         name=name,
         path=path,
         source=source,
@@ -282,6 +284,7 @@ def _entry(
         modified=max((os.stat(file.path).st_mtime for file in files), default=0.0),
         quantization=quant,
     )
+    return msgspec.structs.replace(entry, digest=digest_of(entry))
 
 
 def _records(root: Path, files: tuple[str, ...]) -> tuple[ModelFile, ...]:

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localllm.errors import BadModelFile, DiskFull, DownloadError
-from localllm.store import blobs
 from localllm.store.blobs import PartialFile, check_space, free_bytes, model_lock, sha256_of, write_atomic
 
 
@@ -84,7 +83,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_keeps_what_is_there(
 
     with PartialFile(tmp_path / "x", total_bytes=6, etag="v1") as partial:
         partial.write(b"abc")
-    monkeypatch.setattr(blobs.os, "posix_fallocate", full, raising=False)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(DiskFull, match="filled up"), PartialFile(tmp_path / "x", total_bytes=6, etag="v1"):
         pass
     monkeypatch.undo()
@@ -106,7 +105,7 @@ def test_a_replaced_file_is_old_or_new_and_leaves_nothing_behind(
     def broken(*_: object) -> None:
         raise OSError(errno.EIO, "I/O error")
 
-    monkeypatch.setattr(blobs.os, "fsync", broken)
+    monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError):
         write_atomic(tmp_path / "m.json", b"new")
     assert (tmp_path / "m.json").read_bytes() == b"old"

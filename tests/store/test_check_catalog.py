@@ -14,7 +14,7 @@ FILE = "SmolLM2-135M-Instruct-Q8_0.gguf"
 
 def run(endpoint: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_ENDPOINT": endpoint}
-    command = [sys.executable, SCRIPT, "--json", "smollm2:135m"]
+    command = [sys.executable, str(SCRIPT), "--json", "smollm2:135m"]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 

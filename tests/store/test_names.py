@@ -24,6 +24,7 @@ from localllm.store.names import MAX_KEY_BYTES, parse_ref, suggestions
         ("https://huggingface.co/Org/Repo/blob/main/x.gguf", "hub", "hf.co/Org/Repo:x.gguf"),
         ("org/repo", "hub", "hf.co/org/repo"),
         ("org/repo:Q8_0", "hub", "hf.co/org/repo:Q8_0"),
+        ("org/repo:sub/x.gguf", "hub", "hf.co/org/repo:sub/x.gguf"),
         ("https://example.com/models/x.gguf", "url", "https://example.com/models/x.gguf"),
         ("/models/x.gguf", "path", "/models/x.gguf"),
         ("/models/../x", "path", "/x"),

@@ -289,12 +289,16 @@ def test_removing_deletes_what_we_brought_and_leaves_what_was_there(tmp_path: Pa
 
 def test_outdated_compares_bytes_and_update_fetches_them(tmp_path: Path, stocked: FakeHub) -> None:
     library = library_at(tmp_path, stocked, hub_catalog())
-    library.pull("tiny")
+    old = Path(library.pull("tiny").path)
     assert [check.is_outdated for check in library.outdated()] == [False]
     assert library.update() == []
     newer = tiny_gguf(tmp_path / "newer.gguf", kilobytes=20, seed=5).read_bytes()
     stocked.repos[REPO]["Tiny-F32.gguf"] = newer
     assert [check.is_outdated for check in library.outdated()] == [True]
+    assert [Path(entry.path).read_bytes() == newer for entry in library.update("tiny")] == [True]
+    assert Path(library.find("tiny").path).read_bytes() == newer
+    assert not old.exists()
+    assert [check.is_outdated for check in library.outdated()] == [False]
     with pytest.raises(ModelNotFound):
         library.update("other")
 
@@ -302,4 +306,22 @@ def test_outdated_compares_bytes_and_update_fetches_them(tmp_path: Path, stocked
 def test_search_shows_the_catalog_and_says_what_is_here(tmp_path: Path, stocked: FakeHub) -> None:
     library = library_at(tmp_path, stocked, hub_catalog())
     library.pull("tiny")
-    assert [(hit.name, hit.source, hit.is_here) for hit in library.search("tiny")] == [("tiny:1m", "catalog", True)]
+    stocked.repos["org/Tiny-Other"] = {}
+    hits = [(hit.name, hit.source, hit.is_here) for hit in library.search("tiny")]
+    assert hits == [("tiny:1m", "catalog", True), ("hf.co/org/Tiny-Other", "hub", False)]
+    assert [hit.name for hit in library_of(tmp_path / "home", hub_catalog()).search("tiny")] == ["tiny:1m"]
+
+
+def test_names_and_digests_of_a_hostile_listing_never_become_paths(tmp_path: Path, stocked: FakeHub) -> None:
+    stocked.extra_siblings = [
+        {"rfilename": "../../../evil-F32.gguf", "size": 4},
+        {"rfilename": "/evil-F32.gguf", "size": 4},
+        {"rfilename": "a-F32.gguf", "size": 4, "lfs": {"sha256": "../../../evil", "size": 4, "pointerSize": 1}},
+    ]
+    library = library_at(tmp_path, stocked)
+    assert Path(library.pull(f"{REPO}:Tiny-F32.gguf").path).name == "Tiny-F32.gguf"
+    with pytest.raises((NetworkError, ModelNotFound)):
+        library.pull(f"{REPO}:a-F32.gguf")
+    with pytest.raises(ModelNotFound):
+        library.pull(f"{REPO}:evil-F32.gguf")
+    assert not list(tmp_path.rglob("*evil*.gguf"))

@@ -21,8 +21,6 @@ from localllm.store.catalog import Catalog, CatalogEntry, Member, Source
 from localllm.store.entry import PullEvent
 from localllm.store.library import Library
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
 
 def tiny_gguf(path: Path, *, kilobytes: int = 8, architecture: str = "llama", seed: int = 0) -> Path:
     """A sound GGUF file of about that size. Its weights mean nothing."""
@@ -110,9 +108,13 @@ class FakeHub:
     served_wrong: dict[str, bytes] = field(default_factory=dict)  # file name to the bytes sent instead
     cut_after: list[int] = field(default_factory=list)  # bytes after which the next downloads break off
     redirect_to: str = ""
+    extra_siblings: list[dict[str, Any]] = field(default_factory=list)
     license: str = "mit"
     requests: list[tuple[str, str, str, str]] = field(default_factory=list)
     endpoint: str = ""
+
+    def commit_of(self, repo: str) -> str:
+        return hashlib.sha1(repr(sorted(self.repos[repo].items())).encode()).hexdigest()
 
     def ranges_of(self, suffix: str) -> list[str]:
         return [part for method, path, part, _ in self.requests if method == "GET" and path.endswith(suffix)]
@@ -158,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = self.headers
         self.hub.requests.append((self.command, path, headers.get("Range", ""), headers.get("Authorization", "")))
         if path == "/api/models":
-            return self._send(200, b"[]", has_body)
+            return self._send(200, json.dumps([{"id": repo} for repo in self.hub.repos]).encode(), has_body)
         if path.startswith("/api/models/"):
             return self._send_listing(path.removeprefix("/api/models/").partition("/revision/")[0], has_body)
         repo, _, rest = path.strip("/").partition("/resolve/")
@@ -176,8 +178,14 @@ class _Handler(BaseHTTPRequestHandler):
         files = self.hub.repos.get(repo)
         if files is None:
             return self._send(404, b"{}", has_body, X_Error_Code="RepoNotFound")
-        siblings = [_sibling(name, content) for name, content in files.items()]
-        listing = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings, "gguf": self.hub.gguf.get(repo)}
+        siblings = [_sibling(name, content) for name, content in files.items()] + self.hub.extra_siblings
+        listing = {
+            "id": repo,
+            "modelId": repo,
+            "sha": self.hub.commit_of(repo),
+            "siblings": siblings,
+            "gguf": self.hub.gguf.get(repo),
+        }
         listing["cardData"] = {"license": self.hub.license}
         self._send(200, json.dumps(listing).encode(), has_body)
 
@@ -192,7 +200,12 @@ class _Handler(BaseHTTPRequestHandler):
         etag = f'"{sha256(content)}"'
         content = self.hub.served_wrong.get(name, content)
         start = _start_of(self.headers.get("Range", ""))
-        headers = {"ETag": etag, "X_Linked_Etag": etag, "X_Repo_Commit": COMMIT, "Accept_Ranges": "bytes"}
+        headers = {
+            "ETag": etag,
+            "X_Linked_Etag": etag,
+            "X_Repo_Commit": self.hub.commit_of(repo),
+            "Accept_Ranges": "bytes",
+        }
         headers["X_Linked_Size"] = str(len(content))
         if start:
             headers["Content_Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
