@@ -58,9 +58,9 @@ def key(kind: Kind, gguf: str, *hf: str, default: Any = REQUIRED) -> Any:
     return field(metadata={"key": Key(kind, gguf, hf, default)})
 
 
-def rope_keys(name: str) -> tuple[str, str]:
-    """Where files of transformers 5, and those before it, keep what scales rope."""
-    return f"rope_parameters.{name}", f"rope_scaling.{name}"
+def rope_keys(name: str) -> tuple[str, ...]:
+    """Where files of transformers 5, and those before it, keep what scales rope (of layers that see everything)."""
+    return f"rope_parameters.{name}", f"rope_parameters.full_attention.{name}", f"rope_scaling.{name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,14 @@ class Facts:
     layer_eps: float | None = key(real, "attention.layer_norm_epsilon", "layer_norm_epsilon", default=None)
     logit_softcap: float = key(real, "final_logit_softcapping", "final_logit_softcapping", default=0.0)
 
-    rope_base: float = key(real, "rope.freq_base", "rope_parameters.rope_theta", "rope_theta", default=10000.0)
+    rope_base: float = key(
+        real,
+        "rope.freq_base",
+        "rope_parameters.rope_theta",
+        "rope_parameters.full_attention.rope_theta",
+        "rope_theta",
+        default=10000.0,
+    )
     rope_dims: int | None = key(whole, "rope.dimension_count", default=None)
     rope_scaling: str = key(text, "rope.scaling.type", *rope_keys("rope_type"), "rope_scaling.type", default="none")
     rope_factor: float = key(real, "rope.scaling.factor", *rope_keys("factor"), default=1.0)

@@ -48,6 +48,15 @@ ROWS = (
         full_every=2,
         head_width_scale_at=46,  # Gemma 2 27B
     ),
+    Family(
+        "gemma3",
+        ("gemma3_text", "gemma3"),
+        activation="gelu_tanh",
+        embeds_times_sqrt=True,
+        full_every=6,
+        window_rope_base=10000.0,
+        head_width_scale_at=62,  # Gemma 3 27B
+    ),
     # LFM2 names its last norm after the embedding
     Family("lfm2", ("lfm2",), renames=(("token_embd_norm.weight", "output_norm.weight"),)),
 )

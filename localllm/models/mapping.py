@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from localllm.errors import BadModelFile, UnsupportedModel
@@ -50,18 +50,21 @@ def gguf_model(file: BlockFile) -> tuple[ModelConfig, WeightSource]:
     reason = runnable(file.architecture, {tensor.type for tensor in file.tensors.values()})
     if reason is not None:
         raise UnsupportedModel(reason, hint="choose another model or quantization")
-    config, source = config_from_gguf(file.metadata, file.tensors, rope_factors(file)), gguf_source(file)
-    embedding = source.info("token_embd.weight")
-    if embedding is not None:  # the tensors are right where the metadata count other tokens
-        config = replace(config, vocab_size=embedding.shape[0])
+    embedding = file.tensors.get("token_embd.weight")
+    vocab_size = embedding.shape[0] if embedding is not None and embedding.shape else None
+    config = config_from_gguf(file.metadata, file.tensors, rope_factors(file), vocab_size)
+    source = _source(file, config)
     check_tensors(config, source)
     return config, source
 
 
 def gguf_source(file: BlockFile) -> WeightSource:
-    """The file's weights under canonical names, with its quirks undone."""
+    """The file's weights under canonical names, with its quirks undone; shapes are as the file has them."""
+    return _source(file, config_from_gguf(file.metadata, file.tensors))
+
+
+def _source(file: BlockFile, config: ModelConfig) -> WeightSource:
     facts = facts_from_gguf(file.metadata, file.architecture)
-    config = config_from_gguf(file.metadata, file.tensors)
     return GGUFSource(file, config, family_of(file.architecture), facts.feed_forward)
 
 
@@ -75,11 +78,15 @@ def rope_factors(file: BlockFile) -> RopeFactors:
 
 
 def config_from_gguf(
-    metadata: Mapping[str, Any], tensor_names: Collection[str], factors: RopeFactors = NO_FACTORS
+    metadata: Mapping[str, Any],
+    tensor_names: Collection[str],
+    factors: RopeFactors = NO_FACTORS,
+    vocab_size: int | None = None,
 ) -> ModelConfig:
     """What the metadata describe. UnsupportedModel for an unknown architecture, BadModelFile for a missing key.
 
     `factors` come from tensors (see `rope_factors`); a file that has such tensors needs them for right positions.
+    `vocab_size` is the number of rows of the embedding, which is right where the metadata count other tokens.
     """
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str):
@@ -94,7 +101,7 @@ def config_from_gguf(
     return ModelConfig(
         architecture=architecture,
         hidden_size=facts.hidden_size,
-        vocab_size=_vocab_size(facts, metadata),
+        vocab_size=_checked_vocab_size(facts.vocab_size if vocab_size is None else vocab_size, metadata),
         context_length=facts.context_length,
         layers=tuple(_layer(facts, family, factors, index, tensor_names) for index in range(facts.num_layers)),
         activation=family.activation,
@@ -208,8 +215,7 @@ def at_layer(values: tuple[int, ...], index: int) -> int:
     return values[0] if len(values) == 1 else values[index]
 
 
-def _vocab_size(facts: Facts, metadata: Mapping[str, Any]) -> int:
-    size = facts.vocab_size
+def _checked_vocab_size(size: int | None, metadata: Mapping[str, Any]) -> int:
     if size is None:
         tokens = metadata.get("tokenizer.ggml.tokens")
         size = len(tokens) if isinstance(tokens, (list, tuple)) else 0

@@ -37,7 +37,7 @@ class Walk:
     """Sequences are numbers; `step` takes for each its tokens and its want, and says what came back."""
 
     backend: Backend
-    num_pages: int = 64
+    num_pages: int = 192
     num_slots: int = 8
     held: dict[int, Held] = field(default_factory=dict)
     step_id: int = 0

@@ -85,6 +85,28 @@ FAMILIES = (
         },
     ),
     Family(
+        "gemma3",
+        "Gemma3TextConfig",
+        "gemma3",
+        {
+            "num_hidden_layers": 7,
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": 9,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                "full_attention": {"rope_type": "linear", "rope_theta": 50000.0, "factor": 8.0},
+            },
+        },
+        {
+            "attention.key_length": 32,
+            "attention.sliding_window": 9,
+            "rope.freq_base": 50000.0,
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": 8.0,
+        },
+    ),
+    Family(
         "lfm2",
         "Lfm2Config",
         "lfm2",
@@ -135,7 +157,7 @@ def make_model(family: Family) -> Any:
             for name, parameter in model.named_parameters():
                 is_norm = "norm" in name and name.endswith("weight")
                 spread = 0.2 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
-                centre = 1.0 if is_norm and family.architecture != "gemma2" else 0.0
+                centre = 1.0 if is_norm and family.architecture not in GEMMAS else 0.0
                 parameter.normal_(centre, 0.5 if "embed_tokens" in name else spread)
     return model
 
@@ -171,7 +193,7 @@ def common_metadata(config: Any, architecture: str) -> dict[str, Any]:
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
         "attention.layer_norm_rms_epsilon": getattr(config, "rms_norm_eps", None) or config.norm_eps,
-        "rope.freq_base": config.rope_parameters["rope_theta"],
+        "rope.freq_base": config.rope_parameters.get("rope_theta"),
         "expert_used_count": getattr(config, "num_experts_per_tok", 0),
     }
     return {f"{architecture}.{key}": value for key, value in values.items()}
@@ -204,6 +226,7 @@ NAMES = {
     "conv.out_proj": "shortconv.out_proj",
     "conv.conv": "shortconv.conv",
 }
+GEMMAS = ("gemma2", "gemma3")
 GEMMA_NORMS = {
     "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm",
@@ -213,7 +236,7 @@ GEMMA_NORMS = {
 
 def converted(name: str, array: NDArray[np.float32], architecture: str, config: Any) -> dict[str, NDArray[np.float32]]:
     name = re.sub(r"^model\.layers\.(\d+)\.", r"blk.\1.", name)
-    norms = GEMMA_NORMS if architecture == "gemma2" else {"post_attention_layernorm": "ffn_norm"}
+    norms = GEMMA_NORMS if architecture in GEMMAS else {"post_attention_layernorm": "ffn_norm"}
     for theirs, ours in {**NAMES, **norms}.items():
         name = name.replace(theirs, ours)
     if name.endswith("experts.gate_up_proj"):
@@ -223,7 +246,7 @@ def converted(name: str, array: NDArray[np.float32], architecture: str, config: 
         return {name.removesuffix("mlp.experts.down_proj") + "ffn_down_exps.weight": array}
     if name.endswith("shortconv.conv.weight"):
         array = array.squeeze(1)
-    if architecture == "gemma2" and "norm" in name:
+    if architecture in GEMMAS and "norm" in name:
         array = array + 1
     if architecture == "llama" and "attn_q." in name:
         array = neighbours_from_halves(array, config.num_attention_heads)
