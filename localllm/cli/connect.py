@@ -37,6 +37,13 @@ def remote_url(settings: Settings) -> str:
     return f"http://{host}:{settings.port}"
 
 
+def as_seen_by_daemon(model: str) -> str:
+    """A path made absolute, because a daemon has a working directory of its own; names as they are."""
+    from localllm.store.names import looks_like_path, parse_ref  # what is a path is the store's to say
+
+    return parse_ref(model).target if looks_like_path(model) else model
+
+
 def is_this_machine(host: str) -> bool:
     """Whether a daemon here could listen on `host`: an address that can be bound is one of ours."""
     if host in _ANY_ADDRESS or host.startswith("127.") or host == "::1":

@@ -14,14 +14,29 @@ from localllm.cli.human import age_text, size_text, table
 from localllm.cli.invocation import Invocation
 from localllm.cli.output import print_json, print_text
 from localllm.errors import LocalLLMError, StoreError
+from localllm.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from localllm.settings import Settings
     from localllm.store.entry import Entry, VerifyResult
     from localllm.store.library import Library
 
+
+def complete_name(incomplete: str) -> list[str]:
+    """Names for the shell's Tab key; none when the store cannot be read."""
+    try:
+        names = [entry.name for entry in open_library(load_settings()).entries()]
+    except (LocalLLMError, OSError):
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A name, a file or a folder.", show_default=False)]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A name, a file or a folder.", show_default=False, autocompletion=complete_name
+    ),
+]
 SHOWN_DIGITS = 12  # of a digest
 SHARED_SOURCES = ("ollama", "lmstudio", "huggingface")
 
@@ -137,13 +152,13 @@ def first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
-def open_library(settings: "Settings") -> "Library":
+def open_library(settings: Settings) -> "Library":
     from localllm.store.library import Library  # the store costs more than the table around it
 
     return Library(settings)
 
 
-def open_runnable_library(settings: "Settings") -> "Library":
+def open_runnable_library(settings: Settings) -> "Library":
     """The store that refuses models this build cannot run: for whatever brings new models in."""
     from localllm.runtime.names import open_library as open_checked  # numpy and the formats
 
@@ -161,7 +176,7 @@ def _name_of(library: "Library", model: str) -> str:
         return model  # its record is damaged: `rm` is the way to be rid of it
 
 
-def _unload(settings: "Settings", name: str) -> None:
+def _unload(settings: Settings, name: str) -> None:
     """A model that is in memory keeps its file open; where that fails, the removal goes on and says so."""
     from localllm.cli.connect import running_client
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from localllm.cli.connect import running_client
+from localllm.cli.connect import as_seen_by_daemon, running_client
 from localllm.cli.human import duration_text, size_text, table
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import SHOWN_DIGITS, AsJson, Model
@@ -41,7 +41,7 @@ def stop(ctx: typer.Context, model: Model) -> None:
     """Unload a model. Its memory is free when this returns."""
     client = running_client(Invocation.of(ctx).settings())
     try:
-        was_loaded = client.stop(model) if client else False
+        was_loaded = client.stop(as_seen_by_daemon(model)) if client else False
     except ModelNotFound:
         was_loaded = False
     if not was_loaded:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from localllm.cli.answer import Answer, Look, stats_text, stream_answer
+from localllm.cli.connect import as_seen_by_daemon
 from localllm.cli.conversation import Conversation
 from localllm.cli.human import aligned
 from localllm.cli.library import list_table, open_library
@@ -215,7 +216,9 @@ class Repl:
         if not model:
             sys.stderr.write(HELP)
             return
-        new = Conversation(model, parameters=self._conversation.parameters, extras=self._conversation.extras)
+        new = Conversation(
+            as_seen_by_daemon(model), parameters=self._conversation.parameters, extras=self._conversation.extras
+        )
         print_text(f"Loading model '{model}'")
         try:
             self._load_model(new)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from localllm.cli.answer import Answer, Look, stats_text, stream_answer
-from localllm.cli.connect import is_this_machine, started_client
+from localllm.cli.connect import as_seen_by_daemon, is_this_machine, started_client
 from localllm.cli.conversation import Conversation
 from localllm.cli.failures import EXIT_INTERRUPTED
 from localllm.cli.invocation import Invocation
@@ -70,7 +70,9 @@ def run(
         "stop": stop,
     }
     invocation = Invocation.of(ctx)
-    conversation = Conversation(model, system, parameters={k: v for k, v in given.items() if v is not None})
+    conversation = Conversation(
+        as_seen_by_daemon(model), system, parameters={k: v for k, v in given.items() if v is not None}
+    )
     if keepalive is not None:
         conversation.extras["keep_alive"] = keepalive
     text = whole_prompt(prompt or [])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from localllm.cli.library import complete_name
 from localllm.cli.show import info_text
 from localllm.settings import load_settings
 from localllm.store.entry import Entry, ModelFile
@@ -62,6 +63,10 @@ def test_the_list_is_ollamas_table_newest_first(cli: Cli, store: list[Entry]) ->
 def test_ls_takes_a_prefix_in_any_case_and_quiet_prints_names(cli: Cli, store: list[Entry]) -> None:
     assert cli("ls", "QWEN", "-q").out == "qwen3:8b\n"
     assert cli("list", "-q").out == "new:latest\nqwen3:8b\n"
+
+
+def test_the_tab_key_offers_the_names_of_models(store: list[Entry]) -> None:
+    assert complete_name("q") == ["qwen3:8b"]
 
 
 def test_an_empty_store_is_an_empty_table_and_an_empty_list(cli: Cli) -> None:

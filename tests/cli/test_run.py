@@ -1,5 +1,7 @@
 """`run` without a conversation: what is asked, what is printed where, and how it ends."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.cli.conftest import Cli
@@ -75,6 +77,14 @@ def test_a_model_that_is_not_here_is_pulled_first(
     monkeypatch.setattr("localllm.cli.pull.pull_model", lambda invocation, settings, model: daemon.models.add(model))
     outcome = cli("run", "other", "hi")
     assert (outcome.code, outcome.out) == (0, "Hello there.\n")
+
+
+def test_a_file_is_named_so_that_a_daemon_elsewhere_finds_it(
+    cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    daemon.models = {str(tmp_path / "m.gguf")}
+    assert cli("run", "./m.gguf", "hi").code == 0
 
 
 def test_chat_takes_the_default_model(cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
