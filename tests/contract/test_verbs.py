@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 
-from localllm.engine.step import NOTHING, Backend, Want
-from localllm.errors import UnsupportedModel
-from localllm.models.config import ModelConfig
+from localllm.engine.step import NOTHING, Want
 from tests.contract.conftest import Host
 from tests.contract.walk import Walk
-from tests.contract.worlds import WORLDS, MemorySource, World, plain
+from tests.contract.worlds import BY_NAME, WORLDS, World, plain
 
 ALL = Want(logits="all")
 RNG = np.random.default_rng(11)
@@ -17,18 +15,9 @@ OTHER = RNG.integers(0, 80, 19).tolist()
 THIRD = RNG.integers(0, 80, 7).tolist()
 
 
-def open_or_skip(host: Host, world: World) -> tuple[Backend, ModelConfig, MemorySource]:
-    try:
-        return host.open_world(world)
-    except UnsupportedModel as error:
-        if host.name == "reference":
-            raise
-        pytest.skip(f"{host.name} refuses this by name: {error}")
-
-
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
 def test_a_whole_prompt_equals_the_plain_transformer(host: Host, world: World) -> None:
-    backend, config, source = open_or_skip(host, world)
+    backend, config, source = host.open_world(world)
     (result,) = Walk(backend).step((1, PROMPT, ALL))
     host.check(result.logits, plain(config, source).logits(PROMPT), world)
     backend.close()
@@ -36,7 +25,7 @@ def test_a_whole_prompt_equals_the_plain_transformer(host: Host, world: World) -
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
 def test_chunks_among_the_rows_of_others_equal_the_plain_transformer(host: Host, world: World) -> None:
-    backend, config, source = open_or_skip(host, world)
+    backend, config, source = host.open_world(world)
     walk = Walk(backend)
     seen: dict[int, list[np.ndarray]] = {1: [], 2: [], 3: []}
     tokens = {1: iter(PROMPT), 2: iter(OTHER), 3: iter(THIRD)}
@@ -53,7 +42,7 @@ def test_chunks_among_the_rows_of_others_equal_the_plain_transformer(host: Host,
 
 @pytest.mark.parametrize("name", ["llama", "hybrid", "windows in some layers", "experts"])
 def test_an_unfinished_chunk_answers_nothing(host: Host, name: str) -> None:
-    backend, _, _ = open_or_skip(host, next(world for world in WORLDS if world.name == name))
+    backend, _, _ = host.open_world(BY_NAME[name])
     (result,) = Walk(backend).step((1, PROMPT, NOTHING))
     assert (result.sampled, result.logprobs, result.targets, result.logits, result.pooled) == ((), (), (), None, None)
     backend.close()
