@@ -50,6 +50,17 @@ def check_space(folder: Path, needed_bytes: int, free: FreeBytes = free_bytes) -
         )
 
 
+def bytes_to_come(target: Path, size_bytes: int) -> int:
+    """What the disk must still give for `target`: nothing when it is there, less when a stopped download holds room."""
+    if target.is_file():
+        return 0
+    try:
+        held = target.with_name(target.name + ".partial").stat().st_blocks * 512
+    except OSError:
+        held = 0
+    return max(0, size_bytes - held)
+
+
 def gigabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e7 else f"{size_bytes / 1e6:.2f} MB"
 
@@ -226,8 +237,13 @@ class PartialFile:
 
     def _reserve(self) -> None:
         """Takes the room now, so that a full disk shows before the first byte is fetched."""
-        if self.total_bytes and hasattr(os, "posix_fallocate"):  # macOS has none
+        if not self.total_bytes or not hasattr(os, "posix_fallocate"):  # macOS has none
+            return
+        try:
             os.posix_fallocate(self._open.fileno(), 0, self.total_bytes)
+        except OSError as error:  # some file systems cannot: then a full disk shows later
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
 
     def _checkpoint(self) -> None:
         # data before state: a state never promises bytes that a crash could lose

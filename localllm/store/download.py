@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from localllm.errors import BadModelFile, DownloadError, UsageError
-from localllm.store.blobs import CHUNK_BYTES, PartialFile, check_space, gigabytes, stamp_of
+from localllm.store.blobs import CHUNK_BYTES, PartialFile, bytes_to_come, check_space, gigabytes, stamp_of
 from localllm.store.catalog import Source
 from localllm.store.entry import ModelFile
 from localllm.store.pick import UNSAFE_SUFFIXES, tag_of, types_of
@@ -133,7 +133,7 @@ def fetch_url_source(source: Source, plan: Plan) -> Fetched:
     tag = source.quant or tag_of(name)
     plan.refuse_unless_runnable(plan.architecture or architecture, types_of(tag))
     target = plan.files_dir / (source.sha256 or hashlib.sha256(source.url.encode()).hexdigest()) / name
-    check_space(plan.files_dir, remote.size_bytes, plan.free)
+    check_space(plan.files_dir, bytes_to_come(target, remote.size_bytes), plan.free)
     digest = download(remote, target, plan)
     size = target.stat().st_size
     file = ModelFile(path=str(target), size_bytes=size, sha256=digest, stamp=stamp_of(target), is_ours=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from localllm.errors import BadModelFile, DownloadError, LocalLLMError, ModelNotFound
-from localllm.store.blobs import check_space, gigabytes, sha256_of, stamp_of, write_atomic
+from localllm.store.blobs import bytes_to_come, check_space, gigabytes, sha256_of, stamp_of, write_atomic
 from localllm.store.catalog import Source
 from localllm.store.download import RefusedByServer, Remote, download
 from localllm.store.entry import ModelFile
@@ -228,7 +228,7 @@ def _choose_folder(listing: list[str], source: Source, plan: Plan) -> Picked:
 def _download_all(repo: Repo, picked: Picked, plan: Plan) -> Fetched:
     cache = hf_cache_dir(os.environ)
     files = [repo.files[name] for name in picked.files]
-    missing_bytes = sum(file.size_bytes for file in files if not _blob(cache, repo, file).is_file())
+    missing_bytes = sum(bytes_to_come(_blob(cache, repo, file), file.size_bytes) for file in files)
     check_space(cache, missing_bytes, plan.free)
     total = sum(file.size_bytes for file in files)
     plan.status(f"pulling {gigabytes(total)} from {repo.name} on the Hugging Face hub")

@@ -274,7 +274,8 @@ class Library:
             modified=time.time(),
             quantization=fetched.quant,
             parameters=known.parameters if known else "",
-            capabilities=known.capabilities if known else (),
+            # projectors are not fetched, so what comes answers text only
+            capabilities=tuple(item for item in known.capabilities if item not in ("vision", "audio")) if known else (),
             params=dict(known.sampling) if known else {},
             license=(known.license if known else "") or fetched.license,
             origin=fetched.origin,

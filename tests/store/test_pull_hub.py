@@ -18,6 +18,7 @@ from localllm.errors import (
     UnsupportedModel,
 )
 from localllm.store import hub as hub_module
+from localllm.store.blobs import SPARE_BYTES
 from localllm.store.catalog import Catalog, Source
 from localllm.store.library import Library
 from tests.store.worlds import FakeHub, Listener, catalog_of, fake_hub, library_of, package_source, tiny_gguf, wheel_of
@@ -198,6 +199,19 @@ def test_a_full_disk_is_noticed_before_a_byte_is_fetched(tmp_path: Path, stocked
     with pytest.raises(DiskFull, match=r"3\.\d+ MB are needed"):
         library.pull("tiny")
     assert stocked.ranges_of(".gguf") == []
+
+
+def test_room_that_a_stopped_download_holds_is_not_asked_for_twice(
+    tmp_path: Path, stocked: FakeHub, model: bytes
+) -> None:
+    free = [len(model) + SPARE_BYTES]
+    library = library_at(tmp_path, stocked, hub_catalog(), free=lambda folder: free[0])
+    stocked.cut_after = [1000] + [0] * 20
+    with pytest.raises(DownloadError):
+        library.pull("tiny")
+    free[0] -= len(model)
+    stocked.cut_after = []
+    assert Path(library.pull("tiny").path).read_bytes() == model
 
 
 def test_two_pulls_at_once_fetch_one_file(tmp_path: Path, stocked: FakeHub) -> None:
