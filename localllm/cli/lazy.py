@@ -1,6 +1,7 @@
 """Typer commands that are imported when they are typed. `--help` of a group is printed from a table, without them."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NamedTuple, cast
 
@@ -100,7 +101,7 @@ def with_commands(app: typer.Typer, table: Mapping[str, Leaf | Branch]) -> Any:
 
 
 class _PlainCoercion:
-    """Passes on values that have their type already. Typer would load pydantic for them, and so for every command."""
+    """Texts and plain numbers without pydantic, which typer would load for every command; the rest is typer's."""
 
     def __init__(self, annotation: Any) -> None:
         self._annotation = annotation
@@ -109,8 +110,9 @@ class _PlainCoercion:
         is_multiple = param.multiple or param.nargs == -1
         if value is None:
             return () if is_multiple else None
-        if self._annotation is str and type(value) is str and not is_multiple:
-            return value
+        if self._annotation in (str, int, float) and not is_multiple and param.min is None and param.max is None:
+            with suppress(ValueError):  # typer finds the words for a wrong value
+                return self._annotation(value)
         if self._annotation == list[str] and is_multiple and all(type(item) is str for item in value):
             return value
         param._runtime_param = None  # typer makes its own when it is asked now

@@ -9,7 +9,7 @@ import typer
 from localllm.cli.connect import as_seen_by_daemon, running_client
 from localllm.cli.human import duration_text, size_text, table
 from localllm.cli.invocation import Invocation
-from localllm.cli.library import SHOWN_DIGITS, AsJson, Model
+from localllm.cli.library import SHOWN_DIGITS, AsJson, Model, iso_time
 from localllm.cli.output import print_json, print_text
 from localllm.errors import ModelNotFound
 
@@ -85,4 +85,5 @@ def _fields(model: "LoadedModel") -> dict[str, Any]:
     import msgspec  # already loaded by the client
 
     fields: dict[str, Any] = msgspec.to_builtins(model)
-    return fields
+    until_s = expiry_s(model)
+    return {**fields, "expires_at": None if until_s == float("inf") else iso_time(until_s)}

@@ -66,5 +66,12 @@ def test_quick_commands_load_nothing_heavy(line: str) -> None:
     assert outcome.out and outcome.err == ""
 
 
+def test_numbers_and_texts_are_converted_as_typer_would(cli: Cli) -> None:
+    wrong = cli("run", "tiny", "hi", "--seed", "many")
+    assert wrong.code == 2 and "--seed" in wrong.err and "integer" in wrong.err
+    out_of_range = cli("serve", "--port", "70000")
+    assert out_of_range.code == 2 and "--port" in out_of_range.err
+
+
 def test_the_client_loads_nothing_heavy() -> None:
     assert in_new_process(code=f"import localllm.client\n{WHICH}").err == ""
