@@ -263,7 +263,10 @@ def error_from(raw: bytes | msgspec.Raw) -> LocalLLMError:
     if isinstance(body, str):
         return LocalLLMError(body)
     kind = _classes_by_code().get(str(body.code), LocalLLMError)
-    return _rebuilt(kind, body.message or "the daemon reported an error", body.hint or "", body.param)
+    hint = body.hint or ""
+    # for clients that know no `hint`, the daemon repeats it behind the sentence
+    message = body.message.removesuffix(f" ({hint})") or "the daemon reported an error"
+    return _rebuilt(kind, message, hint, body.param)
 
 
 def _rebuilt(kind: type[LocalLLMError], message: str, hint: str, param: str | None) -> LocalLLMError:

@@ -20,6 +20,7 @@ PARAMETERS: Mapping[str, tuple[str, type]] = {
     "frequency_penalty": ("frequency_penalty", float),
     "stop": ("stop", str),
 }
+NO_LIMIT = (-1, -2)  # Ollama's num_predict: without end, and until the context is full
 # settings of the daemon here: pages are taken on demand, and a device is not chosen per request
 DAEMON_SETTINGS: Mapping[str, str] = {"num_ctx": "context_length", "num_gpu": "backend", "num_thread": "threads"}
 
@@ -45,9 +46,9 @@ class Conversation:
         self.parameters[name] = values if name == "stop" else _typed(name, kind, " ".join(values))
 
     def body(self) -> dict[str, Any]:
-        """A request for the next answer. `num_predict` below zero means no limit, as in Ollama."""
+        """A request for the next answer."""
         fields = {PARAMETERS[name][0]: value for name, value in self.parameters.items()}
-        if fields.get("max_tokens", 0) < 0:
+        if fields.get("max_tokens") in NO_LIMIT:
             del fields["max_tokens"]
         opening = [{"role": "system", "content": self.system}] if self.system else []
         return {"model": self.model, "messages": opening + self.messages, **fields, **self.extras}

@@ -102,6 +102,11 @@ def test_any_error_body_becomes_a_sentence(raw: bytes, kind: type[LocalLLMError]
     assert type(error) is kind and error.message
 
 
+def test_a_hint_is_not_said_twice() -> None:
+    error = error_from(b'{"message": "no room (try later)", "hint": "try later", "code": "not_enough_memory"}')
+    assert (error.message, error.hint) == ("no room", "try later")
+
+
 def test_a_too_long_prompt_keeps_both_numbers() -> None:
     raw = b'{"message": "the prompt has 9000 tokens, but the context holds 4096", "code": "context_length_exceeded"}'
     error = error_from(raw)

@@ -33,6 +33,15 @@ def test_sampling_options_travel_and_absent_ones_do_not(cli: Cli, daemon: FakeDa
     assert "top_p" not in body and "repetition_penalty" not in body
 
 
+def test_no_limit_is_ollamas_minus_one_and_other_negative_numbers_are_the_daemons_to_refuse(
+    cli: Cli, daemon: FakeDaemon
+) -> None:
+    cli("run", "tiny", "hi", "--max-tokens", "-1")
+    cli("run", "tiny", "hi", "--max-tokens", "-3")
+    first, second = daemon.bodies(CHAT)
+    assert "max_tokens" not in first and second["max_tokens"] == -3
+
+
 def test_the_system_message_comes_first_and_keepalive_travels_twice(cli: Cli, daemon: FakeDaemon) -> None:
     cli("run", "tiny", "hi", "--system", "Be brief.", "--keepalive", "1h")
     body = daemon.bodies(CHAT)[0]
