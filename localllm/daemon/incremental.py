@@ -1,11 +1,11 @@
 """From token ids to the pieces a client sees: text, reasoning and tool calls, never half a character."""
 
-import codecs
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from localllm.daemon.replies import Ask, Piece
-    from localllm.daemon.text import TextSide
+    from localllm.runtime.load import TextSide
+    from localllm.tokens.stream import TokenStream
 
 
 class TextCutter(Protocol):
@@ -14,39 +14,36 @@ class TextCutter(Protocol):
     def push(self, token_id: int, piece: "Piece") -> str | None:
         """The stop string that this token completed, if it did."""
 
-    def finish(self, piece: "Piece") -> None:
-        """Add what was held back."""
+    def finish(self, piece: "Piece") -> str | None:
+        """Add what was held back; a stop string that only the end completed, if there is one."""
 
 
-class _PlainCutter:
-    """Bytes of tokens to text, with stop strings."""
+class PlainCutter:
+    """All text is content."""
 
-    def __init__(self, text: "TextSide", ask: "Ask") -> None:
-        self._tokenizer = text.tokenizer
-        self._stops = ask.stop
-        self._include_stop = ask.include_stop
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._held = ""
+    def __init__(self, stream: "TokenStream") -> None:
+        self._stream = stream
 
     def push(self, token_id: int, piece: "Piece") -> str | None:
-        self._held += self._decoder.decode(self._tokenizer.token_bytes(token_id))
-        hits = [(self._held.find(stop), stop) for stop in self._stops if stop in self._held]
-        if hits:
-            place, stop = min(hits)
-            piece.text += self._held[: place + len(stop) * self._include_stop]
-            self._held = ""
-            return stop
-        keep = max(
-            (size for stop in self._stops for size in range(len(stop)) if self._held.endswith(stop[:size])), default=0
-        )
-        end = len(self._held) - keep
-        piece.text += self._held[:end]
-        self._held = self._held[end:]
-        return None
+        delta = self._stream.push((token_id,))
+        piece.text += delta.text
+        return delta.stop
 
-    def finish(self, piece: "Piece") -> None:
-        piece.text += self._held + self._decoder.decode(b"", final=True)
+    def finish(self, piece: "Piece") -> str | None:
+        delta = self._stream.finish()
+        piece.text += delta.text
+        return delta.stop
 
 
 def open_cutter(text: "TextSide", ask: "Ask") -> TextCutter:
-    return _PlainCutter(text, ask)
+    """For a new sequence of this model."""
+    from localllm.tokens.stream import TokenStream  # deferred: it brings `tokenizers`, which a loaded model has brought
+
+    stream = TokenStream(
+        text.tokenizer,
+        stop=ask.stop,
+        include_stop=ask.include_stop,
+        skip_special=ask.skip_special,
+        continuation=not ask.is_chat,
+    )
+    return PlainCutter(stream)

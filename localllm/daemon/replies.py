@@ -190,8 +190,9 @@ class _Sequence:
             if chunk.finish is None:
                 self._reply.cancel(self.request_id)
         elif chunk.finish is not None:
-            self._cutter.finish(piece)
-            self._finish(piece, "length" if chunk.finish == "length" else "stop", chunk.stop_id)
+            hit = self._cutter.finish(piece)
+            is_cut = chunk.finish == "length" and hit is None
+            self._finish(piece, "length" if is_cut else "stop", chunk.stop_id if hit is None else hit)
 
     def fail(self, error: LocalLLMError) -> None:
         self.is_finished = True

@@ -8,22 +8,24 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from localllm import wire
 from localllm.daemon.crashes import CrashLog
 from localllm.daemon.keepalive import FOREVER, keep_alive_seconds
 from localllm.daemon.process import WORKER_COMMAND
 from localllm.daemon.resident import Resident
-from localllm.daemon.text import LibraryLike, TextSide
-from localllm.errors import Overloaded
+from localllm.errors import InvalidRequest, Overloaded
 from localllm.settings import Settings
 from localllm.store.entry import Entry
+
+if TYPE_CHECKING:
+    from localllm.runtime.load import TextSide
 
 logger = logging.getLogger("localllm.daemon")
 T = TypeVar("T")
@@ -40,11 +42,34 @@ def available_memory_bytes() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def load_text(entry: Entry) -> TextSide:
-    """The tokenizer and template of a model, read in the daemon only."""
-    from localllm.runtime.load import load_text as load  # deferred: tokenizers and jinja2 come with the first model
+def load_text(entry: Entry) -> "TextSide":
+    """The tokenizer and template of a model, read in the daemon only. The template's first rendering is done here,
+    while the weights load: it starts the process that renders."""
+    # deferred: tokenizers and jinja2 come with the first model
+    from localllm.runtime.load import load_text as load
+    from localllm.tokens.chat import ChatTemplate
 
-    return load(Path(entry.path))
+    text = load(Path(entry.path))
+    if entry.template_kind == "jinja":
+        bos, eos = (text.tokenizer.piece(one) if one is not None else "" for one in _ends(text))
+        text = replace(text, template=ChatTemplate(entry.template, bos_token=bos, eos_token=eos))
+    elif entry.template_kind == "go":
+        logger.warning("%s has a template in Go's language; the one in the model file is used", entry.name)
+    with contextlib.suppress(InvalidRequest):  # a template may refuse this conversation and still be good for others
+        text.template.render([{"role": "user", "content": "Hello"}])
+    return text
+
+
+def _ends(text: "TextSide") -> tuple[int | None, int | None]:
+    return text.tokenizer.bos_id, text.tokenizer.eos_id
+
+
+class LibraryLike(Protocol):
+    """The models there are."""
+
+    def find(self, name: str) -> Entry: ...
+
+    def entries(self) -> Iterable[Entry]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +77,7 @@ class Sources:
     """Where models come from and how they run; tests put fakes here."""
 
     library: LibraryLike
-    load_text: Callable[[Entry], TextSide] = load_text
+    load_text: "Callable[[Entry], TextSide]" = load_text
     worker_command: Sequence[str] = WORKER_COMMAND
     available_memory_bytes: Callable[[], int] = available_memory_bytes
     clock: Callable[[], float] = time.monotonic

@@ -5,14 +5,16 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from localllm import wire
 from localllm.daemon.failures import as_ours, error_from, how_it_ended
 from localllm.daemon.process import WORKER_COMMAND, WorkerProcess
-from localllm.daemon.text import TextSide
 from localllm.errors import LocalLLMError, WorkerCrashed
 from localllm.store.entry import Entry
+
+if TYPE_CHECKING:
+    from localllm.runtime.load import TextSide
 
 logger = logging.getLogger("localllm.daemon")
 
@@ -39,7 +41,7 @@ class Resident:
         self,
         entry: Entry,
         load: wire.Load,
-        load_text: Callable[[Entry], TextSide],
+        load_text: Callable[[Entry], "TextSide"],
         *,
         command: Sequence[str] = WORKER_COMMAND,
         changed: Callable[["Resident"], None],
@@ -70,7 +72,7 @@ class Resident:
     # ---- what requests use
 
     @property
-    def text(self) -> TextSide:
+    def text(self) -> "TextSide":
         assert self._text is not None, "asked before the model was ready"
         return self._text
 
@@ -125,7 +127,7 @@ class Resident:
                 await text
             self._end()
 
-    async def _follow(self, process: WorkerProcess, text: Awaitable[TextSide]) -> None:
+    async def _follow(self, process: WorkerProcess, text: "Awaitable[TextSide]") -> None:
         async for message in process.messages():
             self._last_frame = time.monotonic()
             match message:
@@ -144,7 +146,7 @@ class Resident:
                 case wire.Failed(code, sentence, hint):
                     self.error = error_from(code, sentence, hint)
 
-    async def _become_ready(self, process: WorkerProcess, ready: wire.Ready, text: Awaitable[TextSide]) -> None:
+    async def _become_ready(self, process: WorkerProcess, ready: wire.Ready, text: "Awaitable[TextSide]") -> None:
         try:
             self._text = await text
         except Exception as error:
@@ -241,6 +243,8 @@ class Resident:
                 self.error or WorkerCrashed(f"{self.entry.name} was unloaded while it loaded", hint="ask again")
             )
             self._loaded.exception()  # marked as seen: perhaps nobody waits any more
-        self._text = None
+        if self._text is not None:
+            self._text.template.close()
+            self._text = None
         self.gone.set()
         self._changed(self)

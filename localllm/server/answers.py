@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from localllm import wire
 from localllm.daemon.replies import Piece, Stats
-from localllm.daemon.text import TokenizerLike
 from localllm.errors import LocalLLMError
 from localllm.server.http import error_object
+
+if TYPE_CHECKING:
+    from localllm.tokens.tokenizer import Tokenizer
 
 Kind = Literal["chat", "text"]
 DONE = b"data: [DONE]\n\n"
@@ -118,11 +120,11 @@ def finish_reason(piece: Piece, *, has_called_tools: bool) -> str | None:
 # ---- log-probabilities
 
 
-def chat_logprobs(tokenizer: TokenizerLike, entries: Sequence[wire.TokenLogprobs]) -> dict[str, Any]:
+def chat_logprobs(tokenizer: "Tokenizer", entries: Sequence[wire.TokenLogprobs]) -> dict[str, Any]:
     return {"content": [_chat_logprob(tokenizer, entry) for entry in entries], "refusal": None}
 
 
-def _chat_logprob(tokenizer: TokenizerLike, entry: wire.TokenLogprobs) -> dict[str, Any]:
+def _chat_logprob(tokenizer: "Tokenizer", entry: wire.TokenLogprobs) -> dict[str, Any]:
     best = zip(entry.top_ids, entry.top_logprobs, strict=True)
     return {
         **_token(tokenizer, entry.token_id, entry.logprob),
@@ -130,7 +132,7 @@ def _chat_logprob(tokenizer: TokenizerLike, entry: wire.TokenLogprobs) -> dict[s
     }
 
 
-def _token(tokenizer: TokenizerLike, token_id: int, logprob: float) -> dict[str, Any]:
+def _token(tokenizer: "Tokenizer", token_id: int, logprob: float) -> dict[str, Any]:
     raw = tokenizer.token_bytes(token_id)
     shown = raw.decode("utf-8", errors="replace")
     return {"token": shown, "logprob": finite(logprob), "bytes": list(raw)}
@@ -139,7 +141,7 @@ def _token(tokenizer: TokenizerLike, token_id: int, logprob: float) -> dict[str,
 class CompletionLogprobs:
     """The four parallel lists of `/v1/completions`; `text_offset` runs on through a stream."""
 
-    def __init__(self, tokenizer: TokenizerLike) -> None:
+    def __init__(self, tokenizer: "Tokenizer") -> None:
         self._tokenizer = tokenizer
         self._offset = 0
 
@@ -168,13 +170,13 @@ class CompletionLogprobs:
 
 
 def prompt_logprobs(
-    tokenizer: TokenizerLike, entries: Sequence[wire.TokenLogprobs]
+    tokenizer: "Tokenizer", entries: Sequence[wire.TokenLogprobs]
 ) -> list[dict[str, dict[str, Any]] | None]:
     """vLLM's form: null for the first token, then a table by token id of the token itself and the best ones."""
     return [None, *(_ranked(tokenizer, entry) for entry in entries)]
 
 
-def _ranked(tokenizer: TokenizerLike, entry: wire.TokenLogprobs) -> dict[str, dict[str, Any]]:
+def _ranked(tokenizer: "Tokenizer", entry: wire.TokenLogprobs) -> dict[str, dict[str, Any]]:
     table: dict[str, dict[str, Any]] = {}
     for rank, (token_id, logprob) in enumerate(zip(entry.top_ids, entry.top_logprobs, strict=True), start=1):
         table[str(token_id)] = {"logprob": finite(logprob), "rank": rank, "decoded_token": _shown(tokenizer, token_id)}
@@ -183,7 +185,7 @@ def _ranked(tokenizer: TokenizerLike, entry: wire.TokenLogprobs) -> dict[str, di
     return table
 
 
-def _shown(tokenizer: TokenizerLike, token_id: int) -> str:
+def _shown(tokenizer: "Tokenizer", token_id: int) -> str:
     return tokenizer.token_bytes(token_id).decode("utf-8", errors="replace")
 
 

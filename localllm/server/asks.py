@@ -6,18 +6,21 @@ neutral values.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from localllm import wire
 from localllm.daemon.replies import Ask
-from localllm.daemon.text import TextSide, TokenizerLike
-from localllm.errors import InvalidRequest, UnsupportedModel
+from localllm.errors import InvalidRequest
 from localllm.server.fields import MAX_PROMPTS, ChatRequest, Common, CompletionRequest, stop_strings
 from localllm.server.messages import plain_messages
 from localllm.settings import Settings
 from localllm.store.entry import Entry
+
+if TYPE_CHECKING:
+    from localllm.runtime.load import TextSide
+    from localllm.tokens.tokenizer import Tokenizer
 
 _SAMPLING: tuple[tuple[str, str], ...] = (
     ("temperature", "temperature"),
@@ -66,7 +69,7 @@ def max_new_tokens(request: Common, params: Mapping[str, Any], settings: Setting
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
-def _ask(request: Common, entry: Entry, text: TextSide, settings: Settings, vocab_size: int) -> Ask:
+def _ask(request: Common, entry: Entry, text: "TextSide", settings: Settings, vocab_size: int) -> Ask:
     """Everything but the prompt."""
     stops = request.stop if request.stop is not None else entry.params.get("stop")
     stop_ids = set(request.stop_token_ids or ())
@@ -107,7 +110,7 @@ def _copies(ask: Ask, count: int) -> list[Ask]:
 # ---- chat
 
 
-def chat_asks(request: ChatRequest, entry: Entry, text: TextSide, settings: Settings, vocab_size: int) -> list[Ask]:
+def chat_asks(request: ChatRequest, entry: Entry, text: "TextSide", settings: Settings, vocab_size: int) -> list[Ask]:
     """One sequence per choice. Slow (template and tokenizer): not for the event loop."""
     ask = _ask(request, entry, text, settings, vocab_size)
     prompt = chat_prompt(
@@ -123,7 +126,7 @@ def chat_prompt(
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] | None,
     entry: Entry,
-    text: TextSide,
+    text: "TextSide",
     *,
     add_generation_prompt: bool = True,
 ) -> str:
@@ -131,8 +134,6 @@ def chat_prompt(
     plain = plain_messages(messages)
     if tools and "tools" not in entry.capabilities:
         raise InvalidRequest(f"{entry.name} does not support tools", hint="leave `tools` out", param="tools")
-    if entry.template_kind == "go":
-        raise UnsupportedModel(f"{entry.name} has a template in Go's language, which cannot be rendered yet")
     opening: list[Mapping[str, Any]] = list(entry.messages)
     if entry.system and not any(message["role"] == "system" for message in plain):
         opening.insert(0, {"role": "system", "content": entry.system})
@@ -145,7 +146,7 @@ def chat_prompt(
 
 
 def completion_asks(
-    request: CompletionRequest, entry: Entry, text: TextSide, settings: Settings, vocab_size: int
+    request: CompletionRequest, entry: Entry, text: "TextSide", settings: Settings, vocab_size: int
 ) -> list[Ask]:
     """Sequences prompt by prompt, choice by choice. Slow: not for the event loop."""
     ask = replace(_ask(request, entry, text, settings, vocab_size), top_logprobs=request.logprobs)
@@ -179,7 +180,7 @@ def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]
 
 
 def _ids_and_text(
-    prompt: str | list[int], request: CompletionRequest, tokenizer: TokenizerLike, vocab_size: int
+    prompt: str | list[int], request: CompletionRequest, tokenizer: "Tokenizer", vocab_size: int
 ) -> tuple[list[int], str]:
     if isinstance(prompt, list):
         _check_ids("prompt", prompt, vocab_size)

@@ -11,13 +11,17 @@ import time
 import zlib
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 from localllm import wire
-from localllm.daemon.text import Message
 from localllm.errors import BadModelFile, ModelNotFound
 from localllm.store.entry import Entry
+
+if TYPE_CHECKING:
+    from localllm.runtime.load import TextSide
+    from localllm.tokens.chat import ChatTemplate
+    from localllm.tokens.tokenizer import Tokenizer
 
 BOS, EOS, TURN = 256, 257, 258
 VOCAB_SIZE = 260
@@ -48,9 +52,10 @@ def expected_text(prompt: Sequence[int], max_tokens: int) -> str:
     return answer.decode("utf-8", errors="replace")
 
 
-@dataclass(frozen=True, slots=True)
 class ToyTokenizer:
-    eog_ids: frozenset[int] = frozenset((EOS,))
+    eog_ids = frozenset((EOS,))
+    special_ids = frozenset((BOS, EOS, TURN))
+    built = SimpleNamespace(adds_space_prefix=False)
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         return [BOS, *text.encode()] if add_special else list(text.encode())
@@ -62,11 +67,10 @@ class ToyTokenizer:
         return bytes([token_id]) if token_id < 256 else b""
 
 
-@dataclass(frozen=True, slots=True)
 class ToyTemplate:
     def render(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
@@ -74,17 +78,14 @@ class ToyTemplate:
         turns = "".join(f"<{message['role']}>{message['content']}\n" for message in messages)
         return turns + ("<assistant>" if add_generation_prompt else "")
 
-
-@dataclass(frozen=True, slots=True)
-class ToyText:
-    tokenizer: ToyTokenizer = ToyTokenizer()
-    template: ToyTemplate = ToyTemplate()
-    default_sampling: Mapping[str, Any] = field(default_factory=dict)
-    context_length: int = CONTEXT_LENGTH
+    def close(self) -> None: ...
 
 
-def toy_text(entry: Entry) -> ToyText:
-    return ToyText()
+def toy_text(entry: Entry, **default_sampling: float) -> "TextSide":
+    from localllm.runtime.load import TextSide
+
+    tokenizer, template = cast("Tokenizer", ToyTokenizer()), cast("ChatTemplate", ToyTemplate())
+    return TextSide(tokenizer, template, default_sampling, CONTEXT_LENGTH, "toy")
 
 
 def toy_entry(name: str, path: str = "toy:", **fields: Any) -> Entry:
