@@ -1,1 +1,1 @@
-"""The CPU backend: the decoder recorded once, replayed by native code."""
+"""The CPU backend: the decoder recorded once, replayed by native code. Open it through `library` and `backend`."""

@@ -1,0 +1,131 @@
+"""The native library: a `Program` is recorded once, then replayed a step at a time. -1 stands for "not there".
+
+ValueError: shapes that do not fit while recording, indices out of bounds in a step. Nothing is computed then.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+def has_kernels(name: str) -> bool:
+    """Whether this machine runs the set: "avx2", "portable", "auto"."""
+
+class Program:
+    def __init__(
+        self,
+        *,
+        threads: int,
+        kernels: str,
+        max_tokens: int,
+        context_length: int,
+        vocab_size: int,
+        page_size: int,
+        page_bytes: int,
+        windows: Sequence[int],
+        state_floats: int,
+    ) -> None:
+        """`windows`: per KV group, 0 for all. `max_tokens`: of one step."""
+
+    kernels: str
+    threads: int
+    weight_bytes: int
+    num_instructions: int
+
+    # ---- recording: buffers, matrices, vectors and angles answer with their id
+
+    def buffer(self, width: int, quantized: bool, is_private: bool, taken: bool) -> int: ...
+    def matrix(self, raw: NDArray[np.uint8], type: int, rows: int, columns: int) -> int: ...
+    def gated_matrix(self, gate: NDArray[np.uint8], up: NDArray[np.uint8], type: int, rows: int, columns: int) -> int: ...
+    def vector(self, values: NDArray[np.float32]) -> int: ...
+    def angles(self, frequencies: NDArray[np.float64], factor: float) -> int: ...
+    def embed(self, matrix: int, of_positions: bool, scale: float, out: int) -> None: ...
+    def rms_norm(self, x: int, weight: int, length: int, eps: float, values: int, blocks: int) -> None: ...
+    def layer_norm(self, x: int, weight: int, bias: int, eps: float, values: int, blocks: int) -> None: ...
+    def activate(self, x: int, activation: int, values: int, blocks: int) -> None: ...
+    def gate_mul(self, gate: int, up: int, activation: int, values: int, blocks: int) -> None: ...
+    def add(self, x: int, y: int, scale: float, values: int, blocks: int) -> None: ...
+    def scale(self, x: int, factor: float, values: int, blocks: int) -> None: ...
+    def softcap(self, x: int, cap: float, values: int, blocks: int) -> None: ...
+    def quantize(self, x: int, blocks: int) -> None: ...
+    def take_rows(self, x: int, values: int, blocks: int) -> None: ...
+    def rope(self, x: int, head_dim: int, angles: int, values: int, blocks: int) -> None: ...
+    def pool(self, x: int) -> None: ...
+    def barrier(self) -> None: ...
+    def linear(
+        self, x: int, matrix: int, bias: int, residual: int, scale: float, out: int, sync: bool
+    ) -> None: ...
+    def gated(
+        self, x: int, matrix: int, activation: int, gate_bias: int, up_bias: int, values: int, blocks: int
+    ) -> None: ...
+    def head(self, x: int, matrix: int, scale: float, softcap: float) -> None: ...
+    def attention(
+        self,
+        q: int,
+        k: int,
+        v: int,
+        turned_q: int,
+        *,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        value_dim: int,
+        scale: float,
+        softcap: float,
+        window: int,
+        causal: bool,
+        group: int,
+        offset: int,
+        angles: int,
+        sinks: int,
+        values: int,
+        blocks: int,
+    ) -> None: ...
+    def short_conv(
+        self, x: int, weight: int, kernel: int, channels: int, state_offset: int, kept_inputs: int, out: int
+    ) -> None: ...
+    def route(
+        self,
+        logits: int,
+        bias: int,
+        num_experts: int,
+        num_used: int,
+        scoring: int,
+        normalize: bool,
+        scale: float,
+        out: int,
+    ) -> None: ...
+    def experts(
+        self, x: int, routing: int, gated: Sequence[int], down: Sequence[int], activation: int, out: int
+    ) -> None: ...
+
+    # ---- replay
+
+    def allocate(self, num_pages: int, num_slots: int) -> None: ...
+    def resize_pages(self, num_pages: int) -> None: ...
+    def copy_page(self, source: int, target: int) -> None: ...
+    def slot(self, index: int) -> NDArray[np.float32]:
+        """A view of one state slot, which may be written."""
+
+    def step(
+        self,
+        token_ids: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        row_starts: NDArray[np.int32],
+        tables: Sequence[NDArray[np.int32]],
+        slots: NDArray[np.int32],
+        atomic: NDArray[np.bool_],
+        taken: NDArray[np.int32],
+        needs_logits: NDArray[np.bool_],
+        wants_hidden: bool,
+        keeps_inputs: bool,
+    ) -> list[int]:
+        """Run the program without the interpreter's lock; the index of the largest logit of each taken position."""
+
+    def values(self, buffer: int, rows: int) -> NDArray[np.float32]:
+        """A view of a shared buffer of floats: what the last step left; may be written before a step."""
+
+    def logits(self, rows: int) -> NDArray[np.float32]:
+        """A view of the last step's logits; rows that nobody wanted hold anything."""
+
+    def hidden(self, rows: int, width: int) -> NDArray[np.float32]: ...

@@ -1,0 +1,55 @@
+"""The native library: is it there, what does it run, how many threads suit this machine."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import sys
+
+import psutil
+
+from localllm.errors import UnsupportedModel
+
+KERNEL_SETS = ("avx2", "portable")
+"""Fastest first; "auto" takes the first that this machine runs."""
+
+
+def native_problem() -> str:
+    """Why the native library cannot be used; empty when it can."""
+    try:
+        importlib.import_module("localllm.backends.cpu._native")  # deferred: it may not have been built
+    except ImportError as error:
+        return f"the native kernels are not there ({error})"
+    return ""
+
+
+def require_native() -> None:
+    """UnsupportedModel with the reason where the native library cannot be loaded."""
+    if problem := native_problem():
+        raise UnsupportedModel(problem, hint="install a C++17 compiler and install localllm again")
+
+
+def kernel_features() -> list[str]:
+    """The kernel sets that this machine runs, fastest first."""
+    require_native()
+    from localllm.backends.cpu import _native  # deferred: see native_problem
+
+    return [name for name in KERNEL_SETS if _native.has_kernels(name)]
+
+
+def default_threads() -> int:
+    """One per physical core that this process may use; on Apple silicon one per performance core."""
+    physical = _performance_cores() or psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
+    return max(1, min(physical, allowed))
+
+
+def _performance_cores() -> int:
+    """0 where cores are all alike, or nobody says."""
+    if sys.platform != "darwin":
+        return 0
+    count, size = ctypes.c_int(0), ctypes.c_size_t(4)
+    system = ctypes.CDLL(None)
+    failed = system.sysctlbyname(b"hw.perflevel0.physicalcpu", ctypes.byref(count), ctypes.byref(size), None, 0)
+    return 0 if failed else count.value

@@ -1,0 +1,307 @@
+// Instructions that read and write a sequence's memory: pages of keys and values, slots of recurrent state.
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#include "record.h"
+#include "sizes.h"
+
+namespace localllm {
+
+namespace {
+
+constexpr int MAX_HEAD_DIM = 1024;
+
+// Byte offsets of one KV head in a page.
+struct Room {
+    size_t keys, values;
+};
+Room room_of(const AttentionSpec& spec, int page_size, int kv_head) {
+    size_t tokens = static_cast<size_t>(page_size) * 2, head = static_cast<size_t>(kv_head);
+    size_t all_keys = tokens * static_cast<size_t>(spec.num_kv_heads * spec.head_dim);
+    return {spec.offset + tokens * head * static_cast<size_t>(spec.head_dim),
+            spec.offset + all_keys + tokens * head * static_cast<size_t>(spec.value_dim)};
+}
+
+// Rotates and scales q, rotates k, and puts k and v into their pages.
+struct WriteKv : Instruction {
+    const Buffer *q, *k, *v, *turned_q;
+    const Angles* angles;
+    AttentionSpec spec;
+
+    void run(Program& program, int tid) override {
+        const int units = spec.num_heads + 2 * spec.num_kv_heads;
+        Span span = share(program.step().num_tokens * units, tid, program.threads());
+        for (int unit = span.first; unit < span.last; unit++) {
+            int token = unit / units, head = unit % units;
+            if (head < spec.num_heads)
+                turn_query(program, token, head, tid);
+            else if (head < spec.num_heads + spec.num_kv_heads)
+                write_key(program, token, head - spec.num_heads, tid);
+            else
+                write_value(program, token, head - spec.num_heads - spec.num_kv_heads, tid);
+        }
+    }
+
+private:
+    void turn(Program& program, const float* x, int token, float scale, float* out) const {
+        int dims = angles ? 2 * angles->half() : 0;
+        const float *cos = angles ? angles->cos(token) : nullptr, *sin = angles ? angles->sin(token) : nullptr;
+        program.kernels.rope(x, spec.head_dim, dims, cos, sin, scale, out);
+    }
+    void turn_query(Program& program, int token, int head, int tid) const {
+        const int first = head * spec.head_dim;
+        turn(program, program.row(*q, token, tid) + first, token, spec.scale, program.row(*turned_q, token, tid) + first);
+    }
+    uint8_t* page(Program& program, int token, int* slot) const {
+        const Step& step = program.step();
+        const Table& table = step.tables[static_cast<size_t>(spec.group)];
+        int position = step.positions[token], size = program.limits.page_size;
+        size_t row = static_cast<size_t>(step.row_of[static_cast<size_t>(token)]) * static_cast<size_t>(table.width);
+        *slot = position % size;
+        size_t id = static_cast<size_t>(table.pages[row + static_cast<size_t>(position / size)]);
+        return program.pages() + id * program.limits.page_bytes;
+    }
+    void write_key(Program& program, int token, int head, int tid) const {
+        float turned[MAX_HEAD_DIM];
+        turn(program, program.row(*k, token, tid) + head * spec.head_dim, token, 1.0f, turned);
+        int slot, size = program.limits.page_size;
+        uint8_t* at = page(program, token, &slot) + room_of(spec, size, head).keys;
+        program.kernels.write_keys(turned, spec.head_dim, size, slot, at);
+    }
+    void write_value(Program& program, int token, int head, int tid) const {
+        int slot;
+        uint8_t* at = page(program, token, &slot) + room_of(spec, program.limits.page_size, head).values;
+        program.kernels.write_values(program.row(*v, token, tid) + head * spec.value_dim, spec.value_dim, slot, at);
+    }
+};
+
+// Splits of one token are computed and merged in order. A lone token's splits are spread over the members; then every
+// member merges them for itself (Merge), in the same order.
+struct Attend : Instruction {
+    const Buffer *q, *values, *blocks;
+    const float* sinks;
+    AttentionSpec spec;
+    int num_shared;
+    size_t partial_floats;
+    Mapping partials;  // of a lone token: (kv_heads, splits)
+    size_t max_splits;
+
+    void run(Program& program, int tid) override {
+        if (program.step().num_tokens == 1) return lone_token(program, tid);
+        int units = program.step().num_tokens * spec.num_kv_heads;
+        // interleaved, so that early and late tokens of a prompt balance
+        for (int unit = tid; unit < units; unit += program.threads()) {
+            int token = unit / spec.num_kv_heads, head = unit % spec.num_kv_heads;
+            AttentionTask task = task_of(program, token, head, tid);
+            float *state = program.scratch(tid), *partial = state + partial_floats;
+            int first = first_split(task);
+            program.kernels.attend(task, first, state);
+            for (int split = first + 1; split * SPLIT < task.last; split++) {
+                program.kernels.attend(task, split, partial);
+                program.kernels.merge(state, partial, num_shared, spec.value_dim);
+            }
+            deliver(program, state, token, head, tid);
+        }
+    }
+
+    void merge_lone(Program& program, int tid) {
+        for (int head = 0; head < spec.num_kv_heads; head++) {
+            AttentionTask task = task_of(program, 0, head, tid);
+            float* state = program.scratch(tid);
+            int first = first_split(task);
+            std::memcpy(state, partial_of(head, 0), partial_floats * sizeof(float));
+            for (int split = first + 1; split * SPLIT < task.last; split++)
+                program.kernels.merge(state, partial_of(head, split - first), num_shared, spec.value_dim);
+            deliver(program, state, 0, head, tid);
+        }
+    }
+
+private:
+    static int first_split(const AttentionTask& task) { return task.first / SPLIT; }
+
+    float* partial_of(int head, int split) const {
+        size_t index = static_cast<size_t>(head) * max_splits + static_cast<size_t>(split);
+        return partials.as<float>() + index * partial_floats;
+    }
+
+    AttentionTask task_of(Program& program, int token, int head, int tid) const {
+        const Step& step = program.step();
+        int row = step.row_of[static_cast<size_t>(token)], position = step.positions[token];
+        const Table& table = step.tables[static_cast<size_t>(spec.group)];
+        Room room = room_of(spec, program.limits.page_size, head);
+        AttentionTask task{};
+        task.q = program.row(*q, token, tid) + head * num_shared * spec.head_dim;
+        task.num_shared = num_shared;
+        task.head_dim = spec.head_dim;
+        task.value_dim = spec.value_dim;
+        task.softcap = spec.softcap;
+        task.page_size = program.limits.page_size;
+        task.keys = program.pages() + room.keys;
+        task.values = program.pages() + room.values;
+        task.page_bytes = program.limits.page_bytes;
+        task.table = table.pages + static_cast<size_t>(row) * static_cast<size_t>(table.width);
+        task.first = spec.window ? std::max(0, position - spec.window + 1) : 0;
+        task.last = position + 1;
+        if (!spec.causal || step.atomic[row]) {
+            int end = step.positions[step.row_starts[row + 1] - 1] + 1;
+            task.last = spec.window ? std::min(end, position + spec.window) : end;
+        }
+        return task;
+    }
+
+    void lone_token(Program& program, int tid) {
+        AttentionTask task = task_of(program, 0, 0, tid);
+        int first = first_split(task), splits = ceil_div(task.last, SPLIT) - first;
+        for (int unit = tid; unit < splits * spec.num_kv_heads; unit += program.threads()) {
+            int head = unit % spec.num_kv_heads, split = unit / spec.num_kv_heads;
+            program.kernels.attend(task_of(program, 0, head, tid), first + split, partial_of(head, split));
+        }
+    }
+
+    void deliver(Program& program, float* state, int token, int head, int tid) const {
+        int width = num_shared * spec.value_dim;
+        float* own = state + 2 * partial_floats;
+        float* out = values ? program.row(*values, token, tid) + head * width : own;
+        program.kernels.finish(state, num_shared, spec.value_dim, sinks ? sinks + head * num_shared : nullptr, out);
+        if (blocks) program.quantize(out, width, *blocks, head * width / BLOCK, token, tid);
+    }
+};
+
+struct Merge : Instruction {
+    Attend* attend;
+    void run(Program& program, int tid) override {
+        if (program.step().num_tokens == 1) attend->merge_lone(program, tid);
+    }
+};
+
+struct ShortConv : Instruction {
+    const Buffer *x, *kept, *out;
+    const float* weight;  // (channels, kernel), oldest first
+    int kernel, channels;
+    size_t state_offset;
+
+    void run(Program& program, int tid) override {
+        const Step& step = program.step();
+        Span span = share(channels, tid, program.threads());
+        for (int row = 0; row < step.num_rows; row++) {
+            float* state = program.state(row) + state_offset;
+            for (int token = step.row_starts[row]; token < step.row_starts[row + 1]; token++)
+                for (int c = span.first; c < span.last; c++) one(program, token, c, state, tid, step.keeps_inputs);
+        }
+    }
+
+private:
+    void one(Program& program, int token, int channel, float* state, int tid, bool keeps) const {
+        const float* in = program.row(*x, token, tid);  // before, after, inner
+        float newest = in[channel] * in[2 * channels + channel];
+        const float* taps = weight + channel * kernel;
+        float sum = 0.0f;
+        for (int i = 0; i + 1 < kernel; i++) sum += state[i * channels + channel] * taps[i];
+        sum += newest * taps[kernel - 1];
+        for (int i = 0; i + 2 < kernel; i++) state[i * channels + channel] = state[(i + 1) * channels + channel];
+        if (kernel > 1) state[(kernel - 2) * channels + channel] = newest;
+        if (keeps) program.row(*kept, token, tid)[channel] = newest;
+        program.row(*out, token, tid)[channel] = in[channels + channel] * sum;
+    }
+};
+
+bool is_float(const Buffer& buffer, int width, bool may_be_private) {
+    return !buffer.quantized && !buffer.taken && buffer.width == width && (may_be_private || !buffer.is_private);
+}
+
+void check_heads(const AttentionSpec& spec) {
+    if (spec.num_heads <= 0 || spec.num_kv_heads <= 0 || spec.num_heads % spec.num_kv_heads)
+        throw std::invalid_argument("query heads are no multiple of KV heads");
+    if (spec.head_dim <= 0 || spec.head_dim > MAX_HEAD_DIM || spec.value_dim <= 0 || spec.value_dim > MAX_HEAD_DIM)
+        throw std::invalid_argument("a head has more dimensions than the kernels hold");
+    if (spec.num_heads > (1 << 16)) throw std::invalid_argument("there are too many heads");
+}
+
+void check_room(const Program& program, const AttentionSpec& spec) {
+    size_t values = static_cast<size_t>(spec.num_kv_heads) * static_cast<size_t>(spec.head_dim + spec.value_dim);
+    size_t bytes = checked_mul(values, checked_mul(static_cast<size_t>(program.limits.page_size), 2));
+    if (checked_add(spec.offset, bytes) > program.limits.page_bytes)
+        throw std::invalid_argument("a layer does not fit in its page");
+    if (spec.group < 0 || static_cast<size_t>(spec.group) >= program.limits.windows.size())
+        throw std::invalid_argument("a layer names a group that does not exist");
+    int window = program.limits.windows[static_cast<size_t>(spec.group)];
+    // what a layer sees must be what the check of pages covers
+    if (window && (!spec.window || spec.window > window)) throw std::invalid_argument("a layer sees more than its group");
+}
+
+std::unique_ptr<WriteKv> write_of(Program& program, int q, int k, int v, int turned_q, const AttentionSpec& spec) {
+    auto write = std::make_unique<WriteKv>();
+    write->q = &program.buffer(q);
+    write->k = &program.buffer(k);
+    write->v = &program.buffer(v);
+    write->turned_q = &program.buffer(turned_q);
+    write->angles = spec.angles == NONE ? nullptr : &program.angles(spec.angles);
+    write->spec = spec;
+    if (!is_float(*write->q, spec.num_heads * spec.head_dim, true) ||
+        !is_float(*write->k, spec.num_kv_heads * spec.head_dim, true) ||
+        !is_float(*write->v, spec.num_kv_heads * spec.value_dim, true) ||
+        !is_float(*write->turned_q, spec.num_heads * spec.head_dim, false))
+        throw std::invalid_argument("the inputs of an attention have the wrong shape");
+    if (write->angles && 2 * write->angles->half() > spec.head_dim) throw std::invalid_argument("a head turns too far");
+    return write;
+}
+
+}  // namespace
+
+void record_attention(Program& program, int q, int k, int v, int turned_q, const AttentionSpec& spec, Outputs out) {
+    check_heads(spec);
+    check_room(program, spec);
+    auto write = write_of(program, q, k, v, turned_q, spec);
+    auto attend = std::make_unique<Attend>();
+    attend->q = write->turned_q;
+    attend->spec = spec;
+    attend->num_shared = spec.num_heads / spec.num_kv_heads;
+    attend->values = out.values == NONE ? nullptr : &program.buffer(out.values);
+    attend->blocks = out.blocks == NONE ? nullptr : &program.buffer(out.blocks);
+    attend->sinks = spec.sinks == NONE ? nullptr : program.vector(spec.sinks).data();
+    if (spec.sinks != NONE && program.vector(spec.sinks).size() < static_cast<size_t>(spec.num_heads))
+        throw std::invalid_argument("there are fewer sinks than heads");
+    int width = attend->num_shared * spec.value_dim;
+    for (const Buffer* buffer : {attend->values, attend->blocks})
+        if (buffer && (buffer->taken || !buffer->is_private || buffer->width != spec.num_heads * spec.value_dim))
+            throw std::invalid_argument("the output of an attention has the wrong shape or place");
+    if (!attend->values && !attend->blocks) throw std::invalid_argument("attention must go somewhere");
+    if (attend->blocks && width % BLOCK) throw std::invalid_argument("a KV head's values are no whole number of blocks");
+    size_t stride = static_cast<size_t>(value_stride(spec.value_dim));
+    attend->partial_floats = stride * static_cast<size_t>(attend->num_shared);
+    attend->max_splits = static_cast<size_t>(program.limits.context_length / SPLIT + 2);
+    size_t count = checked_mul(static_cast<size_t>(spec.num_kv_heads), attend->max_splits);
+    attend->partials = Mapping(checked_mul(count, attend->partial_floats * sizeof(float)));
+    program.need_scratch(3 * attend->partial_floats);
+    auto merge = std::make_unique<Merge>();
+    merge->attend = attend.get();
+    merge->is_private = true;
+    program.add(std::move(write));
+    program.add(std::move(attend));
+    program.add(std::move(merge));
+}
+
+void record_short_conv(Program& program, int x, int weight, int kernel, int channels, size_t state_offset,
+                       int kept_inputs, int out) {
+    auto conv = std::make_unique<ShortConv>();
+    conv->x = &program.buffer(x);
+    conv->kept = &program.buffer(kept_inputs);
+    conv->out = &program.buffer(out);
+    conv->kernel = kernel;
+    conv->channels = channels;
+    conv->state_offset = state_offset;
+    if (kernel < 1 || channels < 1) throw std::invalid_argument("a convolution needs a width");
+    size_t taps = checked_mul(static_cast<size_t>(kernel), static_cast<size_t>(channels));
+    if (program.vector(weight).size() < taps) throw std::invalid_argument("a convolution's kernel is too short");
+    conv->weight = program.vector(weight).data();
+    size_t state = checked_mul(static_cast<size_t>(kernel - 1), static_cast<size_t>(channels));
+    if (checked_add(state_offset, state) > program.limits.state_floats)
+        throw std::invalid_argument("a layer's state does not fit in its slot");
+    if (conv->x->width / 3 != channels || !is_float(*conv->x, 3 * channels, true) ||
+        !is_float(*conv->kept, channels, false) || !is_float(*conv->out, channels, false))
+        throw std::invalid_argument("the inputs of a convolution have the wrong shape");
+    program.add(std::move(conv));
+}
+
+}  // namespace localllm

@@ -1,0 +1,298 @@
+// Experts: choose per token, gather tokens per expert, multiply, and add up in the order of expert index.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "record.h"
+#include "sizes.h"
+
+namespace localllm {
+
+namespace {
+
+// Routing rows are (num_used) experts as floats, which hold them exactly, then (num_used) weights.
+struct Route : Instruction {
+    const Buffer *logits, *out;
+    const float* bias;
+    RouteSpec spec;
+
+    void run(Program& program, int tid) override {
+        Span span = share(program.step().num_tokens, tid, program.threads());
+        std::vector<float> scores(static_cast<size_t>(spec.num_experts));
+        for (int token = span.first; token < span.last; token++) {
+            const float* row = program.row(*logits, token, tid);
+            std::copy(row, row + spec.num_experts, scores.begin());
+            choose(scores, program.row(*out, token, tid));
+        }
+    }
+
+private:
+    static void soften(float* values, int count) {
+        float most = *std::max_element(values, values + count), sum = 0.0f;
+        for (int i = 0; i < count; i++) sum += values[i] = std::exp(values[i] - most);
+        for (int i = 0; i < count; i++) values[i] /= sum;
+    }
+    void choose(std::vector<float>& scores, float* row) const {
+        float* weights = row + spec.num_used;
+        if (spec.scoring == 0) soften(scores.data(), spec.num_experts);
+        if (spec.scoring == 1)
+            for (float& score : scores) score = 1.0f / (1.0f + std::exp(-score));
+        std::vector<bool> used(scores.size(), false);
+        for (int place = 0; place < spec.num_used; place++) {
+            int best = -1;
+            for (int e = 0; e < spec.num_experts; e++)
+                if (!used[static_cast<size_t>(e)] && (best < 0 || ranked(scores, e) > ranked(scores, best))) best = e;
+            used[static_cast<size_t>(best)] = true;
+            row[place] = static_cast<float>(best);
+            weights[place] = scores[static_cast<size_t>(best)];
+        }
+        finish(weights);
+    }
+    float ranked(const std::vector<float>& scores, int e) const {
+        return scores[static_cast<size_t>(e)] + (bias ? bias[e] : 0.0f);
+    }
+    void finish(float* weights) const {
+        if (spec.scoring == 2) {
+            soften(weights, spec.num_used);
+        } else if (spec.normalize) {
+            float sum = 0.0f;
+            for (int i = 0; i < spec.num_used; i++) sum += weights[i];
+            for (int i = 0; i < spec.num_used; i++) weights[i] /= sum;
+        }
+        for (int i = 0; i < spec.num_used; i++) weights[i] *= spec.scale;
+    }
+};
+
+// Rows of chosen (token, expert) pairs, expert after expert; each expert starts a tile of its own.
+struct Assignments {
+    int num_experts, num_used;
+    std::vector<int> start, count;  // per expert
+    std::vector<int> slot;          // per (token, place)
+    Mapping gathered, hidden, outputs;
+    size_t input_ld, hidden_ld, output_ld;
+    bool quantized_in, quantized_hidden;
+
+    Inputs part(const Mapping& memory, size_t ld, bool quantized, int expert) const {
+        Inputs in;
+        in.count = count[static_cast<size_t>(expert)];
+        in.ld = ld;
+        size_t first = static_cast<size_t>(start[static_cast<size_t>(expert)]);
+        if (quantized)
+            in.blocks = memory.as<ActBlock>() + first / TILE * ld;
+        else
+            in.values = memory.as<float>() + first * ld;
+        return in;
+    }
+};
+
+struct Plan : Instruction {
+    const Buffer* routing;
+    std::shared_ptr<Assignments> pairs;
+    void run(Program& program, int tid) override {
+        if (tid) return;
+        Assignments& all = *pairs;
+        int tokens = program.step().num_tokens;
+        std::fill(all.count.begin(), all.count.end(), 0);
+        each(program, tokens, [&](size_t, size_t expert) { all.count[expert]++; });
+        int next = 0;
+        for (size_t e = 0; e < all.count.size(); e++) {
+            all.start[e] = next;
+            next += ceil_div(all.count[e], TILE) * TILE;
+        }
+        std::vector<int> filled = all.start;
+        each(program, tokens, [&](size_t place, size_t expert) { all.slot[place] = filled[expert]++; });
+    }
+
+private:
+    template <class F>
+    void each(Program& program, int tokens, F f) const {
+        for (int token = 0; token < tokens; token++)
+            for (int i = 0; i < pairs->num_used; i++)
+                f(static_cast<size_t>(token * pairs->num_used + i),
+                  std::min(static_cast<size_t>(program.row(*routing, token, 0)[i]), pairs->count.size() - 1));
+    }
+};
+
+struct Gather : Instruction {
+    const Buffer* x;
+    std::shared_ptr<Assignments> pairs;
+    void run(Program& program, int tid) override {
+        Span span = share(program.step().num_tokens, tid, program.threads());
+        Inputs in = program.inputs(*x, tid);
+        for (int token = span.first; token < span.last; token++)
+            for (int i = 0; i < pairs->num_used; i++)
+                copy(in, token, pairs->slot[static_cast<size_t>(token * pairs->num_used + i)]);
+    }
+
+private:
+    void copy(const Inputs& in, int token, int slot) const {
+        size_t ld = pairs->input_ld;
+        if (!pairs->quantized_in) {
+            std::memcpy(pairs->gathered.as<float>() + static_cast<size_t>(slot) * ld,
+                        in.values + static_cast<size_t>(token) * in.ld, static_cast<size_t>(x->width) * sizeof(float));
+            return;
+        }
+        const ActBlock* from = in.blocks + static_cast<size_t>(token / TILE) * in.ld;
+        ActBlock* to = pairs->gathered.as<ActBlock>() + static_cast<size_t>(slot / TILE) * ld;
+        for (size_t b = 0; b < ld; b++) {
+            to[b].scale[slot % TILE] = from[b].scale[token % TILE];
+            to[b].sum[slot % TILE] = from[b].sum[token % TILE];
+            std::memcpy(to[b].q[slot % TILE], from[b].q[token % TILE], BLOCK);
+        }
+    }
+};
+
+struct ExpertsUp : Instruction {
+    std::vector<const GatedMatrix*> matrices;
+    Activation activation;
+    std::shared_ptr<Assignments> pairs;
+    void run(Program& program, int tid) override {
+        for (int e = 0; e < pairs->num_experts; e++) {
+            if (!pairs->count[static_cast<size_t>(e)]) continue;
+            const GatedMatrix& w = *matrices[static_cast<size_t>(e)];
+            Inputs to = pairs->part(pairs->hidden, pairs->hidden_ld, pairs->quantized_hidden, e);
+            GatedOut out{};
+            out.activation = activation;
+            out.values = const_cast<float*>(to.values);
+            out.ld = to.ld;
+            out.blocks = const_cast<ActBlock*>(to.blocks);
+            out.blocks_per_token = static_cast<int>(pairs->hidden_ld);
+            program.kernels.gated(w.slices[static_cast<size_t>(tid)], w.type, w.columns, w.groups,
+                                  pairs->part(pairs->gathered, pairs->input_ld, pairs->quantized_in, e), out);
+        }
+    }
+};
+
+struct ExpertsDown : Instruction {
+    std::vector<const Matrix*> matrices;
+    std::shared_ptr<Assignments> pairs;
+    void run(Program& program, int tid) override {
+        for (int e = 0; e < pairs->num_experts; e++) {
+            if (!pairs->count[static_cast<size_t>(e)]) continue;
+            const Matrix& w = *matrices[static_cast<size_t>(e)];
+            Inputs to = pairs->part(pairs->outputs, pairs->output_ld, false, e);
+            LinearOut out{};
+            out.y = const_cast<float*>(to.values);
+            out.ld = to.ld;
+            program.kernels.linear(w.slices[static_cast<size_t>(tid)], w.type, w.columns,
+                                   pairs->part(pairs->hidden, pairs->hidden_ld, pairs->quantized_hidden, e), out);
+        }
+    }
+};
+
+struct SumUp : Instruction {
+    const Buffer *routing, *out;
+    std::shared_ptr<Assignments> pairs;
+    void run(Program& program, int tid) override {
+        Span span = share(program.step().num_tokens, tid, program.threads());
+        std::vector<int> order(static_cast<size_t>(pairs->num_used));
+        for (int token = span.first; token < span.last; token++) {
+            const float* chosen = program.row(*routing, token, tid);
+            for (size_t i = 0; i < order.size(); i++) order[i] = static_cast<int>(i);
+            std::sort(order.begin(), order.end(), [&](int a, int b) { return chosen[a] < chosen[b]; });
+            float* sum = program.row(*out, token, tid);
+            std::memset(sum, 0, out->ld * sizeof(float));
+            for (int place : order) {
+                int slot = pairs->slot[static_cast<size_t>(token * pairs->num_used + place)];
+                const float* y = pairs->outputs.as<float>() + static_cast<size_t>(slot) * pairs->output_ld;
+                program.kernels.add_scaled(sum, y, chosen[pairs->num_used + place], out->width, sum);
+            }
+        }
+    }
+};
+
+Mapping room(size_t slots, size_t ld, bool quantized) {
+    return quantized ? Mapping(checked_mul(checked_mul(slots / TILE, ld), sizeof(ActBlock)))
+                     : Mapping(checked_mul(checked_mul(slots, ld), sizeof(float)));
+}
+
+size_t stride_of(int width, bool quantized) {
+    return quantized ? static_cast<size_t>(width) / BLOCK : round_up(static_cast<size_t>(width), 16);
+}
+
+std::shared_ptr<Assignments> room_for(const Program& program, const Buffer& x, int num_experts, int num_used,
+                                      const GatedMatrix& up, const Matrix& down) {
+    auto pairs = std::make_shared<Assignments>();
+    pairs->num_experts = num_experts;
+    pairs->num_used = num_used;
+    pairs->start.resize(static_cast<size_t>(num_experts));
+    pairs->count.resize(static_cast<size_t>(num_experts));
+    size_t chosen = checked_mul(static_cast<size_t>(program.limits.max_tokens), static_cast<size_t>(num_used));
+    pairs->slot.resize(chosen);
+    size_t slots = round_up(chosen + static_cast<size_t>(num_experts) * (TILE - 1), TILE);
+    pairs->quantized_in = is_quantized(up.type);
+    pairs->quantized_hidden = is_quantized(down.type);
+    pairs->input_ld = stride_of(x.width, pairs->quantized_in);
+    pairs->hidden_ld = stride_of(up.rows, pairs->quantized_hidden);
+    pairs->output_ld = stride_of(down.rows, false);
+    pairs->gathered = room(slots, pairs->input_ld, pairs->quantized_in);
+    pairs->hidden = room(slots, pairs->hidden_ld, pairs->quantized_hidden);
+    pairs->outputs = room(slots, pairs->output_ld, false);
+    return pairs;
+}
+
+}  // namespace
+
+void record_route(Program& program, int logits, int bias, const RouteSpec& spec, int out) {
+    auto route = std::make_unique<Route>();
+    route->logits = &program.buffer(logits);
+    route->out = &program.buffer(out);
+    route->spec = spec;
+    route->bias = nullptr;
+    if (spec.num_used < 1 || spec.num_used > spec.num_experts || spec.num_experts > (1 << 16))
+        throw std::invalid_argument("a token cannot use so many experts");
+    if (route->logits->quantized || route->logits->width != spec.num_experts || route->logits->taken ||
+        route->out->quantized || route->out->taken || route->out->is_private || route->out->width != 2 * spec.num_used)
+        throw std::invalid_argument("the rows of a router have the wrong shape");
+    if (bias != NONE) {
+        if (program.vector(bias).size() < static_cast<size_t>(spec.num_experts))
+            throw std::invalid_argument("a router's bias is too short");
+        route->bias = program.vector(bias).data();
+    }
+    program.add(std::move(route));
+}
+
+void record_experts(Program& program, int x, int routing, const std::vector<int>& gated, const std::vector<int>& down,
+                    int activation, int out) {
+    auto up_step = std::make_unique<ExpertsUp>();
+    auto down_step = std::make_unique<ExpertsDown>();
+    for (int id : gated) up_step->matrices.push_back(&program.gated_matrix(id));
+    for (int id : down) down_step->matrices.push_back(&program.matrix(id));
+    const Buffer &input = program.buffer(x), &routes = program.buffer(routing), &output = program.buffer(out);
+    if (gated.empty() || gated.size() != down.size()) throw std::invalid_argument("experts lack a matrix");
+    const GatedMatrix& first_up = *up_step->matrices[0];
+    const Matrix& first_down = *down_step->matrices[0];
+    for (const GatedMatrix* w : up_step->matrices)
+        if (w->type != first_up.type || w->rows != first_up.rows || w->columns != input.width)
+            throw std::invalid_argument("experts differ in type or shape");
+    for (const Matrix* w : down_step->matrices)
+        if (w->type != first_down.type || w->rows != output.width || w->columns != first_up.rows)
+            throw std::invalid_argument("experts differ in type or shape");
+    if (input.taken || output.taken || output.quantized || output.is_private || routes.quantized || routes.is_private ||
+        routes.taken || routes.width % 2 || input.quantized != is_quantized(first_up.type))
+        throw std::invalid_argument("the rows of experts have the wrong shape or place");
+    if (activation < 0 || activation > static_cast<int>(Activation::swiglu_oai))
+        throw std::invalid_argument("unknown activation");
+    auto pairs = room_for(program, input, static_cast<int>(gated.size()), routes.width / 2, first_up, first_down);
+    auto plan = std::make_unique<Plan>();
+    plan->routing = &routes;
+    plan->pairs = pairs;
+    auto gather = std::make_unique<Gather>();
+    gather->x = &input;
+    gather->pairs = pairs;
+    up_step->activation = static_cast<Activation>(activation);
+    up_step->pairs = pairs;
+    down_step->pairs = pairs;
+    auto sum = std::make_unique<SumUp>();
+    sum->routing = &routes;
+    sum->out = &output;
+    sum->pairs = pairs;
+    program.add(std::move(plan));
+    program.add(std::move(gather));
+    program.add(std::move(up_step));
+    program.add(std::move(down_step));
+    program.add(std::move(sum));
+}
+
+}  // namespace localllm

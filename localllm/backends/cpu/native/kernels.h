@@ -1,0 +1,148 @@
+// What an instruction set offers: the inner loops as one table of functions over plain arguments.
+//
+// Every set keeps the same promise: a result depends on its own row only. Each (weight row, token) has one float sum
+// that takes blocks in their order, attention goes by splits of fixed length merged in order, activations are quantized
+// token by token. So batch, chunking and the number of threads never change a bit. Sets may differ from each other.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace localllm {
+
+constexpr int LANES = 8;        // weight rows that are interleaved: a group
+constexpr int TILE = 4;         // tokens of quantized activations that lie together
+constexpr int BLOCK = 32;       // columns that share a scale
+constexpr int SPLIT = 128;      // positions of one attention split
+constexpr int MAX_SHARED = 4;   // query heads that one pass over a KV head serves
+constexpr int PARTIAL_HEAD = 8; // floats before the values of a partial: maximum, sum, padding
+
+// GGUF's numbers.
+enum class Type : int { F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q8_0 = 8, BF16 = 30 };
+
+inline bool is_quantized(Type type) { return type == Type::Q4_0 || type == Type::Q4_1 || type == Type::Q8_0; }
+
+enum class Activation : int { silu, gelu, gelu_tanh, relu, relu2, swiglu_oai };
+
+// Four tokens' activations of 32 columns: value = scale * q; sum = scale * (q0 + ... + q31).
+struct ActBlock {
+    float scale[TILE];
+    float sum[TILE];
+    int8_t q[TILE][BLOCK];
+};
+
+// `count` tokens as floats (row-major, `ld` apart) or as tiles of quantized blocks; kernels read the one they need.
+struct Inputs {
+    const float* values = nullptr;
+    size_t ld = 0;
+    const ActBlock* blocks = nullptr;
+    int count = 0;
+};
+
+// Consecutive groups of a packed matrix: the part of one thread.
+struct Slice {
+    const uint8_t* data = nullptr;
+    int first_group = 0;
+    int num_groups = 0;
+};
+
+// y = (product + bias), or residual + (product + bias) * scale. Rows of y are padded to whole groups.
+struct LinearOut {
+    float* y;
+    size_t ld;
+    const float* bias;
+    const float* residual;
+    size_t residual_ld;
+    float scale;
+};
+
+// activation(gate) * up as floats, or quantized where `blocks` is set.
+struct GatedOut {
+    Activation activation;
+    const float* gate_bias;
+    const float* up_bias;
+    float* values;
+    size_t ld;
+    ActBlock* blocks;
+    int blocks_per_token;
+};
+
+// Logits: scaled, softcapped, their largest kept per lane, stored where somebody wants them.
+struct HeadOut {
+    float scale;
+    float softcap;
+    int num_rows;         // of the matrix; lanes beyond do not count
+    float* logits;        // (count, ld)
+    size_t ld;
+    const bool* stored;   // (count,)
+    float* best;          // (count, LANES), this thread's own
+    int32_t* best_group;  // (count, LANES)
+};
+
+// One KV head of one layer and the query heads that share it, for one token.
+struct AttentionTask {
+    const float* q;  // (num_shared, head_dim), scaled already
+    int num_shared, head_dim, value_dim;
+    float softcap;
+    int page_size;
+    const uint8_t* keys;    // of page 0: (head_dim, page_size) half
+    const uint8_t* values;  // of page 0: (page_size, value_dim) half
+    size_t page_bytes;      // between pages of the pool
+    const int32_t* table;
+    int first, last;  // visible positions: [first, last)
+};
+
+struct Kernels {
+    const char* name;
+
+    void (*linear)(const Slice&, Type, int columns, const Inputs&, const LinearOut&);
+    // Slice of units: up to four gate groups, then as many up groups; `groups` of gate in the whole matrix.
+    void (*gated)(const Slice&, Type, int columns, int groups, const Inputs&, const GatedOut&);
+    void (*head)(const Slice&, Type, int columns, const Inputs&, const HeadOut&);
+    // One row of a packed group to floats.
+    void (*unpack_row)(const uint8_t* group, Type, int columns, int lane, float scale, float* out);
+
+    // `width` values of token `token` into its blocks from `first_block` on; tiles have `blocks_per_token` blocks.
+    void (*quantize)(const float* x, int width, ActBlock* tiles, int blocks_per_token, int first_block, int token);
+    // Over runs of `length` values, `width` in all.
+    void (*rms_norm)(const float* x, int width, int length, const float* weight, float eps, float* out);
+    void (*layer_norm)(const float* x, int width, const float* weight, const float* bias, float eps, float* out);
+    void (*activate)(const float* x, int width, Activation, float* out);
+    void (*gate_mul)(const float* gate, const float* up, int width, Activation, float* out);
+    void (*add_scaled)(const float* x, const float* y, float scale, int width, float* out);
+    void (*scale)(const float* x, float factor, int width, float* out);
+    void (*softcap)(const float* x, float cap, int width, float* out);
+    // One head in halves; values past `dims` are copied. out may be x. All are multiplied by `scale`.
+    void (*rope)(const float* x, int head_dim, int dims, const float* cos, const float* sin, float scale, float* out);
+
+    // Token slot `slot` of a page: keys scattered, values in a row.
+    void (*write_keys)(const float* k, int head_dim, int page_size, int slot, uint8_t* page);
+    void (*write_values)(const float* v, int value_dim, int slot, uint8_t* page);
+    // Partial of one split: per shared head PARTIAL_HEAD + round_up(value_dim, 8) floats.
+    void (*attend)(const AttentionTask&, int split, float* partial);
+    // state = state merged with partial, both as above.
+    void (*merge)(float* state, const float* partial, int num_shared, int value_dim);
+    // out (num_shared, value_dim) = values / sum; `sinks` (num_shared,) may be null.
+    void (*finish)(const float* state, int num_shared, int value_dim, const float* sinks, float* out);
+};
+
+// The named set, or the best this machine runs for "auto"; null for a set that it does not run.
+const Kernels* find_kernels(const char* name);
+const Kernels& portable_kernels();
+const Kernels& avx2_kernels();
+
+inline int value_stride(int value_dim) { return PARTIAL_HEAD + (value_dim + LANES - 1) / LANES * LANES; }
+
+inline size_t group_bytes(Type type, int columns) {
+    size_t n = static_cast<size_t>(columns);
+    switch (type) {
+        case Type::Q4_0: return n / BLOCK * 144;
+        case Type::Q4_1: return n / BLOCK * 160;
+        case Type::Q8_0: return n / BLOCK * 272;
+        case Type::F32: return n * LANES * 4;
+        default: return n * LANES * 2;
+    }
+}
+
+constexpr int UNIT_GROUPS = BLOCK / LANES;  // groups of gate, and of up, that make one block of hidden values
+
+}  // namespace localllm

@@ -1,0 +1,253 @@
+// The door to Python: plain numbers and numpy arrays in, arrays out. Long work runs without the interpreter's lock.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <thread>
+
+#include "record.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace localllm;
+
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Doubles = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Bools = nb::ndarray<const bool, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using FloatView = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
+using FloatLine = nb::ndarray<nb::numpy, float, nb::ndim<1>>;
+
+constexpr int MOST_THREADS = 256;
+
+Program* make_program(int threads, const std::string& kernels, int max_tokens, int context_length, int vocab_size,
+                      int page_size, size_t page_bytes, std::vector<int> windows, size_t state_floats) {
+    if (threads < 1 || threads > MOST_THREADS) throw std::invalid_argument("threads must be between 1 and 256");
+    if (max_tokens < 1 || context_length < 1 || vocab_size < 1 || page_size < 1 || max_tokens > (1 << 24))
+        throw std::invalid_argument("a program needs room for at least one token");
+    Limits limits;
+    limits.max_tokens = max_tokens;
+    limits.context_length = context_length;
+    limits.vocab_size = vocab_size;
+    limits.page_size = page_size;
+    limits.page_bytes = page_bytes;
+    limits.windows = std::move(windows);
+    limits.state_floats = state_floats;
+    return new Program(threads, kernels, std::move(limits));
+}
+
+RawMatrix raw_of(const Bytes& bytes, int type, long rows, long columns) {
+    return checked_raw(bytes.data(), bytes.size(), type, rows, columns);
+}
+
+int add_matrix(Program& program, const Bytes& bytes, int type, long rows, long columns) {
+    RawMatrix raw = raw_of(bytes, type, rows, columns);
+    nb::gil_scoped_release released;
+    return program.add_matrix(raw);
+}
+
+int add_gated(Program& program, const Bytes& gate, const Bytes& up, int type, long rows, long columns) {
+    RawMatrix raw_gate = raw_of(gate, type, rows, columns), raw_up = raw_of(up, type, rows, columns);
+    nb::gil_scoped_release released;
+    return program.add_gated_matrix(raw_gate, raw_up);
+}
+
+void expect(size_t size, size_t wanted, const char* what) {
+    if (size != wanted) throw std::invalid_argument(std::string(what) + " has the wrong length");
+}
+
+std::vector<int32_t> run_step(Program& program, const Ints& token_ids, const Ints& positions, const Ints& row_starts,
+                              const std::vector<IntTable>& tables, const Ints& slots, const Bools& atomic,
+                              const Ints& taken, const Bools& needs_logits, bool wants_hidden, bool keeps_inputs) {
+    size_t rows = slots.size();
+    expect(positions.size(), token_ids.size(), "positions");
+    expect(row_starts.size(), rows + 1, "row_starts");
+    expect(atomic.size(), rows, "atomic");
+    expect(needs_logits.size(), taken.size(), "needs_logits");
+    if (std::max({token_ids.size(), rows, taken.size()}) > (size_t{1} << 24))
+        throw std::invalid_argument("a step has too many tokens");
+    Step step;
+    step.num_tokens = static_cast<int>(token_ids.size());
+    step.num_rows = static_cast<int>(rows);
+    step.num_taken = static_cast<int>(taken.size());
+    step.token_ids = token_ids.data();
+    step.positions = positions.data();
+    step.row_starts = row_starts.data();
+    step.slots = slots.data();
+    step.taken = taken.data();
+    step.atomic = atomic.data();
+    step.needs_logits = needs_logits.data();
+    step.wants_hidden = wants_hidden;
+    step.keeps_inputs = keeps_inputs;
+    for (const IntTable& table : tables) {
+        expect(table.shape(0), rows, "a page table");
+        step.tables.push_back({table.data(), static_cast<int>(table.shape(1))});
+    }
+    nb::gil_scoped_release released;
+    program.run(step);
+    return program.argmax();
+}
+
+// Views live as long as the program, and show what the last step left.
+FloatView view(nb::handle owner, float* data, size_t rows, size_t width, size_t ld) {
+    return FloatView(data, {rows, width}, owner, {static_cast<int64_t>(ld), 1});
+}
+
+FloatView view_values(nb::handle self, int id, int rows) {
+    Program& program = nb::cast<Program&>(self);
+    const Buffer& buffer = program.buffer(id);
+    if (buffer.quantized || buffer.is_private) throw std::invalid_argument("only shared floats can be seen");
+    if (rows < 0 || rows > program.limits.max_tokens) throw std::invalid_argument("a buffer has fewer rows");
+    return view(self, buffer.memory.as<float>(), static_cast<size_t>(rows), static_cast<size_t>(buffer.width), buffer.ld);
+}
+
+FloatView view_logits(nb::handle self, int rows) {
+    Program& program = nb::cast<Program&>(self);
+    if (!program.logits_ld() || rows < 0 || rows > program.limits.max_tokens)
+        throw std::invalid_argument("there are no such logits");
+    return view(self, const_cast<float*>(program.logits()), static_cast<size_t>(rows),
+                static_cast<size_t>(program.limits.vocab_size), program.logits_ld());
+}
+
+FloatView view_hidden(nb::handle self, int rows, int width) {
+    Program& program = nb::cast<Program&>(self);
+    size_t bytes = static_cast<size_t>(std::max(rows, 0)) * static_cast<size_t>(std::max(width, 0)) * sizeof(float);
+    if (rows < 0 || width < 1 || bytes > program.hidden().bytes()) throw std::invalid_argument("there are no such rows");
+    return view(self, program.hidden().as<float>(), static_cast<size_t>(rows), static_cast<size_t>(width),
+                static_cast<size_t>(width));
+}
+
+FloatLine view_slot(nb::handle self, int index) {
+    Program& program = nb::cast<Program&>(self);
+    return FloatLine(program.slot(index), {program.limits.state_floats}, self);
+}
+
+Outputs outputs(int values, int blocks) { return {values, blocks}; }
+
+void bind_recording(nb::class_<Program>& program) {
+    program
+        .def("buffer", &Program::add_buffer, "width"_a, "quantized"_a, "is_private"_a, "taken"_a)
+        .def("matrix", &add_matrix, "raw"_a, "type"_a, "rows"_a, "columns"_a)
+        .def("gated_matrix", &add_gated, "gate"_a, "up"_a, "type"_a, "rows"_a, "columns"_a)
+        .def("vector", [](Program& p, const Floats& v) { return p.add_vector(v.data(), v.size()); }, "values"_a)
+        .def("angles", [](Program& p, const Doubles& f, double factor) { return p.add_angles(f.data(), f.size(), factor); },
+             "frequencies"_a, "factor"_a)
+        .def("embed", &record_embed, "matrix"_a, "of_positions"_a, "scale"_a, "out"_a)
+        .def("rms_norm",
+             [](Program& p, int x, int weight, int length, float eps, int values, int blocks) {
+                 record_rms_norm(p, x, weight, length, eps, outputs(values, blocks));
+             },
+             "x"_a, "weight"_a, "length"_a, "eps"_a, "values"_a, "blocks"_a)
+        .def("layer_norm",
+             [](Program& p, int x, int weight, int bias, float eps, int values, int blocks) {
+                 record_layer_norm(p, x, weight, bias, eps, outputs(values, blocks));
+             },
+             "x"_a, "weight"_a, "bias"_a, "eps"_a, "values"_a, "blocks"_a)
+        .def("activate",
+             [](Program& p, int x, int activation, int values, int blocks) {
+                 record_activate(p, x, activation, outputs(values, blocks));
+             },
+             "x"_a, "activation"_a, "values"_a, "blocks"_a)
+        .def("gate_mul",
+             [](Program& p, int gate, int up, int activation, int values, int blocks) {
+                 record_gate_mul(p, gate, up, activation, outputs(values, blocks));
+             },
+             "gate"_a, "up"_a, "activation"_a, "values"_a, "blocks"_a)
+        .def("add",
+             [](Program& p, int x, int y, float scale, int values, int blocks) {
+                 record_add(p, x, y, scale, outputs(values, blocks));
+             },
+             "x"_a, "y"_a, "scale"_a, "values"_a, "blocks"_a)
+        .def("scale",
+             [](Program& p, int x, float factor, int values, int blocks) {
+                 record_scale(p, x, factor, outputs(values, blocks));
+             },
+             "x"_a, "factor"_a, "values"_a, "blocks"_a)
+        .def("softcap",
+             [](Program& p, int x, float cap, int values, int blocks) {
+                 record_softcap(p, x, cap, outputs(values, blocks));
+             },
+             "x"_a, "cap"_a, "values"_a, "blocks"_a)
+        .def("quantize", &record_quantize, "x"_a, "blocks"_a)
+        .def("take_rows",
+             [](Program& p, int x, int values, int blocks) { record_take_rows(p, x, outputs(values, blocks)); }, "x"_a,
+             "values"_a, "blocks"_a)
+        .def("rope",
+             [](Program& p, int x, int head_dim, int angles, int values, int blocks) {
+                 record_rope(p, x, head_dim, angles, outputs(values, blocks));
+             },
+             "x"_a, "head_dim"_a, "angles"_a, "values"_a, "blocks"_a)
+        .def("pool", &record_pool, "x"_a)
+        .def("barrier", &record_barrier)
+        .def("linear",
+             [](Program& p, int x, int matrix, int bias, int residual, float scale, int out, bool sync) {
+                 LinearSpec spec{};
+                 spec.x = x, spec.matrix = matrix, spec.bias = bias, spec.residual = residual;
+                 spec.scale = scale, spec.out = out, spec.sync = sync;
+                 record_linear(p, spec);
+             },
+             "x"_a, "matrix"_a, "bias"_a, "residual"_a, "scale"_a, "out"_a, "sync"_a)
+        .def("gated",
+             [](Program& p, int x, int matrix, int activation, int gate_bias, int up_bias, int values, int blocks) {
+                 record_gated(p, x, matrix, activation, gate_bias, up_bias, outputs(values, blocks));
+             },
+             "x"_a, "matrix"_a, "activation"_a, "gate_bias"_a, "up_bias"_a, "values"_a, "blocks"_a)
+        .def("head", &record_head, "x"_a, "matrix"_a, "scale"_a, "softcap"_a)
+        .def("attention",
+             [](Program& p, int q, int k, int v, int turned_q, int num_heads, int num_kv_heads, int head_dim,
+                int value_dim, float scale, float softcap, int window, bool causal, int group, size_t offset, int angles,
+                int sinks, int values, int blocks) {
+                 AttentionSpec spec{num_heads, num_kv_heads, head_dim, value_dim, scale,  softcap,
+                                    window,    causal,       group,    offset,    angles, sinks};
+                 record_attention(p, q, k, v, turned_q, spec, outputs(values, blocks));
+             },
+             "q"_a, "k"_a, "v"_a, "turned_q"_a, nb::kw_only(), "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
+             "value_dim"_a, "scale"_a, "softcap"_a, "window"_a, "causal"_a, "group"_a, "offset"_a, "angles"_a, "sinks"_a,
+             "values"_a, "blocks"_a)
+        .def("short_conv", &record_short_conv, "x"_a, "weight"_a, "kernel"_a, "channels"_a, "state_offset"_a,
+             "kept_inputs"_a, "out"_a)
+        .def("route",
+             [](Program& p, int logits, int bias, int num_experts, int num_used, int scoring, bool normalize, float scale,
+                int out) { record_route(p, logits, bias, {num_experts, num_used, scoring, normalize, scale}, out); },
+             "logits"_a, "bias"_a, "num_experts"_a, "num_used"_a, "scoring"_a, "normalize"_a, "scale"_a, "out"_a)
+        .def("experts", &record_experts, "x"_a, "routing"_a, "gated"_a, "down"_a, "activation"_a, "out"_a);
+}
+
+void bind_replay(nb::class_<Program>& program) {
+    program.def("allocate", &Program::allocate, "num_pages"_a, "num_slots"_a)
+        .def("resize_pages", &Program::resize_pages, "num_pages"_a)
+        .def("copy_page", &Program::copy_page, "source"_a, "target"_a)
+        .def("slot", &view_slot, "index"_a)
+        .def("step", &run_step, "token_ids"_a, "positions"_a, "row_starts"_a, "tables"_a, "slots"_a, "atomic"_a, "taken"_a,
+             "needs_logits"_a, "wants_hidden"_a, "keeps_inputs"_a)
+        .def("values", &view_values, "buffer"_a, "rows"_a)
+        .def("logits", &view_logits, "rows"_a)
+        .def("hidden", &view_hidden, "rows"_a, "width"_a)
+        .def_prop_ro("kernels", [](const Program& p) { return std::string(p.kernels.name); })
+        .def_prop_ro("threads", &Program::threads)
+        .def_prop_ro("weight_bytes", &Program::weight_bytes)
+        .def_prop_ro("num_instructions", &Program::num_instructions);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    nb::class_<Program> program(m, "Program");
+    program.def(nb::new_([](int threads, const std::string& kernels, int max_tokens, int context_length, int vocab_size,
+                            int page_size, size_t page_bytes, std::vector<int> windows, size_t state_floats) {
+                    return make_program(threads, kernels, max_tokens, context_length, vocab_size, page_size, page_bytes,
+                                        std::move(windows), state_floats);
+                }),
+                nb::kw_only(), "threads"_a, "kernels"_a, "max_tokens"_a, "context_length"_a, "vocab_size"_a,
+                "page_size"_a, "page_bytes"_a, "windows"_a, "state_floats"_a);
+    bind_recording(program);
+    bind_replay(program);
+    m.def("has_kernels", [](const std::string& name) { return find_kernels(name.c_str()) != nullptr; }, "name"_a);
+}

@@ -1,0 +1,213 @@
+// Matrix products of one thread's rows: plain, gated, and the vocabulary head.
+#pragma once
+#include "rowwise.h"
+#include "tiles.h"
+
+namespace localllm {
+namespace {
+
+// activations that a pass over the weights works on should stay in the second-level cache
+constexpr size_t PASS_BYTES = 400 * 1024;
+
+INLINE int tokens_per_pass(int columns) {
+    size_t bytes_per_token = static_cast<size_t>(columns) * sizeof(ActBlock) / (BLOCK * TILE) + 1;
+    int tokens = static_cast<int>(PASS_BYTES / bytes_per_token) / TILE * TILE;
+    return tokens < 32 ? 32 : tokens;
+}
+
+// emit(group - first, token, sums of 8 rows) for R groups and the up to TILE tokens from `token` on
+template <class W, int R, bool AHEAD, class Emit>
+INLINE void one_tile(const uint8_t* w, size_t stride, int columns, const Inputs& in, int token, int count, Emit emit) {
+    alignas(32) float sums[2 * TILE * LANES];
+#define CASE(T)                                                             \
+    W::template tile<R, T, AHEAD>(w, stride, columns, in, token, sums);     \
+    for (int r = 0; r < R; r++)                                             \
+        for (int t = 0; t < T; t++) emit(r, token + t, load(sums + (r * T + t) * LANES));
+    switch (count) {
+        case 1: { CASE(1) } break;
+        case 2: { CASE(2) } break;
+        case 3: { CASE(3) } break;
+        default: { CASE(4) }
+    }
+#undef CASE
+}
+
+// Groups in a row with the `count` tokens from `token` on; emit(group, token, sums). `ahead`: weights come from memory.
+// `paired`: two groups at once. With one or two tokens memory is the limit, and one stream reads faster than two.
+template <class W, class Emit>
+INLINE void tile_groups(const uint8_t* w, size_t stride, int groups, int columns, const Inputs& in, int token, int count,
+                        bool ahead, bool paired, Emit emit) {
+    int group = 0;
+    auto put = [&](int r, int t, F8 sums) { emit(group + r, t, sums); };
+    if constexpr (W::PAIRED)
+        if (paired)
+            for (; group + 1 < groups; group += 2) {
+                const uint8_t* at = w + static_cast<size_t>(group) * stride;
+                if (ahead)
+                    one_tile<W, 2, true>(at, stride, columns, in, token, count, put);
+                else
+                    one_tile<W, 2, false>(at, stride, columns, in, token, count, put);
+            }
+    for (; group < groups; group++) {
+        const uint8_t* at = w + static_cast<size_t>(group) * stride;
+        if (ahead)
+            one_tile<W, 1, true>(at, stride, columns, in, token, count, put);
+        else
+            one_tile<W, 1, false>(at, stride, columns, in, token, count, put);
+    }
+}
+
+template <class W, class Emit>
+INLINE void product(const Slice& w, size_t stride, int columns, const Inputs& in, int first, int last, Emit emit) {
+    bool paired = W::PAIRED && last - first > 2;
+    int step = paired ? 2 : 1;
+    for (int group = 0; group < w.num_groups; group += step) {
+        int size = w.num_groups - group < step ? w.num_groups - group : step;
+        const uint8_t* at = w.data + static_cast<size_t>(group) * stride;
+        for (int token = first; token < last; token += TILE)
+            tile_groups<W>(at, stride, size, columns, in, token, last - token < TILE ? last - token : TILE,
+                           token == first, paired, [&](int g, int t, F8 sums) { emit(group + g, t, sums); });
+    }
+}
+
+template <class Body>
+INLINE void with_format(Type type, Body body) {
+    switch (type) {
+        case Type::Q4_0: body(FourBit<false>{}); break;
+        case Type::Q4_1: body(FourBit<true>{}); break;
+        case Type::Q8_0: body(EightBit{}); break;
+        case Type::F16: body(Floats<PlainF16>{}); break;
+        case Type::BF16: body(Floats<PlainBF16>{}); break;
+        case Type::F32: body(Floats<PlainF32>{}); break;
+    }
+}
+
+// Passes over the slice, a bounded number of tokens each.
+template <class Body>
+INLINE void passes(int count, int columns, Body body) {
+    int step = tokens_per_pass(columns);
+    for (int first = 0; first < count; first += step) body(first, count - first < step ? count : first + step);
+}
+
+void linear(const Slice& w, Type type, int columns, const Inputs& in, const LinearOut& out) {
+    with_format(type, [&](auto format) {
+        using W = decltype(format);
+        passes(in.count, columns, [&](int first, int last) {
+            product<W>(w, group_bytes(type, columns), columns, in, first, last,
+                       [&](int group, int token, F8 sums) {
+                           size_t row = static_cast<size_t>(w.first_group + group) * LANES;
+                           if (out.bias) sums = sums + load(out.bias + row);
+                           if (out.residual) {
+                               F8 before = load(out.residual + static_cast<size_t>(token) * out.residual_ld + row);
+                               sums = before + sums * all(out.scale);
+                           }
+                           store(out.y + static_cast<size_t>(token) * out.ld + row, sums);
+                       });
+        });
+    });
+}
+
+// A unit of hidden values of one tile of tokens, while it is in the first-level cache.
+struct Hidden {
+    alignas(32) float gate[TILE][BLOCK];
+    alignas(32) float up[TILE][BLOCK];
+};
+
+INLINE void emit_hidden(Hidden& hidden, int unit, int num_groups, int token, const GatedOut& out) {
+    int lane = token % TILE;
+    size_t row = static_cast<size_t>(unit) * BLOCK;
+    for (int i = 0; i < num_groups * LANES; i += LANES) {
+        F8 gate = load(hidden.gate[lane] + i), up = load(hidden.up[lane] + i);
+        if (out.gate_bias) gate = gate + load(out.gate_bias + row + i);
+        if (out.up_bias) up = up + load(out.up_bias + row + i);
+        store(hidden.gate[lane] + i, gate_times_up(gate, up, out.activation));
+    }
+    if (out.blocks) {
+        size_t tile = static_cast<size_t>(token / TILE) * static_cast<size_t>(out.blocks_per_token);
+        quantize_block(hidden.gate[lane], out.blocks[tile + static_cast<size_t>(unit)], lane);
+    }
+    if (out.values)
+        for (int i = 0; i < num_groups * LANES; i += LANES)
+            store(out.values + static_cast<size_t>(token) * out.ld + row + i, load(hidden.gate[lane] + i));
+}
+
+void gated(const Slice& w, Type type, int columns, int groups, const Inputs& in, const GatedOut& out) {
+    with_format(type, [&](auto format) {
+        using W = decltype(format);
+        size_t stride = group_bytes(type, columns);
+        passes(in.count, columns, [&](int first, int last) {
+            const uint8_t* at = w.data;
+            for (int unit = w.first_group; unit < w.first_group + w.num_groups; unit++) {
+                int size = groups - unit * UNIT_GROUPS < UNIT_GROUPS ? groups - unit * UNIT_GROUPS : UNIT_GROUPS;
+                // all of a tile's gate and up rows, then on: the unit's weights stay near
+                for (int token = first; token < last; token += TILE) {
+                    int end = last - token < TILE ? last : token + TILE;
+                    Hidden hidden;
+                    auto put = [&](int group, int t, F8 sums) {
+                        float* to = group < size ? hidden.gate[t % TILE] + group * LANES
+                                                 : hidden.up[t % TILE] + (group - size) * LANES;
+                        store(to, sums);
+                    };
+                    tile_groups<W>(at, stride, 2 * size, columns, in, token, end - token, token == first,
+                                   last - first > 2, put);
+                    for (int t = token; t < end; t++) emit_hidden(hidden, unit, size, t, out);
+                }
+                at += stride * static_cast<size_t>(2 * size);
+            }
+        });
+    });
+}
+
+// -inf in all lanes but the first `count`
+INLINE F8 only_first(F8 x, int count) {
+    float lanes[LANES];
+    store(lanes, x);
+    for (int lane = count; lane < LANES; lane++) lanes[lane] = -INFINITY;
+    return load(lanes);
+}
+
+// The first group of the largest value, per lane.
+INLINE void keep_best(F8 x, int group, float* best, int32_t* best_group) {
+#ifdef LOCALLLM_AVX2
+    F8 before = load(best), greater = _mm256_cmp_ps(x, before, _CMP_GT_OQ);
+    __m256i* groups = reinterpret_cast<__m256i*>(best_group);
+    store(best, _mm256_blendv_ps(before, x, greater));
+    __m256i kept = _mm256_blendv_epi8(_mm256_loadu_si256(groups), _mm256_set1_epi32(group), _mm256_castps_si256(greater));
+    _mm256_storeu_si256(groups, kept);
+#else
+    for (int lane = 0; lane < LANES; lane++)
+        if (x[lane] > best[lane]) {
+            best[lane] = x[lane];
+            best_group[lane] = group;
+        }
+#endif
+}
+
+void head(const Slice& w, Type type, int columns, const Inputs& in, const HeadOut& out) {
+    with_format(type, [&](auto format) {
+        using W = decltype(format);
+        for (int t = 0; t < in.count; t++) {
+            store(out.best + t * LANES, all(-INFINITY));
+            for (int lane = 0; lane < LANES; lane++) out.best_group[t * LANES + lane] = w.first_group;
+        }
+        passes(in.count, columns, [&](int first, int last) {
+            product<W>(w, group_bytes(type, columns), columns, in, first, last, [&](int group, int token, F8 sums) {
+                int row = (w.first_group + group) * LANES;
+                if (out.scale != 1.0f) sums = sums * all(out.scale);
+                if (out.softcap != 0.0f) sums = tanh8(sums / all(out.softcap)) * all(out.softcap);
+                if (out.stored[token]) store(out.logits + static_cast<size_t>(token) * out.ld + row, sums);
+                if (row + LANES > out.num_rows) sums = only_first(sums, out.num_rows - row);
+                keep_best(sums, w.first_group + group, out.best + token * LANES, out.best_group + token * LANES);
+            });
+        });
+    });
+}
+
+void unpack_row(const uint8_t* group, Type type, int columns, int lane, float factor, float* out) {
+    with_format(type, [&](auto format) { decltype(format)::unpack(group, columns, lane, out); });
+    if (factor != 1.0f)
+        for (int c = 0; c < columns; c++) out[c] *= factor;
+}
+
+}  // namespace
+}  // namespace localllm

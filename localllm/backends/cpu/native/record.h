@@ -1,0 +1,69 @@
+// What the recorder may append to a program. Ids name buffers, matrices and vectors of the program; NONE: not there.
+// Every function checks that shapes agree and throws std::invalid_argument otherwise, so replay does not have to.
+#pragma once
+#include "program.h"
+
+namespace localllm {
+
+constexpr int NONE = -1;
+
+// Where a row goes: as floats, as quantized blocks, or both.
+struct Outputs {
+    int values = NONE;
+    int blocks = NONE;
+};
+
+// rows.cpp
+void record_embed(Program&, int matrix, bool of_positions, float scale, int out);
+void record_rms_norm(Program&, int x, int weight, int length, float eps, Outputs out);
+void record_layer_norm(Program&, int x, int weight, int bias, float eps, Outputs out);
+void record_activate(Program&, int x, int activation, Outputs out);
+void record_gate_mul(Program&, int gate, int up, int activation, Outputs out);
+void record_add(Program&, int x, int y, float scale, Outputs out);
+void record_scale(Program&, int x, float factor, Outputs out);
+void record_softcap(Program&, int x, float cap, Outputs out);
+void record_quantize(Program&, int x, int blocks);
+void record_take_rows(Program&, int x, Outputs out);
+void record_rope(Program&, int x, int head_dim, int angles, Outputs out);
+void record_pool(Program&, int x);
+void record_barrier(Program&);
+
+// products.cpp
+struct LinearSpec {
+    int x, matrix;
+    int bias = NONE;
+    int residual = NONE;  // y = residual + product * scale
+    float scale = 1.0f;
+    int out;
+    bool sync = true;  // false where the next instruction reads none of it
+};
+void record_linear(Program&, const LinearSpec& spec);
+void record_gated(Program&, int x, int matrix, int activation, int gate_bias, int up_bias, Outputs out);
+void record_head(Program&, int x, int matrix, float scale, float softcap);
+
+// attention.cpp
+struct AttentionSpec {
+    int num_heads, num_kv_heads, head_dim, value_dim;
+    float scale, softcap;
+    int window;  // 0: all
+    bool causal;
+    int group;                // of page tables
+    size_t offset;            // bytes from a page's start to this layer's room
+    int angles = NONE;        // rotation fused into the write, or none
+    int sinks = NONE;
+};
+void record_attention(Program&, int q, int k, int v, int turned_q, const AttentionSpec& spec, Outputs out);
+void record_short_conv(Program&, int x, int weight, int kernel, int channels, size_t state_offset, int kept_inputs, int out);
+
+// experts.cpp
+struct RouteSpec {
+    int num_experts, num_used;
+    int scoring;  // 0: softmax, 1: sigmoid, 2: softmax over the chosen
+    bool normalize;
+    float scale;
+};
+void record_route(Program&, int logits, int bias, const RouteSpec& spec, int out);
+void record_experts(Program&, int x, int routing, const std::vector<int>& gated, const std::vector<int>& down,
+                    int activation, int out);
+
+}  // namespace localllm

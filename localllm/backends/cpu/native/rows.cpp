@@ -1,0 +1,318 @@
+// Instructions that work token by token.
+#include <cstring>
+#include <stdexcept>
+
+#include "record.h"
+#include "sizes.h"
+
+namespace localllm {
+
+namespace {
+
+// One row at a time, into floats, blocks, or both; private outputs are computed by every member when there is one row.
+struct RowWise : Instruction {
+    Buffer* values = nullptr;
+    Buffer* blocks = nullptr;
+    int width = 0;
+
+    // Fills `out` with the row's `width` floats.
+    virtual void compute(Program& program, int index, int tid, float* out) = 0;
+
+    void run(Program& program, int tid) override {
+        int count = program.count(taken);
+        if (program.is_single(taken, is_private)) return one(program, 0, tid);
+        Span span = share(count, tid, program.threads());
+        for (int index = span.first; index < span.last; index++) one(program, index, tid);
+    }
+
+private:
+    void one(Program& program, int index, int tid) {
+        float* out = values ? program.row(*values, index, tid) : program.scratch(tid);
+        compute(program, index, tid, out);
+        if (blocks) program.quantize(out, width, *blocks, 0, index, tid);
+    }
+};
+
+void check_activation(int activation) {
+    if (activation < 0 || activation > static_cast<int>(Activation::swiglu_oai))
+        throw std::invalid_argument("unknown activation");
+}
+
+void bind(Program& program, std::unique_ptr<RowWise> instruction, int width, Outputs out) {
+    RowWise& row = *instruction;
+    row.width = width;
+    row.values = out.values == NONE ? nullptr : &program.buffer(out.values);
+    row.blocks = out.blocks == NONE ? nullptr : &program.buffer(out.blocks);
+    const Buffer* first = row.values ? row.values : row.blocks;
+    if (!first) throw std::invalid_argument("a row must go somewhere");
+    for (const Buffer* buffer : {row.values, row.blocks})
+        if (buffer && (buffer->width != width || buffer->taken != first->taken || buffer->is_private != first->is_private))
+            throw std::invalid_argument("the outputs of a row differ in shape or place");
+    if (row.values && row.values->quantized) throw std::invalid_argument("floats cannot go to a quantized buffer");
+    if (row.blocks && !row.blocks->quantized) throw std::invalid_argument("blocks must go to a quantized buffer");
+    row.taken = first->taken;
+    row.is_private = first->is_private;
+    program.need_scratch(round_up(static_cast<size_t>(width), 16));
+    program.add(std::move(instruction));
+}
+
+const Buffer& floats(Program& program, int id) {
+    const Buffer& buffer = program.buffer(id);
+    if (buffer.quantized) throw std::invalid_argument("floats are needed here");
+    return buffer;
+}
+
+void same_rows(const Buffer& x, Program& program, Outputs out) {
+    const Buffer& y = program.buffer(out.values != NONE ? out.values : out.blocks);
+    if (x.taken != y.taken) throw std::invalid_argument("rows of tokens and taken rows are mixed");
+}
+
+const float* weights(Program& program, int id, int width) {
+    if (id == NONE) return nullptr;
+    const std::vector<float>& vector = program.vector(id);
+    if (vector.size() < static_cast<size_t>(width)) throw std::invalid_argument("a vector is too short");
+    return vector.data();
+}
+
+struct Embed : RowWise {
+    const Matrix* matrix;
+    bool of_positions;
+    float scale;
+    void compute(Program& program, int index, int, float* out) override {
+        int row = (of_positions ? program.step().positions : program.step().token_ids)[index];
+        program.kernels.unpack_row(matrix->group(row / LANES), matrix->type, matrix->columns, row % LANES, scale, out);
+    }
+};
+
+struct RmsNorm : RowWise {
+    const Buffer* x;
+    const float* weight;
+    int length;
+    float eps;
+    void compute(Program& program, int index, int tid, float* out) override {
+        program.kernels.rms_norm(program.row(*x, index, tid), width, length, weight, eps, out);
+    }
+};
+
+struct LayerNorm : RowWise {
+    const Buffer* x;
+    const float *weight, *bias;
+    float eps;
+    void compute(Program& program, int index, int tid, float* out) override {
+        program.kernels.layer_norm(program.row(*x, index, tid), width, weight, bias, eps, out);
+    }
+};
+
+struct Activate : RowWise {
+    const Buffer* x;
+    Activation activation;
+    void compute(Program& program, int index, int tid, float* out) override {
+        program.kernels.activate(program.row(*x, index, tid), width, activation, out);
+    }
+};
+
+struct GateMul : RowWise {
+    const Buffer *gate, *up;
+    Activation activation;
+    void compute(Program& program, int index, int tid, float* out) override {
+        program.kernels.gate_mul(program.row(*gate, index, tid), program.row(*up, index, tid), width, activation, out);
+    }
+};
+
+struct Add : RowWise {
+    const Buffer *x, *y;
+    float scale;
+    void compute(Program& program, int index, int tid, float* out) override {
+        program.kernels.add_scaled(program.row(*x, index, tid), program.row(*y, index, tid), scale, width, out);
+    }
+};
+
+struct Scale : RowWise {
+    const Buffer* x;
+    float factor;
+    void compute(Program& program, int index, int tid, float* out) override {
+        program.kernels.scale(program.row(*x, index, tid), factor, width, out);
+    }
+};
+
+struct Softcap : RowWise {
+    const Buffer* x;
+    float cap;
+    void compute(Program& program, int index, int tid, float* out) override {
+        program.kernels.softcap(program.row(*x, index, tid), cap, width, out);
+    }
+};
+
+struct Copy : RowWise {
+    const Buffer* x;
+    bool gathers;  // rows of x are tokens, ours are the taken ones
+    void compute(Program& program, int index, int tid, float* out) override {
+        int from = gathers ? program.step().taken[index] : index;
+        std::memcpy(out, program.row(*x, from, tid), static_cast<size_t>(width) * sizeof(float));
+    }
+};
+
+struct Quantize : Instruction {
+    const Buffer *x, *blocks;
+    void run(Program& program, int tid) override {
+        Span span = share(program.count(taken), tid, program.threads());
+        if (program.is_single(taken, is_private)) span = {0, 1};
+        for (int index = span.first; index < span.last; index++)
+            program.quantize(program.row(*x, index, tid), x->width, *blocks, 0, index, tid);
+    }
+};
+
+struct Rope : RowWise {
+    const Buffer* x;
+    const Angles* angles;
+    int head_dim;
+    void compute(Program& program, int index, int tid, float* out) override {
+        const float* in = program.row(*x, index, tid);
+        for (int first = 0; first < width; first += head_dim)
+            program.kernels.rope(in + first, head_dim, 2 * angles->half(), angles->cos(index), angles->sin(index), 1.0f,
+                                 out + first);
+    }
+};
+
+struct Pool : Instruction {
+    const Buffer* x;
+    void run(Program& program, int tid) override { program.keep_hidden(*x, tid); }
+};
+
+struct Barrier : Instruction {
+    void run(Program&, int) override {}
+};
+
+}  // namespace
+
+void record_embed(Program& program, int matrix, bool of_positions, float scale, int out) {
+    auto embed = std::make_unique<Embed>();
+    embed->matrix = &program.matrix(matrix);
+    embed->of_positions = of_positions;
+    embed->scale = scale;
+    int needed = of_positions ? program.limits.context_length : program.limits.vocab_size;
+    if (embed->matrix->rows < needed) throw std::invalid_argument("the embedding has fewer rows than there are ids");
+    int width = embed->matrix->columns;
+    bind(program, std::move(embed), width, {out, NONE});
+}
+
+void record_rms_norm(Program& program, int x, int weight, int length, float eps, Outputs out) {
+    auto norm = std::make_unique<RmsNorm>();
+    norm->x = &floats(program, x);
+    norm->weight = weights(program, weight, length);
+    norm->length = length;
+    norm->eps = eps;
+    if (length <= 0 || norm->x->width % length) throw std::invalid_argument("a norm does not divide its input");
+    same_rows(*norm->x, program, out);
+    int width = norm->x->width;
+    bind(program, std::move(norm), width, out);
+}
+
+void record_layer_norm(Program& program, int x, int weight, int bias, float eps, Outputs out) {
+    auto norm = std::make_unique<LayerNorm>();
+    norm->x = &floats(program, x);
+    norm->weight = weights(program, weight, norm->x->width);
+    norm->bias = weights(program, bias, norm->x->width);
+    norm->eps = eps;
+    same_rows(*norm->x, program, out);
+    int width = norm->x->width;
+    bind(program, std::move(norm), width, out);
+}
+
+void record_activate(Program& program, int x, int activation, Outputs out) {
+    check_activation(activation);
+    auto activate = std::make_unique<Activate>();
+    activate->x = &floats(program, x);
+    activate->activation = static_cast<Activation>(activation);
+    same_rows(*activate->x, program, out);
+    int width = activate->x->width;
+    bind(program, std::move(activate), width, out);
+}
+
+void record_gate_mul(Program& program, int gate, int up, int activation, Outputs out) {
+    check_activation(activation);
+    auto mul = std::make_unique<GateMul>();
+    mul->gate = &floats(program, gate);
+    mul->up = &floats(program, up);
+    mul->activation = static_cast<Activation>(activation);
+    if (mul->gate->width != mul->up->width) throw std::invalid_argument("gate and up differ in width");
+    same_rows(*mul->gate, program, out);
+    int width = mul->gate->width;
+    bind(program, std::move(mul), width, out);
+}
+
+void record_add(Program& program, int x, int y, float scale, Outputs out) {
+    auto add = std::make_unique<Add>();
+    add->x = &floats(program, x);
+    add->y = &floats(program, y);
+    add->scale = scale;
+    if (add->x->width != add->y->width) throw std::invalid_argument("the terms of a sum differ in width");
+    same_rows(*add->x, program, out);
+    same_rows(*add->y, program, out);
+    int width = add->x->width;
+    bind(program, std::move(add), width, out);
+}
+
+void record_scale(Program& program, int x, float factor, Outputs out) {
+    auto scale = std::make_unique<Scale>();
+    scale->x = &floats(program, x);
+    scale->factor = factor;
+    same_rows(*scale->x, program, out);
+    int width = scale->x->width;
+    bind(program, std::move(scale), width, out);
+}
+
+void record_softcap(Program& program, int x, float cap, Outputs out) {
+    auto softcap = std::make_unique<Softcap>();
+    softcap->x = &floats(program, x);
+    softcap->cap = cap;
+    same_rows(*softcap->x, program, out);
+    int width = softcap->x->width;
+    bind(program, std::move(softcap), width, out);
+}
+
+void record_quantize(Program& program, int x, int blocks) {
+    auto quantize = std::make_unique<Quantize>();
+    quantize->x = &floats(program, x);
+    quantize->blocks = &program.buffer(blocks);
+    const Buffer& out = *quantize->blocks;
+    if (!out.quantized || out.width != quantize->x->width || out.taken != quantize->x->taken)
+        throw std::invalid_argument("quantized rows differ in shape from their floats");
+    quantize->taken = out.taken;
+    quantize->is_private = out.is_private;
+    program.add(std::move(quantize));
+}
+
+void record_take_rows(Program& program, int x, Outputs out) {
+    auto copy = std::make_unique<Copy>();
+    copy->x = &floats(program, x);
+    copy->gathers = true;
+    if (copy->x->taken || !program.buffer(out.values != NONE ? out.values : out.blocks).taken)
+        throw std::invalid_argument("rows are taken from tokens");
+    int width = copy->x->width;
+    bind(program, std::move(copy), width, out);
+}
+
+void record_rope(Program& program, int x, int head_dim, int angles, Outputs out) {
+    auto rope = std::make_unique<Rope>();
+    rope->x = &floats(program, x);
+    rope->angles = &program.angles(angles);
+    rope->head_dim = head_dim;
+    if (head_dim <= 0 || rope->x->width % head_dim || 2 * rope->angles->half() > head_dim || rope->x->taken)
+        throw std::invalid_argument("heads cannot be turned so");
+    same_rows(*rope->x, program, out);
+    int width = rope->x->width;
+    bind(program, std::move(rope), width, out);
+}
+
+void record_pool(Program& program, int x) {
+    auto pool = std::make_unique<Pool>();
+    pool->x = &floats(program, x);
+    if (pool->x->taken) throw std::invalid_argument("pooling needs all tokens");
+    program.use_hidden(pool->x->width);
+    program.add(std::move(pool));
+}
+
+void record_barrier(Program& program) { program.add(std::make_unique<Barrier>()); }
+
+}  // namespace localllm

@@ -1,0 +1,140 @@
+// Work on one token's row: norms, activations, sums, rotation, quantizing. Rows are padded to whole lanes with zeros.
+#pragma once
+#include "kernels.h"
+#include "lanes.h"
+
+namespace localllm {
+namespace {
+
+INLINE F8 activated(F8 x, Activation activation) {
+    switch (activation) {
+        case Activation::silu: return x * sigmoid8(x);
+        case Activation::gelu: return x * (all(1.0f) + each_erf(x * all(0.70710678f))) * all(0.5f);
+        case Activation::gelu_tanh: {
+            F8 inner = all(0.79788456f) * (x + all(0.044715f) * x * x * x);
+            return x * (all(1.0f) + tanh8(inner)) * all(0.5f);
+        }
+        case Activation::relu: return max(x, all(0.0f));
+        case Activation::relu2: return max(x, all(0.0f)) * max(x, all(0.0f));
+        default: return x;
+    }
+}
+
+INLINE F8 gate_times_up(F8 gate, F8 up, Activation activation) {
+    if (activation != Activation::swiglu_oai) return activated(gate, activation) * up;
+    gate = min(gate, all(7.0f));  // gpt-oss: both limited, and a sharper sigmoid
+    up = max(min(up, all(7.0f)), all(-7.0f));
+    return gate * sigmoid8(gate * all(1.702f)) * (up + all(1.0f));
+}
+
+// 32 values to lane `t`: scale = largest magnitude / 127. Below 1e-30 everything is zero: the reciprocal would overflow.
+INLINE void quantize_block(const float* x, ActBlock& out, int t) {
+    constexpr float SMALLEST = 1e-30f;
+#ifdef LOCALLLM_AVX2
+    F8 v0 = load(x), v1 = load(x + 8), v2 = load(x + 16), v3 = load(x + 24), sign = all(-0.0f);
+    F8 a = max(_mm256_andnot_ps(sign, v0), _mm256_andnot_ps(sign, v1));
+    F8 b = max(_mm256_andnot_ps(sign, v2), _mm256_andnot_ps(sign, v3));
+    float most = largest(max(a, b)), scale = most / 127.0f;
+    F8 inverse = all(most > SMALLEST ? 127.0f / most : 0.0f);
+    __m256i i0 = _mm256_cvtps_epi32(v0 * inverse), i1 = _mm256_cvtps_epi32(v1 * inverse);
+    __m256i i2 = _mm256_cvtps_epi32(v2 * inverse), i3 = _mm256_cvtps_epi32(v3 * inverse);
+    __m256i sums = _mm256_add_epi32(_mm256_add_epi32(i0, i1), _mm256_add_epi32(i2, i3));
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1));
+    i0 = _mm256_packs_epi16(_mm256_packs_epi32(i0, i1), _mm256_packs_epi32(i2, i3));
+    i0 = _mm256_permutevar8x32_epi32(i0, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.q[t]), i0);
+    out.scale[t] = scale;
+    out.sum[t] = scale * static_cast<float>(_mm_cvtsi128_si32(half));
+#else
+    float most = 0.0f;
+    for (int i = 0; i < BLOCK; i++) most = std::fabs(x[i]) > most ? std::fabs(x[i]) : most;
+    float scale = most / 127.0f, inverse = most > SMALLEST ? 127.0f / most : 0.0f;
+    int sum = 0;
+    for (int i = 0; i < BLOCK; i++) {
+        float scaled = std::nearbyintf(x[i] * inverse);
+        // a NaN or an infinity among the inputs must not become an undefined conversion
+        int q = scaled >= -127.0f && scaled <= 127.0f ? static_cast<int>(scaled) : -127;
+        out.q[t][i] = static_cast<int8_t>(q);
+        sum += q;
+    }
+    out.scale[t] = scale;
+    out.sum[t] = scale * static_cast<float>(sum);
+#endif
+}
+
+void quantize(const float* x, int width, ActBlock* tiles, int blocks_per_token, int first_block, int token) {
+    ActBlock* tile = tiles + static_cast<size_t>(token / TILE) * static_cast<size_t>(blocks_per_token) + first_block;
+    for (int b = 0; b < width / BLOCK; b++) quantize_block(x + b * BLOCK, tile[b], token % TILE);
+}
+
+INLINE float sum_of_squares(const float* x, int length) {
+    F8 even = all(0.0f), odd = all(0.0f);
+    int i = 0;
+    for (; i + 2 * LANES <= length; i += 2 * LANES) {
+        F8 a = load(x + i), b = load(x + i + LANES);
+        even = fma(a, a, even);
+        odd = fma(b, b, odd);
+    }
+    float sum = total(even + odd);
+    for (; i < length; i++) sum += x[i] * x[i];
+    return sum;
+}
+
+void rms_norm(const float* x, int width, int length, const float* weight, float eps, float* out) {
+    for (int first = 0; first < width; first += length) {
+        const float* run = x + first;
+        float factor = 1.0f / std::sqrt(sum_of_squares(run, length) / static_cast<float>(length) + eps);
+        int i = 0;
+        for (; i + LANES <= length; i += LANES)
+            store(out + first + i, load(run + i) * all(factor) * load(weight + i));
+        for (; i < length; i++) out[first + i] = run[i] * factor * weight[i];
+    }
+}
+
+void layer_norm(const float* x, int width, const float* weight, const float* bias, float eps, float* out) {
+    F8 lanes = all(0.0f);
+    int i = 0;
+    for (; i + LANES <= width; i += LANES) lanes = lanes + load(x + i);
+    float sum = total(lanes);
+    for (; i < width; i++) sum += x[i];
+    float mean = sum / static_cast<float>(width);
+    for (i = 0; i < width; i++) out[i] = x[i] - mean;
+    float factor = 1.0f / std::sqrt(sum_of_squares(out, width) / static_cast<float>(width) + eps);
+    for (i = 0; i < width; i++) out[i] = out[i] * factor * weight[i] + (bias ? bias[i] : 0.0f);
+}
+
+void activate_rows(const float* x, int width, Activation activation, float* out) {
+    for (int i = 0; i < width; i += LANES) store(out + i, activated(load(x + i), activation));
+}
+void gate_mul(const float* gate, const float* up, int width, Activation activation, float* out) {
+    for (int i = 0; i < width; i += LANES) store(out + i, gate_times_up(load(gate + i), load(up + i), activation));
+}
+void add_scaled(const float* x, const float* y, float factor, int width, float* out) {
+    for (int i = 0; i < width; i += LANES) store(out + i, load(x + i) + load(y + i) * all(factor));
+}
+void scale_rows(const float* x, float factor, int width, float* out) {
+    for (int i = 0; i < width; i += LANES) store(out + i, load(x + i) * all(factor));
+}
+void softcap_rows(const float* x, float cap, int width, float* out) {
+    for (int i = 0; i < width; i += LANES) store(out + i, tanh8(load(x + i) / all(cap)) * all(cap));
+}
+
+void rope(const float* x, int head_dim, int dims, const float* cos, const float* sin, float factor, float* out) {
+    int half = dims / 2, i = 0;
+    for (; i + LANES <= half; i += LANES) {
+        F8 a = load(x + i), b = load(x + half + i), c = load(cos + i), s = load(sin + i);
+        store(out + i, (a * c - b * s) * all(factor));
+        store(out + half + i, (b * c + a * s) * all(factor));
+    }
+    for (; i < half; i++) {
+        float a = x[i], b = x[half + i];
+        out[i] = (a * cos[i] - b * sin[i]) * factor;
+        out[half + i] = (b * cos[i] + a * sin[i]) * factor;
+    }
+    for (i = dims; i < head_dim; i++) out[i] = x[i] * factor;
+}
+
+}  // namespace
+}  // namespace localllm

@@ -1,0 +1,306 @@
+// Products of R groups of packed rows with T tokens. Sums go through memory, so a tile may use every register.
+//
+// All tiles of a type compute the same float operations per (row, token): block by block, d * a first, then the offset.
+#pragma once
+#include "kernels.h"
+#include "lanes.h"
+
+namespace localllm {
+namespace {
+
+// the distance that was fastest on the machines measured: three packed blocks short of a page
+constexpr int PREFETCH_BYTES = 3072;
+
+INLINE const ActBlock* tile_of(const Inputs& in, int token, int columns) {
+    return in.blocks + static_cast<size_t>(token / TILE) * static_cast<size_t>(columns / BLOCK);
+}
+
+// ---- 4 bits: half d[8], with an offset half m[8], then 4 x 32 bytes (lane, 4 bytes): low nibbles hold columns 4j..4j+3,
+// ---- high nibbles columns 16+4j..
+
+template <bool HAS_MIN>
+struct FourBit {
+    static constexpr int BYTES = HAS_MIN ? 160 : 144;
+    static constexpr int QUANTS = HAS_MIN ? 32 : 16;
+    static constexpr bool PAIRED = true;
+
+    INLINE static void scales(const uint8_t* w, F8& d, F8& m) {
+        d = load_half(w);
+        if constexpr (HAS_MIN)
+            m = load_half(w + 16);
+        else
+            m = d * all(-8.0f);
+    }
+
+    INLINE static void ahead(const uint8_t* w, int block) {
+        prefetch(w + PREFETCH_BYTES);
+        prefetch(w + PREFETCH_BYTES + 64);
+        if (block & 1) prefetch(w + PREFETCH_BYTES + 128);
+    }
+
+#ifdef LOCALLLM_AVX2
+    INLINE static __m256i low(const uint8_t* w, int j) {
+        const __m256i* q = reinterpret_cast<const __m256i*>(w + QUANTS);
+        return _mm256_and_si256(_mm256_loadu_si256(q + j), _mm256_set1_epi8(15));
+    }
+    INLINE static __m256i high(const uint8_t* w, int j) {
+        const __m256i* q = reinterpret_cast<const __m256i*>(w + QUANTS);
+        return _mm256_and_si256(_mm256_srli_epi16(_mm256_loadu_si256(q + j), 4), _mm256_set1_epi8(15));
+    }
+    INLINE static __m256i four(const int8_t* q) {
+        int32_t word;
+        std::memcpy(&word, q, 4);
+        return _mm256_set1_epi32(word);
+    }
+    INLINE static F8 finish(__m256i sums16, F8 d, F8 m, const ActBlock& a, int t, F8 sum) {
+        F8 exact = _mm256_cvtepi32_ps(_mm256_madd_epi16(sums16, _mm256_set1_epi16(1)));
+        sum = fma(exact, d * all_at(a.scale + t), sum);
+        return fma(m, all_at(a.sum + t), sum);
+    }
+
+    template <int T, bool AHEAD>
+    INLINE static void one_group(const uint8_t* w, int num_blocks, const ActBlock* a, float* out) {
+        F8 sum[T];
+        for (int t = 0; t < T; t++) sum[t] = all(0.0f);
+        for (int b = 0; b < num_blocks; b++, w += BYTES, a++) {
+            if (AHEAD) ahead(w, b);
+            __m256i part[T];
+            {
+                __m256i w0 = low(w, 0), w1 = low(w, 1), w2 = low(w, 2), w3 = low(w, 3);
+                KEEP_ALL(w0, w1, w2, w3);
+#pragma GCC unroll 4
+                for (int t = 0; t < T; t++) part[t] = dots(w0, w1, w2, w3, a->q[t]);
+            }
+            {
+                __m256i w0 = high(w, 0), w1 = high(w, 1), w2 = high(w, 2), w3 = high(w, 3);
+                KEEP_ALL(w0, w1, w2, w3);
+#pragma GCC unroll 4
+                for (int t = 0; t < T; t++)  // 8 products of 15 * 127 pairs fit in 16 bits: 30480
+                    part[t] = _mm256_add_epi16(part[t], dots(w0, w1, w2, w3, a->q[t] + 16));
+            }
+            F8 d, m;
+            scales(w, d, m);
+#pragma GCC unroll 4
+            for (int t = 0; t < T; t++) sum[t] = finish(part[t], d, m, *a, t, sum[t]);
+        }
+        for (int t = 0; t < T; t++) store(out + t * LANES, sum[t]);
+    }
+    INLINE static __m256i dots(__m256i w0, __m256i w1, __m256i w2, __m256i w3, const int8_t* q) {
+        __m256i left = _mm256_add_epi16(_mm256_maddubs_epi16(w0, four(q)), _mm256_maddubs_epi16(w1, four(q + 4)));
+        __m256i right = _mm256_add_epi16(_mm256_maddubs_epi16(w2, four(q + 8)), _mm256_maddubs_epi16(w3, four(q + 12)));
+        return _mm256_add_epi16(left, right);
+    }
+
+    // Two groups by quarter blocks: every broadcast of activations feeds both, and 4 weights + 2T sums fit 16 registers.
+    template <int T, bool AHEAD>
+    static __attribute__((noinline)) void two_groups(const uint8_t* w, size_t stride, int num_blocks,
+                                                     const ActBlock* a, float* out) {
+        for (int t = 0; t < 2 * T; t++) store(out + t * LANES, all(0.0f));
+        for (int b = 0; b < num_blocks; b++, w += BYTES, a++) {
+            if (AHEAD) {
+                ahead(w, b);
+                ahead(w + stride, b);
+            }
+            const uint8_t* v = w + stride;
+            __m256i s[T], u[T];
+#define QUARTER(FIRST, PART, J, OFFSET)                                                           \
+    {                                                                                             \
+        __m256i w0 = PART(w, J), w1 = PART(w, J + 1), v0 = PART(v, J), v1 = PART(v, J + 1);       \
+        KEEP_ALL(w0, w1, v0, v1);                                                                 \
+        _Pragma("GCC unroll 4") for (int t = 0; t < T; t++) {                                     \
+            __m256i x = four(a->q[t] + OFFSET);                                                   \
+            __m256i p = _mm256_maddubs_epi16(w0, x), o = _mm256_maddubs_epi16(v0, x);             \
+            s[t] = FIRST ? p : _mm256_add_epi16(s[t], p);                                         \
+            u[t] = FIRST ? o : _mm256_add_epi16(u[t], o);                                         \
+            x = four(a->q[t] + OFFSET + 4);                                                       \
+            s[t] = _mm256_add_epi16(s[t], _mm256_maddubs_epi16(w1, x));                           \
+            u[t] = _mm256_add_epi16(u[t], _mm256_maddubs_epi16(v1, x));                           \
+            KEEP_BOTH(s[t], u[t]);                                                                \
+        }                                                                                         \
+    }
+            QUARTER(true, low, 0, 0)
+            QUARTER(false, low, 2, 8)
+            QUARTER(false, high, 0, 16)
+            QUARTER(false, high, 2, 24)
+#undef QUARTER
+            F8 d, m, e, n;
+            scales(w, d, m);
+            scales(v, e, n);
+#pragma GCC unroll 4
+            for (int t = 0; t < T; t++) {
+                float *first = out + t * LANES, *second = out + (T + t) * LANES;
+                store(first, finish(s[t], d, m, *a, t, load(first)));
+                store(second, finish(u[t], e, n, *a, t, load(second)));
+            }
+        }
+    }
+#else
+    template <int T, bool AHEAD>
+    static void one_group(const uint8_t* w, int num_blocks, const ActBlock* a, float* out) {
+        F8 sum[T];
+        for (int t = 0; t < T; t++) sum[t] = all(0.0f);
+        for (int b = 0; b < num_blocks; b++, w += BYTES, a++) {
+            int8_t low[4 * 32], high[4 * 32];
+            for (int i = 0; i < 128; i++) {
+                low[i] = static_cast<int8_t>(w[QUANTS + i] & 15);
+                high[i] = static_cast<int8_t>(w[QUANTS + i] >> 4);
+            }
+            F8 d, m;
+            scales(w, d, m);
+            for (int t = 0; t < T; t++) {
+                int32_t exact[LANES] = {};
+                for (int j = 0; j < 4; j++)
+                    for (int lane = 0; lane < LANES; lane++)
+                        for (int c = 0; c < 4; c++)
+                            exact[lane] += low[j * 32 + lane * 4 + c] * a->q[t][j * 4 + c] +
+                                           high[j * 32 + lane * 4 + c] * a->q[t][16 + j * 4 + c];
+                F8 x;
+                for (int lane = 0; lane < LANES; lane++) x[lane] = static_cast<float>(exact[lane]);
+                sum[t] = fma(x, d * all(a->scale[t]), sum[t]);
+                sum[t] = fma(m, all(a->sum[t]), sum[t]);
+            }
+        }
+        for (int t = 0; t < T; t++) store(out + t * LANES, sum[t]);
+    }
+    template <int T, bool AHEAD>
+    static void two_groups(const uint8_t* w, size_t stride, int num_blocks, const ActBlock* a, float* out) {
+        one_group<T, AHEAD>(w, num_blocks, a, out);
+        one_group<T, AHEAD>(w + stride, num_blocks, a, out + T * LANES);
+    }
+#endif
+
+    template <int R, int T, bool AHEAD>
+    INLINE static void tile(const uint8_t* w, size_t stride, int columns, const Inputs& in, int token, float* out) {
+        const ActBlock* a = tile_of(in, token, columns);
+        if constexpr (R == 2)
+            two_groups<T, AHEAD>(w, stride, columns / BLOCK, a, out);
+        else
+            one_group<T, AHEAD>(w, columns / BLOCK, a, out);
+    }
+
+    static void unpack(const uint8_t* w, int columns, int lane, float* out) {
+        for (int b = 0; b < columns / BLOCK; b++, w += BYTES, out += BLOCK) {
+            uint16_t bits[2];
+            std::memcpy(&bits[0], w + 2 * lane, 2);
+            std::memcpy(&bits[1], w + (HAS_MIN ? 16 : 0) + 2 * lane, 2);
+            float d = from_half(bits[0]), m = HAS_MIN ? from_half(bits[1]) : d * -8.0f;
+            for (int i = 0; i < 16; i++) {
+                uint8_t byte = w[QUANTS + i / 4 * 32 + lane * 4 + i % 4];
+                out[i] = d * static_cast<float>(byte & 15) + m;
+                out[i + 16] = d * static_cast<float>(byte >> 4) + m;
+            }
+        }
+    }
+};
+
+// ---- 8 bits: half d[8], then 8 x 32 bytes (lane, 4 bytes)
+
+struct EightBit {
+    static constexpr int BYTES = 272;
+    static constexpr int QUANTS = 16;
+    static constexpr bool PAIRED = false;
+
+    template <int R, int T, bool AHEAD>
+    INLINE static void tile(const uint8_t* w, size_t, int columns, const Inputs& in, int token, float* out) {
+        static_assert(R == 1, "8-bit rows go one group at a time");
+        const ActBlock* a = tile_of(in, token, columns);
+        F8 sum[T];
+        for (int t = 0; t < T; t++) sum[t] = all(0.0f);
+        for (int b = 0; b < columns / BLOCK; b++, w += BYTES, a++) {
+            if (AHEAD)
+                for (int line = 0; line < 4 + (b & 1); line++) prefetch(w + PREFETCH_BYTES + 64 * line);
+            F8 d = load_half(w);
+#ifdef LOCALLLM_AVX2
+            __m256i part[T];
+            const __m256i* q = reinterpret_cast<const __m256i*>(w + QUANTS);
+#pragma GCC unroll 8
+            for (int j = 0; j < 8; j++) {
+                __m256i v = _mm256_loadu_si256(q + j), magnitude = _mm256_abs_epi8(v);
+#pragma GCC unroll 4
+                for (int t = 0; t < T; t++) {  // one pair of products is all that 16 bits hold
+                    __m256i x = _mm256_sign_epi8(FourBit<true>::four(a->q[t] + 4 * j), v);
+                    __m256i p = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), _mm256_set1_epi16(1));
+                    part[t] = j ? _mm256_add_epi32(part[t], p) : p;
+                }
+            }
+            for (int t = 0; t < T; t++)
+                sum[t] = fma(_mm256_cvtepi32_ps(part[t]), d * all_at(a->scale + t), sum[t]);
+#else
+            for (int t = 0; t < T; t++) {
+                int32_t exact[LANES] = {};
+                const int8_t* q = reinterpret_cast<const int8_t*>(w + QUANTS);
+                for (int j = 0; j < 8; j++)
+                    for (int lane = 0; lane < LANES; lane++)
+                        for (int c = 0; c < 4; c++) exact[lane] += q[j * 32 + lane * 4 + c] * a->q[t][j * 4 + c];
+                F8 x;
+                for (int lane = 0; lane < LANES; lane++) x[lane] = static_cast<float>(exact[lane]);
+                sum[t] = fma(x, d * all(a->scale[t]), sum[t]);
+            }
+#endif
+        }
+        for (int t = 0; t < T; t++) store(out + t * LANES, sum[t]);
+    }
+
+    static void unpack(const uint8_t* w, int columns, int lane, float* out) {
+        for (int b = 0; b < columns / BLOCK; b++, w += BYTES, out += BLOCK) {
+            uint16_t bits;
+            std::memcpy(&bits, w + 2 * lane, 2);
+            float d = from_half(bits);
+            const int8_t* q = reinterpret_cast<const int8_t*>(w + QUANTS);
+            for (int i = 0; i < BLOCK; i++) out[i] = d * static_cast<float>(q[i / 4 * 32 + lane * 4 + i % 4]);
+        }
+    }
+};
+
+// ---- floats: per column the 8 rows' values; even and odd columns have a sum each
+
+struct PlainF32 {
+    static constexpr int VALUE_BYTES = 4;
+    INLINE static F8 values(const uint8_t* w) { return load(reinterpret_cast<const float*>(w)); }
+};
+struct PlainF16 {
+    static constexpr int VALUE_BYTES = 2;
+    INLINE static F8 values(const uint8_t* w) { return load_half(w); }
+};
+struct PlainBF16 {
+    static constexpr int VALUE_BYTES = 2;
+    INLINE static F8 values(const uint8_t* w) { return load_bfloat(w); }
+};
+
+template <class Plain>
+struct Floats {
+    static constexpr size_t COLUMN_BYTES = LANES * Plain::VALUE_BYTES;
+    static constexpr bool PAIRED = false;
+
+    template <int R, int T, bool AHEAD>
+    INLINE static void tile(const uint8_t* w, size_t, int columns, const Inputs& in, int token, float* out) {
+        static_assert(R == 1, "float rows go one group at a time");
+        const float* x = in.values + static_cast<size_t>(token) * in.ld;
+        F8 even[T], odd[T];
+        for (int t = 0; t < T; t++) even[t] = odd[t] = all(0.0f);
+        int c = 0;
+        for (; c + 1 < columns; c += 2, w += 2 * COLUMN_BYTES) {
+            if (AHEAD && c % 4 == 0) prefetch(w + PREFETCH_BYTES);
+            F8 w0 = Plain::values(w), w1 = Plain::values(w + COLUMN_BYTES);
+#pragma GCC unroll 4
+            for (int t = 0; t < T; t++) {
+                even[t] = fma(w0, all_at(x + t * in.ld + c), even[t]);
+                odd[t] = fma(w1, all_at(x + t * in.ld + c + 1), odd[t]);
+            }
+        }
+        if (c < columns)
+            for (int t = 0; t < T; t++) even[t] = fma(Plain::values(w), all_at(x + t * in.ld + c), even[t]);
+        for (int t = 0; t < T; t++) store(out + t * LANES, even[t] + odd[t]);
+    }
+
+    static void unpack(const uint8_t* w, int columns, int lane, float* out) {
+        for (int c = 0; c < columns; c++, w += COLUMN_BYTES) {
+            float lanes[LANES];
+            store(lanes, Plain::values(w));
+            out[c] = lanes[lane];
+        }
+    }
+};
+
+}  // namespace
+}  // namespace localllm

@@ -1,0 +1,69 @@
+"""Weights into the program: matrices repacked, vectors as floats, each once; the file's pages are given back."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localllm.backends.cpu._native import Program
+from localllm.backends.cpu.nodes import Weight
+from localllm.formats.blocks import decode
+from localllm.models.source import WeightSource
+
+NONE = -1
+"""What the native side takes for "not there"."""
+
+
+class Pack:
+    """Ids of packed weights by name. Packing in the order of execution puts weights in that order in memory."""
+
+    def __init__(self, program: Program, source: WeightSource) -> None:
+        self._program = program
+        self._source = source
+        self._matrices: dict[str, int] = {}
+        self._vectors: dict[str, int] = {}
+
+    def matrix(self, weight: Weight) -> int:
+        if weight.name not in self._matrices:
+            raw, (rows, columns) = self._raw(weight), weight.shape
+            self._matrices[weight.name] = self._program.matrix(raw, int(weight.type), rows, columns)
+            self._source.release(weight.name)
+        return self._matrices[weight.name]
+
+    def gated(self, gate: Weight, up: Weight) -> int:
+        rows, columns = gate.shape
+        packed = self._program.gated_matrix(self._raw(gate), self._raw(up), int(gate.type), rows, columns)
+        self._release(gate, up)
+        return packed
+
+    def experts(self, weight: Weight) -> list[int]:
+        num_experts, rows, columns = weight.shape
+        parts = self._raw(weight).reshape(num_experts, -1)
+        packed = [self._program.matrix(part, int(weight.type), rows, columns) for part in parts]
+        self._release(weight)
+        return packed
+
+    def gated_experts(self, gate: Weight, up: Weight) -> list[int]:
+        num_experts, rows, columns = gate.shape
+        gates, ups = (self._raw(weight).reshape(num_experts, -1) for weight in (gate, up))
+        kind = int(gate.type)
+        packed = [self._program.gated_matrix(*pair, kind, rows, columns) for pair in zip(gates, ups, strict=True)]
+        self._release(gate, up)
+        return packed
+
+    def vector(self, weight: Weight | None) -> int:
+        """Any tensor as a flat run of floats; NONE for no weight."""
+        if weight is None:
+            return NONE
+        if weight.name not in self._vectors:
+            values = decode(weight.type, self._source.raw(weight.name), weight.shape).reshape(-1)
+            self._vectors[weight.name] = self._program.vector(np.ascontiguousarray(values, np.float32))
+            self._source.release(weight.name)
+        return self._vectors[weight.name]
+
+    def _raw(self, weight: Weight) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(self._source.raw(weight.name)).reshape(-1)
+
+    def _release(self, *weights: Weight) -> None:
+        for weight in weights:
+            self._source.release(weight.name)
