@@ -217,6 +217,7 @@ WORLDS = (
         World(f"blocks of {kind.name}", type=kind)
         for kind in (BlockType.F16, BlockType.BF16, BlockType.Q8_0, BlockType.Q4_0, BlockType.Q4_1)
     ),
-    World("experts in Q8_0", routed(), type=BlockType.Q8_0),
+    # all of them used: where inputs are rounded, a choice between two nearly equal experts may fall either way
+    World("experts in Q8_0", routed(num_used=6), type=BlockType.Q8_0),
 )
 BY_NAME = {world.name: world for world in WORLDS}
