@@ -1,7 +1,9 @@
 """`localllm run` and `chat`: one answer, or a conversation. They start the daemon, and pull missing models."""
 
+import select
 import shutil
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from localllm.client import Client
     from localllm.settings import Settings
 
+PATIENCE_S = 3.0
 SHOW_AFTER_S = 0.3  # a model that is loaded sooner needs no progress line
 
 Verbose = Annotated[bool, typer.Option("--verbose", help="Print timings to stderr after each answer.")]
@@ -110,9 +113,17 @@ def chat(
 
 def whole_prompt(words: list[str]) -> str:
     """What was piped in, then the words of the command line, with blanks between."""
-    piped = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read().decode("utf-8", "replace")
+    piped = "" if sys.stdin is None or sys.stdin.isatty() else read_piped()
     joined = " ".join(part for part in (piped, *words) if part)
     return joined if joined.strip() else ""
+
+
+def read_piped() -> str:
+    """All of stdin. A pipe that stays open and silent is mentioned: nobody could guess what is being waited for."""
+    with suppress(OSError, ValueError):  # not everything that can be read can be waited for
+        if not select.select([sys.stdin], [], [], PATIENCE_S)[0]:
+            sys.stderr.write("waiting for the end of the text on stdin (`< /dev/null` sends none)\n")
+    return sys.stdin.buffer.read().decode("utf-8", "replace")
 
 
 def look_of(invocation: Invocation, *, hides_thinking: bool, wraps: bool) -> Look:
