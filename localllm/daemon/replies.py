@@ -10,13 +10,16 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from localllm import wire
 from localllm.daemon.failures import error_from
-from localllm.daemon.incremental import TextCutter, open_cutter
+from localllm.daemon.incremental import TextCutter, ToolCall, open_cutter
 from localllm.daemon.resident import Resident
 from localllm.errors import ContextExceeded, LocalLLMError
+
+if TYPE_CHECKING:
+    from localllm.tokens.markup import MarkupSpec
 
 logger = logging.getLogger("localllm.daemon")
 
@@ -25,7 +28,8 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One sequence to run, prompt already in ids. `stop` are strings, `stop_ids` tokens that end it."""
+    """One sequence to run, prompt already in ids. `stop` are strings, `stop_ids` tokens that end it. `markup` says how
+    the answer marks reasoning and tool calls, `keep_special` which special tokens those marks are."""
 
     prompt: list[int]
     sampling: wire.SamplingParams
@@ -39,6 +43,8 @@ class Ask:
     priority: int = 0
     cache_salt: str = ""
     is_chat: bool = False
+    markup: "MarkupSpec | None" = None
+    keep_special: tuple[int, ...] = ()
     prompt_text: str = ""
 
 
@@ -53,7 +59,7 @@ class Piece:
     index: int
     text: str = ""
     reasoning: str = ""
-    tool_calls: list[dict[str, str]] = field(default_factory=list)
+    tool_calls: list[ToolCall] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     logprobs: list[wire.TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[wire.TokenLogprobs] = field(default_factory=list)

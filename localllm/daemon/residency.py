@@ -42,6 +42,14 @@ def available_memory_bytes() -> int:
     return int(psutil.virtual_memory().available)
 
 
+def import_text_side() -> None:
+    """Import what the first model will need, while nobody waits for it yet."""
+    import localllm.runtime.load
+    import localllm.tokens.chat
+    import localllm.tokens.markup
+    import localllm.tokens.stream  # noqa: F401  # the import is all that is wanted
+
+
 def load_text(entry: Entry) -> "TextSide":
     """The tokenizer and template of a model, read in the daemon only. The template's first rendering is done here,
     while the weights load: it starts the process that renders."""
@@ -79,6 +87,7 @@ class Sources:
     library: LibraryLike
     load_text: "Callable[[Entry], TextSide]" = load_text
     worker_command: Sequence[str] = WORKER_COMMAND
+    warm_up: Callable[[], None] = import_text_side
     available_memory_bytes: Callable[[], int] = available_memory_bytes
     clock: Callable[[], float] = time.monotonic
 
@@ -101,6 +110,10 @@ class Residency:
         self._num_waiting = 0
         self._is_closed = False
         self.crashes = CrashLog(sources.clock)
+
+    def warm_up(self) -> None:
+        """Do in the background what the first request would have to wait for."""
+        self._pool.submit(self._sources.warm_up)
 
     # ---- for requests
 

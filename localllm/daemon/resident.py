@@ -105,6 +105,15 @@ class Resident:
         if self._sinks.pop(request_id, None) is not None and self._process is not None:
             self._process.send(wire.Cancel(request_id))
 
+    async def settled(self, timeout_s: float) -> None:
+        """Wait until the snapshot no longer shows sequences of streams that have ended."""
+        deadline = time.monotonic() + timeout_s
+        while self.state == "ready" and self._shows_ended_streams() and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+
+    def _shows_ended_streams(self) -> bool:
+        return self.snapshot is not None and not self._sinks and bool(self.snapshot.sequences)
+
     # ---- its life
 
     async def live(self) -> None:

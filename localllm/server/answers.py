@@ -107,9 +107,9 @@ def message_of(piece: Piece) -> dict[str, Any]:
 def tool_calls(piece: Piece, *, with_index: bool) -> list[dict[str, Any]]:
     calls = []
     for call in piece.tool_calls:
-        shown: dict[str, Any] = {"index": int(call["index"])} if with_index else {}
-        shown |= {"id": call["id"], "type": "function"}
-        calls.append(shown | {"function": {"name": call["name"], "arguments": call["arguments"]}})
+        shown: dict[str, Any] = {"index": call.index} if with_index else {}
+        function = {"name": call.name, "arguments": call.arguments}
+        calls.append({**shown, "id": call.id, "type": "function", "function": function})
     return calls
 
 

@@ -84,6 +84,7 @@ class Daemon:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        self.residency.warm_up()
         yield
         await self.residency.close()
 
@@ -168,7 +169,7 @@ class _Logged:
 
 def library_of(settings: Settings) -> Sources:
     """The real store behind the daemon."""
-    from localllm.store.library import Library  # deferred: the store comes with the first request
+    from localllm.store.library import Library  # deferred: tests bring a library of their own
 
     return Sources(library=Library(settings))
 

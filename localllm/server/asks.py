@@ -20,6 +20,7 @@ from localllm.store.entry import Entry
 
 if TYPE_CHECKING:
     from localllm.runtime.load import TextSide
+    from localllm.tokens.markup import MarkupSpec
     from localllm.tokens.tokenizer import Tokenizer
 
 _SAMPLING: tuple[tuple[str, str], ...] = (
@@ -113,13 +114,31 @@ def _copies(ask: Ask, count: int) -> list[Ask]:
 def chat_asks(request: ChatRequest, entry: Entry, text: "TextSide", settings: Settings, vocab_size: int) -> list[Ask]:
     """One sequence per choice. Slow (template and tokenizer): not for the event loop."""
     ask = _ask(request, entry, text, settings, vocab_size)
+    tools = request.tools if request.tool_choice != "none" else None
     prompt = chat_prompt(
-        request.messages, request.tools if request.tool_choice != "none" else None, entry, text,
+        request.messages, tools, entry, text,
         add_generation_prompt=request.add_generation_prompt is not False,
     )  # fmt: skip
     ids = text.tokenizer.encode(prompt, add_special=False, parse_special=True)
     top = (request.top_logprobs or 0) if request.logprobs else None
-    return _copies(replace(ask, prompt=ids, prompt_text=prompt, top_logprobs=top, is_chat=True), request.n or 1)
+    markup = markup_of(text, prompt, tools)
+    keep = _tag_ids(markup.visible_tags(), text.tokenizer) if markup else ()
+    ask = replace(ask, prompt=ids, prompt_text=prompt, top_logprobs=top, is_chat=True, markup=markup, keep_special=keep)
+    return _copies(ask, request.n or 1)
+
+
+def markup_of(text: "TextSide", prompt: str, tools: Sequence[Mapping[str, Any]] | None) -> "MarkupSpec | None":
+    """How answers to this prompt are marked up; None where all of it is content."""
+    from localllm.tokens.markup import detect_markup  # deferred: the text side of the first model has brought it
+
+    spec = detect_markup(text.template.source).for_tools(tools).for_prompt(prompt)
+    return spec if spec.reasoning or spec.tools or spec.is_harmony else None
+
+
+def _tag_ids(tags: Sequence[str], tokenizer: "Tokenizer") -> tuple[int, ...]:
+    """Tags that are tokens of their own."""
+    encoded = [tokenizer.encode(tag, add_special=False, parse_special=True) for tag in tags]
+    return tuple(ids[0] for ids in encoded if len(ids) == 1)
 
 
 def chat_prompt(

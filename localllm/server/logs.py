@@ -45,3 +45,4 @@ def start_logging(settings: Settings, *, is_foreground: bool) -> None:
     root = logging.getLogger()
     root.handlers = handlers
     root.setLevel(settings.log_level.upper())
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its words about starting and ending double ours

@@ -19,6 +19,7 @@ from localllm.server.http import EventStream, Json, attended, error_object, read
 from localllm.settings import Settings
 
 PROGRESS_EVERY_S = 0.1
+SETTLE_S = 0.3
 
 
 class Manage:
@@ -30,6 +31,9 @@ class Manage:
         self._shut_down = shut_down
 
     async def ps(self, request: Request) -> Response:
+        """What is loaded. Waits a moment for counts that are known to be old: engines publish ten times a second."""
+        for resident in self._residency.residents():
+            await resident.settled(SETTLE_S)
         return Json({"models": model_rows(self._residency)})
 
     async def load(self, request: Request) -> Response:
@@ -167,7 +171,8 @@ def _ready_part(resident: Resident) -> dict[str, Any]:
     if ready is None:
         return {}
     return {
-        "processor": f"100% {ready.device.upper()}" if len(ready.device) <= 4 else f"100% {ready.device}",
+        "processor": "100% CPU" if ready.device.startswith("cpu") else "100% GPU",
+        "device": ready.device,
         "backend": ready.backend,
         "context_length": ready.context_length,
         "pages_total": ready.num_pages,

@@ -68,6 +68,8 @@ class ToyTokenizer:
 
 
 class ToyTemplate:
+    source = "<think></think><tool_call>"
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
