@@ -17,7 +17,7 @@ CONFIG = Branch(
     "Read and change settings.",
     {
         "get": Leaf("config:get", "Print the value of one setting."),
-        "set": Leaf("config:set_value", "Write one setting to the config file."),
+        "set": Leaf("config:set_value", "Write one setting to the config file.", takes_dashes=True),
         "unset": Leaf("config:unset", "Remove one setting from the config file."),
         "list": Leaf("config:list_all", "List all settings and the values in force."),
     },

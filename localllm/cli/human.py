@@ -1,4 +1,4 @@
-"""Sizes, counts, ages and tables as people read them. The formats are Ollama's, so that scripts and eyes carry over."""
+"""Sizes, ages and tables as people read them. The formats are Ollama's, so that scripts and eyes carry over."""
 
 import math
 import unicodedata
@@ -17,15 +17,6 @@ def size_text(size_bytes: float) -> str:
             value = size_bytes / unit
             return f"{value:.1f} {name}" if value < 10 and value != int(value) else f"{int(value)} {name}"
     return f"{int(size_bytes)} B"
-
-
-def count_text(count: int) -> str:
-    """`8.2B`, `70B`, `334.09M`, `12K`, `999`."""
-    if count >= 10**9:
-        return f"{count // 10**9}B" if count % 10**9 == 0 else f"{count / 10**9:.1f}B"
-    if count >= 10**6:
-        return f"{count // 10**6}M" if count % 10**6 == 0 else f"{count / 10**6:.2f}M"
-    return f"{count / 10**3:.0f}K" if count >= 10**3 else str(count)
 
 
 def duration_text(seconds: float) -> str:

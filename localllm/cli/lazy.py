@@ -13,12 +13,16 @@ CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 class Leaf(NamedTuple):
-    """One command: where its function is (`module:name` below localllm.cli), what it does, where help lists it."""
+    """One command: where its function is (`module:name` below localllm.cli), what it does, where help lists it.
+
+    `takes_dashes`: an argument may be `-1`.
+    """
 
     target: str
     help: str
     section: str = "Commands"
     is_hidden: bool = False
+    takes_dashes: bool = False
 
 
 class Branch(NamedTuple):
@@ -72,7 +76,8 @@ def _build_command(name: str, leaf: Leaf) -> Any:
     module_name, _, function_name = leaf.target.partition(":")
     function = getattr(import_module(f"localllm.cli.{module_name}"), function_name)
     app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=CONTEXT_SETTINGS)
-    app.command(name, cls=QuickCommand, context_settings=CONTEXT_SETTINGS)(function)
+    context_settings = {**CONTEXT_SETTINGS, "ignore_unknown_options": leaf.takes_dashes}
+    app.command(name, cls=QuickCommand, context_settings=context_settings)(function)
     return _quick(typer.main.get_command(app))
 
 

@@ -16,7 +16,8 @@ from tests.cli.conftest import ROOT
 PATIENCE_S = 20.0
 # the command line as installed, but for the daemon it finds
 DRIVER = """
-import sys
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C comes through the terminal
 import localllm.cli.connect as connect
 from localllm.client import Client
 url = sys.argv.pop()
@@ -40,7 +41,6 @@ class Terminal:
             stderr=theirs,
             env={**os.environ, **own},
             start_new_session=True,
-            preexec_fn=_own_terminal,
         )
         os.close(theirs)
         self._seen = ""
@@ -84,9 +84,3 @@ class Terminal:
         except OSError:
             raise AssertionError(f"the program ended; the screen held {self._seen!r}") from None
         return re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]|\r", "", raw.decode())
-
-
-def _own_terminal() -> None:
-    import fcntl
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

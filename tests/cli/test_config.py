@@ -24,6 +24,11 @@ def test_a_value_that_was_set_is_in_force_and_its_origin_is_the_file(cli: Cli) -
     assert cli("config", "get", "keep_alive", "--origin").out == "1h    config file\n"
 
 
+def test_for_ever_is_minus_one_and_no_option(cli: Cli) -> None:
+    assert cli("config", "set", "keep_alive", "-1").code == 0
+    assert cli("config", "get", "keep_alive").out == "-1\n"
+
+
 def test_unset_brings_the_default_back(cli: Cli) -> None:
     cli("config", "set", "port", "12000")
     assert cli("config", "unset", "port").code == 0

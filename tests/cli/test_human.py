@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from localllm.cli.human import (
     age_text,
-    count_text,
     display_width,
     duration_text,
     size_text,
@@ -33,21 +32,6 @@ HOUR, DAY = 3600, 86400
 )
 def test_sizes_are_decimal_with_one_digit_below_ten(size: int, shown: str) -> None:
     assert size_text(size) == shown
-
-
-@pytest.mark.parametrize(
-    ("count", "shown"),
-    [
-        (8_200_000_000, "8.2B"),
-        (70_000_000_000, "70B"),
-        (334_090_000, "334.09M"),
-        (135_000_000, "135M"),
-        (12_400, "12K"),
-        (999, "999"),
-    ],
-)
-def test_counts_have_the_digits_people_know_from_model_names(count: int, shown: str) -> None:
-    assert count_text(count) == shown
 
 
 @pytest.mark.parametrize(
