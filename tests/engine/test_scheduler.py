@@ -107,6 +107,25 @@ def test_the_newest_of_the_lowest_priority_is_preempted_first() -> None:
     assert "a" not in first
 
 
+def test_a_cached_prefix_that_is_shared_again_counts_as_memory_taken() -> None:
+    engine = engine_on(fake(), num_pages=12, token_budget=64)
+    answers_of(engine, [ask("past", range(24), 1)])  # leaves 6 cached pages
+    engine.add(ask("running", [50] * 17, 8))  # holds 5, and will hold 6
+    engine.step()
+    engine.add(ask("next", range(25), 8))  # needs the 6 cached ones and another
+    drain(engine)
+    assert engine.snapshot().num_preemptions == 0
+
+
+def test_nobody_is_admitted_into_the_last_page_that_a_running_sequence_needs() -> None:
+    engine = engine_on(fake(), num_pages=4, token_budget=64)
+    engine.add(ask("running", range(10), 4))  # holds 3, and will hold 4
+    engine.step()
+    engine.add(ask("next", [50], 9))
+    drain(engine)
+    assert engine.snapshot().num_preemptions == 0
+
+
 def test_waiting_counts_as_priority() -> None:
     assert rank_at(0, step=0) > rank_at(1, step=AGING_STEPS + 1)
     assert rank_at(0, step=0) < rank_at(1, step=AGING_STEPS - 1)
