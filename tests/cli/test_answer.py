@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from localllm.cli.answer import AnswerWriter, Look, Words
 from localllm.cli.human import display_width
+from localllm.cli.invocation import Invocation
 from localllm.client import ChatChunk
+from tests.cli.test_progress import Screen
 
 WIDTH = 12
 
@@ -82,3 +84,18 @@ def test_thinking_is_grey_where_there_is_colour() -> None:
 def test_an_answer_that_is_thought_only_still_closes_its_block() -> None:
     shown = written(Look(is_terminal=True, has_color=True), ChatChunk(reasoning="hm"))
     assert shown.rstrip("\n").endswith("\x1b[0m")
+
+
+@pytest.mark.parametrize(
+    ("environment", "may_color", "expected"),
+    [({}, True, True), ({"NO_COLOR": "1"}, True, False), ({"TERM": "dumb"}, True, False), ({}, False, False)],
+)
+def test_colour_needs_a_terminal_and_nobody_who_objects(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], may_color: bool, expected: bool
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Invocation(may_color=may_color).has_color(Screen()) is expected
+    assert Invocation(may_color=may_color).has_color(io.StringIO()) is False
