@@ -12,14 +12,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from localllm.engine.limits import Limits
 from localllm.engine.memory import Memory
 from localllm.engine.scheduler import Scheduler, rank_at
 from localllm.engine.sequence import Sequence as Running
 from localllm.engine.step import Backend, RowResult, StepResult, Want
 from localllm.engine.views import Counters, snapshot
 from localllm.engine.whole import joined
-from localllm.errors import ContextExceeded, InvalidRequest, LocalLLMError, NotEnoughMemory
-from localllm.wire import MAX_LOGPROBS, FinishReason, Snapshot, Submit, TokenChunk
+from localllm.errors import InvalidRequest, LocalLLMError
+from localllm.wire import FinishReason, Snapshot, Submit, TokenChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +70,19 @@ class Engine:
         self._num_added = 0
         self._num_planned = 0
         self._held_back: list[TokenChunk] = []
-        self._longest = self.memory.longest_sequence(context_length)
+        self.limits = Limits(
+            context_length=context_length,
+            vocab_size=backend.vocab_size,
+            longest=self.memory.longest_sequence(context_length),
+            longest_atomic=self.memory.longest_sequence(context_length, atomic=True),
+        )
 
     # ---- requests
 
     def add(self, submit: Submit) -> None:
         """Queue a sequence. InvalidRequest names a bad field; ContextExceeded and NotEnoughMemory mean that it could
         never run, however long it waited."""
-        limit = self._checked_limit(submit)
+        limit = self.limits.end_of(submit)
         seed = submit.sampling.seed
         self._queue(submit, limit=limit, seed=secrets.randbits(63) if seed is None else seed)
 
@@ -101,42 +107,6 @@ class Engine:
         self._sequences[submit.request_id] = sequence
         self.scheduler.add(sequence)
         return sequence
-
-    def _checked_limit(self, submit: Submit) -> int:
-        """The length at which the sequence ends at the latest; the errors of `add`."""
-        submit.sampling.checked()
-        self._check_ids(submit.prompt, "prompt")
-        self._check_ids(submit.sampling.logit_bias, "logit_bias")
-        num_prompt, max_tokens = len(submit.prompt), submit.max_tokens
-        if max_tokens is not None and max_tokens < 0:
-            raise InvalidRequest(f"max_tokens must not be negative, not {max_tokens}", param="max_tokens")
-        self._check_logprobs(submit.top_logprobs, "top_logprobs")
-        self._check_logprobs(submit.prompt_logprobs, "prompt_logprobs")
-        self._check_length(num_prompt, at_least=0 if max_tokens == 0 else 1)
-        # the last token of a sequence is never computed, so that it needs no room
-        end = min(self.context_length, self._longest + 1)
-        return end if max_tokens is None else min(end, num_prompt + max_tokens)
-
-    def _check_ids(self, ids: Sequence[int] | dict[int, float], param: str) -> None:
-        if param == "prompt" and not ids:
-            raise InvalidRequest("the prompt is empty", param=param)
-        if ids and (min(ids) < 0 or max(ids) >= self._backend.vocab_size):
-            raise InvalidRequest(f"{param} names a token outside 0..{self._backend.vocab_size - 1}", param=param)
-
-    def _check_logprobs(self, number: int | None, param: str) -> None:
-        if number is not None and not 0 <= number <= MAX_LOGPROBS:
-            raise InvalidRequest(f"{param} must be between 0 and {MAX_LOGPROBS}, not {number}", param=param)
-
-    def _check_length(self, num_prompt: int, *, at_least: int, atomic: bool = False) -> None:
-        if num_prompt + at_least > self.context_length:
-            raise ContextExceeded(num_prompt, self.context_length)
-        longest = self.memory.longest_sequence(self.context_length, atomic=True) if atomic else self._longest
-        if num_prompt > longest:
-            raise NotEnoughMemory(
-                f"the prompt has {num_prompt} tokens, but the memory for this model holds {longest}",
-                hint="shorten the prompt, or give the model more memory (setting kv_pages)",
-                param="messages",
-            )
 
     # ---- steps
 
@@ -265,8 +235,7 @@ class Engine:
         sequences go on meanwhile; their chunks come with the next `step`. Errors as of `add`, or the row's own.
         """
         for prompt in prompts:
-            self._check_ids(list(prompt), "prompt")
-            self._check_length(len(prompt), at_least=0, atomic=atomic)
+            self.limits.check_prompt(prompt, num_more=0, atomic=atomic)
         sequences = [self._queue_whole(prompt, want, atomic) for prompt in prompts]
         try:
             while any(not sequence.is_finished for sequence in sequences):

@@ -6,9 +6,9 @@ Models with recurrent state share a prefix only where a checkpoint of the state 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
+from localllm.engine.checkpoints import Checkpoints
 from localllm.engine.pages import ChainHash, PagePool
 from localllm.engine.sequence import Holding, Sequence
 from localllm.engine.step import (
@@ -32,36 +32,6 @@ class Hit:
     num_pages: int
     tables: tuple[tuple[PageId, ...], ...]
     checkpoint: CheckpointId | None = None
-
-
-class Checkpoints:
-    """Which states are kept, least recently used first. Ids are reused, so their number is bounded."""
-
-    def __init__(self, capacity: int) -> None:
-        self._unused = [CheckpointId(number) for number in reversed(range(capacity))]
-        self._kept: OrderedDict[ChainHash, CheckpointId] = OrderedDict()
-
-    def find(self, chain: ChainHash) -> CheckpointId | None:
-        return self._kept.get(chain)
-
-    def use(self, chain: ChainHash) -> None:
-        self._kept.move_to_end(chain)
-
-    def keep(self, chain: ChainHash) -> CheckpointId | None:
-        """An id to save the state after `chain` under; None when it is kept already or nothing may be kept."""
-        if chain in self._kept or not (self._unused or self._kept):
-            return None
-        number = self._unused.pop() if self._unused else self._kept.popitem(last=False)[1]
-        self._kept[chain] = number
-        return number
-
-    def forget(self, chain: ChainHash) -> None:
-        if chain in self._kept:
-            self._unused.append(self._kept.pop(chain))
-
-    def forget_all(self) -> None:
-        self._unused.extend(self._kept.values())
-        self._kept.clear()
 
 
 class Memory:

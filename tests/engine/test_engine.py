@@ -1,18 +1,18 @@
-"""What an engine promises to those who add requests: endings, limits, scores, refusals, and where the memory goes."""
+"""What an engine promises to those who add requests: endings, what comes with the tokens, and looking in."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 
-from localllm.engine.step import Want
-from localllm.errors import ContextExceeded, InvalidRequest, NotEnoughMemory
 from localllm.wire import SamplingParams
 
 from .worlds import (
     PAGE_SIZE,
+    PROMPT,
     VOCAB_SIZE,
     Answer,
+    alone,
     answers_of,
     ask,
     assert_all_free,
@@ -20,18 +20,11 @@ from .worlds import (
     engine_on,
     fake,
     finish,
-    oracle,
     step,
     true_logits,
 )
 
-PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5]
 overlapped = pytest.mark.parametrize("overlaps", [False, True])
-
-
-def alone(shape: str = "full", overlaps: bool = False, **fields: Any) -> Answer:
-    prompt = fields.pop("prompt", PROMPT)
-    return answers_of(engine_on(fake(shape, overlaps=overlaps)), [ask("a", prompt, **fields)])["a"]
 
 
 # ---- endings
@@ -129,68 +122,6 @@ def test_a_row_without_an_allowed_token_ends_its_request_alone() -> None:
     assert answers["good"].ids == alone().ids
 
 
-# ---- refusals
-
-
-def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers() -> None:
-    engine = engine_on(fake(), context_length=20)
-    with pytest.raises(ContextExceeded, match=r"20 tokens.*holds 20"):
-        engine.add(ask("a", range(20), 1))
-    engine.add(ask("b", range(20), 0))
-    engine.add(ask("c", range(19), 9))
-    assert len(finish(engine)["c"].ids) == 1
-
-
-def test_a_prompt_larger_than_the_whole_pool_is_refused() -> None:
-    engine = engine_on(fake(), num_pages=4)
-    with pytest.raises(NotEnoughMemory, match=r"17 tokens.*holds 16"):
-        engine.add(ask("a", range(17), 1))
-    assert len(answers_of(engine, [ask("b", range(16), 9)])["b"].ids) == 1
-    assert not engine.has_work
-
-
-def test_windows_make_room_for_sequences_longer_than_the_pool() -> None:
-    backend = fake("windows only")
-    answer = answers_of(engine_on(backend, num_pages=5), [ask("a", PROMPT, None)])["a"]
-    assert len(PROMPT) + len(answer.ids) == 128
-    assert answer.ids == oracle(backend, ask("a", PROMPT, None)).ids
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"prompt": []}, "prompt"),
-        ({"prompt": [VOCAB_SIZE]}, "prompt"),
-        ({"prompt": [-1]}, "prompt"),
-        ({"max_tokens": -1}, "max_tokens"),
-        ({"sampling": SamplingParams(logit_bias={VOCAB_SIZE: 1.0})}, "logit_bias"),
-        ({"sampling": SamplingParams(temperature=-1.0)}, "temperature"),
-        ({"top_logprobs": 21}, "top_logprobs"),
-        ({"prompt_logprobs": -1}, "prompt_logprobs"),
-    ],
-    ids=str,
-)
-def test_a_bad_field_is_refused_by_name_and_leaves_nothing_behind(fields: dict[str, Any], param: str) -> None:
-    engine = engine_on(fake())
-    with pytest.raises(InvalidRequest) as caught:
-        engine.add(ask("a", **({"prompt": PROMPT} | fields)))
-    assert caught.value.param == param
-    assert not engine.has_work
-
-
-def test_a_running_id_is_refused_and_the_first_goes_on() -> None:
-    engine = engine_on(fake())
-    engine.add(ask("a", PROMPT))
-    with pytest.raises(InvalidRequest, match="already"):
-        engine.add(ask("a", [1]))
-    assert finish(engine)["a"].ids == alone().ids
-
-
-def test_a_backend_with_another_page_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="pages of 4"):
-        engine_on(fake(), page_size=16)
-
-
 # ---- what comes with the tokens
 
 
@@ -240,116 +171,6 @@ def test_progress_of_a_long_prompt_is_reported_step_by_step() -> None:
     chunks = [engine.step()[0] for _ in range(3)]
     assert [chunk.num_computed for chunk in chunks] == [8, 16, 20]
     assert [chunk.started for chunk in chunks] == [True, False, False]
-
-
-# ---- the prefix cache
-
-
-def test_a_repeated_prompt_is_read_from_the_cache_all_but_its_last_page() -> None:
-    engine = engine_on(fake())
-    first = answers_of(engine, [ask("a", range(16))])["a"]
-    again = answers_of(engine, [ask("b", range(16))])["b"]
-    assert (first.num_cached, again.num_cached) == (0, 12), "the last token is always recomputed"
-    assert again.ids == first.ids
-    assert engine.snapshot().num_cached_tokens == 12
-
-
-def test_another_salt_shares_nothing() -> None:
-    engine = engine_on(fake())
-    answers_of(engine, [ask("a", range(16), cache_salt="mine")])
-    assert answers_of(engine, [ask("b", range(16), cache_salt="yours")])["b"].num_cached == 0
-    assert answers_of(engine, [ask("c", range(16), cache_salt="mine")])["c"].num_cached == 12
-
-
-def test_running_sequences_share_the_pages_of_a_common_prefix() -> None:
-    engine = engine_on(fake())
-    engine.add(ask("a", range(16), 20))
-    engine.step()
-    engine.add(ask("b", range(16), 20))
-    engine.step()
-    assert list(engine.snapshot().pages).count(3) == 3
-    assert {view.num_shared_pages for view in engine.snapshot().sequences} == {3}
-    drain(engine)
-
-
-def test_a_hybrid_shares_a_prefix_only_through_a_state_checkpoint() -> None:
-    kept, lost = engine_on(fake("hybrid")), engine_on(fake("hybrid"), num_checkpoints=0)
-    for engine, num_cached in ((kept, 12), (lost, 0)):
-        first = answers_of(engine, [ask("a", range(16))])["a"].ids
-        again = answers_of(engine, [ask("b", range(16))])["b"]
-        assert (again.num_cached, again.ids) == (num_cached, first)
-
-
-def test_a_window_needs_only_its_last_pages_for_a_hit() -> None:
-    engine = engine_on(fake("windows only"), num_pages=12)
-    first = answers_of(engine, [ask("a", range(40), 1)])["a"]
-    again = answers_of(engine, [ask("b", range(40), 1)])["b"]
-    assert (again.num_cached, again.ids) == (36, first.ids)
-
-
-def test_forgotten_prefixes_are_computed_again() -> None:
-    engine = engine_on(fake())
-    answers_of(engine, [ask("a", range(16))])
-    engine.memory.forget_prefixes()
-    assert answers_of(engine, [ask("b", range(16))])["b"].num_cached == 0
-
-
-# ---- whole answers
-
-
-@pytest.mark.parametrize("budget", [3, 100])
-def test_logits_of_every_position_come_back_whatever_the_chunks(budget: int) -> None:
-    backend = fake("windowed hybrid")
-    engine = engine_on(backend, token_budget=budget)
-    results = engine.run_rows([PROMPT, PROMPT[:4]], Want(logits="all"))
-    for prompt, result in zip([PROMPT, PROMPT[:4]], results, strict=True):
-        expected = np.stack([true_logits(backend, prompt[: n + 1]) for n in range(len(prompt))])
-        assert result.logits is not None
-        np.testing.assert_array_equal(result.logits, expected)
-    assert_all_free(engine)
-
-
-def test_the_last_logits_come_alone() -> None:
-    backend = fake()
-    (result,) = engine_on(backend, token_budget=4).run_rows([PROMPT], Want(logits="last"))
-    assert result.logits is not None
-    np.testing.assert_array_equal(result.logits, true_logits(backend, PROMPT)[None])
-
-
-@pytest.mark.parametrize("kind", ["mean", "first", "last"])
-def test_pooled_vectors_do_not_depend_on_the_chunks(kind: Any) -> None:
-    small, large = (engine_on(fake(), token_budget=n).pool([PROMPT, [1]], kind) for n in (2, 100))
-    assert small.shape == (2, 8)
-    np.testing.assert_allclose(small, large, rtol=1e-6)
-
-
-def test_scores_of_a_whole_prompt_are_its_prompt_logprobs() -> None:
-    (result,) = engine_on(fake(), token_budget=4).run_rows([PROMPT], Want(targets=(0,), target_top=1))
-    assert list(result.targets) == alone(max_tokens=0, prompt_logprobs=1).prompt_logprobs
-
-
-def test_an_atomic_prompt_is_computed_in_one_step_however_long() -> None:
-    backend = fake()
-    engine = engine_on(backend, token_budget=4)
-    engine.run_rows([range(30), range(10)], Want(pooled="mean"), atomic=True)
-    rows = [row for plan in backend.plans for row in plan.rows]
-    assert [(row.atomic, len(row.token_ids)) for row in rows] == [(True, 30), (True, 10)]
-    assert answers_of(engine, [ask("a", range(30))])["a"].num_cached == 0, "their pages are of no use to others"
-
-
-def test_other_sequences_go_on_while_whole_answers_are_computed() -> None:
-    engine = engine_on(fake(), token_budget=4)
-    engine.add(ask("a", PROMPT, 20))
-    engine.run_rows([range(40)], Want(pooled="last"))
-    assert engine.snapshot().num_generated_tokens > 3
-    assert finish(engine)["a"].ids == alone(max_tokens=20).ids
-
-
-def test_an_atomic_prompt_larger_than_the_pool_is_refused() -> None:
-    engine = engine_on(fake(), num_pages=4)
-    with pytest.raises(NotEnoughMemory):
-        engine.run_rows([range(17)], Want(pooled="mean"), atomic=True)
-    assert not engine.has_work
 
 
 # ---- looking in

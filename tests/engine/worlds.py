@@ -160,3 +160,12 @@ def true_logits(backend: FakeBackend, ids: Sequence[int]) -> np.ndarray[Any, np.
     windows = [group.window for group in backend.layout.groups]
     visible = [np.asarray(ids if window is None else ids[-window:], np.int64) for window in windows]
     return fake_logits(visible, state, backend.vocab_size)
+
+
+PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5]
+
+
+def alone(shape: str = "full", overlaps: bool = False, **fields: Any) -> Answer:
+    """The answer to `PROMPT`, or to `prompt`, with nobody else on the engine."""
+    prompt = fields.pop("prompt", PROMPT)
+    return answers_of(engine_on(fake(shape, overlaps=overlaps)), [ask("a", prompt, **fields)])["a"]

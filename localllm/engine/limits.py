@@ -1,0 +1,59 @@
+"""What an engine refuses when a request is added: bad fields, and what could never run however long it waited."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from localllm.errors import ContextExceeded, InvalidRequest, NotEnoughMemory
+from localllm.wire import MAX_LOGPROBS, Submit
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """In tokens: the context, and the longest sequence that the whole page pool holds (`atomic`: in a single step)."""
+
+    context_length: int
+    vocab_size: int
+    longest: int
+    longest_atomic: int
+
+    def end_of(self, submit: Submit) -> int:
+        """The length at which the sequence ends at the latest. InvalidRequest names a bad field; ContextExceeded and
+        NotEnoughMemory are for prompts that leave no room for a token."""
+        submit.sampling.checked()
+        max_tokens = submit.max_tokens
+        if max_tokens is not None and max_tokens < 0:
+            raise InvalidRequest(f"max_tokens must not be negative, not {max_tokens}", param="max_tokens")
+        self._check_ids(submit.sampling.logit_bias, "logit_bias")
+        _check_logprobs(submit.top_logprobs, "top_logprobs")
+        _check_logprobs(submit.prompt_logprobs, "prompt_logprobs")
+        self.check_prompt(submit.prompt, num_more=0 if max_tokens == 0 else 1)
+        # the last token of a sequence is never computed, so that it needs no room in the pool
+        end = min(self.context_length, self.longest + 1)
+        num_prompt = len(submit.prompt)
+        return max(num_prompt, end if max_tokens is None else min(end, num_prompt + max_tokens))
+
+    def check_prompt(self, prompt: Collection[int], *, num_more: int, atomic: bool = False) -> None:
+        """That the ids are tokens, and that they and `num_more` generated ones have room."""
+        if not prompt:
+            raise InvalidRequest("the prompt is empty", hint="give at least one token", param="prompt")
+        self._check_ids(prompt, "prompt")
+        if len(prompt) + num_more > self.context_length:
+            raise ContextExceeded(len(prompt), self.context_length)
+        longest = self.longest_atomic if atomic else self.longest
+        if len(prompt) > longest:
+            raise NotEnoughMemory(
+                f"the prompt has {len(prompt)} tokens, but the memory for this model holds {longest}",
+                hint="shorten the prompt, or give the model more memory (setting kv_pages)",
+                param="messages",
+            )
+
+    def _check_ids(self, ids: Collection[int], param: str) -> None:
+        if ids and (min(ids) < 0 or max(ids) >= self.vocab_size):
+            raise InvalidRequest(f"{param} names a token outside 0..{self.vocab_size - 1}", param=param)
+
+
+def _check_logprobs(number: int | None, param: str) -> None:
+    if number is not None and not 0 <= number <= MAX_LOGPROBS:
+        raise InvalidRequest(f"{param} must be between 0 and {MAX_LOGPROBS}, not {number}", param=param)
