@@ -24,8 +24,20 @@ class Health(msgspec.Struct, frozen=True):
     version: str = ""
 
 
+class LoadStage(msgspec.Struct, frozen=True):
+    """How far a model has loaded."""
+
+    stage: str = ""
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+    @property
+    def fraction(self) -> float:
+        return self.done_bytes / self.total_bytes if self.total_bytes else 0.0
+
+
 class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of `ps`. `expires_at` is an ISO time, "" for never; `progress` runs from 0 to 1 while it loads."""
+    """One row of `ps`. `expires_at` is in seconds since the epoch, None for never; `progress` is there while it loads."""
 
     name: str
     digest: str = ""
@@ -35,7 +47,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int = 0
     expires_at: str | float | None = None
     state: str = ""
-    progress: float | None = None
+    progress: LoadStage | None = None
     pages_used: int = 0
     pages_cached: int = 0
     pages_total: int = 0

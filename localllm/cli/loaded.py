@@ -67,7 +67,7 @@ def ps_table(models: "list[LoadedModel]", now_s: float) -> str:
 def until_text(model: "LoadedModel", now_s: float) -> str:
     """When an idle model is unloaded, in words."""
     if model.state == "loading":
-        return f"Loading {100 * model.progress:.0f}%" if model.progress else "Loading..."
+        return f"Loading {100 * model.progress.fraction:.0f}%" if model.progress else "Loading..."
     left_s = expiry_s(model) - now_s
     if left_s <= 0:
         return "Stopping..."
