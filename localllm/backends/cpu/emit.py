@@ -173,7 +173,9 @@ class Emitter:
         turned = self._buffers.take(Kind(node.q.width, quantized=False, is_private=False, taken=False))
         whole_blocks = spec.num_heads // spec.num_kv_heads * spec.value_dim % BLOCK == 0
         self._program.attention(
-            *(self._floats(value) for value in (node.q, node.k, node.v)),
+            self._floats(node.q),
+            self._floats(node.k),
+            self._floats(node.v),
             turned.id,
             num_heads=spec.num_heads,
             num_kv_heads=spec.num_kv_heads,

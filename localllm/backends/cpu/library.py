@@ -33,9 +33,9 @@ def require_native() -> None:
 def kernel_features() -> list[str]:
     """The kernel sets that this machine runs, fastest first."""
     require_native()
-    from localllm.backends.cpu import _native  # deferred: see native_problem
+    from localllm.backends.cpu._native import has_kernels  # deferred: see native_problem
 
-    return [name for name in KERNEL_SETS if _native.has_kernels(name)]
+    return [name for name in KERNEL_SETS if has_kernels(name)]
 
 
 def default_threads() -> int:

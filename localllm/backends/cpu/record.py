@@ -82,8 +82,8 @@ class RecordingOps:
         out = Value(gate.shape[0], x.taken)
         if gate.type == up.type:
             return self._keep(out, nodes.Gated(out, x, gate, up, activation, gate_bias, up_bias))
-        parts = self.linear_group(x, [gate, up], [gate_bias, up_bias])
-        return self._keep(out, nodes.GateMul(out, *parts, activation))
+        gates, ups = self.linear_group(x, [gate, up], [gate_bias, up_bias])
+        return self._keep(out, nodes.GateMul(out, gates, ups, activation))
 
     def activate(self, x: Value, activation: Activation) -> Value:
         if activation == "swiglu_oai":

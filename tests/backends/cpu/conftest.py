@@ -1,0 +1,124 @@
+"""Programs of a few instructions, so that each kernel can be held against numpy by itself."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from localllm.backends.cpu.library import KERNEL_SETS, native_problem
+from localllm.formats.blocks import BlockType, decode, encode
+
+NONE = -1
+FLOATS = (BlockType.F32, BlockType.F16, BlockType.BF16)
+QUANTIZED = (BlockType.Q4_0, BlockType.Q4_1, BlockType.Q8_0)
+Floats = NDArray[np.float32]
+
+
+@pytest.fixture(params=KERNEL_SETS)
+def kernels(request: pytest.FixtureRequest) -> str:
+    if problem := native_problem():
+        pytest.skip(problem)
+    from localllm.backends.cpu import _native
+
+    name = str(request.param)
+    if not _native.has_kernels(name):
+        pytest.skip(f"this machine does not run the {name} kernels")
+    return name
+
+
+@dataclass
+class Matrix:
+    """A random matrix in blocks, and what it means."""
+
+    raw: NDArray[np.uint8]
+    values: Floats
+    type: BlockType
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.values.shape
+        return rows, columns
+
+
+def random_matrix(kind: BlockType, rows: int, columns: int, seed: int = 0) -> Matrix:
+    values = np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
+    raw = encode(kind, values).reshape(-1)
+    return Matrix(raw, decode(kind, raw, (rows, columns)), kind)
+
+
+def rounded(x: Floats) -> Floats:
+    """What the activations of quantized products become: 8 bits per 32 values."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    largest = np.abs(blocks).max(axis=-1, keepdims=True)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 1e-30)
+    return np.asarray(np.rint(blocks * inverse) * (largest / np.float32(127)), np.float32).reshape(x.shape)
+
+
+class Bench:
+    """A program with inputs of `num_tokens` rows that can be written, run and read."""
+
+    def __init__(self, kernels: str, num_tokens: int, threads: int = 2, vocab_size: int = 64) -> None:
+        from localllm.backends.cpu import _native
+
+        self.num_tokens = num_tokens
+        self.program = _native.Program(
+            threads=threads,
+            kernels=kernels,
+            max_tokens=max(num_tokens, 1),
+            context_length=4096,
+            vocab_size=vocab_size,
+            page_size=16,
+            page_bytes=0,
+            windows=[],
+            state_floats=0,
+        )
+
+    def buffer(self, width: int, quantized: bool = False, is_private: bool = False, taken: bool = False) -> int:
+        return self.program.buffer(width, quantized, is_private, taken)
+
+    def input(self, x: Floats) -> int:
+        buffer = self.buffer(x.shape[1])
+        self.program.values(buffer, len(x))[:] = x
+        return buffer
+
+    def input_for(self, kind: BlockType, x: Floats) -> int:
+        """`x` in the form that products with `kind` read."""
+        floats = self.input(x)
+        if kind in FLOATS:
+            return floats
+        blocks = self.buffer(x.shape[1], quantized=True, is_private=True)
+        self.program.quantize(floats, blocks)
+        return blocks
+
+    def matrix(self, matrix: Matrix) -> int:
+        return self.program.matrix(matrix.raw, int(matrix.type), *matrix.shape)
+
+    def vector(self, values: Floats) -> int:
+        return self.program.vector(np.ascontiguousarray(values, np.float32))
+
+    def run(self, taken: list[int] | None = None, start: int = 0) -> list[int]:
+        tokens = np.arange(self.num_tokens, dtype=np.int32)
+        rows = 1 if self.num_tokens else 0
+        wanted = np.array(taken or [], np.int32)
+        return self.program.step(
+            tokens % 8,
+            tokens + start,
+            np.array([0, self.num_tokens][: rows + 1], np.int32),
+            [],
+            np.full(rows, -1, np.int32),
+            np.zeros(rows, np.bool_),
+            wanted,
+            np.ones(len(wanted), np.bool_),
+            False,
+            False,
+        )
+
+    def read(self, buffer: int) -> Floats:
+        return self.program.values(buffer, self.num_tokens).copy()
+
+
+def assert_close(ours: Floats, expected: Floats, tolerance: float = 2e-5) -> None:
+    """The largest difference, relative to the largest value."""
+    assert ours.shape == expected.shape
+    assert np.abs(ours - expected).max() <= tolerance * max(np.abs(expected).max(), 1e-30)

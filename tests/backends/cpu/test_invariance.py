@@ -1,0 +1,54 @@
+"""Bit for bit the same numbers, whatever else is in the batch, however a prompt is cut, with any number of threads."""
+
+import numpy as np
+import pytest
+
+from localllm.backends.cpu.backend import CpuBackend
+from localllm.engine.step import NOTHING, Want
+from localllm.formats.blocks import BlockType
+from tests.contract.walk import Walk
+from tests.contract.worlds import BY_NAME, HYBRID, PLAIN, WINDOWED, World, build, routed
+
+pytest.importorskip("localllm.backends.cpu._native", reason="the native kernels have not been built")
+
+LAST = Want(logits="last")
+PROMPT = np.random.default_rng(9).integers(0, 80, 40).tolist()
+OTHERS = [np.random.default_rng(seed).integers(0, 80, 5 + seed).tolist() for seed in range(7)]
+WORLDS = (
+    World("Q4_1", (PLAIN, PLAIN), type=BlockType.Q4_1),
+    World("Q4_0", (PLAIN, PLAIN), type=BlockType.Q4_0),
+    World("Q8_0 with windows", WINDOWED, type=BlockType.Q8_0),
+    World("F16", (PLAIN, PLAIN), type=BlockType.F16),
+    World("experts in Q8_0", routed(), type=BlockType.Q8_0),
+    World("hybrid in Q4_1", HYBRID, type=BlockType.Q4_1),
+    BY_NAME["norms after"],
+)
+
+
+def open_walk(world: World, kernels: str, threads: int) -> Walk:
+    config, source = build(world)
+    backend = CpuBackend(config, source, page_size=16, threads=threads, max_tokens_per_step=128, kernels=kernels)
+    return Walk(backend)
+
+
+def last_logits(walk: Walk, chunks: list[int], *, crowd: bool = False) -> np.ndarray:
+    first = 0
+    for index, size in enumerate(chunks):
+        want = LAST if first + size == len(PROMPT) else NOTHING
+        parts = [(seq + 10 * index, tokens, NOTHING) for seq, tokens in enumerate(OTHERS, 2) if crowd]
+        result = walk.step(*parts[:3], (1, PROMPT[first : first + size], want), *parts[3:])
+        first += size
+    logits = result[3 if crowd else 0].logits
+    assert logits is not None
+    return logits
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+def test_chunks_batches_and_threads_change_no_bit(kernels: str, world: World) -> None:
+    alone = last_logits(open_walk(world, kernels, threads=1), [40])
+    assert np.isfinite(alone).all()
+    for threads in (1, 2, 3):
+        for chunks in ([39, 1], [1] * 40, [3, 17, 20], [2, 2, 36]):
+            assert np.array_equal(last_logits(open_walk(world, kernels, threads), chunks), alone)
+    crowded = Walk(open_walk(world, kernels, 2).backend, num_pages=256, num_slots=24)
+    assert np.array_equal(last_logits(crowded, [20, 20], crowd=True), alone)
