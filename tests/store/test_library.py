@@ -176,25 +176,6 @@ def test_create_says_what_is_wrong_with_its_parts(library: Library, file: Path, 
         library.copy(str(file), "org/repo")
 
 
-def test_a_hundred_manifests_are_listed_in_ten_milliseconds(library: Library, file: Path) -> None:
-    for index in range(100):
-        entry = Entry(
-            name=f"m{index}:1", path=f"/x/{index}", source="path", files=(ModelFile(path=f"/x/{index}", size_bytes=1),)
-        )
-        path = library.manifests.path_of(parse_ref(entry.name))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.encode({"version": 1, "entry": entry}))
-    best_s = min(_seconds(library) for _ in range(5))
-    assert len(library.entries()) == 100
-    assert best_s < 0.010
-
-
-def _seconds(library: Library) -> float:
-    started = time.perf_counter()
-    library.entries()
-    return time.perf_counter() - started
-
-
 def test_listing_loads_none_of_the_slow_libraries(library: Library, file: Path) -> None:
     installed(library, "a:1", file)
     script = (
