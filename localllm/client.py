@@ -37,7 +37,7 @@ class LoadStage(msgspec.Struct, frozen=True):
 
 
 class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of `ps`. `expires_at` is in seconds since the epoch, None for never; `progress` is there while it loads."""
+    """One row of `ps`. `expires_at` is in seconds since the epoch, None for never; `progress` is set while loading."""
 
     name: str
     digest: str = ""

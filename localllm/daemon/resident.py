@@ -78,8 +78,9 @@ class Resident:
 
     @property
     def context_length(self) -> int:
+        """Tokens one sequence may have: the model's own bound, or that of the pages there are."""
         assert self.ready is not None, "asked before the model was ready"
-        return self.ready.context_length
+        return min(self.ready.context_length, self.ready.num_pages * self.ready.page_size)
 
     @property
     def num_streams(self) -> int:

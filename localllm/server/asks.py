@@ -6,6 +6,7 @@ neutral values.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,6 +36,7 @@ _SAMPLING: tuple[tuple[str, str], ...] = (
     ("seed", "seed"),
 )
 """Our name of each parameter, and the one that model entries use."""
+_RENDER_ARGUMENTS = frozenset(("self", "messages", "tools", "add_generation_prompt"))
 
 
 def sampling_of(request: Common, params: Mapping[str, Any], file_defaults: Mapping[str, Any]) -> wire.SamplingParams:
@@ -118,6 +120,7 @@ def chat_asks(request: ChatRequest, entry: Entry, text: "TextSide", settings: Se
     prompt = chat_prompt(
         request.messages, tools, entry, text,
         add_generation_prompt=request.add_generation_prompt is not False,
+        variables=request.chat_template_kwargs or {},
     )  # fmt: skip
     ids = text.tokenizer.encode(prompt, add_special=False, parse_special=True)
     top = (request.top_logprobs or 0) if request.logprobs else None
@@ -148,8 +151,11 @@ def chat_prompt(
     text: "TextSide",
     *,
     add_generation_prompt: bool = True,
+    variables: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """The conversation as the model wants to read it, with the entry's own system prompt and opening messages."""
+    for name in _RENDER_ARGUMENTS.intersection(variables):
+        raise InvalidRequest(f"chat_template_kwargs may not set {name!r}", param="chat_template_kwargs")
     plain = plain_messages(messages)
     if tools and "tools" not in entry.capabilities:
         raise InvalidRequest(f"{entry.name} does not support tools", hint="leave `tools` out", param="tools")
@@ -158,7 +164,9 @@ def chat_prompt(
         opening.insert(0, {"role": "system", "content": entry.system})
     elif plain[0]["role"] == "system":
         opening.insert(0, plain.pop(0))
-    return text.template.render([*opening, *plain], tools=tools or None, add_generation_prompt=add_generation_prompt)
+    return text.template.render(
+        [*opening, *plain], tools=tools or None, add_generation_prompt=add_generation_prompt, **variables
+    )
 
 
 # ---- plain completions

@@ -20,7 +20,6 @@ MAX_PRIORITY = 2**31 - 1
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
-    continuous_usage_stats: bool | None = None
 
 
 class Common(msgspec.Struct, kw_only=True):
@@ -76,6 +75,7 @@ class ChatRequest(Common, kw_only=True):
     parallel_tool_calls: bool | None = None
     modalities: list[str] | None = None
     add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 class CompletionRequest(Common, kw_only=True):
@@ -177,6 +177,8 @@ def _check_chat(request: ChatRequest) -> None:
         raise InvalidRequest(f"tools may hold at most {MAX_TOOLS} tools", param="tools")
     if request.tool_choice not in (None, "none", "auto"):
         raise InvalidRequest("tool_choice other than none and auto is not supported yet", param="tool_choice")
+    if request.tools and request.parallel_tool_calls is False:
+        raise InvalidRequest("parallel_tool_calls: false is not supported yet", param="parallel_tool_calls")
     if request.response_format is not None and request.response_format.get("type") != "text":
         raise InvalidRequest("response_format other than text is not supported yet", param="response_format")
     if request.modalities not in (None, ["text"]):

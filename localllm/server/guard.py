@@ -22,7 +22,7 @@ _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 _LOCAL_ORIGIN_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0", "::1")
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
 _OPEN_PATHS = ("/", "/health", "/version")
-_ALLOWED_HEADERS = "authorization, content-type, prefer, user-agent, x-api-key, x-request-id, x-stainless-*"
+_ALLOWED_HEADERS = "authorization, content-type, prefer, x-api-key"
 _BROWSER_SIGNS = ("origin", "referer", "cookie", "sec-fetch-site", "sec-fetch-mode")
 
 
@@ -76,7 +76,7 @@ class Guard:
             self._check_host(headers.getlist("host"))
             origin = self._checked_origin(headers.get("origin"))
             if scope["method"] == "OPTIONS" and origin:
-                await _answer_preflight(send, origin)
+                await _answer_preflight(send, origin, headers.get("access-control-request-headers", _ALLOWED_HEADERS))
                 return
             check_content_type(scope["method"], headers)
             self._check_key(scope["path"], headers)
@@ -160,11 +160,12 @@ def check_content_type(method: str, headers: Headers) -> None:
     )
 
 
-async def _answer_preflight(send: Send, origin: str) -> None:
+async def _answer_preflight(send: Send, origin: str, wanted: str) -> None:
+    """An allowed page may send whatever headers it asks for: OpenAI's client has a dozen of its own."""
     headers = MutableHeaders(raw=[])
     _allow(headers, origin)
     headers["access-control-allow-methods"] = "GET, POST, DELETE, OPTIONS"
-    headers["access-control-allow-headers"] = _ALLOWED_HEADERS
+    headers["access-control-allow-headers"] = wanted
     headers["access-control-max-age"] = "600"
     await send({"type": "http.response.start", "status": 204, "headers": headers.raw})
     await send({"type": "http.response.body", "body": b""})

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, TypeVar
 
@@ -11,6 +12,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from localllm.errors import ContextExceeded, LocalLLMError
+
+logger = logging.getLogger("localllm.server")
 
 MAX_BODY_BYTES = 16 * 2**20
 BODY_TIMEOUT_S = 30.0
@@ -132,8 +135,12 @@ class EventStream(Response):
     async def _write(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for event in self._events:
-            async with asyncio.timeout(STALLED_WRITE_S):
-                await send({"type": "http.response.body", "body": event, "more_body": True})
+            try:
+                async with asyncio.timeout(STALLED_WRITE_S):
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+            except TimeoutError:
+                logger.warning("a client did not read for %.0f s and is hung up on", STALLED_WRITE_S)
+                return  # without an end: the server closes the connection
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _close(self) -> None:

@@ -1,6 +1,7 @@
 """A model without weights for tests above the engine: bytes are tokens, the next one is a hash of all before it.
 
-The path of a toy model says how it behaves: `toy:` plainly, `toy:slow` with 20 ms steps, `toy:sick` dies while loading.
+The path of a toy model says how it behaves: `toy:` plainly, `toy:slow` with 20 ms steps, `toy:sick` dies while loading,
+`toy:stuck` never ends its first step.
 Run as a script this file is a worker.
 """
 
@@ -76,6 +77,7 @@ class ToyTemplate:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        **variables: Any,
     ) -> str:
         turns = "".join(f"<{message['role']}>{message['content']}\n" for message in messages)
         return turns + ("<assistant>" if add_generation_prompt else "")
@@ -121,7 +123,7 @@ def toy_engine(load: wire.Load, progress: Any) -> tuple[Any, wire.Ready]:
         raise BadModelFile("the toy is broken", hint="pull it again")
     if kind == "heavy":
         time.sleep(0.3)
-    seconds = 0.02 if kind == "slow" else 0.0
+    seconds = {"slow": 0.02, "stuck": 60.0}.get(kind, 0.0)
     num_pages = load.kv_pages or NUM_PAGES
     engine = Engine(
         FakeBackend(vocab_size=VOCAB_SIZE, page_size=PAGE_SIZE, answer=next_token, seconds_per_step=seconds),

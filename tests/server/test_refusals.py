@@ -51,6 +51,8 @@ CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"stream_options": {"include_usage": True}}, "stream_options"),
     ({"stream": True, "stream_options": {"what": 1}}, "stream_options"),
     ({"stream": "yes"}, "stream"),
+    ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options"),
+    ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
     ({"keep_alive": "soon"}, "keep_alive"),
     ({"response_format": {"type": "json_object"}}, "response_format"),
     ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),

@@ -14,12 +14,18 @@ import pytest
 from tests.daemon.toy import ToyLibrary, expected_text, toy_entry
 from tests.server.world import World, daemon
 
-TOYS = ("toy:1b", "toy:"), ("toy:slow", "toy:slow"), ("toy:sick", "toy:sick"), ("toy:broken", "toy:broken")
+TOYS = (
+    ("toy:1b", "toy:"),
+    ("toy:stuck", "toy:stuck"),
+    ("toy:slow", "toy:slow"),
+    ("toy:sick", "toy:sick"),
+    ("toy:broken", "toy:broken"),
+)
 LONG = {"model": "toy:slow", "max_tokens": 300, "ignore_eos": True, "stream": True, "temperature": 0}
 
 
 def library() -> ToyLibrary:
-    return ToyLibrary(*(toy_entry(name, path) for name, path in TOYS))
+    return ToyLibrary(toy_entry("toy:1b"), *(toy_entry(kind, kind) for kind in KINDS))
 
 
 def until(claim: Callable[[], bool], seconds: float = 10) -> None:
@@ -89,6 +95,24 @@ def test_a_model_that_cannot_be_loaded_says_why_and_does_not_count_as_a_crash(tm
         assert answer.status_code == 422
         assert answer.json()["error"]["message"] == "the toy is broken (pull it again)"
         assert world.client.get("/health").status_code == 200
+
+
+def test_a_worker_stuck_in_a_step_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("localllm.daemon.resident.STUCK_STEP_S", 0.5)
+    with daemon(tmp_path, library()) as world:
+        error = world.complete("a", model="toy:stuck").json()["error"]
+        assert error["code"] == "worker_crashed" and "did not end" in error["message"]
+
+
+def test_a_worker_that_falls_silent_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("localllm.daemon.resident.STUCK_STEP_S", 0.5)
+    monkeypatch.setattr("localllm.daemon.resident.SILENCE_S", 1.5)
+    with daemon(tmp_path, library()) as world:
+        world.complete("a")
+        os.kill(world.ps()[0]["pid"], signal.SIGSTOP)
+        error = world.complete("a").json()["error"]
+        assert error["code"] == "worker_crashed" and "silent" in error["message"]
+        assert world.complete("a").status_code == 200
 
 
 def test_a_client_that_goes_away_frees_its_pages(tmp_path: Path) -> None:
