@@ -14,13 +14,7 @@ import pytest
 from tests.daemon.toy import ToyLibrary, expected_text, toy_entry
 from tests.server.world import World, daemon
 
-TOYS = (
-    ("toy:1b", "toy:"),
-    ("toy:stuck", "toy:stuck"),
-    ("toy:slow", "toy:slow"),
-    ("toy:sick", "toy:sick"),
-    ("toy:broken", "toy:broken"),
-)
+KINDS = ("toy:slow", "toy:sick", "toy:broken", "toy:stuck")
 LONG = {"model": "toy:slow", "max_tokens": 300, "ignore_eos": True, "stream": True, "temperature": 0}
 
 
