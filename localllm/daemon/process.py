@@ -10,7 +10,6 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
-import localllm
 from localllm import wire
 
 WORKER_COMMAND = (sys.executable, "-m", "localllm.daemon.worker")
@@ -19,7 +18,7 @@ STOP_GRACE_S = 5.0
 
 def child_environment() -> Mapping[str, str]:
     """Ours, made so that a child finds this package wherever it was started from."""
-    root = Path(localllm.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if root.name in ("site-packages", "dist-packages"):
         return os.environ
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}

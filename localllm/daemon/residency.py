@@ -7,25 +7,19 @@ loading wait together.
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TypeVar
 
 from localllm import wire
 from localllm.daemon.crashes import CrashLog
 from localllm.daemon.keepalive import FOREVER, keep_alive_seconds
-from localllm.daemon.process import WORKER_COMMAND
 from localllm.daemon.resident import Resident
-from localllm.errors import InvalidRequest, Overloaded
+from localllm.daemon.sources import Sources
+from localllm.errors import Overloaded
 from localllm.settings import Settings
 from localllm.store.entry import Entry
-
-if TYPE_CHECKING:
-    from localllm.runtime.load import TextSide
 
 logger = logging.getLogger("localllm.daemon")
 T = TypeVar("T")
@@ -33,63 +27,6 @@ T = TypeVar("T")
 ROOM_WAIT_S = 60.0
 MEMORY_MARGIN = 1.15
 """A loaded model needs about this many times its file: weights, pages, and the process itself."""
-
-
-def available_memory_bytes() -> int:
-    """What the machine could give a new process now."""
-    import psutil  # deferred: 20 ms that a daemon without a model need not pay
-
-    return int(psutil.virtual_memory().available)
-
-
-def import_text_side() -> None:
-    """Import what the first model will need, while nobody waits for it yet."""
-    import localllm.runtime.load
-    import localllm.tokens.chat
-    import localllm.tokens.markup
-    import localllm.tokens.stream  # noqa: F401  # the import is all that is wanted
-
-
-def load_text(entry: Entry) -> "TextSide":
-    """The tokenizer and template of a model, read in the daemon only. The template's first rendering is done here,
-    while the weights load: it starts the process that renders."""
-    # deferred: tokenizers and jinja2 come with the first model
-    from localllm.runtime.load import load_text as load
-    from localllm.tokens.chat import ChatTemplate
-
-    text = load(Path(entry.path))
-    if entry.template_kind == "jinja":
-        bos, eos = (text.tokenizer.piece(one) if one is not None else "" for one in _ends(text))
-        text = replace(text, template=ChatTemplate(entry.template, bos_token=bos, eos_token=eos))
-    elif entry.template_kind == "go":
-        logger.warning("%s has a template in Go's language; the one in the model file is used", entry.name)
-    with contextlib.suppress(InvalidRequest):  # a template may refuse this conversation and still be good for others
-        text.template.render([{"role": "user", "content": "Hello"}])
-    return text
-
-
-def _ends(text: "TextSide") -> tuple[int | None, int | None]:
-    return text.tokenizer.bos_id, text.tokenizer.eos_id
-
-
-class LibraryLike(Protocol):
-    """The models there are."""
-
-    def find(self, name: str) -> Entry: ...
-
-    def entries(self) -> Iterable[Entry]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """Where models come from and how they run; tests put fakes here."""
-
-    library: LibraryLike
-    load_text: "Callable[[Entry], TextSide]" = load_text
-    worker_command: Sequence[str] = WORKER_COMMAND
-    warm_up: Callable[[], None] = import_text_side
-    available_memory_bytes: Callable[[], int] = available_memory_bytes
-    clock: Callable[[], float] = time.monotonic
 
 
 class Residency:
@@ -158,7 +95,8 @@ class Residency:
 
     async def stop(self, name: str) -> bool:
         """Unload the model, running requests or not; False when it was not loaded."""
-        entry = await self.find(name)
+        named = (resident.entry for resident in self._residents.values() if resident.entry.name == name)
+        entry = next(named, None) or await self.find(name)  # a loaded model may have left the store meanwhile
         self.crashes.forgive(key_of(entry))
         resident = self._residents.get(key_of(entry))
         if resident is None:

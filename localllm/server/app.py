@@ -15,7 +15,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from localllm.daemon.residency import Residency, Sources
+from localllm.daemon.residency import Residency
+from localllm.daemon.sources import Sources
 from localllm.errors import LocalLLMError
 from localllm.server.guard import Guard, Rules
 from localllm.server.http import Disconnected, HttpError, Json, error_response

@@ -3,28 +3,23 @@
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from localllm.daemon.replies import Ask, Piece, Reply
+from localllm.daemon.replies import Ask, Reply
 from localllm.daemon.residency import Residency
 from localllm.daemon.resident import Resident
-from localllm.errors import LocalLLMError, Overloaded
+from localllm.errors import Overloaded
 from localllm.server import answers
 from localllm.server.asks import chat_asks, completion_asks
-from localllm.server.collect import Collected, collect
 from localllm.server.fields import ChatRequest, CompletionRequest, parse
 from localllm.server.http import EventStream, Json, attended, read_object
+from localllm.server.writing import Answer, streamed, whole
 from localllm.settings import Settings
 from localllm.store.entry import Entry
-
-FIRST_EVENT_S = 10.0
-"""How long the status line waits for the engine's first word: a refusal then still gets its own status."""
-KEEP_ALIVE_S = 10.0
 
 MakeAsks = Callable[[Any, Entry, Any, Settings, int], list[Ask]]
 
@@ -68,8 +63,8 @@ class OpenAI:
             answer = await attended(request, self._begin(stack, wanted, make, shape, warnings))
             if wanted.stream:
                 await attended(request, answer.first_word())
-                return EventStream(_streamed(answer, stack.pop_all()))
-            return Json(await attended(request, _whole(answer)))
+                return EventStream(streamed(answer, stack.pop_all()))
+            return Json(await attended(request, whole(answer)))
         finally:
             await stack.aclose()
 
@@ -80,7 +75,7 @@ class OpenAI:
         make: MakeAsks,
         shape: answers.Kind,
         warnings: list[str],
-    ) -> "Answer":
+    ) -> Answer:
         """Make the model resident, tokenize, submit; whatever is to be undone is put on the stack."""
         started = time.monotonic()
         name = wanted.model or self._settings.default_model
@@ -102,211 +97,6 @@ class OpenAI:
         limit = self._settings.max_sequences + self._settings.max_queue
         if resident.num_streams >= limit:
             raise Overloaded(f"{resident.num_streams} requests already run or wait", hint="try again in a few seconds")
-
-
-@dataclass(slots=True)
-class Answer:
-    """A reply and how to write it down. `early` are pieces taken while the status line was held back."""
-
-    wanted: ChatRequest | CompletionRequest
-    resident: Resident
-    asks: list[Ask]
-    reply: Reply
-    envelope: answers.Envelope
-    warnings: list[str]
-    early: list[Piece]
-
-    async def first_word(self) -> None:
-        """Wait for the first pieces. Raises when the engine refuses the request."""
-        self.early = await self.reply.gather(FIRST_EVENT_S)
-
-    async def batches(self) -> AsyncIterator[list[Piece]]:
-        """The pieces as they come; an empty list when nothing came for a while."""
-        if self.early:
-            yield self.early
-        while not self.reply.is_done:
-            yield await self.reply.gather(KEEP_ALIVE_S)
-
-    @property
-    def extras(self) -> dict[str, Any]:
-        """What goes beside the choices at the end."""
-        extra: dict[str, Any] = {"timings": answers.timings(self.reply.stats)} if self.wanted.timings else {}
-        return extra | ({"warnings": self.warnings} if self.warnings else {})
-
-
-# ---- whole bodies
-
-
-async def _whole(answer: Answer) -> dict[str, Any]:
-    pieces = await collect(answer.reply, len(answer.asks))
-    wanted = answer.wanted
-    if isinstance(wanted, ChatRequest):
-        choices = [_chat_choice(answer, wanted, piece) for piece in pieces]
-        extra = _chat_extras(answer, wanted, pieces[0])
-    else:
-        choices = [_completion_choice(answer, wanted, rank, piece) for rank, piece in enumerate(_best(wanted, pieces))]
-        extra = {}
-    body = answer.envelope.head(is_chunk=False)
-    return {**body, "choices": choices, "usage": answers.usage(answer.reply.stats), **extra, **answer.extras}
-
-
-def _chat_choice(answer: Answer, wanted: ChatRequest, piece: Collected) -> dict[str, Any]:
-    tokenizer = answer.resident.text.tokenizer
-    choice = {
-        "index": piece.index,
-        "message": answers.message_of(piece),
-        "logprobs": answers.chat_logprobs(tokenizer, piece.logprobs) if wanted.logprobs else None,
-        "finish_reason": answers.finish_reason(piece, has_called_tools=bool(piece.tool_calls)),
-        "stop_reason": piece.stop,
-    }
-    return choice | ({"token_ids": piece.ids} if wanted.return_token_ids else {})
-
-
-def _chat_extras(answer: Answer, wanted: ChatRequest, piece: Collected) -> dict[str, Any]:
-    extra: dict[str, Any] = {}
-    if wanted.prompt_logprobs is not None:
-        extra["prompt_logprobs"] = answers.prompt_logprobs(answer.resident.text.tokenizer, piece.prompt_logprobs)
-    if wanted.return_token_ids:
-        extra["prompt_token_ids"] = answer.asks[0].prompt
-    return extra
-
-
-def _best(wanted: CompletionRequest, pieces: Sequence[Collected]) -> list[Collected]:
-    """For each prompt the n choices with the highest mean log-probability, when more were asked for."""
-    count, kept = wanted.best_of or wanted.n or 1, wanted.n or 1
-    if count == kept:
-        return list(pieces)
-    groups = [pieces[start : start + count] for start in range(0, len(pieces), count)]
-    return [piece for group in groups for piece in sorted(group, key=_mean_logprob, reverse=True)[:kept]]
-
-
-def _mean_logprob(piece: Piece) -> float:
-    return sum(entry.logprob for entry in piece.logprobs) / max(1, len(piece.logprobs))
-
-
-def _completion_choice(answer: Answer, wanted: CompletionRequest, rank: int, piece: Collected) -> dict[str, Any]:
-    ask, tokenizer = answer.asks[piece.index], answer.resident.text.tokenizer
-    text = ask.prompt_text + piece.text if wanted.echo else piece.text
-    choice = answers.text_choice(rank, text, piece.finish, stop_reason=piece.stop)
-    if wanted.logprobs is not None:
-        scored = [*piece.prompt_logprobs, *piece.logprobs] if wanted.echo else piece.logprobs
-        choice["logprobs"] = answers.CompletionLogprobs(tokenizer).of(
-            scored, first_id=ask.prompt[0] if wanted.echo else None
-        )
-    if wanted.prompt_logprobs is not None:
-        choice["prompt_logprobs"] = answers.prompt_logprobs(tokenizer, piece.prompt_logprobs)
-    if wanted.return_token_ids:
-        choice |= {"token_ids": piece.ids, "prompt_token_ids": ask.prompt}
-    return choice
-
-
-# ---- streams
-
-
-async def _streamed(answer: Answer, stack: contextlib.AsyncExitStack) -> AsyncIterator[bytes]:
-    """Events until the answer is done; an error in the middle is an event too. Closing it frees the pages."""
-    async with stack:
-        options = answer.wanted.stream_options
-        shows_usage = bool(options and options.include_usage)
-        writer = _writer(answer)
-        chunks = answers.Chunks(answer.envelope, announces_usage=shows_usage)
-        try:
-            async for pieces in answer.batches():
-                for piece in pieces:
-                    is_last = answer.reply.is_done and piece is pieces[-1] and not shows_usage
-                    yield writer.events(chunks, piece, answer.extras if is_last else {})
-                if not pieces:
-                    yield answers.KEEP_ALIVE
-        except LocalLLMError as error:
-            yield answers.error_event(error)
-            return
-        if shows_usage:
-            yield chunks.last(usage=answers.usage(answer.reply.stats), **answer.extras)
-        yield answers.DONE
-
-
-def _writer(answer: Answer) -> "_ChatWriter | _TextWriter":
-    wanted = answer.wanted
-    return _ChatWriter(answer, wanted) if isinstance(wanted, ChatRequest) else _TextWriter(answer, wanted)
-
-
-class _ChatWriter:
-    """Role first, then what the model says, then an empty delta with the reason for the end."""
-
-    def __init__(self, answer: Answer, wanted: ChatRequest) -> None:
-        self._answer = answer
-        self._wanted = wanted
-        self._has_begun: set[int] = set()
-        self._has_called: set[int] = set()
-
-    def events(self, chunks: answers.Chunks, piece: Piece, extra: dict[str, Any]) -> bytes:
-        wanted, written = self._wanted, b""
-        if piece.index not in self._has_begun:
-            self._has_begun.add(piece.index)
-            ids = {"prompt_token_ids": self._answer.asks[0].prompt} if wanted.return_token_ids else {}
-            written += chunks.chunk(answers.delta_choice(piece.index, {"role": "assistant", "content": ""}), **ids)
-        if piece.tool_calls:
-            self._has_called.add(piece.index)
-        if (delta := answers.delta_of(piece)) or (piece.ids and self._shows_tokens):
-            written += chunks.chunk(answers.delta_choice(piece.index, delta, **self._details(piece)))
-        if piece.finish is not None:
-            reason = answers.finish_reason(piece, has_called_tools=piece.index in self._has_called)
-            written += chunks.chunk(answers.delta_choice(piece.index, {}, reason, stop_reason=piece.stop), **extra)
-        return written
-
-    @property
-    def _shows_tokens(self) -> bool:
-        wanted = self._wanted
-        return bool(wanted.logprobs or wanted.return_token_ids)
-
-    def _details(self, piece: Piece) -> dict[str, Any]:
-        wanted = self._wanted
-        details: dict[str, Any] = {}
-        if wanted.logprobs:
-            details["logprobs"] = answers.chat_logprobs(self._answer.resident.text.tokenizer, piece.logprobs)
-        if wanted.return_token_ids:
-            details["token_ids"] = piece.ids
-        return details
-
-
-class _TextWriter:
-    """The echoed prompt first where it was asked for, then text, then the reason for the end."""
-
-    def __init__(self, answer: Answer, wanted: CompletionRequest) -> None:
-        self._answer = answer
-        self._wanted = wanted
-        self._logprobs: dict[int, answers.CompletionLogprobs] = {}
-        self._has_echoed: set[int] = set()
-
-    def events(self, chunks: answers.Chunks, piece: Piece, extra: dict[str, Any]) -> bytes:
-        wanted, written = self._wanted, b""
-        if wanted.echo and piece.index not in self._has_echoed:
-            self._has_echoed.add(piece.index)
-            written += chunks.chunk(self._echo(piece))
-        if piece.text or (piece.ids and (wanted.logprobs is not None or wanted.return_token_ids)):
-            written += chunks.chunk(answers.text_choice(piece.index, piece.text, **self._details(piece)))
-        if piece.finish is not None:
-            written += chunks.chunk(answers.text_choice(piece.index, "", piece.finish, stop_reason=piece.stop), **extra)
-        return written
-
-    def _echo(self, piece: Piece) -> dict[str, Any]:
-        ask = self._answer.asks[piece.index]
-        choice = answers.text_choice(piece.index, ask.prompt_text)
-        if self._wanted.logprobs is not None:
-            choice["logprobs"] = self._lists(piece.index).of(piece.prompt_logprobs, first_id=ask.prompt[0])
-        return choice
-
-    def _details(self, piece: Piece) -> dict[str, Any]:
-        wanted = self._wanted
-        details: dict[str, Any] = {}
-        if wanted.logprobs is not None:
-            details["logprobs"] = self._lists(piece.index).of(piece.logprobs)
-        if wanted.return_token_ids:
-            details["token_ids"] = piece.ids
-        return details
-
-    def _lists(self, index: int) -> answers.CompletionLogprobs:
-        return self._logprobs.setdefault(index, answers.CompletionLogprobs(self._answer.resident.text.tokenizer))
 
 
 def _model_object(entry: Entry) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 import uvicorn
 
 from localllm.daemon.home import Address, locked, remove_address, write_address
-from localllm.daemon.residency import Sources
+from localllm.daemon.sources import Sources
 from localllm.errors import DaemonUnreachable, LocalLLMError, PortInUse, UsageError, WorkerCrashed
 from localllm.server.app import Daemon
 from localllm.server.logs import start_logging
@@ -142,6 +142,7 @@ class _Serving(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 date_header=False,
+                http="h11",  # the one that bounds headers
                 ws="none",
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
                 timeout_graceful_shutdown=int(LAST_EVENTS_S),

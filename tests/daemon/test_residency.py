@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from localllm import wire
-from localllm.daemon.residency import Residency, Sources
+from localllm.daemon.residency import Residency
 from localllm.daemon.resident import Resident
+from localllm.daemon.sources import Sources
 from localllm.errors import BadModelFile, LocalLLMError, ModelNotFound, Overloaded
 from localllm.settings import load_settings
 from tests.daemon.toy import WORKER_COMMAND, ToyLibrary, toy_entry, toy_text
@@ -181,6 +182,18 @@ async def test_stopping_a_model_ends_its_streams_with_an_error(tmp_path: Path) -
         assert await models.stop("slow")
         assert [str(error) for error in sink.errors] == ["slow was unloaded"]
         assert not await models.stop("slow")
+
+
+async def test_a_model_that_has_left_the_store_can_still_be_stopped(tmp_path: Path) -> None:
+    library = ToyLibrary(toy_entry("a"))
+    sources = Sources(library=library, load_text=toy_text, worker_command=WORKER_COMMAND)
+    models = Residency(load_settings({"LOCALLLM_HOME": str(tmp_path)}), sources)
+    await use(models, "a")
+    library.by_name.clear()
+    assert await models.stop("a")
+    with pytest.raises(ModelNotFound):
+        await models.stop("a")
+    await models.close()
 
 
 async def test_a_sink_that_fails_harms_no_other(tmp_path: Path) -> None:

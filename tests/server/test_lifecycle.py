@@ -218,6 +218,13 @@ def test_shutdown_over_http_drains_too(settings: Settings) -> None:
     assert not settings.address_file.exists()
 
 
+def test_headers_without_end_are_cut_off(settings: Settings) -> None:
+    address = ensure_daemon(settings, command=COMMAND)
+    with socket.create_connection((address.host, address.port), timeout=10) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 2**17)
+        assert connection.recv(64).startswith(b"HTTP/1.1 4")
+
+
 def test_the_log_is_in_the_home(settings: Settings) -> None:
     ensure_daemon(settings, command=COMMAND)
     assert "listens on" in settings.log_file.read_text()

@@ -2,7 +2,7 @@
 
 import sys
 
-from localllm.daemon.residency import Sources
+from localllm.daemon.sources import Sources
 from localllm.server.serving import main
 from localllm.settings import Settings
 from tests.daemon.toy import WORKER_COMMAND, ToyLibrary, toy_entry, toy_text

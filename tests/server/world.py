@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from localllm.daemon.residency import Sources
+from localllm.daemon.sources import Sources
 from localllm.server.app import Daemon
 from localllm.settings import load_settings
 from tests.daemon.toy import WORKER_COMMAND, ToyLibrary, toy_text

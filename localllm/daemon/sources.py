@@ -1,0 +1,75 @@
+"""Where a daemon's models come from and how they run: the real store and runtime, or what tests put in their place."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from localllm.daemon.process import WORKER_COMMAND
+from localllm.errors import InvalidRequest
+from localllm.store.entry import Entry
+
+if TYPE_CHECKING:
+    from localllm.runtime.load import TextSide
+
+logger = logging.getLogger("localllm.daemon")
+
+
+def available_memory_bytes() -> int:
+    """What the machine could give a new process now."""
+    import psutil  # deferred: 20 ms that a daemon without a model need not pay
+
+    return int(psutil.virtual_memory().available)
+
+
+def import_text_side() -> None:
+    """Import what the first model will need, while nobody waits for it yet."""
+    import localllm.runtime.load
+    import localllm.tokens.chat
+    import localllm.tokens.markup
+    import localllm.tokens.stream  # noqa: F401  # the import is all that is wanted
+
+
+def load_text(entry: Entry) -> "TextSide":
+    """The tokenizer and template of a model, read in the daemon only. The template's first rendering is done here,
+    while the weights load: it starts the process that renders."""
+    # deferred: tokenizers and jinja2 come with the first model
+    from localllm.runtime.load import load_text as load
+    from localllm.tokens.chat import ChatTemplate
+
+    text = load(Path(entry.path))
+    if entry.template_kind == "jinja":
+        bos, eos = (text.tokenizer.piece(one) if one is not None else "" for one in _ends(text))
+        text = replace(text, template=ChatTemplate(entry.template, bos_token=bos, eos_token=eos))
+    elif entry.template_kind == "go":
+        logger.warning("%s has a template in Go's language; the one in the model file is used", entry.name)
+    with contextlib.suppress(InvalidRequest):  # a template may refuse this conversation and still be good for others
+        text.template.render([{"role": "user", "content": "Hello"}])
+    return text
+
+
+def _ends(text: "TextSide") -> tuple[int | None, int | None]:
+    return text.tokenizer.bos_id, text.tokenizer.eos_id
+
+
+class LibraryLike(Protocol):
+    """The models there are."""
+
+    def find(self, name: str) -> Entry: ...
+
+    def entries(self) -> Iterable[Entry]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where models come from and how they run; tests put fakes here."""
+
+    library: LibraryLike
+    load_text: "Callable[[Entry], TextSide]" = load_text
+    worker_command: Sequence[str] = WORKER_COMMAND
+    warm_up: Callable[[], None] = import_text_side
+    available_memory_bytes: Callable[[], int] = available_memory_bytes
+    clock: Callable[[], float] = time.monotonic
