@@ -8,6 +8,11 @@
 namespace localllm {
 namespace {
 
+template <int N>
+struct Index {
+    static constexpr int value = N;
+};
+
 void write_keys(const float* k, int head_dim, int page_size, int slot, uint8_t* page) {
     uint16_t* keys = reinterpret_cast<uint16_t*>(page) + slot;
     int d = 0;
@@ -31,41 +36,42 @@ INLINE const uint16_t* page_at(const uint8_t* base, const AttentionTask& task, i
     return reinterpret_cast<const uint16_t*>(base + page * task.page_bytes);
 }
 
+// Loops over sums are unrolled wherever they appear: one sum indexed by a variable keeps all of them in memory.
+#define UNROLL _Pragma("GCC unroll 8")
+
 // scores[h][0..8V) = q[h] . keys of 8V positions in one page. CHAINS sums per score hide the latency of the adds.
 template <int H, int V, int CHAINS>
 INLINE void score_run(const AttentionTask& task, const float* q, const uint16_t* keys, const char* coming, float* scores) {
+    const int head_dim = task.head_dim, page_size = task.page_size;
     F8 sum[CHAINS][H][V];
-    for (int c = 0; c < CHAINS; c++)
-        for (int h = 0; h < H; h++)
-            for (int v = 0; v < V; v++) sum[c][h][v] = all(0.0f);
-    int d = 0;
-    for (; d + CHAINS <= task.head_dim; d += CHAINS) {
-        prefetch(coming + d * 16 * V);
-#pragma GCC unroll 4
-        for (int c = 0; c < CHAINS; c++) {
-            F8 k[V];
-#pragma GCC unroll 2
-            for (int v = 0; v < V; v++) k[v] = load_half(keys + (d + c) * task.page_size + v * LANES);
-#pragma GCC unroll 4
-            for (int h = 0; h < H; h++) {
-                F8 x = all_at(q + h * task.head_dim + d + c);
-#pragma GCC unroll 2
-                for (int v = 0; v < V; v++) sum[c][h][v] = fma(k[v], x, sum[c][h][v]);
-            }
-#ifdef LOCALLLM_AVX2
-            asm volatile("" ::: "memory");  // otherwise all loads move up and the sums spill
-#endif
+    UNROLL for (int c = 0; c < CHAINS; c++)
+        UNROLL for (int h = 0; h < H; h++)
+            UNROLL for (int v = 0; v < V; v++) sum[c][h][v] = all(0.0f);
+    auto add = [&](int d, auto chain) __attribute__((always_inline)) {
+        constexpr int c = decltype(chain)::value;
+        F8 k[V];
+        UNROLL for (int v = 0; v < V; v++) k[v] = load_half(keys + d * page_size + v * LANES);
+        UNROLL for (int h = 0; h < H; h++) {
+            F8 x = all_at(q + h * head_dim + d);
+            UNROLL for (int v = 0; v < V; v++) sum[c][h][v] = fma(k[v], x, sum[c][h][v]);
         }
+#ifdef LOCALLLM_AVX2
+        asm volatile("" ::: "memory");  // otherwise all loads move up and the sums spill
+#endif
+    };
+    int d = 0;
+    for (; d + CHAINS <= head_dim; d += CHAINS) {
+        prefetch(coming + d * 2 * V * LANES);
+        add(d, Index<0>{});
+        if constexpr (CHAINS > 1) add(d + 1, Index<1>{});
+        if constexpr (CHAINS > 2) add(d + 2, Index<2>{});
+        if constexpr (CHAINS > 2) add(d + 3, Index<3>{});
     }
-    for (; d < task.head_dim; d++)
-        for (int h = 0; h < H; h++)
-            for (int v = 0; v < V; v++)
-                sum[0][h][v] = fma(load_half(keys + d * task.page_size + v * LANES),
-                                   all_at(q + h * task.head_dim + d), sum[0][h][v]);
-    for (int h = 0; h < H; h++)
-        for (int v = 0; v < V; v++) {
+    for (; d < head_dim; d++) add(d, Index<0>{});
+    UNROLL for (int h = 0; h < H; h++)
+        UNROLL for (int v = 0; v < V; v++) {
             F8 score = sum[0][h][v];
-            for (int c = 1; c < CHAINS; c++) score = score + sum[c][h][v];
+            UNROLL for (int c = 1; c < CHAINS; c++) score = score + sum[c][h][v];
             store(scores + h * SPLIT + v * LANES, score);
         }
 }
@@ -101,31 +107,43 @@ INLINE float soften(float* scores, int low, int high, int padded, float softcap,
     return maximum;
 }
 
+// The keys of the next split, a page's worth per page of values; harmless addresses where there is none.
+INLINE const char* coming_keys(const AttentionTask& task, int position, int first) {
+    int coming = position + SPLIT < task.last && !first ? position + SPLIT : position;
+    return reinterpret_cast<const char*>(page_at(task.keys, task, coming));
+}
+
 // out[h][8 * first ...] = chances . values over [low, high) of the split, W vectors of the value at a time.
 template <int H, int W>
 INLINE void weigh(const AttentionTask& task, int start, int low, int high, int first, const float* scores, float* out,
                   int out_stride) {
+    const int value_dim = task.value_dim, page_size = task.page_size;
+    const int key_bytes = first ? 0 : task.head_dim * 2;  // the first pass over the values fetches for all
     F8 sum[H][W];
-    for (int h = 0; h < H; h++)
-        for (int w = 0; w < W; w++) sum[h][w] = all(0.0f);
+    UNROLL for (int h = 0; h < H; h++)
+        UNROLL for (int w = 0; w < W; w++) sum[h][w] = all(0.0f);
     for (int i = low; i < high;) {
-        int offset = (start + i) % task.page_size, run = task.page_size - offset;
+        int offset = (start + i) % page_size, run = page_size - offset;
         if (run > high - i) run = high - i;
-        const uint16_t* values = page_at(task.values, task, start + i) + offset * task.value_dim + first * LANES;
-        for (int end = i + run; i < end; i++, values += task.value_dim) {
-#pragma GCC unroll 8
-            for (int w = 0; w < W; w++) {
+        const uint16_t* values = page_at(task.values, task, start + i) + offset * value_dim + first * LANES;
+        const char* coming = coming_keys(task, start + i, first) + offset * key_bytes;
+        const float* chances = scores + i;
+        for (const float* end = chances + run; chances < end; chances++, values += value_dim, coming += key_bytes) {
+            if (key_bytes) prefetch(coming);
+            if (key_bytes > 64) prefetch(coming + 64);
+            for (int line = 128; line < key_bytes; line += 64) prefetch(coming + line);
+            UNROLL for (int w = 0; w < W; w++) {
                 F8 v = load_half(values + w * LANES);
 #ifdef LOCALLLM_AVX2
                 KEEP(v);
 #endif
-#pragma GCC unroll 4
-                for (int h = 0; h < H; h++) sum[h][w] = fma(all_at(scores + h * SPLIT + i), v, sum[h][w]);
+                UNROLL for (int h = 0; h < H; h++) sum[h][w] = fma(all_at(chances + h * SPLIT), v, sum[h][w]);
             }
         }
+        i += run;
     }
-    for (int h = 0; h < H; h++)
-        for (int w = 0; w < W; w++) store(out + h * out_stride + (first + w) * LANES, sum[h][w]);
+    UNROLL for (int h = 0; h < H; h++)
+        UNROLL for (int w = 0; w < W; w++) store(out + h * out_stride + (first + w) * LANES, sum[h][w]);
 }
 
 // The last value_dim % 8 numbers, which a whole load would run over.

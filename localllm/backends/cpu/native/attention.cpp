@@ -153,8 +153,10 @@ private:
     void lone_token(Program& program, int tid) {
         AttentionTask task = task_of(program, 0, 0, tid);
         int first = first_split(task), splits = ceil_div(task.last, SPLIT) - first;
-        for (int unit = tid; unit < splits * spec.num_kv_heads; unit += program.threads()) {
-            int head = unit % spec.num_kv_heads, split = unit / spec.num_kv_heads;
+        // neighbouring splits of a head go to one member, which fetches the next while it works on this
+        Span span = share(splits * spec.num_kv_heads, tid, program.threads());
+        for (int unit = span.first; unit < span.last; unit++) {
+            int head = unit / splits, split = unit % splits;
             program.kernels.attend(task_of(program, 0, head, tid), first + split, partial_of(head, split));
         }
     }
