@@ -16,7 +16,7 @@ from localllm import wire
 from localllm.daemon.crashes import CrashLog
 from localllm.daemon.keepalive import FOREVER, keep_alive_seconds
 from localllm.daemon.resident import Resident
-from localllm.daemon.sources import Sources
+from localllm.daemon.sources import Sources, give_back_memory
 from localllm.errors import Overloaded
 from localllm.settings import Settings
 from localllm.store.entry import Entry
@@ -177,6 +177,8 @@ class Residency:
             self._cancel_timer(key)
         logger.info("%s is unloaded (%s)", resident.entry.name, resident.state)
         self._notify()
+        if not self._is_closed:
+            await self.in_thread(give_back_memory)
 
     def _load_frame(self, entry: Entry) -> wire.Load:
         settings = self._settings
