@@ -151,7 +151,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
-    """Natural-log probability of `token_id`, the best alternatives, best first, and the entropy in nats (NaN: unknown)."""
+    """Natural-log probability of `token_id`, the alternatives, best first, and the entropy in nats (NaN: unknown)."""
 
     token_id: int
     logprob: float

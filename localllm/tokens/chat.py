@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import localllm
 from localllm.errors import InvalidRequest
 from localllm.tokens.frames import read_frame, write_frame
 from localllm.tokens.sandbox import Fuel, TemplateFailure, compile_template, render_template, template_environment
@@ -202,7 +201,7 @@ class _Child:
 
 def _start_child() -> subprocess.Popen[bytes]:
     """With the modules of this process, but not with the folder it happens to stand in."""
-    root = str(Path(localllm.__file__).parent.parent)
+    root = str(Path(__file__).parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     inherited = {name: os.environ[name] for name in ("PATH", "TZ", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     return subprocess.Popen(
