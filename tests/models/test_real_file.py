@@ -1,6 +1,5 @@
 """A real GGUF file through mapping and reference backend: the answer everybody knows."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +16,8 @@ GREEDY = Want(sample=SampleWant(SamplingParams(temperature=0.0), 0, 0))
 
 
 @pytest.fixture
-def file() -> Iterator[GGUFFile]:
-    path = os.environ.get("LOCALLLM_TEST_GGUF", "")
-    if not Path(path).is_file():
-        pytest.skip("LOCALLLM_TEST_GGUF names no SmolLM2 GGUF file")
-    with GGUFFile.open(path) as opened:
+def file(small_model_file: Path) -> Iterator[GGUFFile]:
+    with GGUFFile.open(small_model_file) as opened:
         yield opened
 
 

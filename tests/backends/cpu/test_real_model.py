@@ -1,6 +1,5 @@
-"""A real file, where LOCALLLM_TEST_GGUF names one: greedy picks against the reference, teacher-forced."""
+"""The real small model: greedy picks against the reference, teacher-forced."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +20,6 @@ NEAR_TIE = 0.5
 """Rounding activations to 8 bits moves a logit of a 135M model by about this much."""
 
 
-@pytest.fixture(scope="module")
-def model_path() -> Path:
-    name = os.environ.get("LOCALLLM_TEST_GGUF")
-    if not name or not Path(name).is_file():
-        pytest.skip("LOCALLLM_TEST_GGUF names no model file")
-    return Path(name)
-
-
 def generate(backend: Backend, num_tokens: int) -> list[int]:
     """Greedy from the token with id 1, one at a time."""
     ids = [1]
@@ -38,8 +29,8 @@ def generate(backend: Backend, num_tokens: int) -> list[int]:
     return ids
 
 
-def test_greedy_picks_are_the_reference_s_or_near_ties(model_path: Path) -> None:
-    config, source = gguf_model(GGUFFile.open(model_path))
+def test_greedy_picks_are_the_reference_s_or_near_ties(small_model_file: Path) -> None:
+    config, source = gguf_model(GGUFFile.open(small_model_file))
     judge = ReferenceBackend(config, source, keep_decoded=False)
     ours = CpuBackend(config, source, threads=2)
     for backend in (judge, ours):
@@ -54,8 +45,8 @@ def test_greedy_picks_are_the_reference_s_or_near_ties(model_path: Path) -> None
     assert (behind == 0).mean() >= 0.9
 
 
-def test_a_prompt_in_one_chunk_gives_what_single_tokens_give(model_path: Path) -> None:
-    config, source = gguf_model(GGUFFile.open(model_path))
+def test_a_prompt_in_one_chunk_gives_what_single_tokens_give(small_model_file: Path) -> None:
+    config, source = gguf_model(GGUFFile.open(small_model_file))
     ours = CpuBackend(config, source, threads=2)
     ours.allocate(16, 0)
     ids = generate(ours, 20)
