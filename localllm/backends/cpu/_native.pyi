@@ -122,6 +122,9 @@ class Program:
     ) -> list[int]:
         """Run the program without the interpreter's lock; the index of the largest logit of each taken position."""
 
+    def go_alone(self, steps: int) -> None:
+        """The next so many steps use one thread, as they do by themselves where threads hold each other up."""
+
     def values(self, buffer: int, rows: int) -> NDArray[np.float32]:
         """A view of a shared buffer of floats: what the last step left; may be written before a step."""
 

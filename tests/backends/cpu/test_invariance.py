@@ -31,6 +31,15 @@ def open_walk(world: World, kernels: str, threads: int) -> Walk:
     return Walk(backend)
 
 
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+def test_one_thread_that_does_the_work_of_three_changes_no_bit(kernels: str, world: World) -> None:
+    config, source = build(world)
+    backend = CpuBackend(config, source, threads=3, max_tokens_per_step=128, kernels=kernels)
+    together = last_logits(Walk(backend), [20, 19, 1])
+    backend._program.go_alone(3)
+    assert np.array_equal(last_logits(Walk(backend), [20, 19, 1]), together)
+
+
 def last_logits(walk: Walk, chunks: list[int], *, crowd: bool = False) -> np.ndarray:
     first = 0
     for index, size in enumerate(chunks):

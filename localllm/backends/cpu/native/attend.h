@@ -36,9 +36,6 @@ INLINE const uint16_t* page_at(const uint8_t* base, const AttentionTask& task, i
     return reinterpret_cast<const uint16_t*>(base + page * task.page_bytes);
 }
 
-// Loops over sums are unrolled wherever they appear: one sum indexed by a variable keeps all of them in memory.
-#define UNROLL _Pragma("GCC unroll 8")
-
 // scores[h][0..8V) = q[h] . keys of 8V positions in one page. CHAINS sums per score hide the latency of the adds.
 template <int H, int V, int CHAINS>
 INLINE void score_run(const AttentionTask& task, const float* q, const uint16_t* keys, const char* coming, float* scores) {

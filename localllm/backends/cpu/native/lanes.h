@@ -12,6 +12,13 @@
 
 #define INLINE inline __attribute__((always_inline))
 
+// Loops over sums are unrolled wherever they appear: one sum indexed by a variable keeps all of them in memory.
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
+
 namespace localllm {
 namespace {
 

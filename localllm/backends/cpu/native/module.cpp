@@ -227,6 +227,7 @@ void bind_replay(nb::class_<Program>& program) {
         .def("slot", &view_slot, "index"_a)
         .def("step", &run_step, "token_ids"_a, "positions"_a, "row_starts"_a, "tables"_a, "slots"_a, "atomic"_a, "taken"_a,
              "needs_logits"_a, "wants_hidden"_a, "keeps_inputs"_a)
+        .def("go_alone", &Program::go_alone, "steps"_a)
         .def("values", &view_values, "buffer"_a, "rows"_a)
         .def("logits", &view_logits, "rows"_a)
         .def("hidden", &view_hidden, "rows"_a, "width"_a)

@@ -1,6 +1,7 @@
 #include "program.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -13,6 +14,10 @@ namespace {
 
 // after scoring whole chunks the logits are as large as a small model; nobody keeps them
 constexpr size_t LOGITS_TO_KEEP_BYTES = size_t{16} << 20;
+
+// After a step in which a member waited more than half of the time, so many steps go without the team.
+constexpr int STEPS_ALONE = 15;
+constexpr auto SHORTEST_TO_JUDGE = std::chrono::microseconds(500);
 
 const Kernels& kernels_or_throw(const std::string& name) {
     const Kernels* kernels = find_kernels(name.c_str());
@@ -201,9 +206,31 @@ void Program::run(Step& step) {
     if (!step.num_tokens) return;
     step_ = &step;
     need_scratch(scratch_floats_);
-    team_.run([this](int tid) { walk(tid); });
+    walk_together();
     if (head_rows_) choose();
     step_ = nullptr;
+}
+
+// A member that shares its core with somebody busy holds up all others at every meeting; then one thread does the work
+// of all of them sooner. The numbers stay the same: work is split as before.
+void Program::walk_together() {
+    using Clock = std::chrono::steady_clock;
+    int& alone = steps_alone_[step_->num_tokens > 1];
+    if (alone > 0) {
+        alone--;
+        return walk_alone();
+    }
+    auto start = Clock::now();
+    team_.run([this](int tid) { walk(tid); });
+    auto took = Clock::now() - start;
+    if (took > SHORTEST_TO_JUDGE && team_.longest_wait() * 2 > took) alone = STEPS_ALONE;
+}
+
+void Program::walk_alone() {
+    FlushDenormals flush;
+    for (int tid = 0; tid < threads(); tid++) turn_angles(tid);
+    for (auto& instruction : instructions_)
+        for (int tid = 0; tid < threads(); tid++) instruction->run(*this, tid);
 }
 
 void Program::walk(int tid) {

@@ -112,6 +112,8 @@ public:
 
     // Throws std::invalid_argument for indices out of bounds, before anything is computed.
     void run(Step& step);
+    // The next so many steps go without the team, as they do beside a busy neighbour.
+    void go_alone(int steps) { steps_alone_[0] = steps_alone_[1] = steps; }
     const std::vector<int32_t>& argmax() const { return argmax_; }
     const float* logits() const { return logits_.as<float>(); }
     size_t logits_ld() const { return logits_ld_; }
@@ -157,6 +159,8 @@ private:
     void check_row(const Step& step, int row) const;
     void check_pages(const Step& step, int row) const;
     void walk(int tid);
+    void walk_alone();
+    void walk_together();
     void turn_angles(int tid);
     void choose();
 
@@ -179,6 +183,8 @@ private:
     size_t logits_touched_ = 0;  // bytes that the last step may have written
     int head_rows_ = 0;
     std::vector<int32_t> argmax_;
+
+    int steps_alone_[2] = {0, 0};  // still to do without the team: of lone rows, of batches
 
     const Step* step_ = nullptr;
     std::atomic<bool> busy_{false};

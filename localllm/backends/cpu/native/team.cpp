@@ -1,5 +1,6 @@
 #include "team.h"
 
+#include <algorithm>
 #include <climits>
 
 #ifdef __linux__
@@ -86,16 +87,17 @@ Team::~Team() {
 }
 
 template <class Ready>
-void Team::wait(Gate& gate, Ready ready) {
+std::chrono::nanoseconds Team::wait(Gate& gate, Ready ready) {
     // the first looks are free of clock calls: most waits end within them
-    Clock::time_point deadline{};
+    Clock::time_point first_look{};
     for (int turn = 1;; turn++) {
-        if (ready(gate.word.load(std::memory_order_acquire))) return;
+        if (ready(gate.word.load(std::memory_order_acquire)))
+            return first_look == Clock::time_point{} ? Clock::duration::zero() : Clock::now() - first_look;
         pause();
         if (turn % PAUSES_PER_LOOK_AT_THE_CLOCK) continue;
         auto now = Clock::now();
-        if (deadline == Clock::time_point{}) deadline = now + SPIN;
-        if (now < deadline) continue;
+        if (first_look == Clock::time_point{}) first_look = now;
+        if (now - first_look < SPIN) continue;
         gate.parked.fetch_add(1, std::memory_order_seq_cst);
         uint32_t seen = gate.word.load(std::memory_order_seq_cst);
         if (!ready(seen)) gate.park(seen);
@@ -121,13 +123,21 @@ void Team::barrier(int tid) {
     uint32_t target = (++members_[static_cast<size_t>(tid)].phase) * static_cast<uint32_t>(size_);
     arrived_.word.fetch_add(1, std::memory_order_seq_cst);
     arrived_.wake();
-    wait(arrived_, [&](uint32_t word) { return static_cast<int32_t>(word - target) >= 0; });
+    auto waited = wait(arrived_, [&](uint32_t word) { return static_cast<int32_t>(word - target) >= 0; });
+    members_[static_cast<size_t>(tid)].waited += waited;
+}
+
+std::chrono::nanoseconds Team::longest_wait() const {
+    std::chrono::nanoseconds longest{0};
+    for (const Member& member : members_) longest = std::max(longest, member.waited);
+    return longest;
 }
 
 void Team::run(void (*work)(void*, int), void* argument) {
     FlushDenormals flush;
     work_ = work;
     argument_ = argument;
+    for (Member& member : members_) member.waited = std::chrono::nanoseconds{0};
     if (size_ > 1) {
         start_.word.fetch_add(1, std::memory_order_seq_cst);
         start_.wake();

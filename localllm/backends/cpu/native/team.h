@@ -43,6 +43,9 @@ public:
     // Every member calls it the same number of times inside run().
     void barrier(int tid);
 
+    // The longest that a member stood at the barriers of the last run(); short waits are not counted.
+    std::chrono::nanoseconds longest_wait() const;
+
 private:
     // A word that members wait to change.
     struct alignas(64) Gate {
@@ -57,10 +60,11 @@ private:
     };
     struct alignas(64) Member {
         uint32_t phase = 0;
+        std::chrono::nanoseconds waited{0};
     };
 
     template <class Ready>
-    void wait(Gate& gate, Ready ready);
+    std::chrono::nanoseconds wait(Gate& gate, Ready ready);
     void serve(int tid);
 
     const int size_;

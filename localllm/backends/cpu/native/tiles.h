@@ -68,20 +68,17 @@ struct FourBit {
             {
                 __m256i w0 = low(w, 0), w1 = low(w, 1), w2 = low(w, 2), w3 = low(w, 3);
                 KEEP_ALL(w0, w1, w2, w3);
-#pragma GCC unroll 4
-                for (int t = 0; t < T; t++) part[t] = dots(w0, w1, w2, w3, a->q[t]);
+                UNROLL for (int t = 0; t < T; t++) part[t] = dots(w0, w1, w2, w3, a->q[t]);
             }
             {
                 __m256i w0 = high(w, 0), w1 = high(w, 1), w2 = high(w, 2), w3 = high(w, 3);
                 KEEP_ALL(w0, w1, w2, w3);
-#pragma GCC unroll 4
-                for (int t = 0; t < T; t++)  // 8 products of 15 * 127 pairs fit in 16 bits: 30480
+                UNROLL for (int t = 0; t < T; t++)  // 8 products of 15 * 127 pairs fit in 16 bits: 30480
                     part[t] = _mm256_add_epi16(part[t], dots(w0, w1, w2, w3, a->q[t] + 16));
             }
             F8 d, m;
             scales(w, d, m);
-#pragma GCC unroll 4
-            for (int t = 0; t < T; t++) sum[t] = finish(part[t], d, m, *a, t, sum[t]);
+            UNROLL for (int t = 0; t < T; t++) sum[t] = finish(part[t], d, m, *a, t, sum[t]);
         }
         for (int t = 0; t < T; t++) store(out + t * LANES, sum[t]);
     }
@@ -107,7 +104,7 @@ struct FourBit {
     {                                                                                             \
         __m256i w0 = PART(w, J), w1 = PART(w, J + 1), v0 = PART(v, J), v1 = PART(v, J + 1);       \
         KEEP_ALL(w0, w1, v0, v1);                                                                 \
-        _Pragma("GCC unroll 4") for (int t = 0; t < T; t++) {                                     \
+        UNROLL for (int t = 0; t < T; t++) {                                                      \
             __m256i x = four(a->q[t] + OFFSET);                                                   \
             __m256i p = _mm256_maddubs_epi16(w0, x), o = _mm256_maddubs_epi16(v0, x);             \
             s[t] = FIRST ? p : _mm256_add_epi16(s[t], p);                                         \
@@ -126,8 +123,7 @@ struct FourBit {
             F8 d, m, e, n;
             scales(w, d, m);
             scales(v, e, n);
-#pragma GCC unroll 4
-            for (int t = 0; t < T; t++) {
+            UNROLL for (int t = 0; t < T; t++) {
                 float *first = out + t * LANES, *second = out + (T + t) * LANES;
                 store(first, finish(s[t], d, m, *a, t, load(first)));
                 store(second, finish(u[t], e, n, *a, t, load(second)));
@@ -213,11 +209,9 @@ struct EightBit {
 #ifdef LOCALLLM_AVX2
             __m256i part[T];
             const __m256i* q = reinterpret_cast<const __m256i*>(w + QUANTS);
-#pragma GCC unroll 8
-            for (int j = 0; j < 8; j++) {
+            UNROLL for (int j = 0; j < 8; j++) {
                 __m256i v = _mm256_loadu_si256(q + j), magnitude = _mm256_abs_epi8(v);
-#pragma GCC unroll 4
-                for (int t = 0; t < T; t++) {  // one pair of products is all that 16 bits hold
+                UNROLL for (int t = 0; t < T; t++) {  // one pair of products is all that 16 bits hold
                     __m256i x = _mm256_sign_epi8(FourBit<true>::four(a->q[t] + 4 * j), v);
                     __m256i p = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), _mm256_set1_epi16(1));
                     part[t] = j ? _mm256_add_epi32(part[t], p) : p;
@@ -282,8 +276,7 @@ struct Floats {
         for (; c + 1 < columns; c += 2, w += 2 * COLUMN_BYTES) {
             if (AHEAD && c % 4 == 0) prefetch(w + PREFETCH_BYTES);
             F8 w0 = Plain::values(w), w1 = Plain::values(w + COLUMN_BYTES);
-#pragma GCC unroll 4
-            for (int t = 0; t < T; t++) {
+            UNROLL for (int t = 0; t < T; t++) {
                 even[t] = fma(w0, all_at(x + t * in.ld + c), even[t]);
                 odd[t] = fma(w1, all_at(x + t * in.ld + c + 1), odd[t]);
             }
