@@ -13,7 +13,6 @@ constexpr int LANES = 8;        // weight rows that are interleaved: a group
 constexpr int TILE = 4;         // tokens of quantized activations that lie together
 constexpr int BLOCK = 32;       // columns that share a scale
 constexpr int SPLIT = 128;      // positions of one attention split
-constexpr int MAX_SHARED = 4;   // query heads that one pass over a KV head serves
 constexpr int PARTIAL_HEAD = 8; // floats before the values of a partial: maximum, sum, padding
 
 // GGUF's numbers.

@@ -185,7 +185,6 @@ void bind_recording(nb::class_<Program>& program) {
              },
              "x"_a, "head_dim"_a, "angles"_a, "values"_a, "blocks"_a)
         .def("pool", &record_pool, "x"_a)
-        .def("barrier", &record_barrier)
         .def("linear",
              [](Program& p, int x, int matrix, int bias, int residual, float scale, int out, bool sync) {
                  LinearSpec spec{};
@@ -233,8 +232,7 @@ void bind_replay(nb::class_<Program>& program) {
         .def("hidden", &view_hidden, "rows"_a, "width"_a)
         .def_prop_ro("kernels", [](const Program& p) { return std::string(p.kernels.name); })
         .def_prop_ro("threads", &Program::threads)
-        .def_prop_ro("weight_bytes", &Program::weight_bytes)
-        .def_prop_ro("num_instructions", &Program::num_instructions);
+        .def_prop_ro("weight_bytes", &Program::weight_bytes);
 }
 
 }  // namespace

@@ -134,14 +134,12 @@ public:
     float* scratch(int tid) const { return scratch_.as<float>() + static_cast<size_t>(tid) * scratch_floats_; }
     uint8_t* pages() const { return pages_.data(); }
     float* state(int row) const { return slots_.as<float>() + static_cast<size_t>(step_->slots[row]) * limits.state_floats; }
-    void barrier(int tid) { team_.barrier(tid); }
 
     void use_head(int num_rows);
     void use_hidden(int width);
     HeadOut head_out(int tid) const;
     void keep_hidden(const Buffer& x, int tid);
     size_t weight_bytes() const { return packer_.used(); }
-    size_t num_instructions() const { return instructions_.size(); }
 
 private:
     template <class T>

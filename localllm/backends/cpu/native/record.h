@@ -26,7 +26,6 @@ void record_quantize(Program&, int x, int blocks);
 void record_take_rows(Program&, int x, Outputs out);
 void record_rope(Program&, int x, int head_dim, int angles, Outputs out);
 void record_pool(Program&, int x);
-void record_barrier(Program&);
 
 // products.cpp
 struct LinearSpec {

@@ -143,12 +143,11 @@ struct Softcap : RowWise {
     }
 };
 
-struct Copy : RowWise {
-    const Buffer* x;
-    bool gathers;  // rows of x are tokens, ours are the taken ones
+struct TakeRows : RowWise {
+    const Buffer* x;  // of tokens; ours are the taken rows
     void compute(Program& program, int index, int tid, float* out) override {
-        int from = gathers ? program.step().taken[index] : index;
-        std::memcpy(out, program.row(*x, from, tid), static_cast<size_t>(width) * sizeof(float));
+        const float* token = program.row(*x, program.step().taken[index], tid);
+        std::memcpy(out, token, static_cast<size_t>(width) * sizeof(float));
     }
 };
 
@@ -177,10 +176,6 @@ struct Rope : RowWise {
 struct Pool : Instruction {
     const Buffer* x;
     void run(Program& program, int tid) override { program.keep_hidden(*x, tid); }
-};
-
-struct Barrier : Instruction {
-    void run(Program&, int) override {}
 };
 
 }  // namespace
@@ -284,13 +279,12 @@ void record_quantize(Program& program, int x, int blocks) {
 }
 
 void record_take_rows(Program& program, int x, Outputs out) {
-    auto copy = std::make_unique<Copy>();
-    copy->x = &floats(program, x);
-    copy->gathers = true;
-    if (copy->x->taken || !program.buffer(out.values != NONE ? out.values : out.blocks).taken)
+    auto take = std::make_unique<TakeRows>();
+    take->x = &floats(program, x);
+    if (take->x->taken || !program.buffer(out.values != NONE ? out.values : out.blocks).taken)
         throw std::invalid_argument("rows are taken from tokens");
-    int width = copy->x->width;
-    bind(program, std::move(copy), width, out);
+    int width = take->x->width;
+    bind(program, std::move(take), width, out);
 }
 
 void record_rope(Program& program, int x, int head_dim, int angles, Outputs out) {
@@ -312,7 +306,5 @@ void record_pool(Program& program, int x) {
     program.use_hidden(pool->x->width);
     program.add(std::move(pool));
 }
-
-void record_barrier(Program& program) { program.add(std::make_unique<Barrier>()); }
 
 }  // namespace localllm
