@@ -104,6 +104,8 @@ class CpuBackend:
             rows = self._compute(plan) if plan.rows else ()
         except ValueError as error:
             raise InvalidRequest(f"the step cannot be computed: {error}") from None
+        except MemoryError:
+            raise NotEnoughMemory("there is no memory for the pages of this step", hint="set fewer kv_pages") from None
         self._done.append(StepResult(plan.step_id, rows, time.perf_counter() - started))
 
     def collect(self) -> StepResult:
