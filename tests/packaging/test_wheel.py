@@ -67,10 +67,10 @@ def test_the_wheel_pulls_and_answers_outside_the_clone(work: Path, small_model_h
     assert "torch" not in packages.split()
     run(localllm, "pull", "smollm2:135m", env=env, cwd=work)
     try:
-        answer = run(localllm, "run", "smollm2:135m", "What is the capital of France?", env=env, cwd=work)
+        answer = run(localllm, "run", "smollm2:135m", "Why is the sky blue?", env=env, cwd=work)
     finally:
         run(localllm, "daemon", "stop", env=env, cwd=work)
-    assert "Paris" in answer
+    assert "light" in answer
 
 
 def test_without_a_compiler_the_install_succeeds_and_says_so(work: Path, small_model_file: Path) -> None:

@@ -1,12 +1,13 @@
 """The whole road on the real small model: the command line, the daemon, HTTP, and back to a clean house."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,14 @@ class House:
         (row,) = httpx.get(f"{self.url}/localllm/v1/ps").json()["models"]
         return row["pages_used"], row["running"] + row["waiting"]
 
-    def wait_until_free(self) -> None:
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 10
-        while self.pages() != (0, 0):
-            assert time.monotonic() < deadline, f"pages stay taken: {self.pages()}"
+        while not is_so():
+            assert time.monotonic() < deadline, f"still not so: {self.pages()}"
             time.sleep(0.05)
+
+    def wait_until_free(self) -> None:
+        self.wait_until(lambda: self.pages() == (0, 0))
 
 
 def open_house(small_model_home: Path, folder: Path, **settings: str) -> Iterator[House]:
@@ -90,9 +94,19 @@ def small_house(small_model_home: Path, tmp_path_factory: pytest.TempPathFactory
     yield from open_house(small_model_home, tmp_path_factory.mktemp("small-house"), LOCALLLM_KV_PAGES="60")
 
 
+def test_daemon_and_worker_together_stay_small(house: House) -> None:
+    house.run("run", MODEL, "Hello")
+    daemon = psutil.Process(house.address["pid"])
+    processes = [daemon, *(child for child in daemon.children() if "localllm.daemon.worker" in child.cmdline())]
+    assert len(processes) == 2
+    resident = sum(process.memory_info().rss for process in processes)
+    file_bytes = os.path.getsize(Library(load_settings(house.env)).find(MODEL).path)
+    assert resident < file_bytes + 200e6
+
+
 def test_run_answers_and_prints_only_the_answer(house: House) -> None:
-    done = house.run("run", MODEL, "What is the capital of France?")
-    assert "Paris" in done.stdout
+    done = house.run("run", MODEL, "Why is the sky blue?")
+    assert "light" in done.stdout
     assert done.stderr == ""
 
 
@@ -112,7 +126,8 @@ def streamed(url: str, prompt: str, max_tokens: int) -> str:
     return text
 
 
-PROMPTS = [f"Story number {index}. " + SENTENCE * (index % 7) for index in range(NUM_STREAMS)]
+TEXT = (Path(__file__).parents[2] / "LICENSE").read_text()
+PROMPTS = [TEXT[index * 150 : index * 150 + 30 + index % 9 * 160] for index in range(NUM_STREAMS)]
 
 
 def lengths(index: int) -> int:
@@ -142,7 +157,7 @@ def test_a_client_that_hangs_up_frees_its_pages(house: House) -> None:
     }
     with httpx.stream("POST", f"{house.url}/v1/completions", json=body, timeout=60) as response:
         next(response.iter_lines())
-        assert house.pages()[1] == 1
+        house.wait_until(lambda: house.pages()[1] == 1)
     house.wait_until_free()
 
 
@@ -179,17 +194,8 @@ def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(house: House) 
     error = response.json()["error"]
     assert response.status_code == 400
     assert error["code"] == "context_length_exceeded"
-    assert "8192" in error["message"] and "9000" in error["message"]
-
-
-def test_daemon_and_worker_together_stay_small(house: House) -> None:
-    house.run("run", MODEL, "Hello")
-    daemon = psutil.Process(house.address["pid"])
-    processes = [daemon, *(child for child in daemon.children() if "localllm.daemon.worker" in child.cmdline())]
-    assert len(processes) == 2
-    resident = sum(process.memory_info().rss for process in processes)
-    file_bytes = os.path.getsize(Library(load_settings(house.env)).find(MODEL).path)
-    assert resident < file_bytes + 200e6
+    assert error["n_ctx"] == 8192 and error["n_prompt_tokens"] > 9000
+    assert "8192" in error["message"] and str(error["n_prompt_tokens"]) in error["message"]
 
 
 def test_a_killed_worker_is_told_to_every_stream_and_replaced(house: House) -> None:
@@ -221,7 +227,7 @@ def test_a_killed_worker_is_told_to_every_stream_and_replaced(house: House) -> N
     said = [line for line in lines if line]
     assert json.loads(said[-2].removeprefix("data: "))["error"]["code"] == "worker_crashed"
     assert said[-1] == "data: [DONE]"
-    assert "Paris" in house.run("run", MODEL, "What is the capital of France?").stdout
+    assert "light" in house.run("run", MODEL, "Why is the sky blue?").stdout
 
 
 def test_the_script_api_answers_scores_and_embeds(small_model_file: Path) -> None:
@@ -229,9 +235,8 @@ def test_the_script_api_answers_scores_and_embeds(small_model_file: Path) -> Non
         answers = llm.generate(["The capital of France is", "1 + 1 ="], max_tokens=8, temperature=0)
         assert "Paris" in answers[0]
         assert len(answers[0].token_ids) == 8 and answers[0].finish_reason == "length"
-        assert "Paris" in llm.chat(
-            [{"role": "user", "content": "What is the capital of France?"}], max_tokens=30, temperature=0
-        )
+        question = [{"role": "user", "content": "Why is the sky blue?"}]
+        assert "light" in llm.chat(question, max_tokens=60, temperature=0)
         likely, unlikely = llm.score("The capital of France is Paris"), llm.score("The capital of France is spoon")
         assert likely.logprobs[0] is None
         assert likely.perplexity < unlikely.perplexity
@@ -247,11 +252,16 @@ def test_tokenizers_open_by_file_and_round_trip(small_model_file: Path) -> None:
     assert len(tokenizer.encode("<|im_start|>", add_special=False, parse_special=False)) > 1
 
 
-def test_perplexity_is_that_of_the_format_and_not_of_chance(house: House, tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
-    text.write_text((Path(__file__).parents[2] / "LICENSE").read_text())
+MEASURED_FILE = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+LLAMA_CPP_PERPLEXITY = 17.7340
+"""Of this model file and this clone's LICENSE at a context of 256; see docs/benchmarks.md for how it was measured."""
+
+
+def test_perplexity_is_within_half_a_percent_of_llama_cpp(house: House, small_model_file: Path) -> None:
+    if hashlib.sha256(small_model_file.read_bytes()).hexdigest() != MEASURED_FILE:
+        pytest.skip("the pulled file is another quantization than the one that was measured")
+    text = Path(__file__).parents[2] / "LICENSE"
     done = house.run("eval", "ppl", MODEL, "--file", str(text), "--context", "256", "--json")
     report = json.loads(done.stdout)
-    # the licence is in every training set; 3.6 is what llama.cpp measures within half a percent
-    assert report["tokens"] >= 1000
-    assert 2 < report["perplexity"] < 12
+    assert report["tokens"] == 1016
+    assert report["perplexity"] == pytest.approx(LLAMA_CPP_PERPLEXITY, rel=0.005)
