@@ -156,7 +156,8 @@ def test_a_client_that_hangs_up_frees_its_pages(house: House) -> None:
         "ignore_eos": True,
     }
     with httpx.stream("POST", f"{house.url}/v1/completions", json=body, timeout=60) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept: a dropped iterator hangs up
+        next(lines)
         house.wait_until(lambda: house.pages()[1] == 1)
     house.wait_until_free()
 
