@@ -70,7 +70,7 @@ def open_backend(name: str, config: ModelConfig, source: WeightSource, options: 
         try:
             return _opener(candidate)(config, source, options, tuple(notes))
         except UnsupportedModel as error:
-            notes.append(f"{candidate} was passed over: {error.message}")
+            notes.append(f"the {candidate} backend was passed over: {error.message}")
     raise UnsupportedModel("no backend can run this model: " + "; ".join(notes), hint="see `localllm doctor`")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +90,8 @@ class LLM:
         self.text = load_text(path, isolated=False)
         self.engine, self.info = load_engine(_load_message(path, self.settings))
         self._numbers = itertools.count()
+        for note in self.info.notes:
+            warnings.warn(note, RuntimeWarning, stacklevel=2)
 
     def __enter__(self) -> Self:
         return self

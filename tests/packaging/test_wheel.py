@@ -80,7 +80,9 @@ def test_without_a_compiler_the_install_succeeds_and_says_so(work: Path, small_m
     env = environment(LOCALLLM_HOME=str(work / "home-without"), OMP_NUM_THREADS="1")
     python = work / "venv" / "bin" / "python"
     code = f"from localllm import LLM; print(LLM({str(small_model_file)!r}).info.backend)"
-    assert run(python, "-c", code, env=env, cwd=work).strip() == "reference"
+    done = subprocess.run([python, "-c", code], env=env, cwd=work, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "reference"
+    assert "C++17 compiler" in done.stderr
     doctor = subprocess.run(
         [work / "venv" / "bin" / "localllm", "doctor", "--json"], env=env, cwd=work, capture_output=True, text=True
     )

@@ -20,7 +20,7 @@ def native_problem() -> str:
     try:
         importlib.import_module("localllm.backends.cpu._native")  # deferred: it may not have been built
     except ImportError as error:
-        return f"the native kernels are not there ({error})"
+        return f"the native kernels are not there ({error}): they need a C++17 compiler when localllm is installed"
     return ""
 
 
