@@ -2,13 +2,13 @@
 
 import json
 import struct
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 MAX_FRAME_BYTES = 64 << 20
 _HEADER = struct.Struct(">I")
 
 
-def read_frame(pipe: BinaryIO) -> Any:
+def read_frame(pipe: IO[bytes]) -> Any:
     """The next value; None at the end of the input. Raises ValueError for a frame out of measure or no JSON."""
     header = pipe.read(_HEADER.size)
     if len(header) < _HEADER.size:
@@ -20,7 +20,7 @@ def read_frame(pipe: BinaryIO) -> Any:
     return json.loads(body) if len(body) == size else None
 
 
-def write_frame(pipe: BinaryIO, value: Any) -> None:
+def write_frame(pipe: IO[bytes], value: Any) -> None:
     """Raises TypeError for what JSON cannot hold, ValueError for a frame out of measure, OSError for a closed pipe."""
     body = json.dumps(value).encode()
     if len(body) > MAX_FRAME_BYTES:

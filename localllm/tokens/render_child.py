@@ -1,6 +1,7 @@
 """The process in which chat templates run: `python -m localllm.tokens.render_child`, frames over pipes.
 
-One request, one reply; the end of the input ends the process. Too much memory or CPU time ends it, too, by the kernel's hand: the other side sees a closed pipe.
+One request, one reply; the end of the input ends the process. Too much memory or CPU time ends it, too, by the
+kernel's hand: the other side sees a closed pipe.
 """
 
 import resource

@@ -1,6 +1,6 @@
 """The jinja2 environment that chat templates see: transformers' conventions inside an immutable sandbox.
 
-Runs in the render child, or in this process with a `Fuel` gauge. Refuses underscored names, and results without measure.
+Runs in the render child, or in this process with a `Fuel` gauge. Refuses underscored names and boundless results.
 """
 
 import json
@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_OUTPUT_CHARS = 1 << 20
 MAX_TEMPLATE_CHARS = 1 << 20
@@ -65,7 +66,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             _check_widths(left)
         return super().call_binop(context, operator, left, right)
 
-    def call(self, context: Any, callee: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Any, callee: Any, /, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(callee, "__self__", None)
         if isinstance(owner, str | bytes):
             _check_widths(owner)

@@ -6,6 +6,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self
 
@@ -147,6 +149,14 @@ class Tokenizer:
         after = [self._explained(token_id, (end_bytes,) * 2, (end_chars,) * 2) for token_id in special.suffix_ids]
         return [*before, *tokens, *after]
 
+    def words(self, text: str) -> list[list[int]]:
+        """Ids of `encode(text, add_special=False)`, grouped by the words that the pre-tokenizer cut."""
+        if not text:
+            return []
+        encoded = self._encode_plainly(text, parse_special=True)
+        grouped = groupby(zip(encoded.ids, encoded.word_ids, strict=True), key=itemgetter(1))
+        return [[token_id for token_id, _ in group] for _, group in grouped]
+
     def chat_template(self, name: str = "default", *, isolated: bool = True) -> ChatTemplate:
         """The model's template of that name, else its default one, else a made-up one (its `note` says so)."""
         templates = self.built.chat_templates
@@ -166,7 +176,7 @@ class Tokenizer:
                 encoding = self._core.encode(text, add_special_tokens=False)
             except BaseException as error:
                 raise _as_refusal(error) from error
-        return _Encoded(encoding.ids, encoding.offsets)
+        return _Encoded(encoding.ids, encoding.offsets, encoding.word_ids)
 
     def _explain_plainly(self, text: str, parse_special: bool) -> list[Explained]:
         encoded = self._encode_plainly(text, parse_special)
@@ -240,6 +250,7 @@ class Tokenizer:
 class _Encoded:
     ids: list[int]
     offsets: list[tuple[int, int]]  # in characters
+    word_ids: list[int | None]
 
 
 class _Places:
