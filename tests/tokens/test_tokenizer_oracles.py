@@ -1,0 +1,123 @@
+"""Real tokenizers: what we build from GGUF metadata against what their authors publish."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Core
+
+from localllm.errors import InvalidRequest, UnsupportedModel
+from localllm.tokens.merges import explain_merges, merge_rules
+from localllm.tokens.tokenizer import Tokenizer
+from tests.tokens.worlds import CORPUS, data_folder, original, real, tokenizer_json
+
+REAL = [("gpt4o", "gpt-4o"), ("llama3_1", "llama-bpe"), ("llama2", None)]
+CASES = pytest.mark.parametrize(("name", "pre"), REAL, ids=[name for name, _ in REAL])
+MARKED = st.text(alphabet=st.characters(exclude_categories=("Cs",))).map(lambda text: text.replace("▁", "_"))
+
+
+def judged(name: str, text: str) -> list[int]:
+    return original(name).encode(text, add_special_tokens=False).ids
+
+
+@CASES
+def test_ids_are_those_of_the_original_on_a_wide_corpus(name: str, pre: str | None) -> None:
+    for text in CORPUS:
+        assert real(name, pre).encode(text, add_special=False) == judged(name, text), text
+
+
+@CASES
+@settings(max_examples=150)
+@given(text=MARKED)
+def test_ids_are_those_of_the_original_on_any_text(name: str, pre: str | None, text: str) -> None:
+    assert real(name, pre).encode(text, add_special=False) == judged(name, text)
+
+
+@CASES
+@settings(max_examples=100)
+@given(text=st.text(alphabet="aAbe 'sS\n\t\r1230.,!/é中<|>_"))
+def test_ids_are_those_of_the_original_on_dense_text(name: str, pre: str | None, text: str) -> None:
+    assert real(name, pre).encode(text, add_special=False) == judged(name, text)
+
+
+@CASES
+def test_texts_come_back(name: str, pre: str | None) -> None:
+    for text in CORPUS:
+        assert real(name, pre).decode(real(name, pre).encode(text, add_special=False)) == text
+
+
+@CASES
+def test_decoding_agrees_with_the_original_token_by_token(name: str, pre: str | None) -> None:
+    tokenizer = real(name, pre)
+    for token_id in range(0, tokenizer.vocab_size, 97):
+        if original(name).id_to_token(token_id) is not None:
+            assert tokenizer.decode([token_id]) == original(name).decode([token_id], skip_special_tokens=False)
+
+
+@pytest.fixture(scope="module", params=[name for name, _ in REAL])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A model folder as the hub serves it."""
+    path: Path = tmp_path_factory.mktemp(request.param)
+    (path / "tokenizer.json").write_text(tokenizer_json(request.param), encoding="utf-8")
+    config = data_folder("tokenizers") / request.param / "tokenizer_config.json"
+    (path / "tokenizer_config.json").write_bytes(config.read_bytes())
+    yield path
+
+
+def test_a_folder_gives_the_same_tokenizer(folder: Path) -> None:
+    ours, judge = Tokenizer.from_path(folder), Core.from_file(str(folder / "tokenizer.json"))
+    for text in CORPUS:
+        assert ours.encode(text) == judge.encode(text).ids
+        assert ours.decode(ours.encode(text), skip_special=True) == text
+    assert ours.vocab_size == max(judge.get_vocab().values()) + 1
+    assert ours.eos_id in ours.eog_ids
+    assert ours.built.is_trusted_pattern
+
+
+def test_a_folder_without_tokenizer_json_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match=r"no tokenizer\.json"):
+        Tokenizer.from_folder(tmp_path)
+
+
+def test_an_expression_that_backtracks_without_end_is_given_up(tmp_path: Path) -> None:
+    judge = Core.from_str(
+        '{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,"post_processor":null,'
+        '"decoder":null,"pre_tokenizer":{"type":"Split","pattern":{"Regex":"(x+x+)+y"},"behavior":"Isolated",'
+        '"invert":false},"model":{"type":"BPE","vocab":{"x":0},"merges":[]}}'
+    )
+    judge.save(str(tmp_path / "tokenizer.json"))
+    hostile = Tokenizer.from_folder(tmp_path)
+    assert not hostile.built.is_trusted_pattern
+    assert hostile.encode("xx") == [0, 0]
+    with pytest.raises(InvalidRequest, match="characters"):
+        hostile.encode("x" * (1 << 19))
+
+
+@CASES
+def test_traced_merges_end_in_the_ids_of_the_tokenizer(name: str, pre: str | None) -> None:
+    tokenizer = real(name, pre)
+    rules = merge_rules(tokenizer)
+    for text in CORPUS:
+        ids = [token_id for word in explain_merges(tokenizer, text, rules) for token_id in word.ids]
+        assert ids == tokenizer.encode(text, add_special=False), text
+
+
+VOCABULARIES = os.environ.get("LOCALLLM_TEST_VOCABULARIES")
+_NOT_OURS = ("bert", "t5", "nomic")
+
+
+@pytest.mark.skipif(not VOCABULARIES, reason="LOCALLLM_TEST_VOCABULARIES names no folder of llama.cpp's ggml-vocab-*.gguf")
+def test_llama_cpp_vocabularies_give_the_ids_published_beside_them() -> None:
+    """Each vocabulary there has texts (.inp) and the ids that its model's own tokenizer gives (.out)."""
+    files = [file for file in sorted(Path(VOCABULARIES or ".").glob("*.gguf")) if Path(f"{file}.inp").exists()]
+    files = [file for file in files if not any(kind in file.name for kind in _NOT_OURS)]
+    assert files
+    for file in files:
+        tokenizer = Tokenizer.from_path(file)
+        texts = Path(f"{file}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+        lines = Path(f"{file}.out").read_text().split("\n")
+        for text, line in zip(texts, lines, strict=False):
+            assert tokenizer.encode(text, add_special=False) == [int(one) for one in line.split()], (file.name, text)
