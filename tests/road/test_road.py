@@ -74,7 +74,7 @@ def open_house(small_model_home: Path, folder: Path, **settings: str) -> Iterato
     library = Library(load_settings({"LOCALLLM_HOME": str(small_model_home)}))
     file = library.find(MODEL).path
     modelfile = folder / "Modelfile"
-    modelfile.write_text(f"FROM {file}\n")
+    modelfile.write_text(f"FROM {file}\nPARAMETER temperature 0\nPARAMETER num_predict 120\n")
     house.run("create", MODEL, "-f", str(modelfile))
     house.run("daemon", "start")
     try:
