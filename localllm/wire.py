@@ -40,7 +40,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     def checked(self) -> SamplingParams:
         """Itself when every value is in bounds; InvalidRequest naming the field otherwise."""
-        for name, low, high in _BOUNDS:
+        for name, low, high in SAMPLING_BOUNDS:
             value = getattr(self, name)
             if not low <= value <= high:  # also false for NaN
                 raise InvalidRequest(f"{name} must be between {low} and {high}, not {value}", param=name)
@@ -53,7 +53,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         return self
 
 
-_BOUNDS: tuple[tuple[str, float, float], ...] = (
+SAMPLING_BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("temperature", 0.0, 100.0),
     ("top_k", 0, 2**31 - 1),
     ("top_p", 0.0, 1.0),

@@ -4,11 +4,11 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from starlette.applications import Starlette
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -28,6 +28,8 @@ from localllm.settings import Settings
 logger = logging.getLogger("localllm.server")
 
 CLIENT_CLOSED = 499
+Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
+Lifespan = Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]
 
 
 def package_version() -> str:
@@ -53,16 +55,8 @@ class Daemon:
         self._started = time.monotonic()
 
     def application(self) -> ASGIApp:
-        app = Starlette(
-            routes=self._routes(),
-            exception_handlers={
-                LocalLLMError: _refuse,
-                HTTPException: _refuse_http,
-                Disconnected: _leave,
-                Exception: _fail,
-            },
-            lifespan=self._lifespan,
-        )
+        app = _Api(self.version, needs_key=bool(self.rules.keys), lifespan=self._lifespan)
+        app.router.routes.extend(self._routes())
         return Guard(_Logged(app), self.rules)
 
     def _routes(self) -> list[Route]:
@@ -84,7 +78,7 @@ class Daemon:
         ]
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         self.residency.warm_up()
         yield
         await self.residency.close()
@@ -111,6 +105,30 @@ class Daemon:
             health["models"] = [{"name": row["name"], "state": row["state"]} for row in models]
             health["reason"] = "; ".join(wound.reason for wound in wounds) or None
         return health
+
+
+class _Api(FastAPI):
+    """Routes answer by themselves, untouched by FastAPI's models; it describes them, when asked at /openapi.json.
+
+    There is no page of documentation: FastAPI's would have browsers load scripts from elsewhere.
+    """
+
+    def __init__(self, version: str, *, needs_key: bool, lifespan: Lifespan) -> None:
+        handlers: dict[int | type[Exception], Handler] = {
+            LocalLLMError: _refuse,
+            HTTPException: _refuse_http,
+            Disconnected: _leave,
+            Exception: _fail,
+        }
+        super().__init__(version=version, docs_url=None, redoc_url=None, exception_handlers=handlers, lifespan=lifespan)
+        self._needs_key = needs_key
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            from localllm.server.description import describe  # deferred: few ever ask
+
+            self.openapi_schema = describe(self.routes, version=self.version, needs_key=self._needs_key)
+        return self.openapi_schema
 
 
 async def _greet(request: Request) -> Response:

@@ -1,11 +1,12 @@
 """The request bodies of the OpenAI API and our extras, field by field. What is not here is refused by name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from localllm.errors import InvalidRequest
+from localllm.wire import MAX_LOGPROBS
 
 MAX_NEW_TOKENS = 10_000_000  # the longest context of any model people run
 MAX_CHOICES = 16
@@ -90,7 +91,20 @@ class CompletionRequest(Common, kw_only=True):
 
 
 R = TypeVar("R", bound=Common)
+Bound = tuple[str, int, int]
+"""A field and the smallest and the largest value it may have. Sampling has its own, beside its parameters."""
 
+BOUNDS: tuple[Bound, ...] = (
+    ("n", 1, MAX_CHOICES),
+    ("max_tokens", 0, MAX_NEW_TOKENS),
+    ("prompt_logprobs", 0, MAX_LOGPROBS),
+    ("priority", -MAX_PRIORITY, MAX_PRIORITY),
+)
+CHAT_BOUNDS: tuple[Bound, ...] = (
+    ("max_completion_tokens", 0, MAX_NEW_TOKENS),
+    ("top_logprobs", 0, MAX_LOGPROBS),
+)
+COMPLETION_BOUNDS: tuple[Bound, ...] = (("logprobs", 0, MAX_LOGPROBS), ("best_of", 1, MAX_CHOICES))
 
 _UNSUPPORTED: Mapping[str, str] = {
     "functions": "use `tools`",
@@ -139,10 +153,7 @@ def _wrong_type(text: str) -> InvalidRequest:
 
 
 def _check(request: Common) -> None:
-    _within("n", request.n, 1, MAX_CHOICES)
-    _within("max_tokens", request.max_tokens, 0, MAX_NEW_TOKENS)
-    _within("prompt_logprobs", request.prompt_logprobs, 0, 20)
-    _within("priority", request.priority, -MAX_PRIORITY, MAX_PRIORITY)
+    _within(request, BOUNDS)
     _check_stops(request)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("stream_options is only allowed with `stream`: true", param="stream_options")
@@ -167,8 +178,7 @@ def _check_stops(request: Common) -> None:
 
 
 def _check_chat(request: ChatRequest) -> None:
-    _within("max_completion_tokens", request.max_completion_tokens, 0, MAX_NEW_TOKENS)
-    _within("top_logprobs", request.top_logprobs, 0, 20)
+    _within(request, CHAT_BOUNDS)
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequest("top_logprobs needs `logprobs`: true", param="top_logprobs")
     if not 0 < len(request.messages) <= MAX_MESSAGES:
@@ -186,8 +196,7 @@ def _check_chat(request: ChatRequest) -> None:
 
 
 def _check_completion(request: CompletionRequest) -> None:
-    _within("logprobs", request.logprobs, 0, 20)
-    _within("best_of", request.best_of, 1, MAX_CHOICES)
+    _within(request, COMPLETION_BOUNDS)
     if request.suffix:
         raise InvalidRequest("suffix is not supported yet", hint="leave it out", param="suffix")
     if request.best_of is not None and request.best_of < (request.n or 1):
@@ -196,9 +205,11 @@ def _check_completion(request: CompletionRequest) -> None:
         raise InvalidRequest("best_of greater than n cannot be streamed", param="best_of")
 
 
-def _within(name: str, value: int | None, low: int, high: int) -> None:
-    if value is not None and not low <= value <= high:
-        raise InvalidRequest(f"{name} must be between {low} and {high}, not {value}", param=name)
+def _within(request: Common, bounds: Iterable[Bound]) -> None:
+    for name, low, high in bounds:
+        value = getattr(request, name)
+        if value is not None and not low <= value <= high:
+            raise InvalidRequest(f"{name} must be between {low} and {high}, not {value}", param=name)
 
 
 def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:

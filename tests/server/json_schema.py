@@ -1,0 +1,67 @@
+"""As much of JSON Schema as our API description uses: what is wrong with a value, in words."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Schema = Mapping[str, Any]
+TYPES: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+    "null": (type(None),),
+}
+WORDS = frozenset(
+    "$ref anyOf enum type properties required items additionalProperties minimum maximum title description default".split()
+)
+
+
+def complaints(value: Any, schema: Schema, document: Schema, where: str = "$") -> list[str]:
+    """Empty for a value that the schema allows. AssertionError for a word of JSON Schema that is not known here."""
+    assert set(schema) <= WORDS, f"unknown words in the schema at {where}: {set(schema) - WORDS}"
+    if "$ref" in schema:
+        return complaints(value, resolved(schema["$ref"], document), document, where)
+    if "anyOf" in schema:
+        tried = [complaints(value, option, document, where) for option in schema["anyOf"]]
+        return [] if [] in tried else [f"{where} fits no option: {tried}"]
+    if "enum" in schema and value not in schema["enum"]:
+        return [f"{where} is {value!r}"]
+    if "type" in schema and not _is(value, schema["type"]):
+        return [f"{where} is no {schema['type']}"]
+    return list(_parts(value, schema, document, where))
+
+
+def resolved(reference: str, document: Schema) -> Schema:
+    found: Any = document
+    for name in reference.removeprefix("#/").split("/"):
+        found = found[name]
+    return dict(found)
+
+
+def _is(value: Any, kind: str) -> bool:
+    return isinstance(value, TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool))
+
+
+def _parts(value: Any, schema: Schema, document: Schema, where: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from _members(value, schema, document, where)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from complaints(item, schema.get("items", {}), document, f"{where}[{number}]")
+    elif isinstance(value, int | float) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
+        yield f"{where} is out of bounds"
+
+
+def _members(value: Mapping[str, Any], schema: Schema, document: Schema, where: str) -> Iterator[str]:
+    required: Sequence[str] = schema.get("required", ())
+    yield from (f"{where}.{name} is missing" for name in required if name not in value)
+    known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
+    for name, member in value.items():
+        if name in known:
+            yield from complaints(member, known[name], document, f"{where}.{name}")
+        elif others is False:
+            yield f"{where}.{name} is unknown"
+        elif others is not True:
+            yield from complaints(member, others, document, f"{where}.{name}")

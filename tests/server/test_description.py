@@ -1,0 +1,160 @@
+"""`/openapi.json` tells the truth: its paths answer, its request shapes are what we take, its answers what we give."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from localllm.server import shapes
+from localllm.server.description import OPERATIONS
+from localllm.server.fields import ChatRequest, CompletionRequest
+from tests.server.json_schema import complaints, resolved
+from tests.server.test_refusals import CHAT_REFUSALS, COMPLETION_REFUSALS
+from tests.server.world import World, daemon
+
+CHAT: dict[str, Any] = {"model": "toy:1b", "messages": [{"role": "user", "content": "x"}], "max_tokens": 4}
+TEXT: dict[str, Any] = {"model": "toy:1b", "prompt": "x", "max_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with daemon(tmp_path_factory.mktemp("home")) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def document(world: World) -> dict[str, Any]:
+    answer = world.client.get("/openapi.json")
+    assert answer.status_code == 200 and answer.headers["content-type"] == "application/json"
+    described: dict[str, Any] = answer.json()
+    return described
+
+
+def schema_of(document: dict[str, Any], name: str) -> dict[str, Any]:
+    return dict(document["components"]["schemas"][name])
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from [value["$ref"]] if "$ref" in value else []
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from references(inner)
+
+
+def test_every_route_is_described_and_nothing_else(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1") and document["info"]["title"] == "localllm"
+    assert set(document["paths"]) == set(OPERATIONS)
+    names = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    assert len(set(names)) == len(names) == len(OPERATIONS)
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    found = set(references(document))
+    assert len(found) > 20
+    for reference in found:
+        assert resolved(reference, document)["type"] == "object"
+
+
+@pytest.mark.parametrize("path", [path for path in OPERATIONS if path not in ("/localllm/v1/live",)])
+def test_every_documented_path_answers_as_documented(world: World, document: dict[str, Any], path: str) -> None:
+    ((method, operation),) = document["paths"][path].items()
+    body = TEXT if path.endswith("completions") and "chat" not in path else CHAT
+    if path.startswith("/localllm"):
+        body = {"model": "toy:1b", "prompt": "x"}
+    sent = {"json": body} if "requestBody" in operation else {}
+    answer = world.client.request(method, path.replace("{name}", "toy:1b"), **sent)
+    described = operation["responses"]["200"]["content"]
+    kind = answer.headers["content-type"].partition(";")[0]
+    assert answer.status_code == 200
+    if kind == "application/json":
+        assert complaints(answer.json(), described[kind]["schema"], document) == []
+    else:
+        assert kind in described
+
+
+def test_other_methods_than_the_documented_are_refused(world: World, document: dict[str, Any]) -> None:
+    for path, (method,) in ((path, tuple(operations)) for path, operations in document["paths"].items()):
+        answer = world.client.request("GET" if method == "post" else "POST", path, json={} if method == "get" else None)
+        assert answer.status_code == 405, path
+        assert complaints(answer.json(), schema_of(document, "ErrorBody"), document) == []
+
+
+@pytest.mark.parametrize(("kind", "required"), [(ChatRequest, ["messages"]), (CompletionRequest, ["prompt"])])
+def test_every_field_of_a_request_is_described(document: dict[str, Any], kind: type, required: list[str]) -> None:
+    schema = schema_of(document, kind.__name__)
+    assert set(schema["properties"]) == set(kind.__struct_fields__)  # type: ignore[attr-defined]
+    assert schema["required"] == required and schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "answer"),
+    [
+        ("/v1/chat/completions", CHAT, shapes.ChatAnswer),
+        ("/v1/chat/completions", CHAT | {"logprobs": True, "top_logprobs": 2, "n": 2}, shapes.ChatAnswer),
+        ("/v1/chat/completions", CHAT | {"prompt_logprobs": 1, "return_token_ids": True, "timings": True}, shapes.ChatAnswer),
+        ("/v1/completions", TEXT | {"prompt": ["a", "b"], "stop": ["x"], "seed": -1}, shapes.TextAnswer),
+        ("/v1/completions", TEXT | {"prompt": [97, 98], "logprobs": 1, "echo": True}, shapes.TextAnswer),
+        ("/v1/completions", TEXT | {"prompt": [[97], [98]], "prompt_logprobs": 0}, shapes.TextAnswer),
+        ("/v1/completions", TEXT | {"return_token_ids": True, "timings": True, "best_of": 2}, shapes.TextAnswer),
+    ],
+)  # fmt: skip
+def test_what_is_sent_and_answered_has_the_described_shape(
+    world: World, document: dict[str, Any], path: str, fields: dict[str, Any], answer: type[msgspec.Struct]
+) -> None:
+    request = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert complaints(fields, request, document) == []
+    body = world.client.post(path, json=fields).json()
+    assert complaints(body, schema_of(document, answer.__name__), document) == []
+    assert msgspec.to_builtins(msgspec.convert(body, answer)) == body, "the answer has fields that are not described"
+
+
+def test_what_ps_shows_is_described_in_full(world: World) -> None:
+    assert world.chat("x").status_code == 200
+    body = world.client.get("/localllm/v1/ps").json()
+    assert msgspec.to_builtins(msgspec.convert(body, shapes.LoadedModels)) == body and body["models"]
+
+
+def test_refusals_have_the_described_shape(world: World, document: dict[str, Any]) -> None:
+    for fields, _ in CHAT_REFUSALS:
+        answer = world.client.post("/v1/chat/completions", json=CHAT | fields)
+        assert complaints(answer.json(), schema_of(document, "ErrorBody"), document) == [], fields
+
+
+def test_whatever_the_schema_refuses_we_refuse(world: World, document: dict[str, Any]) -> None:
+    chat = [("/v1/chat/completions", "ChatRequest", CHAT | fields) for fields, _ in CHAT_REFUSALS]
+    text = [("/v1/completions", "CompletionRequest", TEXT | fields) for fields, _ in COMPLETION_REFUSALS]
+    refused = [(p, body) for p, name, body in chat + text if complaints(body, schema_of(document, name), document)]
+    assert len(refused) > 40
+    for path, body in refused:
+        assert world.client.post(path, json=body).status_code == 400, body
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("ChatRequest", CHAT | {"n": 0}),
+        ("ChatRequest", CHAT | {"temperature": -1}),
+        ("ChatRequest", CHAT | {"temprature": 1}),
+        ("ChatRequest", CHAT | {"messages": [{"role": "wizard"}]}),
+        ("ChatRequest", {"model": "toy:1b"}),
+        ("CompletionRequest", TEXT | {"logprobs": 21}),
+        ("CompletionRequest", TEXT | {"prompt": [1.5]}),
+        ("CompletionRequest", TEXT | {"stop": 5}),
+    ],
+)
+def test_the_schema_refuses_what_we_refuse(document: dict[str, Any], name: str, body: dict[str, Any]) -> None:
+    assert complaints(body, schema_of(document, name), document)
+
+
+def test_with_keys_the_description_says_so_and_needs_one_itself(tmp_path: Path) -> None:
+    with daemon(tmp_path, api_keys="secret") as world:
+        assert world.client.get("/openapi.json").status_code == 401
+        described = world.client.get("/openapi.json", headers={"x-api-key": "secret"}).json()
+    assert described["security"] and set(described["components"]["securitySchemes"]) == {"bearer", "header"}
+    assert described["paths"]["/health"]["get"]["security"] == []
+
+
+def test_no_page_of_documentation_loads_scripts_from_elsewhere(world: World) -> None:
+    assert [world.client.get(path).status_code for path in ("/docs", "/redoc")] == [404, 404]
