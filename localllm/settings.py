@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,36 +29,72 @@ class Setting:
     help: str
     env: str
     aliases: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def checked(self, value: Any) -> Any:
+        """`value` itself when it has the type and is in bounds; UsageError with what would be right."""
+        if self.kind is float and type(value) is int:
+            value = float(value)
+        kind: type = type(value)
+        if kind is not self.kind:  # `isinstance` would take true for a number
+            raise UsageError(f"{self.name} must be {_KINDS[self.kind]}, not {value!r}", hint=self._example())
+        if self.choices and value not in self.choices:
+            raise UsageError(f"{self.name} must be one of {', '.join(self.choices)}, not {value!r}")
+        high = math.inf if self.high is None else self.high
+        if self.low is not None and not self.low <= value <= high:  # NaN is out of bounds, too
+            bounds = f"at least {self.low}" if self.high is None else f"between {self.low} and {self.high}"
+            raise UsageError(f"{self.name} must be {bounds}, not {value}", hint=self._example())
+        return value
+
+    def _example(self) -> str:
+        return f"set it with `localllm config set {self.name} {str(self.default).lower()}`"
 
 
-def _row(name: str, kind: type, default: Any, text: str, *aliases: str) -> Setting:
-    return Setting(name, kind, default, text, "LOCALLLM_" + name.upper(), aliases)
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_TRUE, _FALSE = ("1", "true", "t", "yes", "on"), ("", "0", "false", "f", "no", "off")
+
+
+def _row(
+    name: str,
+    kind: type,
+    default: Any,
+    text: str,
+    *aliases: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Setting:
+    return Setting(name, kind, default, text, "LOCALLLM_" + name.upper(), aliases, low, high, choices)
 
 
 SETTINGS: tuple[Setting, ...] = (
     _row("host", str, "127.0.0.1", "address the daemon listens on; `host:port` is accepted"),
-    _row("port", int, DEFAULT_PORT, "port the daemon listens on; 0 takes a free one"),
+    _row("port", int, DEFAULT_PORT, "port the daemon listens on; 0 takes a free one", low=0, high=65535),
     _row("api_keys", str, "", "comma-separated keys that clients must send; empty: none on loopback"),
     _row("origins", str, "", "comma-separated extra browser origins that may call the API", "OLLAMA_ORIGINS"),
     _row("default_model", str, "smollm2:135m", "model of `localllm chat` and of requests that name none"),
     _row("backend", str, "auto", "auto, cpu or reference"),
-    _row("threads", int, 0, "threads of the CPU backend; 0: one per physical core"),
-    _row("kv_pages", int, 0, "pages of the KV pool; 0: as many as memory allows"),
-    _row("page_size", int, 16, "tokens in a page"),
-    _row("token_budget", int, 512, "tokens computed in one step at most"),
-    _row("max_sequences", int, 256, "sequences that run at the same time at most"),
-    _row("max_queue", int, 512, "requests that may wait; beyond that the answer is 503"),
-    _row("max_loaded_models", int, 3, "models that stay loaded at the same time"),
-    _row("context_length", int, 0, "tokens a sequence may have; 0: the model's own maximum"),
+    _row("threads", int, 0, "threads of the CPU backend; 0: one per physical core", low=0, high=256),
+    _row("kv_pages", int, 0, "pages of the KV pool; 0: as many as memory allows", low=0),
+    _row("page_size", int, 16, "tokens in a page", low=1),
+    _row("token_budget", int, 512, "tokens computed in one step at most", low=1),
+    _row("max_sequences", int, 256, "sequences that run at the same time at most", low=1),
+    _row("max_queue", int, 512, "requests that may wait; beyond that the answer is 503", low=0),
+    _row("max_loaded_models", int, 3, "models that stay loaded at the same time", low=1),
+    _row("context_length", int, 0, "tokens a sequence may have; 0: the model's own maximum", low=0),
     _row("keep_alive", str, "5m", "how long an idle model stays loaded: 30s, 5m, 1h, 0, or -1 for ever"),
-    _row("max_tokens", int, 0, "tokens of an answer when the request sets no limit; 0: what the context holds"),
+    _row("max_tokens", int, 0, "tokens of an answer when the request sets no limit; 0: what the context holds", low=0),
     _row("hub_endpoint", str, "", "address of a Hugging Face mirror", "HF_ENDPOINT"),
-    _row("hub_timeout_s", float, 3.0, "seconds after which the hub counts as unreachable"),
+    _row("hub_timeout_s", float, 3.0, "seconds after which the hub counts as unreachable", low=0.1),
     _row("offline", bool, False, "never use the network", "HF_HUB_OFFLINE"),
     _row("ollama_models", str, "", "folder of an Ollama store to read in place", "OLLAMA_MODELS"),
     _row("lmstudio_models", str, "", "folder of LM Studio models to read in place"),
-    _row("log_level", str, "info", "debug, info, warning or error"),
+    _row("log_level", str, "info", "how much the daemon logs", choices=("debug", "info", "warning", "error")),
 )
+# a name, an IPv4 address, or an IPv6 address with or without brackets and zone
+_HOST = re.compile(r"[A-Za-z0-9._-]*|\[?[0-9A-Fa-f:.]*(%\w+)?\]?")
 BY_NAME: Mapping[str, Setting] = {row.name: row for row in SETTINGS}
 
 
@@ -129,14 +168,10 @@ def parse_value(row: Setting, text: str) -> Any:
     """Text from the environment or a command line as the setting's type; UsageError when it is not one."""
     text = text.strip().strip("'\"")
     if row.kind is bool:
-        return text.lower() not in ("", "0", "false", "f", "no", "off")
-    try:
-        return row.kind(text)
-    except ValueError:
-        raise UsageError(
-            f"{row.name} must be of type {row.kind.__name__}, not {text!r}",
-            hint=f"set it with `localllm config set {row.name} {row.default}`",
-        ) from None
+        return row.checked(True if text.lower() in _TRUE else False if text.lower() in _FALSE else text)
+    with contextlib.suppress(ValueError):  # then the text itself has the wrong type, and `checked` says so
+        return row.checked(row.kind(text))
+    return row.checked(text)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -154,7 +189,7 @@ def _checked(path: Path, name: str, value: Any) -> Any:
     row = BY_NAME.get(name)
     if row is None:
         raise UsageError(f"{path} sets {name!r}, which is no setting", hint="see `localllm config list`")
-    return value if isinstance(value, row.kind) else parse_value(row, str(value))
+    return parse_value(row, value) if isinstance(value, str) else row.checked(value)
 
 
 def load_settings(env: Mapping[str, str] | None = None, **flags: Any) -> Settings:
@@ -174,7 +209,7 @@ def _pick(
     row: Setting, flags: Mapping[str, Any], env: Mapping[str, str], file_values: Mapping[str, Any]
 ) -> tuple[Any, str]:
     if flags.get(row.name) is not None:
-        return flags[row.name], "flag"
+        return row.checked(flags[row.name]), "flag"
     if row.env in env:
         return parse_value(row, env[row.env]), f"environment ({row.env})"
     if row.name in file_values:
@@ -187,10 +222,12 @@ def _pick(
 
 def _split_host(values: dict[str, Any], origin: dict[str, str]) -> None:
     """`LOCALLLM_HOST` may carry scheme and port, as Ollama's does."""
-    host = str(values["host"]).removeprefix("http://").rstrip("/")
+    host = str(values["host"]).strip().removeprefix("http://").rstrip("/")
     name, separator, port = host.rpartition(":")
     if separator and port.isdigit() and (":" not in name or name.startswith("[")):
         host = name
         if origin["port"] != "flag":
-            values["port"], origin["port"] = int(port), origin["host"]
+            values["port"], origin["port"] = BY_NAME["port"].checked(int(port)), origin["host"]
+    if not _HOST.fullmatch(host):
+        raise UsageError(f"{values['host']!r} is no address", hint="addresses look like 127.0.0.1:11435")
     values["host"] = host.strip("[]") or "127.0.0.1"

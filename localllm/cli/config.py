@@ -42,7 +42,7 @@ def set_value(
     from localllm.cli.config_file import set_in_file  # reading needs no writer
 
     row = setting_named(name)
-    set_in_file(_config_file(), row.name, parse_value(row, value))
+    set_in_file(_config_file(), row.name, _sensible(row, value))
 
 
 def unset(name: Name) -> None:
@@ -52,6 +52,21 @@ def unset(name: Name) -> None:
     row = setting_named(name)
     if not unset_in_file(_config_file(), row.name):
         raise UsageError(f"{row.name} is not set in {_config_file()}", hint="see `localllm config list --origin`")
+
+
+def _sensible(row: Setting, text: str) -> Any:
+    """The value, checked here as the one who will use it would; UsageError with what would be right."""
+    value = parse_value(row, text)
+    if row.name == "keep_alive":
+        from localllm.daemon.keepalive import keep_alive_seconds  # one setting of many needs it
+
+        keep_alive_seconds(value)
+    if row.name == "backend" and value != "auto":
+        from localllm.backends.select import PREFERENCE  # as above
+
+        if value not in PREFERENCE:
+            raise UsageError(f"there is no backend {value!r}", hint=f"choose auto, {' or '.join(PREFERENCE)}")
+    return value
 
 
 def setting_named(name: str) -> Setting:

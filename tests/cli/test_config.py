@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localllm.cli.config_file import set_in_file, unset_in_file
-from localllm.settings import SETTINGS
+from localllm.settings import SETTINGS, load_settings
 from tests.cli.conftest import Cli
 
 
@@ -50,9 +50,42 @@ def test_the_list_names_every_setting(cli: Cli) -> None:
 
 def test_a_wrong_type_and_a_wrong_name_are_refused(cli: Cli) -> None:
     wrong = cli("config", "set", "port", "many")
-    assert wrong.code == 2 and "must be of type int" in wrong.err and not config_file().exists()
+    assert wrong.code == 2 and "port must be a whole number" in wrong.err and not config_file().exists()
     unknown = cli("config", "get", "keep_alve")
     assert unknown.code == 2 and "did you mean keep_alive?" in unknown.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("port", "70000", "between 0 and 65535"),
+        ("threads", "-1", "between 0 and 256"),
+        ("page_size", "0", "at least 1"),
+        ("hub_timeout_s", "nan", "at least 0.1"),
+        ("offline", "maybe", "true or false"),
+        ("log_level", "loud", "one of debug, info, warning, error"),
+        ("keep_alive", "soon", "a duration such as 5m"),
+        ("backend", "abacus", "there is no backend 'abacus'"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_not_written(cli: Cli, name: str, value: str, said: str) -> None:
+    refused = cli("config", "set", name, value)
+    assert refused.code != 0 and said in refused.err and not config_file().exists()
+
+
+@pytest.mark.parametrize("host", ["nonsense:::", "127.0.0.1:99999", "two words"])
+def test_an_address_that_cannot_be_one_is_named(cli: Cli, host: str) -> None:
+    refused = cli("--host", host, "list")
+    assert refused.code == 2 and host.rpartition(":")[2] in refused.err
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("[::1]:80", ("::1", 80)), ("http://box.local:81/", ("box.local", 81)), ("fe80::1", ("fe80::1", 11435))],
+)
+def test_addresses_come_with_and_without_scheme_and_port(host: str, address: tuple[str, int]) -> None:
+    settings = load_settings({"LOCALLLM_HOST": host, "LOCALLLM_HOME": "/nowhere"})
+    assert (settings.host, settings.port) == address
 
 
 def test_comments_order_and_tables_survive_an_edit(tmp_path: Path) -> None:
