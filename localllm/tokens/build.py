@@ -97,9 +97,9 @@ def _build_spaced_bpe(metadata: Mapping[str, Any], *, add_bos: bool) -> BuiltTok
 def _build_spm(metadata: Mapping[str, Any]) -> BuiltTokenizer:
     """SentencePiece BPE: the pair whose union has the best score is merged first."""
     texts, types = _vocabulary(metadata)
-    scores = metadata.get("tokenizer.ggml.scores")
-    if not isinstance(scores, Sequence) or len(scores) < len(texts):
-        raise BadModelFile("tokenizer.ggml.scores is missing or shorter than the vocabulary")
+    scores: Any = metadata.get("tokenizer.ggml.scores")
+    if not _is_list(scores, float, int) or len(scores) < len(texts):
+        raise BadModelFile("tokenizer.ggml.scores is missing, no list of numbers, or shorter than the vocabulary")
     unk = metadata_id(metadata, "unknown_token_id", len(texts))
     unk_text = texts[unk if unk is not None else 0]
     core = Core(_bpe(texts, merges_from_scores(texts, types, scores), unk_token=unk_text, byte_fallback=True))
@@ -117,15 +117,25 @@ def _build_spm(metadata: Mapping[str, Any]) -> BuiltTokenizer:
 
 
 def _vocabulary(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
-    texts = metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(texts, Sequence) or not texts or not isinstance(texts[0], str):
+    texts: Any = metadata.get("tokenizer.ggml.tokens")
+    if not _is_list(texts, str) or not texts:
         raise BadModelFile("tokenizer.ggml.tokens is missing or no list of strings")
-    types = metadata.get("tokenizer.ggml.token_type")
+    types: Any = metadata.get("tokenizer.ggml.token_type")
     if types is None:
         types = [int(TokenType.NORMAL)] * len(texts)
+    if not _is_list(types, int):
+        raise BadModelFile("tokenizer.ggml.token_type is no list of numbers")
     if len(types) < len(texts):
         raise BadModelFile(f"tokenizer.ggml.token_type has {len(types)} entries for {len(texts)} tokens")
-    return list(texts), _corrected_types(texts, [int(kind) for kind in types[: len(texts)]])
+    return list(texts), _corrected_types(texts, list(types[: len(texts)]))
+
+
+def _is_list(value: object, *kinds: type) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str | bytes)
+        and all(isinstance(entry, kinds) for entry in value)
+    )
 
 
 def _corrected_types(texts: Sequence[str], types: list[int]) -> list[int]:

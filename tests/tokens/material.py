@@ -1,7 +1,8 @@
+# ruff: noqa: RUF001 (the corpus is made of strange characters)
 """What the tests of this room are made of: published tokenizers and templates, and small ones trained on the spot.
 
-The published ones lie in `shared/data` beside the repository, or where LOCALLLM_TEST_SHARED says; tests that need them
-skip without them.
+The published ones lie in `shared/data` beside the repository, or below the folder that LOCALLLM_TEST_SHARED names;
+tests that need them skip without them.
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import re
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -22,22 +24,22 @@ from localllm.tokens.tokenizer import Tokenizer
 
 PUBLISHED = ("llama3_1", "gpt4o", "llama2")
 PRE_NAMES = {"llama3_1": "llama-bpe", "gpt4o": "gpt-4o", "tiny": "gpt-2"}
-ENDS = {"llama3_1": ("<|begin_of_text|>", "<|end_of_text|>"), "gpt4o": ("<|endoftext|>",) * 2, "tiny": ("<s>", "</s>")}
 _FIRST_SCORED_ID = 259  # in a SentencePiece BPE model the specials and 256 bytes come first, then pieces by rank
+_RUN_SCORE = -1e9  # runs of spaces were put into Llama's vocabulary by hand, with the worst of scores
 _TINY_TEXT = (
     "the cat sat on the mat, and the other cats' mats weren't there; 'twas 1999 and then 2024",
     "def main(argument):\n    return [argument, argument]\n\n\n",
     "die Katze saß auf der Matte, während es schneite; naïve café, élève",
-    "猫が座った。猫は座る。 кошка сидела на коврике  🐈 🐈‍⬛ 👩‍👩‍👧",  # noqa: RUF001
+    "猫が座った。猫は座る。 кошка сидела на коврике  🐈 🐈‍⬛ 👩‍👩‍👧",
 )
 
 
 def shared_data() -> Path:
     """The folder with published tokenizers and templates; skips the test where it is missing."""
-    beside = Path(__file__).parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("LOCALLLM_TEST_SHARED", beside))
+    beside = Path(__file__).parents[3] / "shared"
+    folder = Path(os.environ.get("LOCALLLM_TEST_SHARED", beside)) / "data"
     if not (folder / "tokenizers").is_dir():
-        pytest.skip(f"no published tokenizers and templates in {folder} (LOCALLLM_TEST_SHARED names another place)")
+        pytest.skip(f"no published tokenizers and templates in {folder} (LOCALLLM_TEST_SHARED names another `shared`)")
     return folder
 
 
@@ -46,7 +48,7 @@ def original_json(name: str) -> str:
     """The published tokenizer.json; that of `tiny` is trained here."""
     if name == "tiny":
         return _trained().to_str()
-    return lzma.open(shared_data() / "tokenizers" / name / "tokenizer.json.xz", "rt", encoding="utf-8").read()
+    return lzma.decompress((shared_data() / "tokenizers" / name / "tokenizer.json.xz").read_bytes()).decode()
 
 
 @cache
@@ -70,6 +72,13 @@ def configuration(name: str) -> dict[str, Any]:
 
 
 @cache
+def from_folder(name: str) -> Tokenizer:
+    """Our tokenizer from the folder one downloads."""
+    with TemporaryDirectory() as folder:
+        return Tokenizer.from_folder(written_folder(name, Path(folder)))
+
+
+@cache
 def from_metadata(name: str) -> Tokenizer:
     """Our tokenizer from what a GGUF file of this model says."""
     return Tokenizer.from_gguf(gguf_metadata(name))
@@ -81,9 +90,8 @@ def gguf_metadata(name: str) -> dict[str, Any]:
     texts, types = _vocabulary(spec)
     metadata: dict[str, Any] = {"tokenizer.ggml.tokens": texts, "tokenizer.ggml.token_type": types}
     if name == "llama2":
-        scores = [float(min(0, _FIRST_SCORED_ID - token_id)) for token_id in range(len(texts))]
-        return metadata | {"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": scores}
-    bos, eos = ENDS[name]
+        return metadata | {"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": _scores(texts)}
+    bos, eos = (configuration(name)[f"{end}_token"] for end in ("bos", "eos"))
     return metadata | {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": PRE_NAMES[name],
@@ -92,6 +100,11 @@ def gguf_metadata(name: str) -> dict[str, Any]:
         "tokenizer.ggml.eos_token_id": texts.index(eos),
         "tokenizer.ggml.add_bos_token": name == "llama3_1",
     }
+
+
+def _scores(texts: list[str]) -> list[float]:
+    is_run = [len(text) > 1 and set(text) == {"\u2581"} for text in texts]
+    return [_RUN_SCORE if run else float(min(0, _FIRST_SCORED_ID - place)) for place, run in enumerate(is_run)]
 
 
 def _line(merge: str | list[str]) -> str:
@@ -140,7 +153,7 @@ CORPUS = (
     "I'm you're he'll they've we'd it's DON'T O'Neill 'tis rock'n'roll 'S 'T",
     "0 1 12 123 1234 12345 1234567890 3.14159 1,000,000 ½ ² ٣٤٥ १२३ Ⅷ",
     "naïve café Ångström cafe\u0301 A\u030a \u1e9b\u0323 \ufb01 ﷺ ẞ İ",
-    "你好，世界。今天天气不错！",  # noqa: RUF001
+    "你好，世界。今天天气不错！",
     "吾輩は猫である。名前はまだ無い。カタカナもﾊﾝｶｸも",
     "안녕하세요 세계 \u1112\u1161\u11ab",
     "Привет, мир! Ещё не вечер.",
@@ -149,7 +162,7 @@ CORPUS = (
     "👋🏽 👩‍👩‍👧‍👦 🏳️‍🌈 🇩🇪🇫🇷 🐈‍⬛ ❤️ ☺︎ 1️⃣",
     "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𝟙𝟚𝟛 𓀀𓂀 \U0010ffff \U000e0001",
     "def f(x):\n\treturn {\n\t\t'a': x[0]**2,  # comment\n\t}\n\n\nif __name__ == '__main__':\n    print(f([3]))\n",
-    "<div class=\"a b\">&amp;</div><!-- x --> https://example.org/a/b?c=d&e=%20#f",
+    '<div class="a b">&amp;</div><!-- x --> https://example.org/a/b?c=d&e=%20#f',
     "SELECT * FROM t WHERE a<>b AND c!=d; -- ok\r\n\r\n/* // */ x->y::z<T>&&!w",
     "CamelCaseWord snake_case_word SCREAMING_CASE kebab-case mixedCASEWord iPhone",
     "a\nb\r\nc\rd\n\n\n\te\t\t f \n \n  g\u00a0h\u2003i\u3000j\u200bk\ufeffl\u2028m\u0085n",
