@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -83,6 +85,7 @@ class LLM:
     """
 
     def __init__(self, model: str | Path, **settings: Any) -> None:
+        self._is_closed = False
         self.settings = _settings(settings)
         self.entry = find_entry(model, self.settings)
         path = Path(self.entry.path)
@@ -101,6 +104,7 @@ class LLM:
 
     def close(self) -> None:
         """Give weights and pages back."""
+        self._is_closed = True
         self.engine.close()
 
     def generate(
@@ -115,7 +119,9 @@ class LLM:
         """Continue every prompt (text or token ids). Sampling keywords are the fields of `wire.SamplingParams`; what is
         not given comes from the model's own defaults. `max_tokens` None: until the context is full."""
         params = self._sampling(sampling)
-        stops = [stop] if isinstance(stop, str) else list(stop)
+        stops = _stops(stop)
+        _refuse_unless_count("max_tokens", max_tokens)
+        _refuse_unless_count("logprobs", logprobs)
         running = {
             self._submit(ids, params, max_tokens, top_logprobs=logprobs): _Running(
                 ids, TokenStream(self.text.tokenizer, stop=stops, continuation=True)
@@ -129,6 +135,12 @@ class LLM:
         self, messages: Sequence[Mapping[str, Any]], *, tools: list[Any] | None = None, **options: Any
     ) -> Completion:
         """Answer a conversation rendered through the model's chat template."""
+        if not messages or not all(isinstance(message, Mapping) for message in messages):
+            raise InvalidRequest(
+                "messages must be a list of messages, and not empty",
+                hint='for example [{"role": "user", "content": "Hello"}]',
+                param="messages",
+            )
         prompt = self.text.template.render([dict(message) for message in messages], tools=tools)
         ids = self.text.tokenizer.encode(prompt, add_special=False)
         return self.generate([ids], **options)[0]
@@ -144,12 +156,20 @@ class LLM:
     def embed(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
         """Mean of the final hidden states, length 1: (texts, hidden) float32."""
         many = [texts] if isinstance(texts, str) else list(texts)
+        if not many:
+            raise InvalidRequest("there is no text to embed", hint="give one text or a list of texts", param="input")
         vectors = self.engine.pool([self._ids(text) for text in many], "mean")
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: NDArray[np.float32] = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
         return unit
 
     def _prompt_ids(self, prompts: Prompt | Sequence[Prompt]) -> Iterator[list[int]]:
+        if not hasattr(prompts, "__len__") or isinstance(prompts, bytes | bytearray):
+            raise InvalidRequest(
+                f"prompts must be texts or lists of token ids, not {type(prompts).__name__}",
+                hint='for example ["The capital of France is"]',
+                param="prompt",
+            )
         if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
             yield self._ids(cast(Prompt, prompts))  # one prompt, given without its list
             return
@@ -157,7 +177,9 @@ class LLM:
             yield self._ids(cast(Prompt, prompt))
 
     def _ids(self, prompt: Prompt) -> list[int]:
-        ids = self.text.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if self._is_closed:
+            raise InvalidRequest("this LLM is closed", hint="make a new one: LLM(model)")
+        ids = self.text.tokenizer.encode(prompt) if isinstance(prompt, str) else _given_ids(prompt)
         if not ids:
             raise InvalidRequest("the prompt is empty", hint="give at least one token", param="prompt")
         return ids
@@ -171,7 +193,10 @@ class LLM:
                 )
         defaults = {**self.text.default_sampling, **self.entry.params}
         values = {name: value for name, value in defaults.items() if name in known} | dict(given)
-        return wire.SamplingParams(**values).checked()
+        try:
+            return msgspec.convert(values, wire.SamplingParams).checked()
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(f"a sampling parameter has the wrong type: {error}") from None
 
     def _submit(
         self,
@@ -226,6 +251,30 @@ class LLM:
             one.text += one.stream.finish().text
             one.finish = chunk.finish
         return bool(one.finish)
+
+
+def _given_ids(prompt: Sequence[int]) -> list[int]:
+    """Plain integers of a list, a tuple or an array; bytes are a text that nobody decoded."""
+    try:
+        if not isinstance(prompt, bytes | bytearray):
+            return [operator.index(token_id) for token_id in prompt]
+    except TypeError:
+        pass
+    raise InvalidRequest(
+        f"a prompt must be a text or a list of token ids, not {type(prompt).__name__}", param="prompt"
+    ) from None
+
+
+def _stops(stop: str | Sequence[str]) -> list[str]:
+    stops = [stop] if isinstance(stop, str) else list(stop) if isinstance(stop, Sequence) else [stop]
+    if not all(isinstance(text, str) and text for text in stops):
+        raise InvalidRequest("stop must be a text or a list of texts", param="stop")
+    return stops
+
+
+def _refuse_unless_count(name: str, value: Any) -> None:
+    if value is not None and type(value) is not int:  # True is an int and no count
+        raise InvalidRequest(f"{name} must be a whole number or None, not {value!r}", param=name)
 
 
 def _settings(given: Mapping[str, Any]) -> Settings:

@@ -20,6 +20,6 @@ class Tokenizer(PlainTokenizer):
         ModelNotFound with a suggestion, BadModelFile, or UnsupportedModel naming the tokenizer kind.
         """
         path = Path(model).expanduser()
-        if not path.exists() or sniff(path) == "unknown":
-            path = model_path(model)
+        if not path.exists() or sniff(path) in ("unknown", "pickle"):
+            path = model_path(model)  # the store says what a name means, and which files are never opened
         return cls.from_path(path)
