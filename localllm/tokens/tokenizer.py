@@ -193,17 +193,20 @@ class Tokenizer:
         ]
 
     def _byte_spans(self, ids: Sequence[int], raw: bytes) -> list[tuple[int, int]] | None:
-        """Where each token's bytes lie; None if joined they are not the text (a normalizer changed it)."""
-        pieces = [self.token_bytes(token_id) for token_id in ids]
-        joined = b"".join(pieces)
-        shift = 1 if self.built.adds_space_prefix and joined == b" " + raw else 0
-        if joined[shift:] != raw:
-            return None
-        spans, position = [], -shift
-        for piece in pieces:
-            spans.append((max(position, 0), position + len(piece)))
-            position += len(piece)
-        return spans
+        """Where each token's bytes lie; None if, even without added spaces, they are not the text's."""
+        spans: list[tuple[int, int]] = []
+        position = 0
+        for token_id in ids:
+            piece = self.token_bytes(token_id)
+            # a space is added before the text, and by many tokenizers again after each special token
+            bare = piece.removeprefix(b" ") if self.built.adds_space_prefix else piece
+            readings = (piece, bare) if spans else (bare, piece)
+            found = next((one for one in readings if raw.startswith(one, position)), None)
+            if found is None:
+                return None
+            spans.append((position, position + len(found)))
+            position += len(found)
+        return spans if position == len(raw) else None
 
     def _explained(self, token_id: int, span_bytes: tuple[int, int], span_chars: tuple[int, int]) -> Explained:
         raw = self.token_bytes(token_id)

@@ -239,7 +239,7 @@ _HOSTILE_FOLDERS: dict[str, tuple[dict[str, str], tuple[type[LocalLLMError], ...
     "nested past measure": ({"tokenizer_config.json": "[" * 200_000}, (BadModelFile,)),
     "word pieces": (
         {"tokenizer.json": '{"model": {"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a"}, "added_tokens": []}'},
-        (UnsupportedModel, (BadModelFile,)),
+        (UnsupportedModel, BadModelFile),
     ),
     "ids far apart": (
         {"tokenizer.json": '{"model": {"type": "BPE", "vocab": {"a": 0, "b": 4000000000}, "merges": []}}'},
