@@ -11,6 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from localllm.daemon.keepalive import keep_alive_seconds
 from localllm.daemon.residency import Residency
 from localllm.daemon.resident import Resident
 from localllm.errors import InvalidRequest, LocalLLMError
@@ -41,6 +42,8 @@ class Manage:
         name, keep_alive = _name(body, self._settings), body.get("keep_alive")
         if keep_alive is not None and not isinstance(keep_alive, str | int | float):
             raise InvalidRequest("keep_alive must be a number or a string", param="keep_alive")
+        if keep_alive is not None:
+            keep_alive_seconds(keep_alive)  # what makes no sense is refused before the stream begins
         await self._residency.find(name)  # an unknown model is a plain 404, not a line in a stream
         return EventStream(self._loading(name, keep_alive), "application/x-ndjson")
 

@@ -13,9 +13,21 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "object": (dict,),
     "null": (type(None),),
 }
-WORDS = frozenset(
-    "$ref anyOf enum type properties required items additionalProperties minimum maximum title description default".split()
-)
+WORDS = {
+    "$ref",
+    "anyOf",
+    "enum",
+    "type",
+    "properties",
+    "required",
+    "items",
+    "additionalProperties",
+    "minimum",
+    "maximum",
+    "title",
+    "description",
+    "default",
+}
 
 
 def complaints(value: Any, schema: Schema, document: Schema, where: str = "$") -> list[str]:

@@ -49,10 +49,12 @@ class World:
 
 
 @contextlib.contextmanager
-def daemon(home: Path, library: ToyLibrary | None = None, **settings: Any) -> Iterator[World]:
-    """A daemon whose home is `home`; more settings as keywords."""
+def daemon(
+    home: Path, library: ToyLibrary | None = None, *, sources: Sources | None = None, **settings: Any
+) -> Iterator[World]:
+    """A daemon whose home is `home`, over toy models or other sources; more settings as keywords."""
     env = {"LOCALLLM_HOME": str(home)}
-    sources = Sources(library=library or ToyLibrary(), load_text=toy_text, worker_command=WORKER_COMMAND)
+    toys = Sources(library=library or ToyLibrary(), load_text=toy_text, worker_command=WORKER_COMMAND)
     ready, worlds, stop = threading.Event(), [], []
 
     async def main() -> None:
@@ -60,7 +62,7 @@ def daemon(home: Path, library: ToyLibrary | None = None, **settings: Any) -> It
             listener.bind(("127.0.0.1", 0))
             listener.listen(256)
             listener.setblocking(False)
-            made = Daemon(load_settings(env, **settings), sources)
+            made = Daemon(load_settings(env, **settings), sources or toys)
             config = uvicorn.Config(made.application(), lifespan="on", log_config=None, access_log=False, ws="none")
             server = uvicorn.Server(config)
             stop.append(server)
