@@ -201,8 +201,9 @@ class _Child:
 
 def _start_child() -> subprocess.Popen[bytes]:
     """With the modules of this process, but not with the folder it happens to stand in."""
-    root = str(Path(__file__).parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    here = Path(__file__).resolve().parents[2]
+    others = [entry for entry in sys.path if os.path.isabs(entry) and Path(entry) != Path.cwd()]
+    paths = dict.fromkeys([str(here), *others])
     inherited = {name: os.environ[name] for name in ("PATH", "TZ", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "localllm.tokens.render_child"],

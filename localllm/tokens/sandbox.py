@@ -8,20 +8,26 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import wraps
 from types import FrameType
 from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_OUTPUT_CHARS = 1 << 20
 MAX_TEMPLATE_CHARS = 1 << 20
 _MAX_REPEAT = 1 << 20
 _MAX_NUMBER = 10**15
+_MAX_LENGTH = 1 << 24
+_MAX_GROWTH = 1 << 28
+_SIZED = (str, bytes, list, tuple)
 
 
 class TemplateFailure(Exception):
@@ -52,16 +58,38 @@ class _Namespace(jinja2.utils.Namespace):
         super().__setitem__(name, value)
 
 
-class _Environment(ImmutableSandboxedEnvironment):
-    """Also measures what one operation could make: repetition, powers, padding."""
+class _Generator(CodeGenerator):
+    """Lets `~` pass through the environment, as the sandbox lets the other operators."""
 
-    intercepted_binops = frozenset({"*", "**", "%"})
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        self.write("environment.concatenated((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Also measures what one operation could make: repetition, joining, powers, padding."""
+
+    code_generator_class = _Generator
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def concatenated(self, parts: tuple[Any, ...]) -> str:
+        _check_length(sum(len(part) for part in parts if isinstance(part, str)))
+        return str_join(parts)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        return None if wrapped is None else _measured(wrapped, pattern=value.__self__)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**":
             _check_power(left, right)
         elif operator == "*":
             _check_product(left, right)
+        elif operator == "+":
+            _check_length(sum(len(side) for side in (left, right) if isinstance(side, _SIZED)))
         elif isinstance(left, str | bytes):
             _check_widths(left)
         return super().call_binop(context, operator, left, right)
@@ -71,12 +99,25 @@ class _Environment(ImmutableSandboxedEnvironment):
         if isinstance(owner, str | bytes):
             _check_widths(owner)
             _check_paddings(args)
+            _check_growth((owner, *args))
         return super().call(context, callee, *args, **kwargs)
 
 
 def _refuse_underscore(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise SecurityError(f"a template may not store {name!r}")
+
+
+def _check_length(length: int) -> None:
+    if length > _MAX_LENGTH:
+        raise SecurityError("a template may not build something that long")
+
+
+def _check_growth(parts: tuple[Any, ...]) -> None:
+    """`replace` and `join` put one of the parts into another, as often as that is long."""
+    sizes = sorted((len(part) for part in parts if isinstance(part, _SIZED)), reverse=True)
+    if len(sizes) > 1 and sizes[0] * sizes[1] > _MAX_GROWTH:
+        raise SecurityError("a template may not build something that long")
 
 
 def _check_power(left: Any, right: Any) -> None:
@@ -138,7 +179,7 @@ def template_environment() -> jinja2.Environment:
     """As transformers configures it: trimmed blocks, loop controls, generation tag, plain tojson."""
     environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _tojson
-    for name in ("center", "indent", "format", "wordwrap", "pprint"):
+    for name in ("center", "indent", "format", "wordwrap", "pprint", "replace", "join"):
         environment.filters[name] = _measured(environment.filters[name])
     environment.globals.pop("lipsum")
     environment.globals.update(
@@ -147,14 +188,18 @@ def template_environment() -> jinja2.Environment:
     return environment
 
 
-def _measured(filter_function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that could pad refuses wide paddings."""
+def _measured(function: Callable[..., Any], *, pattern: str = "") -> Callable[..., Any]:
+    """A function that could pad or multiply refuses to do so without measure."""
 
-    def measured(value: Any, *args: Any, **kwargs: Any) -> Any:
-        _check_paddings((*args, *kwargs.values()))
-        if isinstance(value, str):
-            _check_widths(value)
-        return filter_function(value, *args, **kwargs)
+    @wraps(function)  # jinja2 keeps notes on its filters, such as that one wants the environment
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        given = (pattern, *args, *kwargs.values())
+        _check_paddings(given)
+        _check_growth(given)
+        for text in given:
+            if isinstance(text, str):
+                _check_widths(text)
+        return function(*args, **kwargs)
 
     return measured
 

@@ -85,12 +85,14 @@ def test_a_folder_without_tokenizer_json_is_refused(tmp_path: Path) -> None:
 def test_an_expression_that_backtracks_without_end_is_given_up(tmp_path: Path) -> None:
     judge = Core.from_str(
         '{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,"post_processor":null,'
-        '"decoder":null,"pre_tokenizer":{"type":"Split","pattern":{"Regex":"(x+x+)+y"},"behavior":"Isolated",'
+        '"decoder":null,"pre_tokenizer":{"type":"Split","pattern":{"Regex":"(x+x+)+yz"},"behavior":"Isolated",'
         '"invert":false},"model":{"type":"BPE","vocab":{"x":0},"merges":[]}}'
     )
     judge.save(str(tmp_path / "tokenizer.json"))
     hostile = Tokenizer.from_folder(tmp_path)
     assert not hostile.built.is_trusted_pattern
+    with pytest.raises(InvalidRequest, match="could not split"):
+        hostile.encode("x" * 3000 + "!yz")
     assert hostile.encode("xx") == [0, 0]
     with pytest.raises(InvalidRequest, match="characters"):
         hostile.encode("x" * (1 << 19))
@@ -109,7 +111,9 @@ VOCABULARIES = os.environ.get("LOCALLLM_TEST_VOCABULARIES")
 _NOT_OURS = ("bert", "t5", "nomic")
 
 
-@pytest.mark.skipif(not VOCABULARIES, reason="LOCALLLM_TEST_VOCABULARIES names no folder of llama.cpp's ggml-vocab-*.gguf")
+@pytest.mark.skipif(
+    not VOCABULARIES, reason="LOCALLLM_TEST_VOCABULARIES names no folder of llama.cpp's ggml-vocab-*.gguf"
+)
 def test_llama_cpp_vocabularies_give_the_ids_published_beside_them() -> None:
     """Each vocabulary there has texts (.inp) and the ids that its model's own tokenizer gives (.out)."""
     files = [file for file in sorted(Path(VOCABULARIES or ".").glob("*.gguf")) if Path(f"{file}.inp").exists()]

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (look-alikes are what the corpus is about)
 """Tokenizers to test with: a tiny one made here, and real ones where the data folder is there."""
 
 import json
@@ -117,7 +118,7 @@ CORPUS = (
     "I'm you're we'll THEY'VE it's 'tis o'clock I'D",
     "1 12 123 1234 12345 1234567890 3.14159 1,000,000 ½ ² Ⅷ ٣٤٥",
     "def f(x: int) -> str:\n    return f'{x!r}'  # comment\n\n\nclass A:\n\tpass",
-    "x=1;y+=2;z**=3//4&&5||!6 <html><b>a</b></html> {\"k\":[1,null]} C:\\path /usr/bin https://a.b/c?d=e#f",
+    'x=1;y+=2;z**=3//4&&5||!6 <html><b>a</b></html> {"k":[1,null]} C:\\path /usr/bin https://a.b/c?d=e#f',
     "naïve façade Ünïcödé ßtraße ŁÓDŹ ΑΒΓ αβγ Привет мир",
     "日本語のテキスト 中文文本 한국어 텍스트 ไทย العربية עברית हिन्दी தமிழ்",
     "🚀🎉 👨‍👩‍👧‍👦 🇩🇪 ✋🏽 e\u0301 \u00e9 \u200b\u200d\ufeff \u2028 \u00a0nbsp\u3000wide",
