@@ -48,11 +48,17 @@ def random_matrix(kind: BlockType, rows: int, columns: int, seed: int = 0) -> Ma
 
 
 def rounded(x: Floats) -> Floats:
-    """What the activations of quantized products become: 8 bits per 32 values."""
-    blocks = x.reshape(*x.shape[:-1], -1, 32)
-    largest = np.abs(blocks).max(axis=-1, keepdims=True)
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 1e-30)
-    return np.asarray(np.rint(blocks * inverse) * (largest / np.float32(127)), np.float32).reshape(x.shape)
+    """What the activations of quantized products become: 8 bits with a scale per 16 values.
+
+    A scale is a whole multiple, up to 4095, of a unit that two such halves share.
+    """
+    halves = x.reshape(*x.shape[:-1], -1, 2, 16)
+    largest = np.abs(halves).max(axis=-1, keepdims=True)
+    most = largest.max(axis=-2, keepdims=True)
+    to_ratio = np.divide(np.float32(4095), most, out=np.zeros_like(most), where=most > 1e-30)
+    ratio = np.minimum(np.floor(largest * to_ratio) + 1, np.float32(4095))
+    values = np.rint(halves * (np.float32(127) * to_ratio / ratio)) * (ratio * (most / np.float32(127 * 4095)))
+    return np.asarray(values, np.float32).reshape(x.shape)
 
 
 class Bench:

@@ -9,9 +9,19 @@ from hypothesis import strategies as st
 
 from localllm.backends.cpu.library import kernel_features
 from localllm.backends.formulas import activate, gate_times_up
-from localllm.formats.blocks import BlockType
+from localllm.formats.blocks import BlockType, decode, encode
 from localllm.models.config import Activation
-from tests.backends.cpu.conftest import FLOATS, NONE, QUANTIZED, Bench, Floats, assert_close, random_matrix, rounded
+from tests.backends.cpu.conftest import (
+    FLOATS,
+    NONE,
+    QUANTIZED,
+    Bench,
+    Floats,
+    Matrix,
+    assert_close,
+    random_matrix,
+    rounded,
+)
 
 pytest.importorskip("localllm.backends.cpu._native", reason="the native kernels have not been built")
 ACTIVATIONS: tuple[Activation, ...] = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai")
@@ -218,3 +228,34 @@ def test_the_caller_keeps_its_denormals(kernels: str) -> None:
     bench.run()
     smallest = np.array([math.ldexp(1.0, -140)], np.float32)
     assert (smallest * np.float32(2))[0] == math.ldexp(1.0, -139)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)
+def test_small_activations_beside_a_large_half_keep_their_own_scale(kernels: str, kind: BlockType) -> None:
+    x = normal(3, 64)
+    x[:, 16:32] *= 1e-3
+    matrix = random_matrix(kind, 24, 64)
+    matrix.raw = encode(kind, np.where(np.arange(64) < 32, matrix.values, 0)).reshape(-1)
+    matrix.values = decode(kind, matrix.raw, (24, 64))
+    x[:, :16] = np.sign(x[:, :16])  # exact with any scale: what remains is the rounding of the small half
+    bench = Bench(kernels, 3)
+    out = bench.buffer(24)
+    bench.program.linear(bench.input_for(kind, x), bench.matrix(matrix), NONE, NONE, 1.0, out, True)
+    bench.run()
+    small = np.abs(x[:, 16:32]).max() * np.abs(matrix.values).max()
+    assert np.abs(bench.read(out) - x @ matrix.values.T).max() <= 0.04 * small
+
+
+@pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_the_largest_sums_do_not_wrap(kernels: str, kind: BlockType, tokens: int) -> None:
+    values = np.where(np.arange(16)[:, None] % 2, 1, -1) * np.ones((16, 64), np.float32)
+    raw = encode(kind, np.asarray(values, np.float32)).reshape(-1)
+    matrix = Matrix(raw, decode(kind, raw, (16, 64)), kind)
+    for sign in (-1, 1):
+        x = np.full((tokens, 64), sign, np.float32)
+        bench = Bench(kernels, tokens)
+        out = bench.buffer(16)
+        bench.program.linear(bench.input_for(kind, x), bench.matrix(matrix), NONE, NONE, 1.0, out, True)
+        bench.run()
+        assert_close(bench.read(out), x @ matrix.values.T)

@@ -11,7 +11,8 @@ namespace localllm {
 
 constexpr int LANES = 8;        // weight rows that are interleaved: a group
 constexpr int TILE = 4;         // tokens of quantized activations that lie together
-constexpr int BLOCK = 32;       // columns that share a scale
+constexpr int BLOCK = 32;       // columns of a weight that share a scale
+constexpr int HALF = 16;        // columns of activations that share a scale
 constexpr int SPLIT = 128;      // positions of one attention split
 constexpr int PARTIAL_HEAD = 8; // floats before the values of a partial: maximum, sum, padding
 
@@ -22,12 +23,19 @@ inline bool is_quantized(Type type) { return type == Type::Q4_0 || type == Type:
 
 enum class Activation : int { silu, gelu, gelu_tanh, relu, relu2, swiglu_oai };
 
-// Four tokens' activations of 32 columns: value = scale * q; sum = scale * (q0 + ... + q31).
+// Four tokens' activations of 32 columns: value = scale * ratio[half] * q; sum is that of the 32 values.
+//
+// Each half has its own scale, as a whole multiple of a common one: halves are joined as integers and cost no float step
+// of their own. 12 bits are all that sums of 8-bit products leave free.
 struct ActBlock {
     float scale[TILE];
     float sum[TILE];
+    int32_t ratio[BLOCK / HALF][TILE];  // 1..RATIO_MOST, and the same again in the upper 16 bits
     int8_t q[TILE][BLOCK];
 };
+constexpr int RATIO_MOST = 4095;
+inline int32_t twice(int ratio) { return ratio * 0x10001; }
+inline int once(int32_t ratio) { return ratio & 0xffff; }
 
 // `count` tokens as floats (row-major, `ld` apart) or as tiles of quantized blocks; kernels read the one they need.
 struct Inputs {

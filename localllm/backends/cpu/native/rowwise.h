@@ -27,40 +27,68 @@ INLINE F8 gate_times_up(F8 gate, F8 up, Activation activation) {
     return gate * sigmoid8(gate * all(1.702f)) * (up + all(1.0f));
 }
 
-// 32 values to lane `t`: scale = largest magnitude / 127. Below 1e-30 everything is zero: the reciprocal would overflow.
-INLINE void quantize_block(const float* x, ActBlock& out, int t) {
+// The scale of 32 values, and per half its ratio and what brings its values to -127..127.
+struct HalfScales {
+    float scale;
+    int ratio[2];
+    float inverse[2];
+};
+
+// Ratios are rounded up, so nothing is cut. Below 1e-30 everything is zero: the reciprocal would overflow.
+INLINE HalfScales scales_of(float left, float right) {
     constexpr float SMALLEST = 1e-30f;
+    float most = left > right ? left : right;
+    float unit = most > SMALLEST ? RATIO_MOST / most : 0.0f;
+    HalfScales out;
+    out.scale = most / (127.0f * RATIO_MOST);
+    for (int half = 0; half < 2; half++) {
+        float wanted = (half ? right : left) * unit;
+        // an infinity or a NaN among the inputs must not become an undefined conversion
+        bool fits = wanted < static_cast<float>(RATIO_MOST);
+        out.ratio[half] = fits ? static_cast<int>(wanted) + 1 : RATIO_MOST;
+        out.inverse[half] = 127.0f * unit / static_cast<float>(out.ratio[half]);
+    }
+    return out;
+}
+
+INLINE void put_scales(const HalfScales& scales, int left_sum, int right_sum, ActBlock& out, int t) {
+    out.scale[t] = scales.scale;
+    // whole numbers below 2^24, so floats hold them
+    float sum = static_cast<float>(scales.ratio[0]) * static_cast<float>(left_sum);
+    out.sum[t] = scales.scale * (sum + static_cast<float>(scales.ratio[1]) * static_cast<float>(right_sum));
+    for (int half = 0; half < 2; half++) out.ratio[half][t] = twice(scales.ratio[half]);
+}
+
+// 32 values to lane `t`
+INLINE void quantize_block(const float* x, ActBlock& out, int t) {
 #ifdef LOCALLLM_AVX2
     F8 v0 = load(x), v1 = load(x + 8), v2 = load(x + 16), v3 = load(x + 24), sign = all(-0.0f);
-    F8 a = max(_mm256_andnot_ps(sign, v0), _mm256_andnot_ps(sign, v1));
-    F8 b = max(_mm256_andnot_ps(sign, v2), _mm256_andnot_ps(sign, v3));
-    float most = largest(max(a, b)), scale = most / 127.0f;
-    F8 inverse = all(most > SMALLEST ? 127.0f / most : 0.0f);
-    __m256i i0 = _mm256_cvtps_epi32(v0 * inverse), i1 = _mm256_cvtps_epi32(v1 * inverse);
-    __m256i i2 = _mm256_cvtps_epi32(v2 * inverse), i3 = _mm256_cvtps_epi32(v3 * inverse);
-    __m256i sums = _mm256_add_epi32(_mm256_add_epi32(i0, i1), _mm256_add_epi32(i2, i3));
-    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
-    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1));
+    float left = largest(max(_mm256_andnot_ps(sign, v0), _mm256_andnot_ps(sign, v1)));
+    float right = largest(max(_mm256_andnot_ps(sign, v2), _mm256_andnot_ps(sign, v3)));
+    HalfScales scales = scales_of(left, right);
+    F8 to_left = all(scales.inverse[0]), to_right = all(scales.inverse[1]);
+    __m256i i0 = _mm256_cvtps_epi32(v0 * to_left), i1 = _mm256_cvtps_epi32(v1 * to_left);
+    __m256i i2 = _mm256_cvtps_epi32(v2 * to_right), i3 = _mm256_cvtps_epi32(v3 * to_right);
+    __m256i sums = _mm256_hadd_epi32(_mm256_add_epi32(i0, i1), _mm256_add_epi32(i2, i3));
+    __m128i pairs = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    pairs = _mm_add_epi32(pairs, _mm_shuffle_epi32(pairs, 0xb1));
     i0 = _mm256_packs_epi16(_mm256_packs_epi32(i0, i1), _mm256_packs_epi32(i2, i3));
     i0 = _mm256_permutevar8x32_epi32(i0, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.q[t]), i0);
-    out.scale[t] = scale;
-    out.sum[t] = scale * static_cast<float>(_mm_cvtsi128_si32(half));
+    put_scales(scales, _mm_extract_epi32(pairs, 0), _mm_extract_epi32(pairs, 2), out, t);
 #else
-    float most = 0.0f;
-    for (int i = 0; i < BLOCK; i++) most = std::fabs(x[i]) > most ? std::fabs(x[i]) : most;
-    float scale = most / 127.0f, inverse = most > SMALLEST ? 127.0f / most : 0.0f;
-    int sum = 0;
+    float most[2] = {};
+    for (int i = 0; i < BLOCK; i++) most[i / HALF] = std::fabs(x[i]) > most[i / HALF] ? std::fabs(x[i]) : most[i / HALF];
+    HalfScales scales = scales_of(most[0], most[1]);
+    int sum[2] = {};
     for (int i = 0; i < BLOCK; i++) {
-        float scaled = std::nearbyintf(x[i] * inverse);
+        float scaled = std::nearbyintf(x[i] * scales.inverse[i / HALF]);
         // a NaN or an infinity among the inputs must not become an undefined conversion
         int q = scaled >= -127.0f && scaled <= 127.0f ? static_cast<int>(scaled) : -127;
         out.q[t][i] = static_cast<int8_t>(q);
-        sum += q;
+        sum[i / HALF] += q;
     }
-    out.scale[t] = scale;
-    out.sum[t] = scale * static_cast<float>(sum);
+    put_scales(scales, sum[0], sum[1], out, t);
 #endif
 }
 

@@ -1,6 +1,7 @@
 // Products of R groups of packed rows with T tokens. Sums go through memory, so a tile may use every register.
 //
-// All tiles of a type compute the same float operations per (row, token): block by block, d * a first, then the offset.
+// All tiles of a type compute the same float operations per (row, token): block by block, both halves joined as integers,
+// d * a first, then the offset.
 #pragma once
 #include "kernels.h"
 #include "lanes.h"
@@ -52,10 +53,13 @@ struct FourBit {
         std::memcpy(&word, q, 4);
         return _mm256_set1_epi32(word);
     }
-    INLINE static F8 finish(__m256i sums16, F8 d, F8 m, const ActBlock& a, int t, F8 sum) {
-        F8 exact = _mm256_cvtepi32_ps(_mm256_madd_epi16(sums16, _mm256_set1_epi16(1)));
-        sum = fma(exact, d * all_at(a.scale + t), sum);
-        return fma(m, all_at(a.sum + t), sum);
+    // 8 products of 15 * 127 fit in the 16 bits of a half's sums: 15240
+    INLINE static __m256i scaled(__m256i sums16, const ActBlock& a, int half, int t) {
+        return _mm256_madd_epi16(sums16, _mm256_set1_epi32(a.ratio[half][t]));
+    }
+    INLINE static F8 finish(__m256i left, __m256i right, F8 d, F8 m, F8 a_scale, F8 a_sum, F8 sum) {
+        F8 exact = _mm256_cvtepi32_ps(_mm256_add_epi32(left, right));
+        return fma(m, a_sum, fma(exact, d * a_scale, sum));
     }
 
     template <int T, bool AHEAD>
@@ -64,21 +68,21 @@ struct FourBit {
         for (int t = 0; t < T; t++) sum[t] = all(0.0f);
         for (int b = 0; b < num_blocks; b++, w += BYTES, a++) {
             if (AHEAD) ahead(w, b);
-            __m256i part[T];
+            __m256i left[T], right[T];
             {
                 __m256i w0 = low(w, 0), w1 = low(w, 1), w2 = low(w, 2), w3 = low(w, 3);
                 KEEP_ALL(w0, w1, w2, w3);
-                UNROLL for (int t = 0; t < T; t++) part[t] = dots(w0, w1, w2, w3, a->q[t]);
+                UNROLL for (int t = 0; t < T; t++) left[t] = scaled(dots(w0, w1, w2, w3, a->q[t]), *a, 0, t);
             }
             {
                 __m256i w0 = high(w, 0), w1 = high(w, 1), w2 = high(w, 2), w3 = high(w, 3);
                 KEEP_ALL(w0, w1, w2, w3);
-                UNROLL for (int t = 0; t < T; t++)  // 8 products of 15 * 127 pairs fit in 16 bits: 30480
-                    part[t] = _mm256_add_epi16(part[t], dots(w0, w1, w2, w3, a->q[t] + 16));
+                UNROLL for (int t = 0; t < T; t++)
+                    right[t] = scaled(dots(w0, w1, w2, w3, a->q[t] + HALF), *a, 1, t);
             }
             F8 d, m;
             scales(w, d, m);
-            UNROLL for (int t = 0; t < T; t++) sum[t] = finish(part[t], d, m, *a, t, sum[t]);
+            UNROLL for (int t = 0; t < T; t++) sum[t] = finish(left[t], right[t], d, m, all_at(a->scale + t), all_at(a->sum + t), sum[t]);
         }
         for (int t = 0; t < T; t++) store(out + t * LANES, sum[t]);
     }
@@ -99,7 +103,7 @@ struct FourBit {
                 ahead(w + stride, b);
             }
             const uint8_t* v = w + stride;
-            __m256i s[T], u[T];
+            __m256i s[T], u[T], s_left[T], u_left[T];
 #define QUARTER(FIRST, PART, J, OFFSET)                                                           \
     {                                                                                             \
         __m256i w0 = PART(w, J), w1 = PART(w, J + 1), v0 = PART(v, J), v1 = PART(v, J + 1);       \
@@ -117,16 +121,25 @@ struct FourBit {
     }
             QUARTER(true, low, 0, 0)
             QUARTER(false, low, 2, 8)
-            QUARTER(false, high, 0, 16)
+            UNROLL for (int t = 0; t < T; t++) {
+                s_left[t] = scaled(s[t], *a, 0, t);
+                u_left[t] = scaled(u[t], *a, 0, t);
+            }
+            QUARTER(true, high, 0, 16)
             QUARTER(false, high, 2, 24)
 #undef QUARTER
             F8 d, m, e, n;
             scales(w, d, m);
             scales(v, e, n);
             UNROLL for (int t = 0; t < T; t++) {
+                // both before a store, for what the compiler knows a store may change the activations
+                F8 scale = all_at(a->scale + t), total = all_at(a->sum + t);
+                __m256i s_right = scaled(s[t], *a, 1, t), u_right = scaled(u[t], *a, 1, t);
                 float *first = out + t * LANES, *second = out + (T + t) * LANES;
-                store(first, finish(s[t], d, m, *a, t, load(first)));
-                store(second, finish(u[t], e, n, *a, t, load(second)));
+                F8 one = finish(s_left[t], s_right, d, m, scale, total, load(first));
+                F8 two = finish(u_left[t], u_right, e, n, scale, total, load(second));
+                store(first, one);
+                store(second, two);
             }
         }
     }
@@ -148,8 +161,8 @@ struct FourBit {
                 for (int j = 0; j < 4; j++)
                     for (int lane = 0; lane < LANES; lane++)
                         for (int c = 0; c < 4; c++)
-                            exact[lane] += low[j * 32 + lane * 4 + c] * a->q[t][j * 4 + c] +
-                                           high[j * 32 + lane * 4 + c] * a->q[t][16 + j * 4 + c];
+                            exact[lane] += low[j * 32 + lane * 4 + c] * a->q[t][j * 4 + c] * once(a->ratio[0][t]) +
+                                           high[j * 32 + lane * 4 + c] * a->q[t][HALF + j * 4 + c] * once(a->ratio[1][t]);
                 F8 x;
                 for (int lane = 0; lane < LANES; lane++) x[lane] = static_cast<float>(exact[lane]);
                 sum[t] = fma(x, d * all(a->scale[t]), sum[t]);
@@ -211,9 +224,10 @@ struct EightBit {
             const __m256i* q = reinterpret_cast<const __m256i*>(w + QUANTS);
             UNROLL for (int j = 0; j < 8; j++) {
                 __m256i v = _mm256_loadu_si256(q + j), magnitude = _mm256_abs_epi8(v);
-                UNROLL for (int t = 0; t < T; t++) {  // one pair of products is all that 16 bits hold
+                // one pair of products is all that 16 bits hold; 16 pairs of 128 * 127 * 4095 are all that 32 hold
+                UNROLL for (int t = 0; t < T; t++) {
                     __m256i x = _mm256_sign_epi8(FourBit<true>::four(a->q[t] + 4 * j), v);
-                    __m256i p = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), _mm256_set1_epi16(1));
+                    __m256i p = FourBit<true>::scaled(_mm256_maddubs_epi16(magnitude, x), *a, j / 4, t);
                     part[t] = j ? _mm256_add_epi32(part[t], p) : p;
                 }
             }
@@ -225,7 +239,8 @@ struct EightBit {
                 const int8_t* q = reinterpret_cast<const int8_t*>(w + QUANTS);
                 for (int j = 0; j < 8; j++)
                     for (int lane = 0; lane < LANES; lane++)
-                        for (int c = 0; c < 4; c++) exact[lane] += q[j * 32 + lane * 4 + c] * a->q[t][j * 4 + c];
+                        for (int c = 0; c < 4; c++)
+                            exact[lane] += q[j * 32 + lane * 4 + c] * a->q[t][j * 4 + c] * once(a->ratio[j / 4][t]);
                 F8 x;
                 for (int lane = 0; lane < LANES; lane++) x[lane] = static_cast<float>(exact[lane]);
                 sum[t] = fma(x, d * all(a->scale[t]), sum[t]);
