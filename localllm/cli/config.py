@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from localllm.cli.human import table
+from localllm.cli.human import aligned
 from localllm.cli.invocation import Invocation
 from localllm.cli.output import print_json, print_text
 from localllm.errors import UsageError
@@ -103,7 +103,7 @@ def _list_table(settings: Settings, with_origin: bool) -> str:
         [row.name, _value_text(getattr(settings, row.name)), settings.origin[row.name] if with_origin else row.help]
         for row in SETTINGS
     ]
-    return table(["NAME", "VALUE", "ORIGIN" if with_origin else "MEANING"], rows)
+    return aligned([["NAME", "VALUE", "ORIGIN" if with_origin else "MEANING"], *rows])
 
 
 def _value_text(value: Any) -> str:

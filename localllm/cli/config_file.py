@@ -69,8 +69,12 @@ def _replace(path: Path, text: str) -> None:
     _checked(text, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)  # a full disk leaves half of it
+        raise
 
 
 def _checked(text: str, path: Path) -> None:

@@ -61,4 +61,4 @@ def _typed(name: str, kind: type, text: str) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise UsageError(f"{name} takes a value of type {kind.__name__}, not {text!r}") from None
+        raise UsageError(f"{name} takes a {'whole ' if kind is int else ''}number, not {text!r}") from None

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from localllm.cli.failures import print_warning
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import open_runnable_library
 from localllm.cli.output import print_text
@@ -23,8 +22,6 @@ def create(
 
     is_stdin = str(file) == "-"
     modelfile = parse_modelfile(sys.stdin.buffer.read() if is_stdin else _bytes_of(file))
-    for warning in modelfile.warnings:
-        print_warning(warning)
     invocation = Invocation.of(ctx)
     library = open_runnable_library(invocation.settings())
     with invocation.progress() as progress:

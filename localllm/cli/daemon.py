@@ -32,12 +32,16 @@ def serve(
 
 def start(ctx: typer.Context) -> None:
     """Start the daemon if none runs."""
-    from localllm.daemon.lifecycle import ensure_daemon  # see `connect.py`
+    from localllm.daemon.lifecycle import ensure_daemon, find_daemon  # see `connect.py`
 
     invocation = Invocation.of(ctx)
+    settings = invocation.settings()
+    if running := find_daemon(settings):
+        print_text(f"the daemon runs already, at {running.url}")
+        return
     with invocation.progress() as progress:
         progress.status("starting the daemon")
-        address = ensure_daemon(invocation.settings())
+        address = ensure_daemon(settings)
     print_text(f"the daemon answers at {address.url}")
 
 

@@ -59,7 +59,16 @@ def _system_sentence(error: OSError) -> tuple[str, str]:
     place = f"{error.filename}: " if error.filename else ""
     if error.errno == errno.ENOSPC:
         return f"{place}the disk is full", "free some space; `localllm list` shows what the models take"
-    return f"{place}{(error.strerror or str(error) or type(error).__name__).lower()}", ""
+    sentence = f"{place}{(error.strerror or str(error) or type(error).__name__).lower()}"
+    return sentence, _next_step(error)
+
+
+def _next_step(error: OSError) -> str:
+    from localllm.settings import home_dir  # this whole path is rare
+
+    if error.filename and str(error.filename).startswith(str(home_dir())):
+        return "LOCALLLM_HOME names the folder that everything is kept in: choose one that can be written"
+    return ""
 
 
 def _fault_sentence(error: Exception) -> tuple[str, str]:

@@ -89,13 +89,16 @@ def padded(text: str, width: int) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Left-aligned columns, each as wide as its widest cell and four spaces; no rules, no borders."""
-    return aligned([header, *rows])
+    """Left-aligned columns, each as wide as its widest cell and four spaces, as Ollama prints them; no rules."""
+    return "".join(f"{line}\n" for line in _lines([header, *rows]))
 
 
 def aligned(rows: Sequence[Sequence[str]], indent: str = "") -> str:
-    """Rows of cells as padded lines, each ended by a newline. Cells are sanitized."""
+    """Rows of cells as padded lines without blanks at their ends, each ended by a newline. Cells are sanitized."""
+    return "".join(f"{indent}{line}".rstrip() + "\n" for line in _lines(rows))
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
     clean = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(map(display_width, column)) + _GAP for column in zip(*clean, strict=True)]
-    lines = ("".join(padded(cell, width) for cell, width in zip(row, widths, strict=True)) for row in clean)
-    return "".join(f"{indent}{line}\n" for line in lines)
+    return ["".join(padded(cell, width) for cell, width in zip(row, widths, strict=True)) for row in clean]

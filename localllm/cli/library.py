@@ -105,7 +105,10 @@ def verify(
         print_json([_verify_fields(result) for result in results])
     else:
         print_text(table(["NAME", "FILE", "STATE"], [_verify_row(result) for result in results]))
-    if not all(result.is_good for result in results):
+    damaged = [] if models else library.damaged()
+    for problem in damaged:
+        print_warning(problem.message)
+    if damaged or not all(result.is_good for result in results):
         raise typer.Exit(1)
 
 

@@ -19,8 +19,10 @@ Use \"\"\" to begin a multi-line message.
 
 SET_HELP = """\
 Available Commands:
-  /set parameter <name> <value>  Set a parameter: seed, num_predict, top_k, top_p, min_p, temperature,
-                                 repeat_penalty, repeat_last_n, presence_penalty, frequency_penalty, stop
+  /set parameter <name> <value>  Set a parameter: seed, num_predict, top_k,
+                                 top_p, min_p, temperature, repeat_penalty,
+                                 repeat_last_n, presence_penalty,
+                                 frequency_penalty, stop
   /set system <string>           Set system message
   /set history                   Enable history
   /set nohistory                 Disable history

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-from localllm.errors import BadModelFile, ModelNotFound, UsageError
+from localllm.errors import BadModelFile, ModelNotFound, UnsupportedModel, UsageError
 from localllm.store.details import describe, refuse_unsafe
 from localllm.store.entry import Entry, ModelFile, PullEvent
 from localllm.store.modelfile import Modelfile, template_kind
 from localllm.store.names import looks_like_path
 from localllm.store.plan import Say
+from localllm.wire import SamplingParams
 
 if TYPE_CHECKING:
     from localllm.store.library import Library
 
 GO_TEMPLATE = (
-    "its TEMPLATE is in Ollama's Go language, which runs here only in well-known shapes;"
-    " otherwise the template inside the model file is used"
+    "its TEMPLATE is in Ollama's Go language, which does not run here; the template inside the model file is used"
 )
+# what an answer here can depend on; other parameters are kept for Ollama
+_EFFECTIVE = frozenset(
+    {
+        "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n", "presence_penalty",
+        "frequency_penalty", "seed", "num_predict", "stop",
+    }
+)  # fmt: skip
+_SAMPLING_NAMES = {"repeat_penalty": "repetition_penalty"}  # Ollama's to ours, where they differ
 
 
 def derived_entry(library: Library, name: str, modelfile: Modelfile, folder: Path, say: Say) -> Entry:
     """The entry a Modelfile describes. What it does not set comes from the model it starts from."""
+    for adapter in modelfile.adapters:
+        _refuse_adapter(adapter, folder)
     base = _base(library, modelfile, folder, say)
-    notes = modelfile.warnings + ((GO_TEMPLATE,) if template_kind(modelfile.template) == "go" else ())
+    _refuse_absurd(modelfile)
+    notes = modelfile.warnings + tuple(_without_effect(modelfile))
     for note in notes:
         say(PullEvent(kind="warning", message=note))
     kind = template_kind(modelfile.template)
@@ -43,12 +55,29 @@ def derived_entry(library: Library, name: str, modelfile: Modelfile, folder: Pat
         system=modelfile.system or base.system,
         license=modelfile.license or base.license,
         messages=modelfile.messages or base.messages,
-        adapters=base.adapters + tuple(str(_adapter(path, folder)) for path in modelfile.adapters),
         draft=modelfile.draft or base.draft,
         parent=base.name,
         origin={**base.origin, **marks},
         notes=notes,
     )
+
+
+def _refuse_absurd(modelfile: Modelfile) -> None:
+    """InvalidRequest for sampling that no request could use: said here, not at the first answer."""
+    names = {_SAMPLING_NAMES.get(name, name): value for name, value in modelfile.params.items()}
+    known = SamplingParams.__struct_fields__
+    SamplingParams(**{name: value for name, value in names.items() if name in known}).checked()
+
+
+def _without_effect(modelfile: Modelfile) -> Iterator[str]:
+    if template_kind(modelfile.template) == "go":
+        yield GO_TEMPLATE
+    for name in modelfile.params:
+        if name not in _EFFECTIVE:
+            yield f"the parameter {name} is kept but has no effect here"
+    for directive in ("draft", "renderer", "parser", "requires"):
+        if getattr(modelfile, directive):
+            yield f"{directive.upper()} is kept but has no effect here"
 
 
 def _base(library: Library, modelfile: Modelfile, folder: Path, say: Say) -> Entry:
@@ -84,11 +113,15 @@ def _shards(paths: list[Path], starts: tuple[str, ...]) -> Entry:
     return describe(Entry(name=str(paths[0]), path=str(paths[0]), source="path", files=files))
 
 
-def _adapter(text: str, folder: Path) -> Path:
+_NO_ADAPTER = "merge it into the model, or leave the ADAPTER line out"
+
+
+def _refuse_adapter(text: str, folder: Path) -> NoReturn:
+    """An answer without it would pass for one with it."""
     path = _local(text, folder)
     if path is None or not path.exists():
         raise ModelNotFound(f"the adapter {text} does not exist", hint="check the ADAPTER line")
     refuse_unsafe(path)
     if path.is_file() and path.suffix.lower() not in (".gguf", ".safetensors"):
         raise BadModelFile(f"the adapter {path.name} is neither GGUF nor safetensors")
-    return path
+    raise UnsupportedModel(f"the adapter {text} cannot be applied: no backend runs adapters yet", hint=_NO_ADAPTER)

@@ -322,7 +322,9 @@ def _from_cache(source: Source, plan: Plan) -> Fetched | None:
 
 def search_hub(query: str, plan: Plan, limit: int = 20) -> list[str]:
     """Names of GGUF repositories that match, most downloaded first; empty when the hub cannot be reached."""
-    if unreachable(plan):
+    if reason := unreachable(plan):
+        if not plan.settings.offline:
+            plan.warn(f"Hugging Face hub cannot be reached ({reason}); only the catalog was searched")
         return []
     with hub_errors(query, plan):
         import huggingface_hub  # deferred: half a second

@@ -95,7 +95,7 @@ class Library:
             return self._at_path(ref)
         ref = self._full(ref)
         with self._locked(ref, progress):
-            here = self.manifests.get(ref)
+            here = self._readable(ref, progress)
             if here is not None and self._is_intact(here, progress):
                 progress(PullEvent(kind="done", message=f"{here.name} is here already"))
                 return here
@@ -113,8 +113,19 @@ class Library:
         wanted = {self._full(parse_ref(text)).display} if text else None
         if wanted and not any(entry.name in wanted for entry in self.manifests.read_all()[0]):
             raise self._not_here(parse_ref(text or ""))
+        self._refuse_own_names(wanted or set())
         checks = [check for check in self.outdated(progress) if wanted is None or check.name in wanted]
         return [self._refetch(check.name, progress) for check in checks if check.is_outdated]
+
+    def _refuse_own_names(self, names: set[str]) -> None:
+        from localllm.store.updates import has_source  # deferred as above
+
+        for entry in self.manifests.read_all()[0]:
+            if entry.name in names and not has_source(entry, self.catalog):
+                made = f"was made from {entry.parent}" if entry.parent else "was not pulled"
+                raise UsageError(
+                    f"{entry.name} {made} and has no source of its own", hint="update the model it comes from"
+                )
 
     def create(self, name: str, modelfile: Modelfile, folder: Path | None = None, progress: Say = _silent) -> Entry:
         """A new model from a Modelfile; its weights stay where they are. Relative paths are relative to `folder`."""
@@ -123,6 +134,7 @@ class Library:
         ref = self._new_name(name)
         entry = derived_entry(self, ref.display, modelfile, folder or Path.cwd(), progress)
         with self._locked(ref, progress):
+            self._refuse_to_orphan(ref, entry)
             return self._commit(ref, entry)
 
     # changing what is here
@@ -130,9 +142,10 @@ class Library:
     def copy(self, source: str, target: str) -> Entry:
         """A second name for the same files."""
         ref = self._new_name(target)
-        entry = msgspec.structs.replace(self.find(source), name=ref.display, modified=time.time())
+        entry = _as_ours(msgspec.structs.replace(self.find(source), name=ref.display, modified=time.time()))
         with self._locked(ref, _silent):
-            return self._commit(ref, _as_ours(entry))
+            self._refuse_to_orphan(ref, entry)
+            return self._commit(ref, entry)
 
     def remove(self, text: str) -> None:
         """Forgets the model and deletes the files that we brought and that no other model of ours needs."""
@@ -281,6 +294,29 @@ class Library:
             origin=fetched.origin,
         )
         return describe(entry)
+
+    def _readable(self, ref: Ref, say: Say) -> Entry | None:
+        """The model of ours with this name; None, with a warning, when its manifest is damaged and can be made anew."""
+        try:
+            return self.manifests.get(ref)
+        except StoreError as error:
+            if ref.kind == "name" and self.catalog.find(ref) is None:
+                raise
+            say(PullEvent(kind="warning", message=f"{error.message}; fetching {ref.display} again"))
+            return None
+
+    def _refuse_to_orphan(self, ref: Ref, new: Entry) -> None:
+        """A name is not taken from a model whose download nothing else of ours would hold on to."""
+        old = self.manifests.get(ref)
+        if old is None:
+            return
+        others = [entry for entry in self.manifests.read_all()[0] if entry.name != old.name]
+        held = {file.path for entry in (new, *others) for file in entry.files}
+        if any(file.is_ours and file.path not in held for file in old.files):
+            raise StoreError(
+                f"{old.name} is here, with a download of its own",
+                hint=f"choose another name, or remove it first: localllm rm {old.name}",
+            )
 
     def _warn_if_not_runnable(self, entry: Entry, plan: Plan) -> None:
         from localllm.store.details import block_types  # deferred: it brings numpy

@@ -78,7 +78,7 @@ class Manifests:
             manifest = self._decoder.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StoreError(
-                f"the manifest {path} is damaged: {error}", hint="remove that file, then pull the model again"
+                f"the manifest {path} is damaged: {error}", hint="`localllm rm` removes it; then pull the model again"
             ) from None
         if manifest.version != VERSION:
             raise StoreError(

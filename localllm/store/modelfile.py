@@ -19,6 +19,7 @@ ROLES = ("system", "user", "assistant")
 _SINGLE = ("template", "system", "draft", "renderer", "parser", "requires")
 
 _INT, _FLOAT, _BOOL, _LIST = "int", "float", "bool", "list"
+_KIND_NAMES = {_INT: "a whole number", _FLOAT: "a number", _BOOL: "true or false"}
 PARAMETERS: Mapping[str, str] = {
     "num_ctx": _INT, "num_batch": _INT, "num_gpu": _INT, "main_gpu": _INT, "num_thread": _INT, "num_keep": _INT,
     "seed": _INT, "num_predict": _INT, "top_k": _INT, "repeat_last_n": _INT, "draft_num_predict": _INT,
@@ -150,7 +151,7 @@ def _set_parameter(params: dict[str, Any], warnings: list[str], number: int, lin
         return
     kind = PARAMETERS.get(name)
     if kind is None:
-        raise UsageError(f"(line {number}): unknown parameter '{name}'", hint="see the list of parameters in docs/")
+        raise UsageError(f"(line {number}): unknown parameter '{name}'", hint=f"known are {', '.join(PARAMETERS)}")
     if kind == _LIST:
         params.setdefault(name, []).append(text)
     else:
@@ -163,7 +164,7 @@ def _typed(number: int, name: str, kind: str, text: str) -> Any:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         return int(text) if kind == _INT else float(text)
     except (KeyError, ValueError):
-        raise UsageError(f"(line {number}): the parameter {name} must be of type {kind}, not {text!r}") from None
+        raise UsageError(f"(line {number}): the parameter {name} must be {_KIND_NAMES[kind]}, not {text!r}") from None
 
 
 def _quoted_list(words: tuple[str, ...]) -> str:

@@ -13,11 +13,17 @@ from localllm.store.plan import Plan
 
 
 def check_updates(entries: Sequence[Entry], catalog: Catalog, plan: Plan) -> list[UpdateCheck]:
-    """One check for each entry that has an origin. The hub is asked once for each repository, and not at all when it
-    cannot be reached."""
+    """One check for each entry that can be fetched again: a name of the user's own has no source, only a parent. The
+    hub is asked once for each repository, and not at all when it cannot be reached."""
     asks_hub = any("repo" in entry.origin for entry in entries)
     reason = unreachable(plan) if asks_hub else ""
-    return [_check(entry, catalog, plan, reason) for entry in entries if entry.origin]
+    return [_check(entry, catalog, plan, reason) for entry in entries if has_source(entry, catalog)]
+
+
+def has_source(entry: Entry, catalog: Catalog) -> bool:
+    """Whether a pull of this name would fetch it."""
+    ref = parse_ref(entry.name)
+    return bool(entry.origin) and (ref.kind != "name" or catalog.find(ref) is not None)
 
 
 def _check(entry: Entry, catalog: Catalog, plan: Plan, reason: str) -> UpdateCheck:

@@ -94,28 +94,28 @@ def test_the_json_of_a_model_has_these_fields(cli: Cli, store: list[Entry]) -> N
 def test_show_has_ollamas_sections(store: list[Entry]) -> None:
     assert info_text(store[0]) == (
         "  Model\n"
-        "    architecture        qwen3     \n"
-        "    parameters          8.2B      \n"
-        "    context length      40960     \n"
-        "    embedding length    4096      \n"
-        "    quantization        Q4_K_M    \n"
+        "    architecture        qwen3\n"
+        "    parameters          8.2B\n"
+        "    context length      40960\n"
+        "    embedding length    4096\n"
+        "    quantization        Q4_K_M\n"
         "\n"
         "  Capabilities\n"
-        "    completion    \n"
-        "    tools         \n"
+        "    completion\n"
+        "    tools\n"
         "\n"
         "  Parameters\n"
-        "    top_k    20                \n"
-        '    stop     "<|im_start|>"    \n'
-        '    stop     "<|im_end|>"      \n'
+        "    top_k    20\n"
+        '    stop     "<|im_start|>"\n'
+        '    stop     "<|im_end|>"\n'
         "\n"
         "  System\n"
-        "    Be brief.    \n"
+        "    Be brief.\n"
         "\n"
         "  License\n"
-        "    Apache License    \n"
-        "    Version 2.0       \n"
-        "    ...               \n"
+        "    Apache License\n"
+        "    Version 2.0\n"
+        "    ...\n"
         "\n"
     )
 
@@ -126,7 +126,7 @@ def test_show_has_ollamas_sections(store: list[Entry]) -> None:
         ("--system", "Be brief.\n"),
         ("--template", "{{ messages }}\n"),
         ("--license", "Apache License\nVersion 2.0\n\nTerms\n"),
-        ("--parameters", 'top_k    20                \nstop     "<|im_start|>"    \nstop     "<|im_end|>"      \n'),
+        ("--parameters", 'top_k    20\nstop     "<|im_start|>"\nstop     "<|im_end|>"\n'),
     ],
 )
 def test_show_prints_one_part(cli: Cli, store: list[Entry], part: str, shown: str) -> None:
@@ -165,6 +165,14 @@ def test_a_removal_unloads_first(cli: Cli, store: list[Entry], daemon: FakeDaemo
     daemon.loaded, daemon.models = [{"name": "qwen3:8b"}], {"qwen3:8b"}
     assert cli("rm", "qwen3:8b").code == 0
     assert daemon.bodies("/localllm/v1/stop") == [{"model": "qwen3:8b"}]
+
+
+def test_verify_names_damaged_manifests_and_ends_badly(cli: Cli) -> None:
+    manifest = load_settings().store_dir / "manifests" / "cut@latest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{cut")
+    outcome = cli("verify")
+    assert outcome.code == 1 and str(manifest) in outcome.err
 
 
 @pytest.mark.parametrize("line", ["show absent", "where absent", "rm absent", "cp absent b", "verify absent"])

@@ -116,7 +116,7 @@ def test_parameters_and_system_message_travel_with_the_next_message(terminal: Te
         ("/set nothink", "Set 'nothink' mode."),
         ("/set nonsense", "Unknown command '/set nonsense'"),
         ("/set parameter warmth 3", "error: unknown parameter 'warmth'"),
-        ("/set parameter top_k many", "error: top_k takes a value of type int"),
+        ("/set parameter top_k many", "error: top_k takes a whole number"),
         ("/set parameter num_ctx 4096", "error: num_ctx is a setting of the daemon"),
         ("/clear", "Cleared session context"),
         ("/nonsense", "Unknown command '/nonsense'. Type /? for help"),

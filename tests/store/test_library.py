@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from localllm.errors import BadModelFile, ModelNotFound, StoreError, UsageError
+from localllm.errors import BadModelFile, InvalidRequest, ModelNotFound, StoreError, UnsupportedModel, UsageError
 from localllm.store.blobs import sha256_of
 from localllm.store.catalog import Source
 from localllm.store.entry import Entry, ModelFile
@@ -174,6 +174,50 @@ def test_create_says_what_is_wrong_with_its_parts(library: Library, file: Path, 
             library.create("mine", parse_modelfile(text))
     with pytest.raises(UsageError, match="cannot be a new name"):
         library.copy(str(file), "org/repo")
+
+
+def test_create_says_what_will_have_no_effect(library: Library, file: Path) -> None:
+    listener = Listener()
+    text = f"FROM {file}\nPARAMETER num_ctx 512\nDRAFT tiny:1m\nREQUIRES 0.14.0\nRENDERER qwen3\nPARSER qwen3"
+    entry = library.create("mine", parse_modelfile(text), progress=listener)
+    for word in ("num_ctx", "DRAFT", "REQUIRES", "RENDERER", "PARSER"):
+        assert f"{word} is kept but has no effect" in listener.said("warning")
+    assert entry.params == {"num_ctx": 512}
+
+
+@pytest.mark.parametrize("line", ["PARAMETER temperature 200", "PARAMETER repeat_penalty 0", "PARAMETER top_p 3"])
+def test_create_refuses_what_no_answer_could_use(library: Library, file: Path, line: str) -> None:
+    with pytest.raises(InvalidRequest, match="must be between"):
+        library.create("mine", parse_modelfile(f"FROM {file}\n{line}"))
+    assert library.entries() == []
+
+
+def test_an_adapter_is_refused_rather_than_left_out(library: Library, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "lora.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UnsupportedModel, match="no backend runs adapters"):
+        library.create("mine", parse_modelfile(f"FROM {file}\nADAPTER {tmp_path}/lora.gguf"))
+
+
+def test_a_name_is_not_taken_from_a_download_that_nothing_else_holds(library: Library, file: Path) -> None:
+    pulled = installed(library, "pulled:1b", file)
+    library.create("mine", parse_modelfile(f"FROM {file}"))
+    with pytest.raises(StoreError, match="a download of its own"):
+        library.copy("mine", "pulled:1b")
+    with pytest.raises(StoreError, match="a download of its own"):
+        library.create("pulled:1b", parse_modelfile(f"FROM {file}"))
+    assert library.find("pulled:1b").path == pulled.path
+    library.create("pulled:1b", parse_modelfile("FROM pulled:1b\nSYSTEM Be brief."))  # its own weights: nothing is lost
+    library.copy("pulled:1b", "other")
+    library.copy("mine", "pulled:1b")  # `other` holds them now
+    assert Path(pulled.path).is_file()
+
+
+def test_a_name_of_ones_own_is_not_updated(library: Library, file: Path) -> None:
+    installed(library, "base:1b", file, origin={"repo": "org/repo", "commit": "0", "file": "x.gguf"})
+    library.create("mine", parse_modelfile("FROM base:1b"))
+    assert library.outdated() == [] and library.update() == []
+    with pytest.raises(UsageError, match="was made from base:1b"):
+        library.update("mine")
 
 
 def test_listing_loads_none_of_the_slow_libraries(library: Library, file: Path) -> None:

