@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 
 from localllm.backends.batch import Batch, Flattener, answer
-from localllm.backends.cpu.library import default_threads, require_native
+from localllm.backends.cpu.library import default_threads, require_kernels
 from localllm.backends.layout import cache_layout, state_bytes
 from localllm.engine.step import (
     BackendInfo,
@@ -31,7 +31,8 @@ class CpuBackend:
     """Backend over a native `Program`. Steps are computed when they are submitted.
 
     `threads` 0: one per physical core. `kernels`: "auto", or a set by name, for tests. Raises UnsupportedModel for a
-    block type without kernels or a missing native library, BadModelFile where tensors do not fit together.
+    block type without kernels or a missing native library, BadModelFile where tensors do not fit together, UsageError
+    for a kernel set that this machine does not run.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class CpuBackend:
         kernels: str = "auto",
         notes: tuple[str, ...] = (),
     ) -> None:
-        require_native()
+        require_kernels(kernels)
         # deferred: these bind the native library, which may not have been built
         from localllm.backends.cpu._native import Program
         from localllm.backends.cpu.emit import Emitter

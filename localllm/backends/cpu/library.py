@@ -9,7 +9,7 @@ import sys
 
 import psutil
 
-from localllm.errors import UnsupportedModel
+from localllm.errors import UnsupportedModel, UsageError
 
 KERNEL_SETS = ("avx2", "portable")
 """Fastest first; "auto" takes the first that this machine runs."""
@@ -36,6 +36,14 @@ def kernel_features() -> list[str]:
     from localllm.backends.cpu._native import has_kernels  # deferred: see native_problem
 
     return [name for name in KERNEL_SETS if has_kernels(name)]
+
+
+def require_kernels(name: str) -> None:
+    """UsageError for a kernel set that is unknown, or that this machine does not run."""
+    known = ("auto", *kernel_features())
+    if name not in known:
+        choice = ", ".join(known)
+        raise UsageError(f"this machine does not run the kernels called {name!r}", hint=f"choose one of {choice}")
 
 
 def default_threads() -> int:

@@ -22,7 +22,7 @@ from localllm.engine.step import (
     plain_row,
     run_step,
 )
-from localllm.errors import BadModelFile, InvalidRequest, UnsupportedModel
+from localllm.errors import BadModelFile, InvalidRequest, UnsupportedModel, UsageError
 from localllm.formats.blocks import BlockType
 from localllm.models.source import WeightInfo
 from tests.contract.worlds import BY_NAME, HYBRID, MemorySource, World, build
@@ -116,8 +116,9 @@ def test_a_shape_that_its_bytes_do_not_bear_out_is_a_bad_file(shape: tuple[int, 
 
 def test_an_unknown_kernel_set_is_refused() -> None:
     config, source = build(BY_NAME["llama"])
-    with pytest.raises(BadModelFile, match="kernels called sse9"):
+    with pytest.raises(UsageError, match="kernels called 'sse9'") as refusal:
         CpuBackend(config, source, threads=1, kernels="sse9")
+    assert "auto" in refusal.value.hint
 
 
 def test_without_the_native_library_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

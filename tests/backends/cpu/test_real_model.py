@@ -16,8 +16,8 @@ pytest.importorskip("localllm.backends.cpu._native", reason="the native kernels 
 
 GREEDY = Want(sample=SampleWant(SamplingParams(temperature=0.0), 0, 0))
 NUM_TOKENS = 48
-NEAR_TIE = 0.5
-"""Rounding activations to 8 bits moves a logit of a 135M model by about this much."""
+NEAR_TIE = 0.4
+"""Rounding activations to 8 bits moves a logit of a 135M model by 0.08 (rms); the worst of 9,000 picks was 0.39 behind."""
 
 
 def generate(backend: Backend, num_tokens: int) -> list[int]:
@@ -42,7 +42,7 @@ def test_greedy_picks_are_the_reference_s_or_near_ties(small_model_file: Path) -
     steps = np.arange(NUM_TOKENS)
     behind = logits.max(axis=-1) - logits[steps, ids[1:]]
     assert (behind <= NEAR_TIE).all()
-    assert (behind == 0).mean() >= 0.9
+    assert (behind == 0).mean() >= 0.93
 
 
 def test_a_prompt_in_one_chunk_gives_what_single_tokens_give(small_model_file: Path) -> None:
