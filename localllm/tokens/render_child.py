@@ -36,9 +36,11 @@ class _Renderer:
         self._template: jinja2.Template | None = None
 
     def reply(self, request: Any) -> dict[str, str]:
-        _limit_cpu(request["compile_cpu_s"] if request["source"] != self._source else request["cpu_s"])
         try:
-            return {"text": render_template(self._compiled(request["source"]), request["variables"])}
+            _limit_cpu(request["compile_cpu_s"])
+            template = self._compiled(request["source"])
+            _limit_cpu(request["cpu_s"])
+            return {"text": render_template(template, request["variables"])}
         except TemplateFailure as failure:
             return {"failure": str(failure)}
         except MemoryError:

@@ -102,6 +102,10 @@ class _Environment(ImmutableSandboxedEnvironment):
             _check_growth((owner, *args))
         return super().call(context, callee, *args, **kwargs)
 
+    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
+        """At once: jinja2 would let the name pass as undefined until it is used."""
+        raise SecurityError(f"it may not read {attribute!r} of {type(obj).__name__!r}")
+
 
 def _refuse_underscore(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
@@ -179,7 +183,7 @@ def template_environment() -> jinja2.Environment:
     """As transformers configures it: trimmed blocks, loop controls, generation tag, plain tojson."""
     environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _tojson
-    for name in ("center", "indent", "format", "wordwrap", "pprint", "replace", "join"):
+    for name in ("center", "indent", "format", "wordwrap", "pprint", "tojson", "slice", "batch", "replace", "join"):
         environment.filters[name] = _measured(environment.filters[name])
     environment.globals.pop("lipsum")
     environment.globals.update(
