@@ -17,7 +17,7 @@ pytest.importorskip("localllm.backends.cpu._native", reason="the native kernels 
 GREEDY = Want(sample=SampleWant(SamplingParams(temperature=0.0), 0, 0))
 NUM_TOKENS = 48
 NEAR_TIE = 0.4
-"""Rounding activations to 8 bits moves a logit of a 135M model by 0.08 (rms); the worst of 9,000 picks was 0.39 behind."""
+"""Rounding activations to 8 bits moves a logit of a 135M model by 0.08 (rms); the worst of 9,000 picks was 0.39 off."""
 
 
 def generate(backend: Backend, num_tokens: int) -> list[int]:
