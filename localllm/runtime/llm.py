@@ -7,7 +7,7 @@ import math
 import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from localllm import wire
 from localllm.errors import InvalidRequest, LocalLLMError
-from localllm.runtime.load import load_engine, load_text
+from localllm.runtime.load import TextSide, load_engine, load_text
 from localllm.runtime.names import find_entry
 from localllm.settings import Settings, load_settings
+from localllm.store.entry import Entry
+from localllm.tokens.chat import ChatTemplate
 from localllm.tokens.stream import TokenStream
 
 Prompt = str | Sequence[int]
@@ -90,7 +92,7 @@ class LLM:
         self.entry = find_entry(model, self.settings)
         path = Path(self.entry.path)
         # in this process: a script's LLM starts no other
-        self.text = load_text(path, isolated=False)
+        self.text = _with_own_template(load_text(path, isolated=False), self.entry)
         self.engine, self.info = load_engine(_load_message(path, self.settings))
         self._numbers = itertools.count()
         for note in self.info.notes:
@@ -112,14 +114,14 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         *,
         max_tokens: int | None = 256,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         logprobs: int | None = None,
         **sampling: Any,
     ) -> list[Completion]:
         """Continue every prompt (text or token ids). Sampling keywords are the fields of `wire.SamplingParams`; what is
-        not given comes from the model's own defaults. `max_tokens` None: until the context is full."""
+        not given comes from the model's own defaults, `stop` too. `max_tokens` None: until the context is full."""
         params = self._sampling(sampling)
-        stops = _stops(stop)
+        stops = _stops(self.entry.params.get("stop", ()) if stop is None else stop)
         _refuse_unless_count("max_tokens", max_tokens)
         _refuse_unless_count("logprobs", logprobs)
         running = {
@@ -134,16 +136,24 @@ class LLM:
     def chat(
         self, messages: Sequence[Mapping[str, Any]], *, tools: list[Any] | None = None, **options: Any
     ) -> Completion:
-        """Answer a conversation rendered through the model's chat template."""
+        """Answer a conversation rendered through the model's chat template, behind its own system text and messages."""
         if not messages or not all(isinstance(message, Mapping) for message in messages):
             raise InvalidRequest(
                 "messages must be a list of messages, and not empty",
                 hint='for example [{"role": "user", "content": "Hello"}]',
                 param="messages",
             )
-        prompt = self.text.template.render([dict(message) for message in messages], tools=tools)
+        conversation = self._conversation([dict(message) for message in messages])
+        prompt = self.text.template.render(conversation, tools=tools)
         ids = self.text.tokenizer.encode(prompt, add_special=False)
         return self.generate([ids], **options)[0]
+
+    def _conversation(self, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """With what a Modelfile puts first; a system message that is given stands in for the Modelfile's."""
+        system = [{"role": "system", "content": self.entry.system}] if self.entry.system else []
+        if any(message.get("role") == "system" for message in given):
+            system = [given.pop(0)] if given[0].get("role") == "system" else []
+        return [*system, *self.entry.messages, *given]
 
     def score(self, text: Prompt) -> Score:
         """Log-probabilities of every token of a text after the first."""
@@ -191,7 +201,8 @@ class LLM:
                 raise InvalidRequest(
                     f"unknown sampling parameter {name!r}", hint=f"known: {', '.join(known)}", param=name
                 )
-        defaults = {**self.text.default_sampling, **self.entry.params}
+        own = {_OUR_NAMES.get(name, name): value for name, value in self.entry.params.items()}
+        defaults = {**self.text.default_sampling, **own}
         values = {name: value for name, value in defaults.items() if name in known} | dict(given)
         try:
             return msgspec.convert(values, wire.SamplingParams).checked()
@@ -251,6 +262,21 @@ class LLM:
             one.text += one.stream.finish().text
             one.finish = chunk.finish
         return bool(one.finish)
+
+
+_OUR_NAMES = {"repeat_penalty": "repetition_penalty"}
+"""A Modelfile's names of parameters to ours, where they differ."""
+
+
+def _with_own_template(text: TextSide, entry: Entry) -> TextSide:
+    """A Modelfile's template instead of the file's, where it is one that runs here."""
+    if entry.template_kind != "jinja":
+        return text
+    bos, eos = (
+        "" if token_id is None else text.tokenizer.piece(token_id)
+        for token_id in (text.tokenizer.bos_id, text.tokenizer.eos_id)
+    )
+    return replace(text, template=ChatTemplate(entry.template, bos_token=bos, eos_token=eos, isolated=False))
 
 
 def _given_ids(prompt: Sequence[int]) -> list[int]:

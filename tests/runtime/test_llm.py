@@ -10,8 +10,11 @@ import pytest
 
 from localllm import LLM, Tokenizer
 from localllm.errors import BadModelFile, InvalidRequest, LocalLLMError, ModelNotFound, UsageError
+from localllm.runtime.names import open_library
+from localllm.store.modelfile import parse_modelfile
 
 PROMPT = "The capital of France is"
+SHOWN = ["[system]Be a bear.[assistant]Grr[user]Hi", "[system]Be a fox.[assistant]Grr"]
 IDS = [504, 3575, 282, 4649, 314]
 
 
@@ -96,6 +99,23 @@ def test_a_setting_that_makes_no_sense_is_named_before_anything_is_loaded(settin
     with pytest.raises(LocalLLMError, match=said) as refused:
         LLM("/no/such/model.gguf", **settings)
     assert isinstance(refused.value, UsageError | InvalidRequest)
+
+
+def test_what_a_modelfile_says_holds_in_a_script_too(small_model_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = next((small_model_home / "store" / "files").rglob("*.gguf"))
+    template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    lines = [f"FROM {file}", "PARAMETER temperature 0", "PARAMETER stop 4", "PARAMETER repeat_penalty 1.001"]
+    text = "\n".join([*lines, "SYSTEM Be a bear.", "MESSAGE assistant Grr", f"TEMPLATE {template}"])
+    open_library().create("bear", parse_modelfile(text))
+    with LLM("bear", threads=1, kv_pages=64, context_length=256) as bear:
+        assert bear.generate("Count: 1 2 3", max_tokens=4) == [" "]
+        prompts = [bear.text.tokenizer.encode(text, add_special=False) for text in SHOWN]
+        asked = [[{"role": "user", "content": "Hi"}], [{"role": "system", "content": "Be a fox."}]]
+        answers = [bear.chat(messages, max_tokens=0) for messages in asked]
+        assert [answer.num_prompt_tokens for answer in answers] == [len(ids) for ids in prompts]
+        rendered = [bear.text.template.render(bear._conversation(messages)) for messages in asked]
+        assert rendered == SHOWN
+        assert bear._sampling({}).repetition_penalty == 1.001
 
 
 def test_a_closed_model_says_so(small_model_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
