@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +18,7 @@ from localllm import wire
 from localllm.errors import InvalidRequest, LocalLLMError
 from localllm.runtime.load import TextSide, load_engine, load_text
 from localllm.runtime.names import find_entry
+from localllm.runtime.presets import behind_opening, sampling_in_force
 from localllm.settings import Settings, load_settings
 from localllm.store.entry import Entry
 from localllm.tokens.chat import ChatTemplate
@@ -143,17 +143,9 @@ class LLM:
                 hint='for example [{"role": "user", "content": "Hello"}]',
                 param="messages",
             )
-        conversation = self._conversation([dict(message) for message in messages])
-        prompt = self.text.template.render(conversation, tools=tools)
+        prompt = self.text.template.render(behind_opening(self.entry, messages), tools=tools)
         ids = self.text.tokenizer.encode(prompt, add_special=False)
         return self.generate([ids], **options)[0]
-
-    def _conversation(self, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """With what a Modelfile puts first; a system message that is given stands in for the Modelfile's."""
-        system = [{"role": "system", "content": self.entry.system}] if self.entry.system else []
-        if any(message.get("role") == "system" for message in given):
-            system = [given.pop(0)] if given[0].get("role") == "system" else []
-        return [*system, *self.entry.messages, *given]
 
     def score(self, text: Prompt) -> Score:
         """Log-probabilities of every token of a text after the first."""
@@ -201,13 +193,7 @@ class LLM:
                 raise InvalidRequest(
                     f"unknown sampling parameter {name!r}", hint=f"known: {', '.join(known)}", param=name
                 )
-        own = {_OUR_NAMES.get(name, name): value for name, value in self.entry.params.items()}
-        defaults = {**self.text.default_sampling, **own}
-        values = {name: value for name, value in defaults.items() if name in known} | dict(given)
-        try:
-            return msgspec.convert(values, wire.SamplingParams).checked()
-        except msgspec.ValidationError as error:
-            raise InvalidRequest(f"a sampling parameter has the wrong type: {error}") from None
+        return sampling_in_force(given, self.entry.params, self.text.default_sampling)
 
     def _submit(
         self,
@@ -262,10 +248,6 @@ class LLM:
             one.text += one.stream.finish().text
             one.finish = chunk.finish
         return bool(one.finish)
-
-
-_OUR_NAMES = {"repeat_penalty": "repetition_penalty"}
-"""A Modelfile's names of parameters to ours, where they differ."""
 
 
 def _with_own_template(text: TextSide, entry: Entry) -> TextSide:

@@ -14,6 +14,7 @@ import msgspec
 from localllm import wire
 from localllm.daemon.replies import Ask
 from localllm.errors import InvalidRequest
+from localllm.runtime.presets import behind_opening, sampling_in_force
 from localllm.server.fields import MAX_PROMPTS, ChatRequest, Common, CompletionRequest, stop_strings
 from localllm.server.messages import plain_messages
 from localllm.settings import Settings
@@ -24,35 +25,14 @@ if TYPE_CHECKING:
     from localllm.tokens.markup import MarkupSpec
     from localllm.tokens.tokenizer import Tokenizer
 
-_SAMPLING: tuple[tuple[str, str], ...] = (
-    ("temperature", "temperature"),
-    ("top_k", "top_k"),
-    ("top_p", "top_p"),
-    ("min_p", "min_p"),
-    ("repetition_penalty", "repeat_penalty"),
-    ("repeat_last_n", "repeat_last_n"),
-    ("presence_penalty", "presence_penalty"),
-    ("frequency_penalty", "frequency_penalty"),
-    ("seed", "seed"),
-)
-"""Our name of each parameter, and the one that model entries use."""
 _RENDER_ARGUMENTS = frozenset(("self", "messages", "tools", "add_generation_prompt"))
 
 
 def sampling_of(request: Common, params: Mapping[str, Any], file_defaults: Mapping[str, Any]) -> wire.SamplingParams:
     """The parameters in force. InvalidRequest names the field that is out of bounds."""
-    values: dict[str, Any] = {}
-    for ours, theirs in _SAMPLING:
-        layers = (getattr(request, ours), params.get(theirs, params.get(ours)), file_defaults.get(ours))
-        chosen = next((value for value in layers if value is not None), None)
-        if chosen is not None:
-            values[ours] = chosen
-    values["min_tokens"] = request.min_tokens or 0
-    values["logit_bias"] = _bias(request.logit_bias or {})
-    try:
-        return msgspec.convert(values, wire.SamplingParams).checked()
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"a sampling parameter of the model has a wrong type: {error}") from None
+    given = {name: getattr(request, name, None) for name in wire.SamplingParams.__struct_fields__}
+    given["logit_bias"] = _bias(request.logit_bias or {})
+    return sampling_in_force(given, params, file_defaults)
 
 
 def _bias(bias: Mapping[str, float]) -> dict[int, float]:
@@ -159,13 +139,8 @@ def chat_prompt(
     plain = plain_messages(messages)
     if tools and "tools" not in entry.capabilities:
         raise InvalidRequest(f"{entry.name} does not support tools", hint="leave `tools` out", param="tools")
-    opening: list[Mapping[str, Any]] = list(entry.messages)
-    if entry.system and not any(message["role"] == "system" for message in plain):
-        opening.insert(0, {"role": "system", "content": entry.system})
-    elif plain[0]["role"] == "system":
-        opening.insert(0, plain.pop(0))
     return text.template.render(
-        [*opening, *plain], tools=tools or None, add_generation_prompt=add_generation_prompt, **variables
+        behind_opening(entry, plain), tools=tools or None, add_generation_prompt=add_generation_prompt, **variables
     )
 
 

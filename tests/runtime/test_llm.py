@@ -11,6 +11,7 @@ import pytest
 from localllm import LLM, Tokenizer
 from localllm.errors import BadModelFile, InvalidRequest, LocalLLMError, ModelNotFound, UsageError
 from localllm.runtime.names import open_library
+from localllm.runtime.presets import behind_opening
 from localllm.store.modelfile import parse_modelfile
 
 PROMPT = "The capital of France is"
@@ -101,10 +102,14 @@ def test_a_setting_that_makes_no_sense_is_named_before_anything_is_loaded(settin
     assert isinstance(refused.value, UsageError | InvalidRequest)
 
 
-def test_what_a_modelfile_says_holds_in_a_script_too(small_model_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = next((small_model_home / "store" / "files").rglob("*.gguf"))
+def test_what_a_modelfile_says_holds_in_a_script_too(small_model_file: Path) -> None:
     template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
-    lines = [f"FROM {file}", "PARAMETER temperature 0", "PARAMETER stop 4", "PARAMETER repeat_penalty 1.001"]
+    lines = [
+        f"FROM {small_model_file}",
+        "PARAMETER temperature 0",
+        "PARAMETER stop 4",
+        "PARAMETER repeat_penalty 1.001",
+    ]
     text = "\n".join([*lines, "SYSTEM Be a bear.", "MESSAGE assistant Grr", f"TEMPLATE {template}"])
     open_library().create("bear", parse_modelfile(text))
     with LLM("bear", threads=1, kv_pages=64, context_length=256) as bear:
@@ -113,7 +118,7 @@ def test_what_a_modelfile_says_holds_in_a_script_too(small_model_home: Path, mon
         asked = [[{"role": "user", "content": "Hi"}], [{"role": "system", "content": "Be a fox."}]]
         answers = [bear.chat(messages, max_tokens=0) for messages in asked]
         assert [answer.num_prompt_tokens for answer in answers] == [len(ids) for ids in prompts]
-        rendered = [bear.text.template.render(bear._conversation(messages)) for messages in asked]
+        rendered = [bear.text.template.render(behind_opening(bear.entry, messages)) for messages in asked]
         assert rendered == SHOWN
         assert bear._sampling({}).repetition_penalty == 1.001
 
