@@ -104,7 +104,8 @@ def test_a_setting_that_makes_no_sense_is_named_before_anything_is_loaded(settin
 
 def test_what_a_modelfile_says_holds_in_a_script_too(small_model_file: Path) -> None:
     template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
-    lines = [
+    own = ["PARAMETER temperature 0", "PARAMETER stop 4", "PARAMETER repeat_penalty 1.001"]
+    lines = [f"FROM {small_model_file}", *own]
         f"FROM {small_model_file}",
         "PARAMETER temperature 0",
         "PARAMETER stop 4",
