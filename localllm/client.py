@@ -63,6 +63,8 @@ class LoadProgress(msgspec.Struct, frozen=True):
     status: str = ""
     done_bytes: int = 0
     total_bytes: int = 0
+    notes: tuple[str, ...] = ()
+    """What a person should know of the backend that was chosen; with the last line."""
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -118,6 +120,7 @@ class _LoadLine(msgspec.Struct, frozen=True):
     status: str = ""
     done_bytes: int = 0
     total_bytes: int = 0
+    notes: tuple[str, ...] = ()
     error: msgspec.Raw = msgspec.Raw()
 
 
@@ -184,7 +187,7 @@ class Client:
                 if _is_given(found.error):
                     raise error_from(found.error)
                 status = found.status
-                yield LoadProgress(found.status, found.done_bytes, found.total_bytes)
+                yield LoadProgress(found.status, found.done_bytes, found.total_bytes, found.notes)
             if status != "ready":
                 raise self._broken_off(None)
 

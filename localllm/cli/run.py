@@ -179,3 +179,5 @@ def load_model(invocation: Invocation, client: "Client", conversation: Conversat
         for step in client.load(conversation.model, keep_alive):
             if step.total_bytes:
                 progress.update(f"loading {conversation.model}", step.done_bytes, step.total_bytes)
+            for note in step.notes:
+                progress.warn(note)

@@ -32,6 +32,7 @@ class FakeDaemon(ThreadingHTTPServer):
         self.answers: list[list[dict[str, Any]]] = []
         self.models = {"tiny"}
         self.loaded: list[dict[str, Any]] = []
+        self.ready: dict[str, Any] = {"status": "ready"}
         self.hangs = False
         self.client_left = Event()
 
@@ -71,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         if body.get("model") not in {*self.server.models, None}:
             self._json(404, {"error": {"message": f"model '{body['model']}' not found", "code": "model_not_found"}})
         elif self.path == "/localllm/v1/load":
-            lines = [{"status": "loading", "done_bytes": 1, "total_bytes": 2}, {"status": "ready"}]
+            lines = [{"status": "loading", "done_bytes": 1, "total_bytes": 2}, self.server.ready]
             self._stream([json.dumps(line) + "\n" for line in lines])
         elif self.path == "/v1/chat/completions":
             self._chat()

@@ -16,6 +16,13 @@ def test_one_question_prints_the_answer_and_nothing_else(cli: Cli, daemon: FakeD
     assert daemon.bodies(CHAT)[0]["messages"] == [{"role": "user", "content": "Why is the sky blue?"}]
 
 
+def test_what_a_person_should_know_of_the_backend_is_said_on_stderr(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.ready = {"status": "ready", "notes": ["the cpu backend was passed over: no kernels"]}
+    outcome = cli("run", "tiny", "hi")
+    assert outcome.out == "Hello there.\n"
+    assert outcome.err == "Warning: the cpu backend was passed over: no kernels\n"
+
+
 def test_what_is_piped_in_goes_before_the_prompt(cli: Cli, daemon: FakeDaemon) -> None:
     cli("run", "tiny", "summarize", stdin="a text")
     assert daemon.bodies(CHAT)[0]["messages"][0]["content"] == "a text summarize"

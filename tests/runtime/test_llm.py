@@ -106,11 +106,6 @@ def test_what_a_modelfile_says_holds_in_a_script_too(small_model_file: Path) -> 
     template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
     own = ["PARAMETER temperature 0", "PARAMETER stop 4", "PARAMETER repeat_penalty 1.001"]
     lines = [f"FROM {small_model_file}", *own]
-        f"FROM {small_model_file}",
-        "PARAMETER temperature 0",
-        "PARAMETER stop 4",
-        "PARAMETER repeat_penalty 1.001",
-    ]
     text = "\n".join([*lines, "SYSTEM Be a bear.", "MESSAGE assistant Grr", f"TEMPLATE {template}"])
     open_library().create("bear", parse_modelfile(text))
     with LLM("bear", threads=1, kv_pages=64, context_length=256) as bear:

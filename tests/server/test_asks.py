@@ -51,7 +51,7 @@ def test_the_limit_on_new_tokens(
 def test_a_bad_parameter_of_the_model_is_said() -> None:
     with pytest.raises(InvalidRequest, match="temperature"):
         sampling_of(request(), {"temperature": -3}, {})
-    with pytest.raises(InvalidRequest, match="wrong type.*temperature"):
+    with pytest.raises(InvalidRequest, match=r"wrong type.*temperature"):
         sampling_of(request(), {"temperature": "hot"}, {})
 
 
