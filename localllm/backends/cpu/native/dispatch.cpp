@@ -3,14 +3,26 @@
 
 #include "kernels.h"
 
+#ifdef LOCALLLM_HAS_AVX2
+#include <cpuid.h>
+#endif
+
 namespace localllm {
 
 namespace {
 
+#ifdef LOCALLLM_HAS_AVX2
+// clang's and older GCC's __builtin_cpu_supports do not know this one
+bool has_half_conversion() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 bool has_avx2() {
 #ifdef LOCALLLM_HAS_AVX2
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_half_conversion();
 #else
     return false;
 #endif
