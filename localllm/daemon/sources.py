@@ -6,7 +6,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -48,22 +48,14 @@ def load_text(entry: Entry) -> "TextSide":
     while the weights load: it starts the process that renders."""
     # deferred: tokenizers and jinja2 come with the first model
     from localllm.runtime.load import load_text as load
-    from localllm.tokens.chat import ChatTemplate
 
-    text = load(Path(entry.path))
-    if entry.template_kind == "jinja":
-        bos, eos = (text.tokenizer.piece(one) if one is not None else "" for one in _ends(text))
-        text = replace(text, template=ChatTemplate(entry.template, bos_token=bos, eos_token=eos))
-    elif entry.template_kind == "go":
+    text = load(Path(entry.path), template=entry.jinja_template)
+    if entry.template_kind == "go":
         logger.warning("%s has a template in Go's language; the one in the model file is used", entry.name)
     with contextlib.suppress(InvalidRequest):  # a template may refuse this conversation and still be good for others
         text.template.render([{"role": "user", "content": "Hello"}])
     give_back_memory()
     return text
-
-
-def _ends(text: "TextSide") -> tuple[int | None, int | None]:
-    return text.tokenizer.bos_id, text.tokenizer.eos_id
 
 
 class LibraryLike(Protocol):

@@ -4,11 +4,10 @@ Everything is checked while opening (see gguf_header); nothing of the tensor dat
 """
 
 import re
-from collections.abc import Mapping
 from mmap import mmap
 from os import PathLike
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Self, cast
 
 import numpy as np
@@ -17,27 +16,23 @@ from numpy.typing import NDArray
 from localllm.errors import BadModelFile
 from localllm.formats.gguf_header import Header, TensorInfo, read_header
 from localllm.formats.gguf_metadata import INTEGERS, Metadata, Value, ValueType
-from localllm.formats.mapped import close_mappings, closing_on_error, map_file, release_pages
+from localllm.formats.mapped import MappedTensors, closing_on_error, map_file
 
 __all__ = ["GGUFFile", "Metadata", "TensorInfo", "Value", "ValueType", "part_paths"]
 
 _PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.ASCII | re.DOTALL)
 
 
-class GGUFFile:
+class GGUFFile(MappedTensors[TensorInfo]):
     """One model's GGUF file, or all parts of a split one. Close it, or use it in `with`.
 
     `metadata` is that of the first part; `tensors` are those of all parts, in file order.
     """
 
     def __init__(self, paths: tuple[Path, ...], mappings: tuple[mmap, ...], headers: tuple[Header, ...]) -> None:
-        self.paths = paths
+        super().__init__(paths, mappings, MappingProxyType(_merged(paths, headers)))
         self.metadata: Metadata = headers[0].metadata
         self.version = headers[0].version
-        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(_merged(paths, headers))
-        self.size_bytes = sum(len(mapping) for mapping in mappings)
-        self._mappings = mappings
-        self._closed = False
 
     @classmethod
     def open(cls, path: str | PathLike[str]) -> Self:
@@ -69,33 +64,6 @@ class GGUFFile:
         """
         tensor = self.tensors[name]
         return np.frombuffer(self._mapping(tensor), np.uint8, tensor.size_bytes, tensor.offset)
-
-    def release(self, name: str | None = None) -> None:
-        """Let the system drop the pages of one tensor, or of the whole file, from our memory; views stay valid."""
-        if name is None:
-            for mapping in self._mappings:
-                release_pages(mapping, 0, len(mapping))
-        else:
-            tensor = self.tensors[name]
-            release_pages(self._mapping(tensor), tensor.offset, tensor.size_bytes)
-
-    def close(self) -> None:
-        """Stop using the file. While views from `raw` live, the mapping lives with the last of them."""
-        self._closed = True
-        close_mappings(self._mappings)
-
-    def _mapping(self, tensor: TensorInfo) -> mmap:
-        if self._closed:
-            raise ValueError(f"{self.paths[tensor.part]} is closed")
-        return self._mappings[tensor.part]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def part_paths(path: Path) -> tuple[Path, ...]:

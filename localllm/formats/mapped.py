@@ -4,9 +4,11 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
 
 from localllm.errors import BadModelFile, ModelNotFound
 
@@ -83,3 +85,55 @@ def closing_on_error() -> Iterator[list[mmap.mmap]]:
     except BaseException:
         close_mappings(mappings)
         raise
+
+
+class Placed(Protocol):
+    """A tensor's place: in which file, from which byte, how many."""
+
+    @property
+    def part(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+
+
+T = TypeVar("T", bound=Placed)
+
+
+class MappedTensors(Generic[T]):
+    """The mapped files of one model and the tensors in them. Close it, or use it in `with`."""
+
+    def __init__(self, paths: tuple[Path, ...], mappings: tuple[mmap.mmap, ...], tensors: Mapping[str, T]) -> None:
+        self.paths = paths
+        self.tensors = tensors
+        self.size_bytes = sum(len(mapping) for mapping in mappings)
+        self._mappings = mappings
+        self._closed = False
+
+    def release(self, name: str | None = None) -> None:
+        """Let the system drop the pages of one tensor, or of all files, from our memory; views stay valid."""
+        if name is None:
+            for mapping in self._mappings:
+                release_pages(mapping, 0, len(mapping))
+        else:
+            tensor = self.tensors[name]
+            release_pages(self._mapping(tensor), tensor.offset, tensor.size_bytes)
+
+    def close(self) -> None:
+        """Stop using the files. While arrays live, their mapping lives with the last of them."""
+        self._closed = True
+        close_mappings(self._mappings)
+
+    def _mapping(self, tensor: T) -> mmap.mmap:
+        if self._closed:
+            raise ValueError(f"{self.paths[tensor.part]} is closed")
+        return self._mappings[tensor.part]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

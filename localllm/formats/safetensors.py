@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mmap import mmap
 from os import PathLike
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile, ModelNotFound, UnsupportedModel
 from localllm.formats.json_file import parse_json_object, read_json_object
-from localllm.formats.mapped import close_mappings, closing_on_error, map_file, release_pages
+from localllm.formats.mapped import MappedTensors, closing_on_error, map_file
 
 MAX_HEADER_BYTES = 1 << 25
 MAX_DIMS = 16
@@ -73,7 +73,7 @@ class SafetensorInfo:
     size_bytes: int
 
 
-class SafetensorsFolder:
+class SafetensorsFolder(MappedTensors[SafetensorInfo]):
     """The tensors of a model folder, or of one .safetensors file, and its config.json. Close it, or use `with`.
 
     `config` is {} where there is no config.json.
@@ -86,12 +86,8 @@ class SafetensorsFolder:
         tensors: Mapping[str, SafetensorInfo],
         config: Mapping[str, Any],
     ) -> None:
-        self.paths = paths
-        self.tensors: Mapping[str, SafetensorInfo] = MappingProxyType(dict(tensors))
+        super().__init__(paths, mappings, MappingProxyType(dict(tensors)))
         self.config = config
-        self.size_bytes = sum(len(mapping) for mapping in mappings)
-        self._mappings = mappings
-        self._closed = False
 
     @classmethod
     def open(cls, path: str | PathLike[str]) -> Self:
@@ -131,33 +127,6 @@ class SafetensorsFolder:
         if tensor.dtype not in _PLAIN_FLOATS:
             raise UnsupportedModel(f"tensor {name} has dtype {tensor.dtype}, which cannot be read as float32 here")
         return self.array(name).astype(np.float32)
-
-    def release(self, name: str | None = None) -> None:
-        """Let the system drop the pages of one tensor, or of all files, from our memory; views stay valid."""
-        if name is None:
-            for mapping in self._mappings:
-                release_pages(mapping, 0, len(mapping))
-        else:
-            tensor = self.tensors[name]
-            release_pages(self._mapping(tensor), tensor.offset, tensor.size_bytes)
-
-    def close(self) -> None:
-        """Stop using the files. While arrays live, their mapping lives with the last of them."""
-        self._closed = True
-        close_mappings(self._mappings)
-
-    def _mapping(self, tensor: SafetensorInfo) -> mmap:
-        if self._closed:
-            raise ValueError(f"{self.paths[tensor.part]} is closed")
-        return self._mappings[tensor.part]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ import math
 import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 
 from localllm import wire
 from localllm.errors import InvalidRequest, LocalLLMError
-from localllm.runtime.load import TextSide, load_engine, load_text
+from localllm.runtime.load import load_engine, load_text
 from localllm.runtime.names import find_entry
 from localllm.runtime.presets import behind_opening, sampling_in_force
 from localllm.settings import Settings, load_settings
-from localllm.store.entry import Entry
-from localllm.tokens.chat import ChatTemplate
 from localllm.tokens.stream import TokenStream
 
 Prompt = str | Sequence[int]
@@ -92,7 +90,7 @@ class LLM:
         self.entry = find_entry(model, self.settings)
         path = Path(self.entry.path)
         # in this process: a script's LLM starts no other
-        self.text = _with_own_template(load_text(path, isolated=False), self.entry)
+        self.text = load_text(path, template=self.entry.jinja_template, isolated=False)
         self.engine, self.info = load_engine(_load_message(path, self.settings))
         self._numbers = itertools.count()
         for note in self.info.notes:
@@ -248,17 +246,6 @@ class LLM:
             one.text += one.stream.finish().text
             one.finish = chunk.finish
         return bool(one.finish)
-
-
-def _with_own_template(text: TextSide, entry: Entry) -> TextSide:
-    """A Modelfile's template instead of the file's, where it is one that runs here."""
-    if entry.template_kind != "jinja":
-        return text
-    bos, eos = (
-        "" if token_id is None else text.tokenizer.piece(token_id)
-        for token_id in (text.tokenizer.bos_id, text.tokenizer.eos_id)
-    )
-    return replace(text, template=ChatTemplate(entry.template, bos_token=bos, eos_token=eos, isolated=False))
 
 
 def _given_ids(prompt: Sequence[int]) -> list[int]:

@@ -148,10 +148,11 @@ class TextSide:
     architecture: str
 
 
-def load_text(path: Path, *, isolated: bool = True) -> TextSide:
+def load_text(path: Path, *, template: str | None = None, isolated: bool = True) -> TextSide:
     """Tokenizer, chat template and defaults of a model file; the file is closed again before this returns.
 
-    `isolated`: templates are rendered in a child process with limits, else in this one under a gauge.
+    `template` stands in for the file's own. `isolated`: templates are rendered in a child process with limits, else in
+    this one under a gauge.
     """
     # deferred: the worker imports this module and must not carry tokenizers and jinja2
     from localllm.tokens.tokenizer import Tokenizer
@@ -161,21 +162,11 @@ def load_text(path: Path, *, isolated: bool = True) -> TextSide:
         tokenizer = Tokenizer.from_gguf(metadata)
         return TextSide(
             tokenizer=tokenizer,
-            template=_template(tokenizer, isolated=isolated),
+            template=tokenizer.chat_template(source=template, isolated=isolated),
             default_sampling=sampling_defaults(metadata),
             context_length=_context_length(metadata, file.architecture),
             architecture=file.architecture,
         )
-
-
-def _template(tokenizer: Tokenizer, *, isolated: bool) -> ChatTemplate:
-    from localllm.tokens.chat import ChatTemplate, default_template  # deferred like the tokenizer
-
-    built = tokenizer.built
-    bos, eos = ("" if token_id is None else built.texts[token_id] for token_id in (tokenizer.bos_id, tokenizer.eos_id))
-    if built.chat_template is None:
-        return default_template(built.texts, bos_token=bos, eos_token=eos, isolated=isolated)
-    return ChatTemplate(built.chat_template, bos_token=bos, eos_token=eos, isolated=isolated)
 
 
 def _context_length(metadata: Mapping[str, Any], architecture: str) -> int:

@@ -55,6 +55,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     origin: dict[str, str] = {}
     notes: tuple[str, ...] = ()
 
+    @property
+    def jinja_template(self) -> str | None:
+        """The overriding template where it is one that can be rendered here."""
+        return self.template if self.template_kind == "jinja" else None
+
 
 class PullEvent(msgspec.Struct, frozen=True, kw_only=True):
     """What a pull says while it works. Sizes are bytes; `resumed_bytes` of `completed_bytes` were there before."""

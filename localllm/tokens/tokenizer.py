@@ -157,10 +157,11 @@ class Tokenizer:
         grouped = groupby(zip(encoded.ids, encoded.word_ids, strict=True), key=itemgetter(1))
         return [[token_id for token_id, _ in group] for _, group in grouped]
 
-    def chat_template(self, name: str = "default", *, isolated: bool = True) -> ChatTemplate:
-        """The model's template of that name, else its default one, else a made-up one (its `note` says so)."""
+    def chat_template(self, name: str = "default", *, source: str | None = None, isolated: bool = True) -> ChatTemplate:
+        """`source` where one is given, else the model's template of that name, else its default one, else a made-up one
+        (its `note` says so)."""
         templates = self.built.chat_templates
-        source = templates.get(name) or templates.get("default")
+        source = source or templates.get(name) or templates.get("default")
         bos, eos = (self.built.texts[one] if one is not None else "" for one in (self.bos_id, self.eos_id))
         if source is None:
             bos = bos if self.add_bos else ""
