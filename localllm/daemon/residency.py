@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from localllm import wire
 from localllm.daemon.crashes import CrashLog
 from localllm.daemon.keepalive import FOREVER, keep_alive_seconds
 from localllm.daemon.resident import Resident
 from localllm.daemon.sources import Sources, give_back_memory
 from localllm.errors import Overloaded
+from localllm.runtime.presets import load_order
 from localllm.settings import Settings
 from localllm.store.entry import Entry
 
@@ -149,7 +149,7 @@ class Residency:
         await self._make_room(entry)
         if self._is_closed:
             raise Overloaded("the daemon is shutting down", hint="try again in a few seconds")
-        load = self._load_frame(entry)
+        load = load_order(entry, self._settings)
         resident = Resident(
             entry,
             load,
@@ -179,20 +179,6 @@ class Residency:
         self._notify()
         if not self._is_closed:
             await self.in_thread(give_back_memory)
-
-    def _load_frame(self, entry: Entry) -> wire.Load:
-        settings = self._settings
-        wanted = entry.params.get("num_ctx")
-        return wire.Load(
-            path=str(entry.path),
-            backend=settings.backend,
-            threads=settings.threads,
-            kv_pages=settings.kv_pages,
-            page_size=settings.page_size,
-            token_budget=settings.token_budget,
-            max_sequences=settings.max_sequences,
-            context_length=settings.context_length or (wanted if isinstance(wanted, int) else 0),
-        )
 
     async def _make_room(self, entry: Entry) -> None:
         """Unload idle models, least recently used first, until the new one may come. Overloaded when all are busy."""

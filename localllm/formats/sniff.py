@@ -45,7 +45,8 @@ def model_kind(path: str | PathLike[str]) -> ModelKind:
         )
     if kind == "unknown":
         raise BadModelFile(
-            f"{path} is neither a GGUF nor a safetensors file", hint="if it was downloaded, check that it is whole"
+            f"{path} is not a model file: it is neither a GGUF nor a safetensors file",
+            hint="if it was downloaded, check that it is whole",
         )
     return kind
 

@@ -109,11 +109,3 @@ class ModelConfig:
     logit_scale: float = 1.0
     logit_softcap: float = 0.0
     learned_positions: bool = False
-
-    @property
-    def attention_layers(self) -> tuple[int, ...]:
-        return tuple(i for i, layer in enumerate(self.layers) if isinstance(layer.mixer, AttentionSpec))
-
-    @property
-    def state_layers(self) -> tuple[int, ...]:
-        return tuple(i for i, layer in enumerate(self.layers) if isinstance(layer.mixer, ShortConvSpec))

@@ -18,7 +18,7 @@ from localllm import wire
 from localllm.errors import InvalidRequest, LocalLLMError
 from localllm.runtime.load import load_engine, load_text
 from localllm.runtime.names import find_entry
-from localllm.runtime.presets import behind_opening, sampling_in_force
+from localllm.runtime.presets import behind_opening, load_order, sampling_in_force
 from localllm.settings import Settings, load_settings
 from localllm.tokens.stream import TokenStream
 
@@ -91,7 +91,7 @@ class LLM:
         path = Path(self.entry.path)
         # in this process: a script's LLM starts no other
         self.text = load_text(path, template=self.entry.jinja_template, isolated=False)
-        self.engine, self.info = load_engine(_load_message(path, self.settings))
+        self.engine, self.info = load_engine(load_order(self.entry, self.settings))
         self._numbers = itertools.count()
         for note in self.info.notes:
             warnings.warn(note, RuntimeWarning, stacklevel=2)
@@ -278,16 +278,3 @@ def _settings(given: Mapping[str, Any]) -> Settings:
         if name not in known:
             raise InvalidRequest(f"unknown setting {name!r}", hint="see `localllm config list`", param=name)
     return load_settings(**given)
-
-
-def _load_message(path: Path, settings: Settings) -> wire.Load:
-    return wire.Load(
-        path=str(path),
-        backend=settings.backend,
-        threads=settings.threads,
-        kv_pages=settings.kv_pages,
-        page_size=settings.page_size,
-        token_budget=settings.token_budget,
-        max_sequences=settings.max_sequences,
-        context_length=settings.context_length,
-    )

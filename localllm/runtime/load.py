@@ -17,7 +17,7 @@ from localllm.engine.engine import Engine
 from localllm.engine.step import Backend, CacheLayout
 from localllm.errors import BadModelFile, NotEnoughMemory, UnsupportedModel
 from localllm.formats.gguf_read import GGUFFile
-from localllm.formats.sniff import sniff
+from localllm.formats.sniff import model_kind
 from localllm.models.config import ModelConfig
 from localllm.models.mapping import gguf_model
 
@@ -37,19 +37,12 @@ def ignore_progress(stage: str, done_bytes: int, total_bytes: int) -> None:
 
 def model_file(path: Path) -> Path:
     """The GGUF file to open: `path` itself, or the only one in a folder. Errors say what is there instead."""
-    kind = sniff(path)
-    if kind == "gguf":
-        return path
+    kind = model_kind(path)
     if kind == "folder":
         return _gguf_in_folder(path)
-    if kind == "pickle":
-        raise BadModelFile(
-            f"{path.name} is a pickled checkpoint, which could run code when opened",
-            hint="use a GGUF or safetensors version of the model",
-        )
     if kind == "safetensors":
         raise UnsupportedModel(f"{path.name}: safetensors weights cannot be run yet", hint="use a GGUF version")
-    raise BadModelFile(f"{path} is not a model file", hint="localllm opens GGUF files")
+    return path
 
 
 def _gguf_in_folder(folder: Path) -> Path:

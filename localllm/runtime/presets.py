@@ -10,6 +10,7 @@ import msgspec
 
 from localllm import wire
 from localllm.errors import InvalidRequest
+from localllm.settings import Settings
 from localllm.store.entry import Entry
 
 PRESET_NAMES = {"repeat_penalty": "repetition_penalty"}
@@ -42,3 +43,18 @@ def behind_opening(entry: Entry, messages: Sequence[Mapping[str, Any]]) -> list[
     if any(message.get("role") == "system" for message in given):
         system = [given.pop(0)] if given[0].get("role") == "system" else []
     return [*system, *entry.messages, *given]
+
+
+def load_order(entry: Entry, settings: Settings) -> wire.Load:
+    """How to open a model: the settings, and the preset's `num_ctx` where no context length is set."""
+    wanted = entry.params.get("num_ctx")
+    return wire.Load(
+        path=entry.path,
+        backend=settings.backend,
+        threads=settings.threads,
+        kv_pages=settings.kv_pages,
+        page_size=settings.page_size,
+        token_budget=settings.token_budget,
+        max_sequences=settings.max_sequences,
+        context_length=settings.context_length or (wanted if isinstance(wanted, int) else 0),
+    )

@@ -1,0 +1,19 @@
+"""What holds where nobody says anything: the order in which a model is opened."""
+
+import pytest
+
+from localllm.runtime.presets import load_order
+from localllm.settings import load_settings
+from localllm.store.entry import Entry
+
+
+@pytest.mark.parametrize(
+    ("params", "setting", "expected"),
+    [({}, 0, 0), ({"num_ctx": 512}, 0, 512), ({"num_ctx": 512}, 256, 256), ({"num_ctx": "many"}, 0, 0)],
+)
+def test_the_context_is_the_setting_and_then_the_presets(
+    params: dict[str, object], setting: int, expected: int
+) -> None:
+    entry = Entry(name="bear:latest", path="/models/bear.gguf", source="path", params=params)
+    order = load_order(entry, load_settings({"LOCALLLM_HOME": "/nowhere"}, context_length=setting, threads=3))
+    assert (order.path, order.threads, order.context_length) == ("/models/bear.gguf", 3, expected)
