@@ -92,12 +92,12 @@ def convolve(line: Floats, kernel: Floats) -> Floats:
     return total
 
 
-def route(logits: Floats, spec: MoeSpec, bias: Floats | None) -> Floats:
+def route(logits: Floats, spec: MoeSpec, choice_bias: Floats | None) -> Floats:
     """Router logits (T, experts) to chosen experts and weights (T, num_used, 2)."""
     scores = logits
     if spec.scoring != "softmax_chosen":
         scores = softmax(logits) if spec.scoring == "softmax" else sigmoid(logits)
-    order = np.argsort(-(scores if bias is None else scores + bias), axis=-1, kind="stable")
+    order = np.argsort(-(scores if choice_bias is None else scores + choice_bias), axis=-1, kind="stable")
     chosen = order[:, : spec.num_used]
     weights = np.take_along_axis(scores, chosen, axis=-1)
     if spec.scoring == "softmax_chosen":

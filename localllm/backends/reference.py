@@ -206,20 +206,31 @@ class ReferenceOps:
             self._memory.keep_trail(self._plan.rows[row].seq, layer, line)
         return self.linear(after * mixed, out_proj)
 
-    def route(self, x: Floats, router: Tensor, spec: MoeSpec, bias: Tensor | None = None) -> Floats:
+    def route(
+        self, x: Floats, router: Tensor, spec: MoeSpec, bias: Tensor | None = None, choice_bias: Tensor | None = None
+    ) -> Floats:
         """(T, num_used, 2): the expert's index, which float32 holds exactly, and its weight."""
-        return route(self.linear(x, router), spec, None if bias is None else bias.values)
+        return route(self.linear(x, router, bias), spec, None if choice_bias is None else choice_bias.values)
 
     def experts(
-        self, x: Floats, routing: Floats, gate: Tensor, up: Tensor, down: Tensor, activation: Activation
+        self,
+        x: Floats,
+        routing: Floats,
+        gate: Tensor,
+        up: Tensor,
+        down: Tensor,
+        activation: Activation,
+        biases: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None),
     ) -> Floats:
         total = np.zeros((len(x), down.shape[1]), np.float32)
         chosen = routing[:, :, 0].astype(np.int64)
         for index in np.unique(chosen):  # rising: the sum's order must not depend on who else is in the batch
             tokens, places = np.nonzero(chosen == index)
             inputs = x[tokens]
-            hidden = gate_times_up(inputs @ gate.expert(index).T, inputs @ up.expert(index).T, activation)
-            total[tokens] += routing[tokens, places, 1][:, None] * (hidden @ down.expert(index).T)
+            of_gate, of_up, of_down = (0.0 if bias is None else bias.values[index] for bias in biases)
+            gates, ups = inputs @ gate.expert(index).T + of_gate, inputs @ up.expert(index).T + of_up
+            out = gate_times_up(gates, ups, activation) @ down.expert(index).T + of_down
+            total[tokens] += routing[tokens, places, 1][:, None] * out
         return total
 
     def pool(self, x: Floats) -> None:

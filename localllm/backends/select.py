@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from localllm.engine.step import Backend
 from localllm.errors import UnsupportedModel, UsageError
@@ -17,12 +18,18 @@ PREFERENCE = ("cpu", "reference")
 
 @dataclass(frozen=True, slots=True)
 class BackendOptions:
-    """`threads` 0: the backend chooses. `context_length` and `max_tokens_per_step` are in tokens."""
+    """`threads` 0: the backend chooses. `context_length` and `max_tokens_per_step` are in tokens.
+
+    `kv_type`: how keys and values are kept; `auto` is what suits the backend. `device`: of those torch sees; empty: the
+    best one.
+    """
 
     page_size: int = 16
     threads: int = 0
     max_tokens_per_step: int = 512
     context_length: int = 0
+    kv_type: Literal["auto", "f16", "f32"] = "auto"
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +85,12 @@ Opener = Callable[[ModelConfig, WeightSource, BackendOptions, tuple[str, ...]], 
 
 
 def _opener(name: str) -> Opener:
-    openers: dict[str, Opener] = {"cpu": _open_cpu, "reference": _open_reference}
+    openers: dict[str, Opener] = {
+        "cpu": _open_cpu,
+        "torch": _open_torch,
+        "metal": _open_metal,
+        "reference": _open_reference,
+    }
     if name not in openers:
         raise UsageError(f"there is no backend {name!r}", hint=f"choose one of auto, {', '.join(openers)}")
     return openers[name]
@@ -101,10 +113,41 @@ def _open_cpu(config: ModelConfig, source: WeightSource, options: BackendOptions
     )
 
 
+def _open_torch(config: ModelConfig, source: WeightSource, options: BackendOptions, notes: tuple[str, ...]) -> Backend:
+    from localllm.backends.torch.library import torch_problem  # deferred: imports nothing heavy itself
+
+    if problem := torch_problem():
+        raise UnsupportedModel(problem, hint="install localllm with its `torch` extra")
+    from localllm.backends.torch.backend import TorchBackend  # deferred: imports torch, which takes seconds
+
+    return TorchBackend(
+        config,
+        source,
+        page_size=options.page_size,
+        threads=options.threads,
+        device=options.device,
+        kv_type=options.kv_type,
+        notes=notes,
+    )
+
+
+def _open_metal(config: ModelConfig, source: WeightSource, options: BackendOptions, notes: tuple[str, ...]) -> Backend:
+    from localllm.backends.metal.library import metal_problem  # deferred: imports nothing heavy itself
+
+    if problem := metal_problem():
+        raise UnsupportedModel(problem, hint="install localllm with its `metal` extra")
+    from localllm.backends.metal.backend import MetalBackend  # deferred: imports mlx
+
+    return MetalBackend(config, source, page_size=options.page_size, kv_type=options.kv_type, notes=notes)
+
+
 def _open_reference(
     config: ModelConfig, source: WeightSource, options: BackendOptions, notes: tuple[str, ...]
 ) -> Backend:
     # deferred: only the slow path needs it
+    import numpy as np
+
     from localllm.backends.reference import ReferenceBackend
 
-    return ReferenceBackend(config, source, page_size=options.page_size, notes=notes)
+    kv_type = np.float16 if options.kv_type == "f16" else np.float32
+    return ReferenceBackend(config, source, page_size=options.page_size, kv_type=kv_type, notes=notes)

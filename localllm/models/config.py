@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai"]
@@ -28,18 +28,30 @@ class RopeScaling:
     attention_factor: float = 0.0
     short_factors: tuple[float, ...] = ()
     long_factors: tuple[float, ...] = ()
+    truncate: bool = True
+    """yarn: the bounds between kept and divided frequencies are whole dimensions (gpt-oss: they are not)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PositionGrowth:
+    """A factor that grows with the position: 1 + beta * ln(1 + floor(position / every)) (Llama 4, Ministral 3)."""
+
+    beta: float
+    every: int
 
 
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
     """Rotary positions over the first `dims` values of a head, in halves (value i pairs with i + dims / 2).
 
-    Files that pair neighbours are re-ordered at load, so no kernel knows another kind.
+    Files that pair neighbours are re-ordered at load, so no kernel knows another kind. `growth` is multiplied into
+    cos and sin, so it is for heads that turn as a whole.
     """
 
     dims: int
     base: float
     scaling: RopeScaling | None = None
+    growth: PositionGrowth | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,7 @@ class AttentionSpec:
     """One attention layer. `window`: last tokens a query sees, itself included; None: all. `softcap` 0: none.
 
     Query heads of one group (num_heads / num_kv_heads neighbours) share a KV head. `rope` None: no positions.
+    `query_growth`: queries are multiplied by it, keys are not.
     """
 
     num_heads: int
@@ -58,6 +71,12 @@ class AttentionSpec:
     window: int | None = None
     softcap: float = 0.0
     causal: bool = True
+    query_growth: PositionGrowth | None = None
+
+    @property
+    def query_rope(self) -> RopeSpec | None:
+        """How queries turn: as keys do, and longer the later they are where the spec says so."""
+        return self.rope if self.rope is None else replace(self.rope, growth=self.query_growth)
 
 
 @dataclass(frozen=True, slots=True)

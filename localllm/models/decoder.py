@@ -84,8 +84,8 @@ class Decoder(Generic[A, W]):
             x, [scope[f"{name}.weight"] for name in names], [scope.get(f"{name}.bias") for name in names]
         )
         q, k = self.norm(q, scope, "attn_q_norm"), self.norm(k, scope, "attn_k_norm")
-        if spec.rope is not None:
-            q, k = ops.rope(q, spec.head_dim, spec.rope), ops.rope(k, spec.head_dim, spec.rope)
+        if spec.rope is not None and spec.query_rope is not None:
+            q, k = ops.rope(q, spec.head_dim, spec.query_rope), ops.rope(k, spec.head_dim, spec.rope)
         seen = ops.attention(q, k, v, spec, index, scope.get("attn_sinks.weight"))
         return ops.linear(seen, scope["attn_output.weight"], scope.get("attn_output.bias"))
 
@@ -103,10 +103,13 @@ class Decoder(Generic[A, W]):
 
     def experts(self, x: A, scope: Scope[W], moe: MoeSpec) -> A:
         ops, activation = self.ops, self.config.activation
-        routing = ops.route(x, scope["ffn_gate_inp.weight"], moe, scope.get("exp_probs_b.bias"))
-        names = ("ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight")
-        gate, up, down = (scope[name] for name in names)
-        total = ops.experts(x, routing, gate, up, down, activation)
+        routing = ops.route(
+            x, scope["ffn_gate_inp.weight"], moe, scope.get("ffn_gate_inp.bias"), scope.get("exp_probs_b.bias")
+        )
+        names = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
+        gate, up, down = (scope[f"{name}.weight"] for name in names)
+        gate_bias, up_bias, down_bias = (scope.get(f"{name}.bias") for name in names)
+        total = ops.experts(x, routing, gate, up, down, activation, (gate_bias, up_bias, down_bias))
         shared_gate = scope.get("ffn_gate_shexp.weight")
         if shared_gate is None:
             return total

@@ -87,16 +87,32 @@ class Ops(Protocol[A, W_contra]):
     ) -> A:
         """LFM2's mixer: b, c, u = in_proj(x); out_proj(c * conv(b * u)); the conv's past is the row's state slot."""
 
-    def route(self, x: A, router: W_contra, spec: MoeSpec, bias: W_contra | None = None) -> A:
+    def route(
+        self,
+        x: A,
+        router: W_contra,
+        spec: MoeSpec,
+        bias: W_contra | None = None,
+        choice_bias: W_contra | None = None,
+    ) -> A:
         """A handle of chosen experts and their weights, (T, num_used); best first, ties by the lower index.
 
-        `bias` is added for the choice only, not to the weights.
+        `bias` belongs to the router's logits; `choice_bias` is added for the choice only, not to the weights.
         """
 
-    def experts(self, x: A, routing: A, gate: W_contra, up: W_contra, down: W_contra, activation: Activation) -> A:
+    def experts(
+        self,
+        x: A,
+        routing: A,
+        gate: W_contra,
+        up: W_contra,
+        down: W_contra,
+        activation: Activation,
+        biases: tuple[W_contra | None, W_contra | None, W_contra | None] = (None, None, None),
+    ) -> A:
         """The weighted sum of the chosen experts' gated feed-forwards, added in the order of expert index.
 
-        Weights are (experts, out, in).
+        Weights are (experts, out, in); `biases` of gate, up and down are (experts, out).
         """
 
     def pool(self, x: A) -> None:

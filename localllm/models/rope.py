@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from localllm.models.config import RopeScaling, RopeSpec
+from localllm.models.config import PositionGrowth, RopeScaling, RopeSpec
 
 Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -21,7 +21,14 @@ def rope_tables(spec: RopeSpec, positions: NDArray[np.integer], context_length: 
     """
     frequencies, factor = rope_frequencies(spec, context_length)
     angles = positions.astype(np.float64)[:, None] * frequencies
-    return (np.cos(angles) * factor).astype(np.float32), (np.sin(angles) * factor).astype(np.float32)
+    length: Doubles | float = factor if spec.growth is None else factor * grown(spec.growth, positions)[:, None]
+    return (np.cos(angles) * length).astype(np.float32), (np.sin(angles) * length).astype(np.float32)
+
+
+def grown(growth: PositionGrowth, positions: NDArray[np.integer]) -> Doubles:
+    """The factor of each position."""
+    factors: Doubles = 1 + growth.beta * np.log1p(positions // growth.every)
+    return factors
 
 
 def rope_frequencies(spec: RopeSpec, context_length: int) -> tuple[Doubles, float]:
@@ -57,8 +64,10 @@ def _yarn(plain: Doubles, spec: RopeSpec, scaling: RopeScaling) -> Doubles:
     def dimension(turns: float) -> float:
         return spec.dims * math.log(scaling.original_context / (turns * 2 * math.pi)) / (2 * math.log(spec.base))
 
-    low = max(math.floor(dimension(scaling.beta_fast)), 0)
-    high = min(math.ceil(dimension(scaling.beta_slow)), spec.dims - 1)
+    first, last = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    low, high = max(first, 0), min(last, spec.dims - 1)
     ramp = (np.arange(spec.dims // 2, dtype=np.float64) - low) / max(high - low, 0.001)
     divided: Doubles = np.clip(ramp, 0.0, 1.0)
     return plain * (1 - divided) + plain / scaling.factor * divided

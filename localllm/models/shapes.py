@@ -110,11 +110,15 @@ def _short_conv(spec: ShortConvSpec, hidden: int) -> Iterator[Expected]:
 
 def _experts(spec: MoeSpec, hidden: int, source: WeightSource, prefix: str) -> Iterator[Expected]:
     width = _width(source, f"{prefix}ffn_up_exps.weight", 1)
-    yield Expected("ffn_gate_inp.weight", ((spec.num_experts, hidden),))
+    yield from _linear("ffn_gate_inp", spec.num_experts, hidden)
     yield Expected("exp_probs_b.bias", ((spec.num_experts,),), False)
-    for name in ("ffn_up_exps", "ffn_gate_exps"):
-        yield Expected(f"{name}.weight", ((spec.num_experts, width, hidden),))
-    yield Expected("ffn_down_exps.weight", ((spec.num_experts, hidden, width),))
+    for name, out, wide in (
+        ("ffn_up_exps", width, hidden),
+        ("ffn_gate_exps", width, hidden),
+        ("ffn_down_exps", hidden, width),
+    ):
+        yield Expected(f"{name}.weight", ((spec.num_experts, out, wide),))
+        yield Expected(f"{name}.bias", ((spec.num_experts, out),), False)
     shared = _width(source, f"{prefix}ffn_gate_shexp.weight", 0)
     for name in ("ffn_gate_shexp", "ffn_up_shexp"):
         yield Expected(f"{name}.weight", ((shared, hidden),), shared > 0)

@@ -2,31 +2,58 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from localllm.backends.reference import ReferenceBackend
 from localllm.backends.select import BackendOptions, native_problem, open_backend
 from localllm.engine.step import Backend
 from localllm.errors import UnsupportedModel
 from localllm.formats.blocks import BlockType
 from localllm.models.config import ModelConfig
+from localllm.models.source import WeightSource
 from tests.contract.worlds import MemorySource, World, build
 
 PAGE_SIZE = 4
+KvType = Literal["auto", "f16", "f32"]
+
+
+def nothing_missing() -> str:
+    return ""
+
+
+def torch_missing() -> str:
+    try:
+        from localllm.backends.torch.library import torch_problem
+    except ImportError as error:
+        return f"the torch backend is not there: {error}"
+    return torch_problem()
+
+
+def metal_missing() -> str:
+    try:
+        from localllm.backends.metal.library import metal_problem
+    except ImportError as error:
+        return f"the metal backend is not there: {error}"
+    return metal_problem()
 
 
 @dataclass(frozen=True)
 class Host:
     """`tolerance` is the largest difference of a logit over the largest logit; `quantized` is for weights in blocks
-    of 4 or 8 bits, whose activations a backend may round, too."""
+    of less than 16 bits, whose activations a backend may round, too. `problem` says why it cannot be used here."""
 
     name: str
-    open: Callable[[ModelConfig, MemorySource], Backend]
     tolerance: float
     quantized: float
+    problem: Callable[[], str]
+
+    def open(self, config: ModelConfig, source: WeightSource, kv_type: KvType = "auto") -> Backend:
+        # a budget as in use: it bounds the tokens of one step
+        options = BackendOptions(page_size=PAGE_SIZE, threads=2, max_tokens_per_step=128, kv_type=kv_type)
+        return open_backend(self.name, config, source, options)
 
     def open_world(self, world: World) -> tuple[Backend, ModelConfig, MemorySource]:
         """The test is skipped where a backend refuses a model by name; the reference must run them all."""
@@ -45,28 +72,18 @@ class Host:
         assert difference <= (self.tolerance if is_float else self.quantized)
 
 
-def open_reference(config: ModelConfig, source: MemorySource) -> Backend:
-    return ReferenceBackend(config, source, PAGE_SIZE)
-
-
-def open_cpu(config: ModelConfig, source: MemorySource) -> Backend:
-    # a budget as in use: it bounds the tokens of one step
-    options = BackendOptions(page_size=PAGE_SIZE, threads=2, max_tokens_per_step=128, context_length=0)
-    return open_backend("cpu", config, source, options)
-
-
 # cpu keeps keys and values as float16 and rounds the inputs of quantized products to 8 bits
-HOSTS = (Host("reference", open_reference, 1e-5, 1e-5), Host("cpu", open_cpu, 3e-3, 3e-2))
+HOSTS = (
+    Host("reference", 1e-5, 1e-5, nothing_missing),
+    Host("cpu", 3e-3, 3e-2, native_problem),
+    Host("torch", 3e-3, 3e-3, torch_missing),
+    Host("metal", 3e-3, 3e-3, metal_missing),
+)
 
 
 @pytest.fixture(params=HOSTS, ids=lambda host: host.name)
 def host(request: pytest.FixtureRequest) -> Host:
     chosen: Host = request.param
-    if chosen.name == "cpu":
-        try:
-            problem = native_problem()
-        except ImportError as error:
-            problem = f"the native backend is not there: {error}"
-        if problem:
-            pytest.skip(problem)
+    if problem := chosen.problem():
+        pytest.skip(problem)
     return chosen

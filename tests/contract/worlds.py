@@ -13,6 +13,7 @@ from localllm.models.config import (
     LayerSpec,
     ModelConfig,
     MoeSpec,
+    PositionGrowth,
     RopeScaling,
     RopeSpec,
     ShortConvSpec,
@@ -48,7 +49,7 @@ class MemorySource:
         self._blocks: dict[str, NDArray[np.uint8]] = {}
         for name, array in arrays.items():
             # vectors, router and convolution stay float32, as converters leave them
-            small = array.ndim == 1 or "ffn_gate_inp" in name or "shortconv.conv" in name
+            small = array.ndim == 1 or name.endswith((".bias", "ffn_gate_inp.weight", "shortconv.conv.weight"))
             kind = BlockType.F32 if small else block_type
             self._infos[name] = WeightInfo(name, array.shape, kind)
             self._blocks[name] = encode(kind, array).reshape(-1)
@@ -147,10 +148,14 @@ def attention_shapes(spec: AttentionSpec, extras: tuple[str, ...]) -> Iterator[t
 
 def moe_shapes(spec: MoeSpec, extras: tuple[str, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "ffn_gate_inp.weight", (spec.num_experts, HIDDEN)
-    if "expert_bias" in extras:
+    if "bias" in extras:
+        yield "ffn_gate_inp.bias", (spec.num_experts,)
+    if "choice_bias" in extras:
         yield "exp_probs_b.bias", (spec.num_experts,)
     for name, out, width in (("gate", WIDTH, HIDDEN), ("up", WIDTH, HIDDEN), ("down", HIDDEN, WIDTH)):
         yield f"ffn_{name}_exps.weight", (spec.num_experts, out, width)
+        if "bias" in extras:
+            yield f"ffn_{name}_exps.bias", (spec.num_experts, out)
         if "shared_expert" in extras:
             yield f"ffn_{name}_shexp.weight", (out, width)
 
@@ -201,6 +206,8 @@ WORLDS = (
     World("rope linear", scaled(RopeScaling("linear", 4.0))),
     World("rope llama3", scaled(RopeScaling("llama3", 8.0, 32))),
     World("rope yarn", scaled(RopeScaling("yarn", 4.0, 32))),
+    World("rope yarn, not truncated", scaled(RopeScaling("yarn", 4.0, 32, truncate=False))),
+    World("queries grow", attending(query_growth=PositionGrowth(0.4, 6))),
     World("rope longrope", scaled(RopeScaling("longrope", 4.0, 32, short_factors=(1.0,) * 8, long_factors=HALVES))),
     World("rope factors", scaled(RopeScaling("factors", short_factors=HALVES))),
     World("no gate, relu2", config={"activation": "relu2"}, without=("ffn_gate.weight",)),
@@ -209,8 +216,9 @@ WORLDS = (
     World("gated relu", config={"activation": "relu"}),
     World("experts", routed()),
     World("experts not normalized", routed(normalize=False, scale=2.5)),
-    World("experts by sigmoid and bias", routed(scoring="sigmoid"), extras=("expert_bias", "shared_expert")),
+    World("experts by sigmoid and bias", routed(scoring="sigmoid"), extras=("choice_bias", "shared_expert")),
     World("softmax over the chosen", routed(scoring="softmax_chosen"), {"activation": "swiglu_oai"}),
+    World("experts with biases", routed(scoring="softmax_chosen"), {"activation": "swiglu_oai"}, extras=("bias",)),
     World("hybrid", HYBRID),
     World("hybrid with experts", (LayerSpec(CONV, MOE), LayerSpec(ATTENTION, MOE))),
     *(

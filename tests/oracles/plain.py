@@ -65,6 +65,9 @@ class Plain:
         q, k = (self.linear(x, f"{prefix}attn_{part}") for part in "qk")
         q, k = self.norm(q, prefix + "attn_q_norm"), self.norm(k, prefix + "attn_k_norm")
         queries, keys = (turned(part.reshape(len(x), -1, spec.head_dim), spec.rope, self.config) for part in (q, k))
+        if spec.query_growth is not None:
+            growth = spec.query_growth
+            queries = queries * [[[1 + growth.beta * math.log(1 + t // growth.every)]] for t in range(len(x))]
         values = self.linear(x, prefix + "attn_v").reshape(len(x), -1, spec.value_dim)
         sinks = self.weights.get(prefix + "attn_sinks.weight")
         seen = [
@@ -94,9 +97,9 @@ class Plain:
 
     def experts(self, x: Doubles, prefix: str, spec: MoeSpec) -> Doubles:
         logits = self.linear(x, prefix + "ffn_gate_inp")
-        bias = self.weights.get(prefix + "exp_probs_b.bias", np.zeros(spec.num_experts))
+        choice_bias = self.weights.get(prefix + "exp_probs_b.bias", np.zeros(spec.num_experts))
         out = np.array(
-            [self.expert_mix(line, score, prefix, spec, bias) for line, score in zip(x, logits, strict=True)]
+            [self.expert_mix(line, score, prefix, spec, choice_bias) for line, score in zip(x, logits, strict=True)]
         )
         if prefix + "ffn_gate_shexp.weight" in self.weights:
             hidden = gated(
@@ -107,20 +110,26 @@ class Plain:
             out = out + self.linear(hidden, prefix + "ffn_down_shexp")
         return out
 
-    def expert_mix(self, x: Doubles, logits: Doubles, prefix: str, spec: MoeSpec, bias: Doubles) -> Doubles:
+    def expert_mix(self, x: Doubles, logits: Doubles, prefix: str, spec: MoeSpec, choice_bias: Doubles) -> Doubles:
         scores = {
             "softmax": np.exp(logits) / np.exp(logits).sum(),
             "sigmoid": 1 / (1 + np.exp(-logits)),
             "softmax_chosen": logits,
         }[spec.scoring]
-        chosen = sorted(range(spec.num_experts), key=lambda e: (-(scores[e] + bias[e]), e))[: spec.num_used]
+        chosen = sorted(range(spec.num_experts), key=lambda e: (-(scores[e] + choice_bias[e]), e))[: spec.num_used]
         weights = scores[chosen]
         if spec.scoring == "softmax_chosen":
             weights = np.exp(weights) / np.exp(weights).sum()
         elif spec.normalize:
             weights = weights / weights.sum()
-        gate, up, down = (self.weights[f"{prefix}ffn_{part}_exps.weight"] for part in ("gate", "up", "down"))
-        outputs = [down[e] @ gated(gate[e] @ x, up[e] @ x, self.config.activation) for e in chosen]
+        parts = [f"{prefix}ffn_{part}_exps" for part in ("gate", "up", "down")]
+        gate, up, down = (self.weights[f"{part}.weight"] for part in parts)
+        none = np.zeros((spec.num_experts, 1))
+        of_gate, of_up, of_down = (self.weights.get(f"{part}.bias", none) for part in parts)
+        outputs = [
+            down[e] @ gated(gate[e] @ x + of_gate[e], up[e] @ x + of_up[e], self.config.activation) + of_down[e]
+            for e in chosen
+        ]
         return sum((w * out for w, out in zip(weights, outputs, strict=True)), np.zeros(down.shape[1])) * spec.scale
 
     def short_conv(self, x: Doubles, prefix: str, spec: ShortConvSpec) -> Doubles:

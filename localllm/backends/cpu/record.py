@@ -134,16 +134,27 @@ class RecordingOps:
         self.nodes.append(nodes.ShortConv(mixed, parts, kernel, spec, layer))
         return self.linear(mixed, out_proj)
 
-    def route(self, x: Value, router: Weight, spec: MoeSpec, bias: Weight | None = None) -> Value:
-        logits = self.linear(x, router)
+    def route(
+        self, x: Value, router: Weight, spec: MoeSpec, bias: Weight | None = None, choice_bias: Weight | None = None
+    ) -> Value:
+        logits = self.linear(x, router, bias)
         out = Value(2 * spec.num_used)
-        return self._keep(out, nodes.Route(out, logits, bias, spec))
+        return self._keep(out, nodes.Route(out, logits, choice_bias, spec))
 
     def experts(
-        self, x: Value, routing: Value, gate: Weight, up: Weight, down: Weight, activation: Activation
+        self,
+        x: Value,
+        routing: Value,
+        gate: Weight,
+        up: Weight,
+        down: Weight,
+        activation: Activation,
+        biases: tuple[Weight | None, Weight | None, Weight | None] = (None, None, None),
     ) -> Value:
         if gate.type != up.type:
             raise UnsupportedModel(f"{gate.name} and {up.name} differ in type, which has no native kernel yet")
+        if any(biases):
+            raise UnsupportedModel("experts with biases have no native kernel yet")
         out = Value(down.shape[1])
         return self._keep(out, nodes.Experts(out, x, routing, gate, up, down, activation))
 
