@@ -32,7 +32,8 @@ class Pack:
 
     def gated(self, gate: Weight, up: Weight) -> int:
         rows, columns = gate.shape
-        packed = self._program.gated_matrix(self._raw(gate), self._raw(up), int(gate.type), rows, columns)
+        kinds = int(gate.type), int(up.type)
+        packed = self._program.gated_matrix(self._raw(gate), self._raw(up), *kinds, rows, columns)
         self._release(gate, up)
         return packed
 
@@ -46,8 +47,8 @@ class Pack:
     def gated_experts(self, gate: Weight, up: Weight) -> list[int]:
         num_experts, rows, columns = gate.shape
         gates, ups = (self._raw(weight).reshape(num_experts, -1) for weight in (gate, up))
-        kind = int(gate.type)
-        packed = [self._program.gated_matrix(*pair, kind, rows, columns) for pair in zip(gates, ups, strict=True)]
+        kinds = int(gate.type), int(up.type)
+        packed = [self._program.gated_matrix(*pair, *kinds, rows, columns) for pair in zip(gates, ups, strict=True)]
         self._release(gate, up)
         return packed
 
