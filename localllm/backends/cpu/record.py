@@ -152,7 +152,8 @@ class RecordingOps:
         biases: tuple[Weight | None, Weight | None, Weight | None] = (None, None, None),
     ) -> Value:
         if gate.takes_blocks != up.takes_blocks:
-            raise UnsupportedModel(f"{gate.name} is {gate.type.name} and {up.name} {up.type.name}: no native kernel yet")
+            kinds = f"{gate.name} is {gate.type.name} and {up.name} {up.type.name}"
+            raise UnsupportedModel(f"{kinds}, which no native kernel takes together yet")
         if any(biases):
             raise UnsupportedModel("experts with biases have no native kernel yet")
         out = Value(down.shape[1])

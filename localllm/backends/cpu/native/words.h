@@ -39,38 +39,37 @@ INLINE F8 signed_floats(uint64_t rows) {
 
 #else
 
-struct Words {
-    uint8_t at[4 * LANES];
-};
+typedef uint8_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t WordPairs __attribute__((vector_size(4 * LANES)));  // few machines shift bytes
 struct Ints {
     int32_t at[LANES];
 };
 
-template <class F>
-INLINE Words each_byte(F f) {
-    Words out;
-    for (int i = 0; i < 4 * LANES; i++) out.at[i] = static_cast<uint8_t>(f(i));
-    return out;
-}
+INLINE Words all_bytes(int n) { return Words{} + static_cast<uint8_t>(n); }
+INLINE WordPairs all_pairs(int n) { return WordPairs{} + static_cast<uint16_t>(n); }
 INLINE Words load_words(const uint8_t* p) {
     Words v;
-    std::memcpy(v.at, p, sizeof v.at);
+    std::memcpy(&v, p, sizeof v);
     return v;
 }
 INLINE Words bits(Words v, int shift, int mask) {
-    return each_byte([&](int i) { return v.at[i] >> shift & mask; });
+    return reinterpret_cast<Words>(reinterpret_cast<WordPairs>(v) >> all_pairs(shift)) & all_bytes(mask);
 }
 INLINE Words with_upper(Words a, Words b, int shift) {
-    return each_byte([&](int i) { return a.at[i] | b.at[i] << shift; });
+    return a | reinterpret_cast<Words>(reinterpret_cast<WordPairs>(b) << all_pairs(shift));
 }
-INLINE Words minus(Words v, int n) {
-    return each_byte([&](int i) { return v.at[i] - n; });
-}
+INLINE Words minus(Words v, int n) { return v - all_bytes(n); }
 INLINE Words look_up(const int8_t* table, Words v) {
-    return each_byte([&](int i) { return table[v.at[i]]; });
+    for (int i = 0; i < 4 * LANES; i++) v[i] = static_cast<uint8_t>(table[v[i]]);
+    return v;
 }
 INLINE Words four_bits(Words v, int j) {
-    return each_byte([&](int i) { return v.at[i / 4 * 4 + j / 2] >> (j % 2 * 4 + i % 4) & 1; });
+    uint32_t words[LANES];
+    std::memcpy(words, &v, sizeof v);
+    // the product has bit k of four at bit 8k
+    for (uint32_t& four : words) four = (four >> 4 * j & 15) * 0x00204081u & 0x01010101u;
+    std::memcpy(&v, words, sizeof v);
+    return v;
 }
 INLINE Ints add(Ints a, Ints b) {
     for (int i = 0; i < LANES; i++) a.at[i] += b.at[i];
