@@ -213,7 +213,7 @@ def test_a_killed_child_is_replaced(child: ChatTemplate) -> None:
 
 def test_a_stopped_child_is_given_up(child: ChatTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
     check_works(child)
-    monkeypatch.setattr("localllm.tokens.chat._WALL_S", 0.2)
+    monkeypatch.setattr("localllm.tokens.renderers._WALL_S", 0.2)
     first = process_of(child)
     os.kill(first.pid, signal.SIGSTOP)
     with pytest.raises(InvalidRequest, match="too long"):
