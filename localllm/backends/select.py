@@ -21,7 +21,7 @@ class BackendOptions:
     """`threads` 0: the backend chooses. `context_length` and `max_tokens_per_step` are in tokens.
 
     `kv_type`: how keys and values are kept; `auto` is what suits the backend. `device`: of those torch sees; empty: the
-    best one.
+    best one. `cache_dir`: where the speeds of backends are remembered; empty: `auto` measures nothing.
     """
 
     page_size: int = 16
@@ -30,6 +30,7 @@ class BackendOptions:
     context_length: int = 0
     kv_type: Literal["auto", "f16", "f32"] = "auto"
     device: str = ""
+    cache_dir: str = ""
 
 
 @dataclass(frozen=True, slots=True)

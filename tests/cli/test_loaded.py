@@ -25,6 +25,8 @@ def loaded(name: str, left_s: float | None) -> dict[str, Any]:
         "digest": "500a1f067a9f" + "0" * 52,
         "size_bytes": 6_600_000_000,
         "processor": "100% CPU",
+        "backend": "cpu",
+        "device": "cpu (avx2)",
         "context_length": 4096,
         "expires_at": until,
         "state": "ready",
@@ -32,14 +34,15 @@ def loaded(name: str, left_s: float | None) -> dict[str, Any]:
     }
 
 
-def test_ps_is_ollamas_table_with_the_longest_lived_first(cli: Cli, daemon: FakeDaemon) -> None:
-    daemon.loaded = [loaded("going", -1), loaded("qwen3:8b", 275), loaded("kept", None)]
+def test_ps_is_ollamas_table_and_the_backend_with_the_longest_lived_first(cli: Cli, daemon: FakeDaemon) -> None:
+    on_gpu = {"backend": "torch", "device": "cuda:1", "quantize": "q4_0"}
+    daemon.loaded = [loaded("going", -1), loaded("qwen3:8b", 275) | on_gpu, loaded("kept", None)]
     lines = cli("ps").out.splitlines()
     assert lines == [
-        "NAME        ID              SIZE      PROCESSOR    CONTEXT    UNTIL                 ",
-        "kept        500a1f067a9f    6.6 GB    100% CPU     4096       Forever               ",
-        "qwen3:8b    500a1f067a9f    6.6 GB    100% CPU     4096       4 minutes from now    ",
-        "going       500a1f067a9f    6.6 GB    100% CPU     4096       Stopping...           ",
+        "NAME        ID              SIZE      PROCESSOR    BACKEND               CONTEXT    UNTIL                 ",
+        "kept        500a1f067a9f    6.6 GB    100% CPU     cpu                   4096       Forever               ",
+        "qwen3:8b    500a1f067a9f    6.6 GB    100% CPU     torch cuda:1, q4_0    4096       4 minutes from now    ",
+        "going       500a1f067a9f    6.6 GB    100% CPU     cpu                   4096       Stopping...           ",
     ]
 
 
@@ -50,7 +53,7 @@ def test_ps_prefix_and_json(cli: Cli, daemon: FakeDaemon) -> None:
 
 
 def test_without_a_daemon_nothing_is_loaded_and_nothing_is_started(cli: Cli, no_daemon: None) -> None:
-    assert cli("ps").out.split() == ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"]
+    assert cli("ps").out.split() == ["NAME", "ID", "SIZE", "PROCESSOR", "BACKEND", "CONTEXT", "UNTIL"]
     outcome = cli("stop", "tiny")
     assert outcome.code == 4 and 'couldn\'t find model "tiny" to stop' in outcome.err
 
