@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from localllm.errors import InvalidRequest
-from localllm.tokens.alphabet import byte_alphabet, spelled_bytes
+from localllm.tokens.alphabet import spelled_bytes
 from localllm.tokens.build import SPACE_MARK, BuiltTokenizer, build_from_gguf
 from localllm.tokens.chat import (
     ChatTemplate,
@@ -83,6 +83,16 @@ class Tokenizer:
 
         with GGUFFile.open(path) as file:
             return cls.from_gguf(file.metadata)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of this tokenizer, one sentence each."""
+        return self.built.notes
+
+    @property
+    def kind(self) -> str:
+        """BPE, Unigram or WordPiece."""
+        return type(self._core.model).__name__
 
     @property
     def vocab_size(self) -> int:
