@@ -10,10 +10,10 @@ from localllm.formats.blocks import BlockType
 from localllm.formats.gguf_read import GGUFFile
 from localllm.formats.safetensors import SafetensorsFolder
 from localllm.models.config import ModelConfig
-from localllm.models.mapping import gguf_model
+from localllm.models.hf_facts import check_config
+from localllm.models.mapping import gguf_model, hf_model
 from localllm.models.source import WeightSource
 from localllm.runtime.place import Place, place_of
-from localllm.runtime.refusals import refuse_config
 
 FLOATS = frozenset({BlockType.F32, BlockType.F16, BlockType.BF16})
 
@@ -55,10 +55,8 @@ def _refuse_quantized(file: GGUFFile, path: Path) -> None:
 
 
 def _open_safetensors(place: Place) -> OpenModel:
-    from localllm.models.mapping import hf_model
-
     folder = SafetensorsFolder.open(place.path)
-    refuse_config(folder.config)
+    check_config(folder.config)  # before anything is said of its tensors
     config, source = hf_model(folder)
     return OpenModel(config, source, folder.size_bytes)
 

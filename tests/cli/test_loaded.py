@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from localllm.backends.select import BackendRow
+from localllm.backends.report import BackendRow, Report
 from localllm.cli.connect import is_this_machine, remote_url
 from localllm.settings import load_settings
 from localllm.store.manifests import Manifests
 from localllm.store.names import parse_ref
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, in_new_process
 from tests.cli.fake_daemon import FakeDaemon
 from tests.cli.test_library import entry
+
+LOADED = "import sys\nsys.stderr.write(' '.join({'torch', 'mlx.core'} & set(sys.modules)))"
 
 
 def loaded(name: str, left_s: float | None) -> dict[str, Any]:
@@ -71,17 +73,35 @@ def test_an_older_daemon_is_mentioned_by_version(cli: Cli, daemon: FakeDaemon) -
     assert json.loads(cli("version", "--json").out)["daemon_version"] == "9.9.9"
 
 
-def test_doctor_reports_every_part_and_fails_for_a_backend_that_does_not_exist(
+def test_doctor_reports_every_part_and_fails_for_a_backend_that_is_not_there(
     cli: Cli, no_daemon: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [BackendRow("cpu", False, "no compiler was found"), BackendRow("reference", True, "numpy", ("slow",))]
-    monkeypatch.setattr("localllm.backends.select.describe", lambda wanted: (wanted, rows))
-    monkeypatch.setenv("LOCALLLM_BACKEND", "abacus")
-    outcome = cli("doctor", "--json")
-    checks = {check["name"]: check for check in json.loads(outcome.out)}
-    assert outcome.code == 1 and checks["backend"]["state"] == "broken"
-    assert checks["backend cpu"] == {"name": "backend cpu", "state": "note", "detail": "no compiler was found"}
+    rows = [
+        BackendRow("cpu", True, True, "native kernels: not yet measured"),
+        BackendRow("torch", False, False, "torch is not installed: pip install it"),
+    ]
+    report = Report(rows, "cpu: there is no other to choose from")
+    monkeypatch.setattr("localllm.backends.report.describe", lambda cache_dir, threads: report)
+    checks = doctor_checks(cli, 0)
+    assert checks["backend torch"]["state"] == "note" and checks["backend cpu"]["state"] == "ok"
+    assert checks["backend used"]["detail"] == "cpu: there is no other to choose from"
     assert {"localllm", "python", "memory", "disk", "home", "models", "daemon", "port"} <= set(checks)
+    monkeypatch.setenv("LOCALLLM_BACKEND", "torch")
+    checks = doctor_checks(cli, 1)
+    assert checks["backend torch"] == {"name": "backend torch", "state": "broken", "detail": rows[1].detail}
+    assert checks["backend used"]["detail"] == "torch, as environment (LOCALLLM_BACKEND) says"
+
+
+def doctor_checks(cli: Cli, code: int) -> dict[str, dict[str, str]]:
+    outcome = cli("doctor", "--json")
+    assert outcome.code == code
+    return {check["name"]: check for check in json.loads(outcome.out)}
+
+
+def test_doctor_imports_no_library_of_a_backend() -> None:
+    code = f"from localllm.cli.app import main\ntry:\n    main(['doctor'])\nexcept SystemExit:\n    pass\n{LOADED}"
+    plain = in_new_process(code=code)
+    assert "backend used" in plain.out and plain.err == ""
 
 
 def test_doctor_names_a_model_whose_file_is_gone(
