@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from localllm.backends.metal.library import broken, metal_device
@@ -16,14 +16,15 @@ except ImportError as error:  # installed, but it does not load
 
 from localllm.backends.batch import Batch, Flattener
 from localllm.backends.metal.answers import Wanted, answered, wanted
+from localllm.backends.metal.border import check_rows
 from localllm.backends.metal.load import Tensors
 from localllm.backends.metal.memory import MetalMemory
 from localllm.backends.metal.ops import MetalOps
 from localllm.backends.metal.precision import Precision, precision_for
 from localllm.backends.metal.shortage import shortage
 from localllm.backends.metal.weights import Weight
-from localllm.engine.step import NO_SLOT, BackendInfo, CommitDraft, StepPlan, StepResult
-from localllm.errors import UnsupportedModel
+from localllm.engine.step import BackendInfo, CommitDraft, SlotId, StepPlan, StepResult, Want, plain_row
+from localllm.errors import BadModelFile
 from localllm.models.config import ModelConfig
 from localllm.models.decoder import Decoder
 from localllm.models.source import WeightSource
@@ -72,6 +73,8 @@ class MetalBackend:
         self._done: deque[StepResult] = deque()
         self.layout = self._memory.layout
         self.vocab_size = config.vocab_size
+        self._context_length = config.context_length
+        self._try_shapes()
         self.info = BackendInfo(
             name="metal",
             device=device,
@@ -88,10 +91,13 @@ class MetalBackend:
         while self._started:  # tokens of this step may be what the last one samples
             self._finish()
         started = time.perf_counter()
+        self._memory.check(plan.memory)
         self._apply(plan)
         batch = self._flattener.flatten(plan)
-        self._follow_drafts(plan)
+        num_slots = self._memory.num_slots if self.layout.has_state else None
+        check_rows(plan, batch, self.vocab_size, self._context_length, num_slots)
         self._ops.begin(plan, batch)
+        self._memory.trails.follow(plan)
         with shortage(*NO_ROOM):
             if plan.rows:
                 self._decoder.run()
@@ -125,15 +131,19 @@ class MetalBackend:
     def _apply(self, plan: StepPlan) -> None:
         for op in plan.memory:
             if isinstance(op, CommitDraft):
-                self._memory.roll_back(op.seq, op.num_drafted - op.num_accepted)
+                self._memory.roll_back(op)
                 self._flattener.commit_draft(op)
             else:
                 self._memory.apply(op)
 
-    def _follow_drafts(self, plan: StepPlan) -> None:
-        for row in plan.rows:
-            if row.adapter:
-                raise UnsupportedModel("the metal backend runs no adapters")
-            self._memory.end_trail(row.seq)
-            if row.slot != NO_SLOT and row.want.sample is not None and row.want.sample.num_positions > 1:
-                self._memory.start_trail(row.seq, row.slot)
+    def _try_shapes(self) -> None:
+        """BadModelFile where tensors are missing or do not fit: a step of one token is built, but not computed."""
+        self._memory.allocate(1, 1)
+        row = plain_row(0, [0], 0, [0], Want(logits="last"), num_groups=len(self.layout.groups))
+        plan = StepPlan(0, (replace(row, slot=SlotId(0)),))
+        self._ops.begin(plan, Flattener(len(self.layout.groups)).flatten(plan))
+        try:
+            self._decoder.run()
+        except ValueError as error:
+            raise BadModelFile(f"the model's tensors do not fit together: {error}") from None
+        self._memory.allocate(0, 0)

@@ -7,7 +7,7 @@ between two waits; a second write would copy the whole room.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import mlx.core as mx
@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.backends.layout import attention_specs, cache_layout, kv_places, layer_values
+from localllm.backends.metal.border import check_memory
 from localllm.backends.metal.load import free_bytes
 from localllm.backends.metal.shortage import shortage
+from localllm.backends.trails import Trails
 from localllm.engine.step import (
     CheckpointId,
+    CommitDraft,
     CopyPage,
     CopySlot,
     DropCheckpoint,
@@ -26,7 +29,6 @@ from localllm.engine.step import (
     ResizePool,
     RestoreState,
     SaveState,
-    SeqId,
     SlotId,
     ZeroSlot,
 )
@@ -54,7 +56,7 @@ class MetalMemory:
         self._written: set[int] = set()
         self._states: States = {}
         self._checkpoints: dict[CheckpointId, States] = {}
-        self._trails: dict[SeqId, tuple[SlotId, States]] = {}
+        self.trails: Trails[mx.array] = Trails()
 
     def allocate(self, num_pages: int, num_slots: int) -> None:
         """NotEnoughMemory when pages and slots do not fit."""
@@ -66,17 +68,30 @@ class MetalMemory:
 
     def clear(self) -> None:
         self._rooms, self._states = [], {}
-        self._checkpoints, self._trails = {}, {}
+        self._checkpoints.clear()
+        self.trails.clear()
 
     def arrays(self) -> Iterator[mx.array]:
-        """Everything that a step may have changed: what must be computed for the step to be done."""
+        """What a step may have changed; a line of a trail is computed when it is asked for."""
         yield from self._rooms
-        for states in (self._states, *self._checkpoints.values(), *(states for _, states in self._trails.values())):
+        for states in (self._states, *self._checkpoints.values()):
             yield from states.values()
 
     def settled(self) -> None:
         """All arrays were waited for: rooms may be written again."""
         self._written.clear()
+
+    @property
+    def num_pages(self) -> int:
+        return self._rooms[0].shape[0] // self.layout.page_size if self._rooms else 0
+
+    @property
+    def num_slots(self) -> int:
+        return next((states.shape[0] for states in self._states.values()), 0)
+
+    def check(self, ops: Sequence[MemoryOp]) -> None:
+        """InvalidRequest for what is not there."""
+        check_memory(ops, self.num_pages, self.num_slots if self.layout.has_state else None, self._checkpoints)
 
     def group(self, layer: int) -> int:
         return self._places[layer].group
@@ -124,25 +139,11 @@ class MetalMemory:
         elif isinstance(op, DropCheckpoint):
             self._checkpoints.pop(op.checkpoint, None)
 
-    def start_trail(self, seq: SeqId, slot: SlotId) -> None:
-        """A row checks draft tokens: what its layers see is kept until the next row of the sequence."""
-        self._trails[seq] = (slot, {})
-
-    def has_trail(self, seq: SeqId) -> bool:
-        return seq in self._trails
-
-    def keep_trail(self, seq: SeqId, layer: int, line: mx.array) -> None:
-        """`line` is the state before the row, then the row's own inputs: (kernel - 1 + n, channels)."""
-        self._trails[seq][1][layer] = line
-
-    def end_trail(self, seq: SeqId) -> None:
-        self._trails.pop(seq, None)
-
-    def roll_back(self, seq: SeqId, num_tokens: int) -> None:
-        """The state of before the last `num_tokens` tokens of the row that was checked last."""
-        slot, trail = self._trails.pop(seq, (SlotId(-1), {}))
+    def roll_back(self, op: CommitDraft) -> None:
+        """The state of before the rejected tokens of the row that was checked last."""
+        slot, trail = self.trails.take(op.seq)
         for layer, line in trail.items():
-            end = line.shape[0] - num_tokens
+            end = line.shape[0] - (op.num_drafted - op.num_accepted)
             self._states[layer][slot] = line[end - self._states[layer].shape[1] : end]
 
     def _room_of(self, layer: int) -> int:

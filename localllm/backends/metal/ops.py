@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import mlx.core as mx
-import numpy as np
 
 from localllm.backends.batch import Batch
+from localllm.backends.layout import attention_specs
 from localllm.backends.metal.formulas import activate, attend, gate_times_up, rotate, route, softcap
 from localllm.backends.metal.memory import MetalMemory
 from localllm.backends.metal.precision import Precision
-from localllm.backends.metal.views import ConvView, KvView, conv_view, kv_view, line_of
+from localllm.backends.metal.views import ConvView, KvView, Pages, conv_view, kv_view, line_of
 from localllm.backends.metal.weights import Weight
 from localllm.engine.step import StepPlan
 from localllm.models.config import Activation, AttentionSpec, ModelConfig, MoeSpec, RopeSpec, ShortConvSpec
@@ -28,13 +28,15 @@ class MetalOps:
     def __init__(self, config: ModelConfig, memory: MetalMemory, precision: Precision) -> None:
         self._context_length = config.context_length
         self._memory = memory
+        self._kv_kinds = {(memory.group(layer), spec.causal) for layer, spec in attention_specs(config)}
         self._attends_in = memory.kv_type if precision.half else mx.float32
         self.hidden: mx.array | None = None
         self.logits: mx.array | None = None
 
     def begin(self, plan: StepPlan, batch: Batch) -> None:
+        """InvalidRequest where a row's table lacks a page; then nothing has happened."""
         self._plan, self._batch = plan, batch
-        self._kv_views: dict[tuple[int, bool], KvView] = {}
+        self._kv_views = {key: self._kv_view(*key) for key in self._kv_kinds} if plan.rows else {}
         self._conv_views: dict[int, ConvView] = {}
         self._turns: dict[RopeSpec, tuple[mx.array, mx.array]] = {}
         self.hidden = self.logits = None
@@ -97,7 +99,7 @@ class MetalOps:
     def attention(
         self, q: mx.array, k: mx.array, v: mx.array, spec: AttentionSpec, layer: int, sinks: Weight | None = None
     ) -> mx.array:
-        view = self._kv_view(layer, spec)
+        view = self._kv_views[self._memory.group(layer), spec.causal]
         self._memory.write(layer, view.written, k, v)
         drains = None if sinks is None else sinks.values()
         heads = q.reshape(q.shape[0], spec.num_heads, spec.head_dim).astype(self._attends_in)
@@ -122,8 +124,8 @@ class MetalOps:
         line = mx.concatenate([states, before * inner])
         self._memory.set_states(layer, slots, line[view.last])
         for index, row in enumerate(self._plan.rows):
-            if self._memory.has_trail(row.seq):
-                self._memory.keep_trail(row.seq, layer, line[line_of(self._batch, spec.kernel, index)])
+            if self._memory.trails.wants(row.seq):
+                self._memory.trails.keep(row.seq, layer, line[line_of(self._batch, spec.kernel, index)])
         taps = kernel.values().reshape(spec.channels, spec.kernel).T
         return out_proj.product(after * (line[view.taps] * taps).sum(axis=1))
 
@@ -173,11 +175,7 @@ class MetalOps:
     def sample(self, logits: mx.array) -> None:
         self.logits = logits
 
-    def _kv_view(self, layer: int, spec: AttentionSpec) -> KvView:
-        group = self._memory.group(layer)
-        key = group, spec.causal
-        if key not in self._kv_views:
-            table = np.ascontiguousarray(self._batch.tables[group])
-            page_size = self._memory.layout.page_size
-            self._kv_views[key] = kv_view(self._batch, table, page_size, spec.window, spec.causal)
-        return self._kv_views[key]
+    def _kv_view(self, group: int, causal: bool) -> KvView:
+        layout = self._memory.layout
+        pages = Pages(self._batch.tables[group], layout.page_size, self._memory.num_pages)
+        return kv_view(self._batch, pages, layout.groups[group].window, causal)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.backends.batch import Batch
-from localllm.engine.step import NO_PAGE
+from localllm.backends.metal.border import inside
+from localllm.errors import InvalidRequest
 
 Ints = NDArray[np.int32]
 SHORTEST_CONTEXT = 256
@@ -46,13 +47,32 @@ class ConvView:
     last: mx.array
 
 
-def kv_view(batch: Batch, table: Ints, page_size: int, window: int | None, causal: bool) -> KvView:
-    """For layers with this page table (R, pages), window and direction."""
-    written = _pool_places(table[batch.row_of], batch.positions[:, None], page_size)[:, 0]
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """The page tables of a group's rows, (R, pages), in a pool of `num_pages`."""
+
+    table: Ints
+    page_size: int
+    num_pages: int
+
+    def places(self, rows: Ints, positions: Ints) -> Ints:
+        """Tokens of the pool for positions (B, s) of rows (B,). InvalidRequest where a page is not there."""
+        indices = positions // self.page_size
+        if indices.max() >= self.table.shape[1]:
+            raise InvalidRequest(f"the last page of a row is {indices.max()}, its table has {self.table.shape[1]}")
+        pages = self.table[rows[:, None], indices]
+        inside("the page that a row needs", pages, self.num_pages)
+        places: Ints = pages * np.int32(self.page_size) + positions % self.page_size
+        return places
+
+
+def kv_view(batch: Batch, pages: Pages, window: int | None, causal: bool) -> KvView:
+    """For layers with these page tables, this window and direction."""
+    written = pages.places(batch.row_of, batch.positions[:, None])[:, 0]
     spans, order = [], []
     for rows in _alike(batch, window):
         tokens, own = _padded_tokens(batch, rows)
-        spans.append(_span(batch, rows, tokens, table, page_size, window, causal))
+        spans.append(_span(batch, rows, tokens, pages, window, causal))
         order.append(np.where(own, tokens, -1).ravel())
     return KvView(mx.array(written), tuple(spans), _back(np.concatenate(order), batch.num_tokens))
 
@@ -77,7 +97,8 @@ def _line_places(batch: Batch, kernel: int, rows: NDArray[Any], steps: NDArray[A
     """Of step i of a row's line: its state while i < kernel - 1, then its inputs."""
     past = kernel - 1
     inputs = batch.num_rows * past + batch.row_starts[rows] + steps - past
-    return np.where(steps < past, rows * past + steps, inputs).astype(np.int32)
+    places: Ints = np.where(steps < past, rows * past + steps, inputs).astype(np.int32)
+    return places
 
 
 def _alike(batch: Batch, window: int | None) -> Iterator[Ints]:
@@ -108,9 +129,7 @@ def _padded_tokens(batch: Batch, rows: Ints) -> tuple[Ints, NDArray[np.bool_]]:
     return batch.row_starts[rows][:, None] + np.minimum(steps, lengths - 1), steps < lengths
 
 
-def _span(
-    batch: Batch, rows: Ints, tokens: Ints, table: Ints, page_size: int, window: int | None, causal: bool
-) -> Span:
+def _span(batch: Batch, rows: Ints, tokens: Ints, pages: Pages, window: int | None, causal: bool) -> Span:
     positions = batch.positions[tokens]
     lengths = np.diff(batch.row_starts)[rows]
     last = positions[:, -1]
@@ -122,7 +141,7 @@ def _span(
     if len(tokens[0]) > 1 or (counts != counts[0]).any():
         both_ways = batch.atomic[rows] | (not causal)
         mask = _mask(positions, seen, steps < counts[:, None], both_ways, window)
-    return Span(mx.array(tokens), mx.array(_pool_places(table[rows], seen, page_size)), mask)
+    return Span(mx.array(tokens), mx.array(pages.places(rows, seen)), mask)
 
 
 def _mask(
@@ -132,13 +151,6 @@ def _mask(
     distance = mx.array(positions)[:, None, :, None] - mx.array(seen)[:, None, None, :]
     mask = mx.array(is_there)[:, None, None] & (mx.array(both_ways)[:, None, None, None] | (distance >= 0))
     return mask if window is None else mask & (mx.abs(distance) < window)
-
-
-def _pool_places(table: Ints, positions: Ints, page_size: int) -> Ints:
-    """Tokens of the pool for positions (B, s) of rows with tables (B, pages)."""
-    pages = np.take_along_axis(table, positions // page_size, axis=1)
-    assert (pages != NO_PAGE).all(), "a token's page was freed while it is still seen"
-    return pages * np.int32(page_size) + positions % page_size
 
 
 def _back(order: Ints, num_tokens: int) -> mx.array | None:
