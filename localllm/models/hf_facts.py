@@ -101,6 +101,8 @@ def _layers(facts: Facts, config: Config) -> Facts:
 
 
 def _attention(facts: Facts, config: Config) -> Facts:
+    if facts.value_dim is None:
+        facts = replace(facts, value_dim=facts.head_dim)
     scalar = config.get("query_pre_attn_scalar")
     if isinstance(scalar, (int, float)) and scalar > 0:
         return replace(facts, attention_scale=scalar**-0.5)
@@ -117,6 +119,8 @@ def _feed_forward(facts: Facts, config: Config) -> Facts:
         return replace(facts, feed_forward=(inner if isinstance(inner, int) else 4 * facts.hidden_size,))
     if isinstance(shared, int) and not facts.num_experts:
         return replace(facts, feed_forward=(shared,), num_used_experts=0)
+    if config["model_type"] == "gpt_oss":
+        return replace(facts, expert_width=facts.feed_forward[0])
     return facts
 
 

@@ -1,14 +1,18 @@
 """Every family on every backend: tiny random models as transformers saves them, held to transformers' logits."""
 
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from localllm.engine.step import Want
-from localllm.models.mapping import hf_model
+from localllm.formats.blocks import BlockType
+from localllm.formats.gguf_read import GGUFFile
+from localllm.models.config import ModelConfig
+from localllm.models.mapping import gguf_model, hf_model
+from localllm.models.source import WeightSource
+from localllm.quantize.convert import convert
 from tests.contract.conftest import Host, KvType
 from tests.contract.walk import Walk
 from tests.oracles.hf import FAMILIES, Family, as_folder, expected_logits, make_model
@@ -20,19 +24,35 @@ TOLERANCES: dict[KvType, float] = {"f32": 2e-4, "f16": 3e-3}
 """Largest difference over largest logit."""
 
 
+@dataclass(frozen=True)
 class Pair:
     """A family's model as we open it, and what transformers computes with it."""
 
-    def __init__(self, family: Family, folder: Path) -> None:
-        self.model = make_model(family)
-        config, self.source = hf_model(as_folder(self.model, folder))
-        self.config = replace(config, context_length=family.context or config.context_length)
-        self.expected = {seq: expected_logits(self.model, ids) for seq, ids in PROMPTS.items()}
+    config: ModelConfig
+    source: WeightSource
+    expected: dict[int, NDArray[np.float32]]
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return Pair(request.param, tmp_path_factory.mktemp("family"))
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
+    """The model from safetensors, and from the GGUF file that our converter makes of them."""
+    family: Family = request.param
+    model, folder = make_model(family), tmp_path_factory.mktemp("family")
+    expected = {seq: expected_logits(model, ids) for seq, ids in PROMPTS.items()}
+    checkpoint = as_folder(model, folder)
+    convert(checkpoint, folder / "model.gguf", BlockType.F32, {})
+    pairs = {}
+    for name, (config, source) in (
+        ("safetensors", hf_model(checkpoint)),
+        ("gguf", gguf_model(GGUFFile.open(folder / "model.gguf"))),
+    ):
+        pairs[name] = Pair(replace(config, context_length=family.context or config.context_length), source, expected)
+    return pairs
+
+
+@pytest.fixture(scope="module", params=["safetensors", "gguf"])
+def pair(opened: dict[str, Pair], request: pytest.FixtureRequest) -> Pair:
+    return opened[request.param]
 
 
 def difference(ours: list[NDArray[np.float32]], expected: NDArray[np.float32]) -> float:
