@@ -1,8 +1,9 @@
 """The near end of the HTTP wire: typed calls to a running daemon. Loads in milliseconds: no HTTP library."""
 
 import http.client
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 3600.0
 
 T = TypeVar("T")
+NO_WISH: Mapping[str, str] = MappingProxyType({})
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -44,6 +46,9 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
     processor: str = ""
     backend: str = ""
+    device: str = ""
+    kv_type: str = ""
+    quantize: str = ""
     context_length: int = 0
     expires_at: str | float | None = None
     state: str = ""
@@ -177,9 +182,12 @@ class Client:
         """Asks the daemon to finish its answers and end."""
         self._call("POST", "/localllm/v1/shutdown", {}, msgspec.Raw)
 
-    def load(self, model: str, keep_alive: str | None = None) -> Iterator[LoadProgress]:
-        """Makes a model resident; ends with the line whose status is `ready`."""
-        body = {"model": model} | ({"keep_alive": keep_alive} if keep_alive is not None else {})
+    def load(
+        self, model: str, keep_alive: str | None = None, wish: Mapping[str, str] = NO_WISH
+    ) -> Iterator[LoadProgress]:
+        """Makes a model resident; ends with the line whose status is `ready`. `wish`: backend, device, kv_type,
+        quantize; a model that is loaded otherwise is loaded again."""
+        body = {"model": model, **wish} | ({"keep_alive": keep_alive} if keep_alive is not None else {})
         with self._answer("POST", "/localllm/v1/load", body) as response:
             status = ""
             for line in self._lines(response):

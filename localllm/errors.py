@@ -39,6 +39,24 @@ class InvalidRequest(LocalLLMError):
     http_status = 400
 
 
+class TemplateError(InvalidRequest):
+    """A chat template cannot be rendered: it does not parse, fails on these messages, or tries what templates may not."""
+
+    code = "template_error"
+
+
+class TemplateRefused(TemplateError):
+    """The template's author refuses these messages; the message quotes him."""
+
+    code = "template_refused"
+
+
+class TemplateLimit(TemplateError):
+    """The template takes more time, memory or text than any honest one."""
+
+    code = "template_limit"
+
+
 class InvalidApiKey(LocalLLMError):
     code = "invalid_api_key"
     http_status = 401

@@ -10,13 +10,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import platformdirs
 
 from localllm.errors import UsageError
 
 DEFAULT_PORT = 11435
+BACKENDS = ("auto", "cpu", "torch", "metal", "reference")
+KvType = Literal["auto", "f16", "f32"]
+KV_TYPES: tuple[KvType, ...] = ("auto", "f16", "f32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,9 @@ SETTINGS: tuple[Setting, ...] = (
     _row("api_keys", str, "", "comma-separated keys that clients must send; empty: none on loopback"),
     _row("origins", str, "", "comma-separated extra browser origins that may call the API", "OLLAMA_ORIGINS"),
     _row("default_model", str, "smollm2:135m", "model of `localllm chat` and of requests that name none"),
-    _row("backend", str, "auto", "auto, cpu or reference"),
+    _row("backend", str, "auto", "what computes; auto: the fastest one here", choices=BACKENDS),
+    _row("device", str, "", "device of the torch backend: cpu, cuda, cuda:1, mps; empty: the best one"),
+    _row("kv_type", str, "auto", "how keys and values are kept; auto: what suits the backend", choices=KV_TYPES),
     _row("threads", int, 0, "threads of the CPU backend; 0: one per physical core", low=0, high=256),
     _row("kv_pages", int, 0, "pages of the KV pool; 0: as many as memory allows", low=0),
     _row("page_size", int, 16, "tokens in a page", low=1),
@@ -109,6 +114,8 @@ class Settings:
     origins: str
     default_model: str
     backend: str
+    device: str
+    kv_type: KvType
     threads: int
     kv_pages: int
     page_size: int
@@ -152,6 +159,11 @@ class Settings:
     @property
     def log_file(self) -> Path:
         return self.home / "logs" / "daemon.log"
+
+    @property
+    def cache_dir(self) -> Path:
+        """What can be found out again: how fast the backends are."""
+        return self.home / "cache"
 
     @property
     def repl_history_file(self) -> Path:

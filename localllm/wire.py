@@ -70,10 +70,18 @@ SAMPLING_BOUNDS: tuple[tuple[str, float, float], ...] = (
 
 
 class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
-    """The first frame: open this model. Paths are absolute. Zeros mean "choose"."""
+    """The first frame: open this model. Paths are absolute. Zeros and empty texts mean "choose".
+
+    `quantize`: the block type that float weights are rounded to while they load; empty: as they are. `cache_dir` is
+    where the speeds of backends are remembered; empty: nobody measures.
+    """
 
     path: str
     backend: str = "auto"
+    device: str = ""
+    kv_type: Literal["auto", "f16", "f32"] = "auto"
+    quantize: str = ""
+    cache_dir: str = ""
     threads: int = 0
     kv_pages: int = 0
     page_size: int = 16

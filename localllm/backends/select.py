@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from localllm.backends.speeds import CPU_MARGIN, Speed, Speeds, Work
 from localllm.engine.step import Backend
-from localllm.errors import UnsupportedModel, UsageError
+from localllm.errors import LocalLLMError, NotEnoughMemory, UnsupportedModel, UsageError
 from localllm.models.config import ModelConfig
 from localllm.models.source import WeightSource
 
-PREFERENCE = ("cpu", "reference")
-"""Fastest first."""
+PREFERENCE = ("cpu", "torch", "metal", "reference")
+"""The order where nothing was measured. The reference is never measured: it is the judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class BackendOptions:
     """`threads` 0: the backend chooses. `context_length` and `max_tokens_per_step` are in tokens.
 
     `kv_type`: how keys and values are kept; `auto` is what suits the backend. `device`: of those torch sees; empty: the
-    best one.
+    best one. `cache_dir`: where the speeds of backends are remembered; empty: `auto` measures nothing.
     """
 
     page_size: int = 16
@@ -30,22 +31,7 @@ class BackendOptions:
     context_length: int = 0
     kv_type: Literal["auto", "f16", "f32"] = "auto"
     device: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class BackendRow:
-    """One backend as doctor prints it: may it be used here, and the reason."""
-
-    name: str
-    available: bool
-    reason: str
-    details: tuple[str, ...] = ()
-
-
-def describe(wanted: str = "auto") -> tuple[str, list[BackendRow]]:
-    """The backend that would be chosen, and all of them with their reasons."""
-    rows = [_describe_cpu(), BackendRow("reference", True, "numpy, slow: the judge of the others")]
-    return (wanted if wanted != "auto" else next(row.name for row in rows if row.available)), rows
+    cache_dir: str = ""
 
 
 def native_problem() -> str:
@@ -56,29 +42,92 @@ def native_problem() -> str:
     return problem()
 
 
-def _describe_cpu() -> BackendRow:
-    problem = native_problem()
-    if problem:
-        return BackendRow("cpu", False, problem)
-    from localllm.backends.cpu.library import kernel_features
+def problem_of(backend: str) -> str:
+    """Why a backend cannot be used here, as far as can be told without importing its library; empty when it may."""
+    if backend == "cpu":
+        return native_problem()
+    if backend == "torch":
+        from localllm.backends.torch.library import torch_problem  # deferred: for those who ask
 
-    return BackendRow("cpu", True, f"native kernels for {platform.machine()}", tuple(kernel_features()))
+        return torch_problem()
+    if backend == "metal":
+        from localllm.backends.metal.library import metal_problem  # deferred: as above
+
+        return metal_problem()
+    return ""
+
+
+def candidates() -> list[str]:
+    """The backends that a self-test may compare here: all that are installed, without the reference."""
+    return [name for name in PREFERENCE if name != "reference" and not problem_of(name)]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A backend to try, on a device (empty: its own choice)."""
+
+    backend: str
+    device: str = ""
 
 
 def open_backend(name: str, config: ModelConfig, source: WeightSource, options: BackendOptions) -> Backend:
-    """The named backend with its weights loaded; `auto` takes the first of PREFERENCE that can run this model here.
+    """The named backend with its weights loaded; `auto` takes the fastest that can run this model here.
 
-    UsageError for an unknown name, UnsupportedModel when the named backend cannot run the model.
+    A device that is named is torch's, so `auto` then means torch. UsageError for an unknown name, UnsupportedModel when
+    the named backend cannot run the model.
     """
+    if name == "auto" and options.device:
+        name = "torch"
     if name != "auto":
         return _opener(name)(config, source, options, ())
-    notes: list[str] = []
-    for candidate in PREFERENCE:
+    choices, notes = _ranked(config, source, options)
+    last: LocalLLMError | None = None
+    for choice in choices:
         try:
-            return _opener(candidate)(config, source, options, tuple(notes))
-        except UnsupportedModel as error:
-            notes.append(f"the {candidate} backend was passed over: {error.message}")
+            return _opener(choice.backend)(config, source, replace(options, device=choice.device), tuple(notes))
+        except (UnsupportedModel, NotEnoughMemory) as error:
+            notes.append(f"the {choice.backend} backend was passed over: {error.message}")
+            last = error
+    if isinstance(last, NotEnoughMemory):
+        raise last
     raise UnsupportedModel("no backend can run this model: " + "; ".join(notes), hint="see `localllm doctor`")
+
+
+def _ranked(config: ModelConfig, source: WeightSource, options: BackendOptions) -> tuple[list[Choice], list[str]]:
+    """The backends to try, fastest first, and what is to be said of those that failed their self-test."""
+    installed = candidates()
+    absent = [f"the {name} backend was passed over: {problem_of(name)}" for name in ("cpu",) if name not in installed]
+    if not options.cache_dir or len(installed) < 2:  # nothing to compare
+        return [*map(Choice, installed), Choice("reference")], absent
+    from localllm.backends.trial import kind_of  # deferred: only where there is something to compare
+
+    kind, speeds = kind_of(source), Speeds(options.cache_dir, options.threads)
+    if not speeds.known(kind):
+        speeds.measure((kind,), installed)
+    choices, notes = ranked(speeds.known(kind), work_of(config, source))
+    return [*choices, Choice("reference")], absent + notes
+
+
+def ranked(speeds: Sequence[Speed], work: Work) -> tuple[list[Choice], list[str]]:
+    """Choices for such a model, fastest first, and a sentence for each that failed its self-test.
+
+    Others than the CPU backend must be faster than it by a margin.
+    """
+    sound = [speed for speed in speeds if not speed.problem]
+    sound.sort(key=lambda speed: speed.turn_s(work) * (1 if speed.backend == "cpu" else CPU_MARGIN))
+    notes = [f"the {speed.backend} backend was passed over: {speed.problem}" for speed in speeds if speed.problem]
+    return [Choice(speed.backend, speed.device) for speed in sound], notes
+
+
+def work_of(config: ModelConfig, source: WeightSource) -> Work:
+    """Layers and weights that a token meets; of experts only those that are chosen."""
+    total = 0.0
+    moe = next((layer.moe for layer in config.layers if layer.moe), None)
+    for info in filter(None, map(source.info, source.names())):
+        is_expert = len(info.shape) == 3 and moe is not None
+        share = moe.num_used / moe.num_experts if is_expert and moe else 1.0
+        total += math.prod(info.shape) * share if info.name.startswith("blk.") else 0
+    return Work(len(config.layers), int(total))
 
 
 Opener = Callable[[ModelConfig, WeightSource, BackendOptions, tuple[str, ...]], Backend]

@@ -61,11 +61,6 @@ def _sensible(row: Setting, text: str) -> Any:
         from localllm.daemon.keepalive import keep_alive_seconds  # one setting of many needs it
 
         keep_alive_seconds(value)
-    if row.name == "backend" and value != "auto":
-        from localllm.backends.select import PREFERENCE  # as above
-
-        if value not in PREFERENCE:
-            raise UsageError(f"there is no backend {value!r}", hint=f"choose auto, {' or '.join(PREFERENCE)}")
     return value
 
 

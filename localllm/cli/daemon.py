@@ -10,6 +10,7 @@ import typer
 
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson
+from localllm.cli.loading import Backend, Device, KvType
 from localllm.cli.output import print_json, print_text
 from localllm.cli.sanitize import sanitize
 from localllm.errors import StoreError
@@ -21,21 +22,24 @@ def serve(
     ctx: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address to listen on, also as host:port.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
+    backend: Backend = None,
+    device: Device = None,
+    kv_type: KvType = None,
 ) -> None:
     """Run the daemon in the foreground. Ctrl-C or SIGTERM lets answers under way finish, then it ends."""
     from localllm.server.app import library_of  # the web framework is loaded by this command only
     from localllm.server.serving import run
 
-    settings = Invocation.of(ctx).settings(host=host, port=port)
+    settings = Invocation.of(ctx).settings(host=host, port=port, backend=backend, device=device, kv_type=kv_type)
     raise typer.Exit(run(settings, library_of(settings)))
 
 
-def start(ctx: typer.Context) -> None:
+def start(ctx: typer.Context, backend: Backend = None, device: Device = None, kv_type: KvType = None) -> None:
     """Start the daemon if none runs."""
     from localllm.daemon.lifecycle import ensure_daemon, find_daemon  # see `connect.py`
 
     invocation = Invocation.of(ctx)
-    settings = invocation.settings()
+    settings = invocation.settings(backend=backend, device=device, kv_type=kv_type)
     if running := find_daemon(settings):
         print_text(f"the daemon runs already, at {running.url}")
         return
@@ -53,10 +57,10 @@ def stop(ctx: typer.Context) -> None:
     print_text("the daemon has stopped" if was_running else "no daemon runs")
 
 
-def restart(ctx: typer.Context) -> None:
+def restart(ctx: typer.Context, backend: Backend = None, device: Device = None, kv_type: KvType = None) -> None:
     """Stop the daemon and start a new one."""
     stop(ctx)
-    start(ctx)
+    start(ctx, backend, device, kv_type)
 
 
 def status(ctx: typer.Context, as_json: AsJson = False) -> None:

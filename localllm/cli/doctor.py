@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -36,9 +36,19 @@ class Check:
     detail: str
 
 
-def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
+def doctor(
+    ctx: typer.Context,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure the backends again; takes some seconds.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check this machine and say what would run, and why."""
-    checks = list(run_checks(Invocation.of(ctx).settings()))
+    invocation = Invocation.of(ctx)
+    settings = invocation.settings()
+    if measure:
+        with invocation.progress() as progress:
+            progress.status("measuring the backends")
+            measure_backends(settings)
+    checks = list(run_checks(settings))
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
@@ -71,19 +81,24 @@ def check_program(_: Settings) -> Iterator[Check]:
     yield Check("system", "ok", f"{platform.system()} {platform.release()}, {platform.machine()}")
 
 
-def check_backends(settings: Settings) -> Iterator[Check]:
-    from localllm.backends.select import describe  # numpy and the native library
+def measure_backends(settings: Settings) -> None:
+    from localllm.backends.report import describe  # numpy and the native library
 
-    chosen, rows = describe(settings.backend)
-    for row in rows:
-        is_missing = row.name == chosen and not row.available
-        state: State = "broken" if is_missing else "ok" if row.available else "note"
-        features = f" ({', '.join(row.details)})" if row.details else ""
-        yield Check(f"backend {row.name}", state, f"{row.reason}{features}")
-    if chosen not in {row.name for row in rows}:
-        yield Check("backend", "broken", f"the setting backend is {chosen!r}, which does not exist")
-    else:
-        yield Check("backend used", "ok", f"{chosen}, from {settings.origin['backend']}")
+    describe(settings.cache_dir, settings.threads, measure=True)
+
+
+def check_backends(settings: Settings) -> Iterator[Check]:
+    from localllm.backends.report import describe  # numpy and the native library
+
+    report = describe(settings.cache_dir, settings.threads)
+    for row in report.rows:
+        is_missing = row.name == settings.backend and not row.available
+        state: State = "broken" if is_missing else "ok" if row.is_sound else "note"
+        yield Check(f"backend {row.name}", state, row.detail)
+    chosen = (
+        report.chosen if settings.backend == "auto" else f"{settings.backend}, as {settings.origin['backend']} says"
+    )
+    yield Check("backend used", "ok", chosen + (f"; device {settings.device}" if settings.device else ""))
 
 
 def check_memory(_: Settings) -> Iterator[Check]:

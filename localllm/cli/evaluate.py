@@ -7,6 +7,7 @@ import typer
 
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson, Model
+from localllm.cli.loading import Backend, Device, KvType, Quantize, wish_of
 from localllm.cli.output import print_json, print_text
 from localllm.errors import UsageError
 
@@ -19,18 +20,26 @@ def ppl(
     model: Model,
     file: Annotated[Path, typer.Option("--file", "-f", help="A text file in UTF-8.", show_default=False)],
     context: Annotated[int, typer.Option(help="Tokens in a chunk; the second half of each is scored.")] = 512,
+    backend: Backend = None,
+    device: Device = None,
+    kv_type: KvType = None,
+    quantize: Quantize = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the perplexity of a text, by llama.cpp's method."""
     from localllm.lab.perplexity import perplexity  # loads the engine
+    from localllm.runtime.presets import LoadWish
 
     invocation = Invocation.of(ctx)
+    settings = invocation.settings(backend=backend, device=device, kv_type=kv_type)
+    wish = LoadWish(quantize=wish_of(settings, quantize).get("quantize"))
     with invocation.progress() as progress:
 
         def on_chunk(done: int, total: int, value: float) -> None:
             progress.status(f"chunk {done} of {total}: perplexity {value:.4f}")
 
-        result = perplexity(model, _text_of(file), context=context, settings=invocation.settings(), progress=on_chunk)
+        text = _text_of(file)
+        result = perplexity(model, text, context=context, settings=settings, wish=wish, progress=on_chunk)
     if as_json:
         print_json(_fields(model, result))
     else:

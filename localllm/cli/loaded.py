@@ -56,12 +56,20 @@ def ps_table(models: "list[LoadedModel]", now_s: float) -> str:
             model.digest.removeprefix("sha256:")[:SHOWN_DIGITS],
             size_text(model.size_bytes),
             model.processor,
+            backend_text(model),
             str(model.context_length),
             until_text(model, now_s),
         ]
         for model in models
     ]
-    return table(["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"], rows)
+    return table(["NAME", "ID", "SIZE", "PROCESSOR", "BACKEND", "CONTEXT", "UNTIL"], rows)
+
+
+def backend_text(model: "LoadedModel") -> str:
+    """The backend, its device where the name does not say it, and the rounding that was asked for."""
+    kind, _, rest = model.device.partition(" ")
+    device = f" {kind}" if kind and kind != model.backend and not rest else ""
+    return f"{model.backend}{device}" + (f", {model.quantize}" if model.quantize else "")
 
 
 def until_text(model: "LoadedModel", now_s: float) -> str:

@@ -15,6 +15,7 @@ from localllm.cli.conversation import Conversation
 from localllm.cli.failures import EXIT_INTERRUPTED
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import Model
+from localllm.cli.loading import LOAD_FIELDS, Backend, Device, KvType, Quantize, wish_of
 from localllm.errors import ModelNotFound, UsageError
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ def run(
     seed: Seed = None,
     max_tokens: MaxTokens = None,
     stop: Stop = None,
+    backend: Backend = None,
+    device: Device = None,
+    kv_type: KvType = None,
+    quantize: Quantize = None,
 ) -> None:
     """Ask a model, or talk to it when no prompt is given. Text on stdin goes before the prompt."""
     given = {
@@ -76,6 +81,8 @@ def run(
     conversation = Conversation(
         as_seen_by_daemon(model), system, parameters={k: v for k, v in given.items() if v is not None}
     )
+    settings = invocation.settings(backend=backend, device=device, kv_type=kv_type)
+    conversation.extras.update(wish_of(settings, quantize))
     if keepalive is not None:
         conversation.extras["keep_alive"] = keepalive
     text = whole_prompt(prompt or [])
@@ -98,6 +105,10 @@ def chat(
     hidethinking: HideThinking = False,
     nowordwrap: NoWordWrap = False,
     system: System = "",
+    backend: Backend = None,
+    device: Device = None,
+    kv_type: KvType = None,
+    quantize: Quantize = None,
 ) -> None:
     """Talk to the default model, or to the one named."""
     run(
@@ -108,6 +119,10 @@ def chat(
         hidethinking=hidethinking,
         nowordwrap=nowordwrap,
         system=system,
+        backend=backend,
+        device=device,
+        kv_type=kv_type,
+        quantize=quantize,
     )
 
 
@@ -174,9 +189,10 @@ def ready_client(invocation: Invocation, settings: "Settings", conversation: Con
 def load_model(invocation: Invocation, client: "Client", conversation: Conversation) -> None:
     """Makes the model resident; shows progress when that takes a while."""
     keep_alive: Any = conversation.extras.get("keep_alive")
+    wish = {name: value for name, value in conversation.extras.items() if name in LOAD_FIELDS}
     with invocation.progress(delay_s=SHOW_AFTER_S) as progress:
         progress.status(f"loading {conversation.model}")
-        for step in client.load(conversation.model, keep_alive):
+        for step in client.load(conversation.model, keep_alive, wish):
             if step.total_bytes:
                 progress.update(f"loading {conversation.model}", step.done_bytes, step.total_bytes)
             for note in step.notes:

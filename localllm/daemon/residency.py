@@ -17,7 +17,7 @@ from localllm.daemon.keepalive import FOREVER, keep_alive_seconds
 from localllm.daemon.resident import Resident
 from localllm.daemon.sources import Sources, give_back_memory
 from localllm.errors import Overloaded
-from localllm.runtime.presets import load_order
+from localllm.runtime.presets import NO_WISH, LoadWish, load_order
 from localllm.settings import Settings
 from localllm.store.entry import Entry
 
@@ -55,12 +55,16 @@ class Residency:
     # ---- for requests
 
     @contextlib.asynccontextmanager
-    async def using(self, name: str, keep_alive: str | float | None = None) -> AsyncIterator[Resident]:
-        """The model, ready, and not to be evicted while the block runs. Raises ModelNotFound, NotEnoughMemory,
-        BadModelFile, UnsupportedModel, WorkerCrashed, Overloaded."""
+    async def using(
+        self, name: str, keep_alive: str | float | None = None, wish: LoadWish = NO_WISH
+    ) -> AsyncIterator[Resident]:
+        """The model, ready, and not to be evicted while the block runs; one that is open in another way than wished
+        is loaded again. Raises ModelNotFound, NotEnoughMemory, BadModelFile, UnsupportedModel, WorkerCrashed,
+        Overloaded."""
+        wish = wish.checked()
         keep_alive_s = None if keep_alive is None else keep_alive_seconds(keep_alive)
         entry = await self.find(name)
-        resident = await self._hold(entry)
+        resident = await self._hold(entry, wish)
         key = key_of(entry)
         if keep_alive_s is not None:
             self._keep_alive_s[key] = keep_alive_s
@@ -119,37 +123,53 @@ class Residency:
 
     # ---- starting and evicting
 
-    async def _hold(self, entry: Entry) -> Resident:
+    async def _hold(self, entry: Entry, wish: LoadWish) -> Resident:
         resident = self._residents.get(key_of(entry))
-        if resident is None or resident.state in ("stopping", "failed"):
-            resident = await self._placed(entry)
+        if resident is None or resident.state in ("stopping", "failed") or not resident.fits(wish):
+            resident = await self._placed(entry, wish)
         resident.num_users += 1
         self._cancel_timer(key_of(entry))
         return resident
 
-    async def _placed(self, entry: Entry) -> Resident:
+    async def _placed(self, entry: Entry, wish: LoadWish) -> Resident:
         if self._num_waiting >= self._settings.max_queue:
             raise Overloaded("too many requests wait for a model", hint="try again in a few seconds")
         self._num_waiting += 1
         try:
             async with self._placing:
-                return await self._current(entry) or await self._start(entry)
+                return await self._current(entry, wish) or await self._start(entry, wish)
         finally:
             self._num_waiting -= 1
 
-    async def _current(self, entry: Entry) -> Resident | None:
+    async def _current(self, entry: Entry, wish: LoadWish) -> Resident | None:
+        """The loaded model if it is open as wished; otherwise it has been unloaded when this returns."""
         resident = self._residents.get(key_of(entry))
+        if resident is not None and resident.state not in ("stopping", "failed") and not resident.fits(wish):
+            await self._until_idle(resident, wish)
+            if not resident.fits(wish):  # while it loaded nobody knew what `auto` would become
+                await self._evict(resident, "it is wanted on another backend, or quantized otherwise")
+                return None
         if resident is not None and resident.state in ("stopping", "failed"):
             await resident.gone.wait()
             return None
         return resident
 
-    async def _start(self, entry: Entry) -> Resident:
+    async def _until_idle(self, resident: Resident, wish: LoadWish) -> None:
+        """Returns when no request uses the model, or it turns out to fit. Overloaded when that takes too long."""
+        deadline = self._sources.clock() + ROOM_WAIT_S
+        while resident.num_users and not resident.fits(wish):
+            if self._sources.clock() > deadline:
+                raise Overloaded(
+                    f"{resident.entry.name} is busy on its present backend", hint="try again when its answers are done"
+                )
+            await self._wait_for_change(deadline - self._sources.clock())
+
+    async def _start(self, entry: Entry, wish: LoadWish) -> Resident:
         await asyncio.sleep(self.crashes.pause_s(key_of(entry)))
         await self._make_room(entry)
         if self._is_closed:
             raise Overloaded("the daemon is shutting down", hint="try again in a few seconds")
-        load = load_order(entry, self._settings)
+        load = load_order(entry, self._settings, wish)
         resident = Resident(
             entry,
             load,

@@ -11,6 +11,7 @@ from localllm import wire
 from localllm.daemon.failures import as_ours, error_from, how_it_ended
 from localllm.daemon.process import WORKER_COMMAND, WorkerProcess
 from localllm.errors import LocalLLMError, WorkerCrashed
+from localllm.runtime.presets import LoadWish, wish_fields
 from localllm.store.entry import Entry
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Resident:
         self.last_used = started
         self.error: LocalLLMError | None = None
         self.crashed = False
-        self._load = load
+        self.load = load
         self._load_text = load_text
         self._command = command
         self._changed = changed
@@ -81,6 +82,11 @@ class Resident:
         """Tokens one sequence may have: the model's own bound, or that of the pages there are."""
         assert self.ready is not None, "asked before the model was ready"
         return min(self.ready.context_length, self.ready.num_pages * self.ready.page_size)
+
+    def fits(self, wish: LoadWish) -> bool:
+        """Whether the model is open as a request wants it; what `auto` became counts, too."""
+        became = {"backend": self.ready.backend, "device": self.ready.device} if self.ready else {}
+        return all(value in (getattr(self.load, name), became.get(name)) for name, value in wish_fields(wish).items())
 
     @property
     def num_streams(self) -> int:
@@ -121,7 +127,7 @@ class Resident:
         """Start the worker and follow it to its end. Never raises: the outcome is in `state` and `error`."""
         text = asyncio.get_running_loop().run_in_executor(None, self._load_text, self.entry)
         try:
-            self._process = await WorkerProcess.start(self._load, self._command)
+            self._process = await WorkerProcess.start(self.load, self._command)
             watch = asyncio.create_task(self._watch(self._process))
             try:
                 await self._follow(self._process, text)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from localllm.backends.select import BackendOptions
 from localllm.engine.step import (
     NO_SLOT,
     NOTHING,
@@ -21,8 +21,9 @@ from localllm.engine.step import (
     run_step,
 )
 from localllm.errors import UsageError
-from localllm.runtime.load import load_backend, load_text
-from localllm.runtime.names import model_path
+from localllm.runtime.load import backend_options, load_backend, load_text
+from localllm.runtime.names import find_entry
+from localllm.runtime.presets import NO_WISH, LoadWish, load_order
 from localllm.settings import Settings
 
 
@@ -44,16 +45,26 @@ Progress = Callable[[int, int, float], None]
 
 
 def perplexity(
-    model: str, text: str, *, context: int = 512, settings: Settings, progress: Progress | None = None
+    model: str,
+    text: str,
+    *,
+    context: int = 512,
+    settings: Settings,
+    wish: LoadWish = NO_WISH,
+    progress: Progress | None = None,
 ) -> Perplexity:
     """Perplexity of a model (name, file or folder) on a text. UsageError when the text is shorter than two contexts."""
-    path = model_path(model, settings)
+    entry = find_entry(model, settings)
+    path = Path(entry.path)
     tokenizer = load_text(path).tokenizer
     chunks = chunked(
         tokenizer.encode(text, parse_special=False), context, tokenizer.bos_id if tokenizer.add_bos else None
     )
-    options = BackendOptions(settings.page_size, settings.threads, max(context, settings.token_budget), context)
-    backend = load_backend(path, settings.backend, options).backend
+    load = load_order(entry, settings, wish)
+    options = replace(
+        backend_options(load), max_tokens_per_step=max(context, load.token_budget), context_length=context
+    )
+    backend = load_backend(path, load.backend, options, quantize=load.quantize).backend
     try:
         return _score_chunks(backend, chunks, context, progress)
     finally:

@@ -17,7 +17,10 @@ Kind = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """`gguf` lacks its architecture prefix; of the `hf` keys the first that is there counts, dots lead into objects."""
+    """`gguf` lacks its architecture prefix; of the `hf` keys the first that is there counts, dots lead into objects.
+
+    No `gguf`: such files say it by a tensor, or not at all.
+    """
 
     kind: Kind
     gguf: str
@@ -54,6 +57,29 @@ def per_layer(value: Any) -> tuple[int, ...]:
     return tuple(whole(item) for item in value) if isinstance(value, (list, tuple)) else (whole(value),)
 
 
+def reals(value: Any) -> tuple[float, ...]:
+    return tuple(real(item) for item in value) if isinstance(value, (list, tuple)) else (real(value),)
+
+
+def flags(value: Any) -> tuple[bool, ...]:
+    """One for each layer; numbers of files that know no booleans are true unless 0."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, (bool, int)) for item in value):
+        raise ValueError("a list of true and false")
+    return tuple(bool(item) for item in value)
+
+
+def windows(value: Any) -> tuple[bool, ...]:
+    """Which layers have the window: truth values, or the layer types of a config.json."""
+    if isinstance(value, (list, tuple)) and value and all(isinstance(item, str) for item in value):
+        return tuple(item in ("sliding_attention", "chunked_attention") for item in value)
+    return flags(value)
+
+
+def period(value: Any) -> tuple[bool, ...] | int:
+    """As `windows`, or a number: of so many layers the last sees everything."""
+    return whole(value) if isinstance(value, int) and not isinstance(value, bool) else windows(value)
+
+
 def key(kind: Kind, gguf: str, *hf: str, default: Any = REQUIRED) -> Any:
     return field(metadata={"key": Key(kind, gguf, hf, default)})
 
@@ -69,9 +95,11 @@ class Facts:
 
     hidden_size: int = key(whole, "embedding_length", "hidden_size", "n_embd")
     num_layers: int = key(whole, "block_count", "num_hidden_layers", "n_layer")
-    context_length: int = key(whole, "context_length", "max_position_embeddings", "n_positions")
+    context_length: int = key(whole, "context_length", "max_position_embeddings", "n_positions", "n_ctx")
     vocab_size: int | None = key(whole, "vocab_size", "vocab_size", default=None)
     feed_forward: tuple[int, ...] = key(per_layer, "feed_forward_length", "intermediate_size", "n_inner", default=(0,))
+    activation: str = key(text, "", "hidden_activation", "hidden_act", "activation_function", default="")
+    is_tied: bool | None = key(flag, "", "tie_word_embeddings", default=None)
 
     num_heads: tuple[int, ...] = key(per_layer, "attention.head_count", "num_attention_heads", "n_head")
     num_kv_heads: tuple[int, ...] | None = key(
@@ -80,33 +108,55 @@ class Facts:
     head_dim: int | None = key(whole, "attention.key_length", "head_dim", default=None)
     value_dim: int | None = key(whole, "attention.value_length", "v_head_dim", default=None)
     window: int = key(whole, "attention.sliding_window", "sliding_window", default=0)
+    windowed: tuple[bool, ...] | int = key(
+        period, "attention.sliding_window_pattern", "layer_types", "sliding_window_pattern", default=()
+    )
     attention_scale: float = key(real, "attention.scale", "attention_multiplier", default=0.0)
     attention_softcap: float = key(real, "attn_logit_softcapping", "attn_logit_softcapping", default=0.0)
+    temperature_scale: float = key(real, "attention.temperature_scale", *rope_keys("llama_4_scaling_beta"), default=0.0)
 
     rms_eps: float | None = key(real, "attention.layer_norm_rms_epsilon", "rms_norm_eps", "norm_eps", default=None)
-    layer_eps: float | None = key(real, "attention.layer_norm_epsilon", "layer_norm_epsilon", default=None)
+    layer_eps: float | None = key(
+        real, "attention.layer_norm_epsilon", "layer_norm_epsilon", "layer_norm_eps", default=None
+    )
+    embed_scale: float = key(real, "embedding_scale", "embedding_multiplier", default=0.0)
+    residual_scale: float = key(real, "residual_scale", "residual_multiplier", default=1.0)
+    logit_scale: float = key(real, "logit_scale", "logits_scaling", default=1.0)
     logit_softcap: float = key(real, "final_logit_softcapping", "final_logit_softcapping", default=0.0)
 
-    rope_base: float = key(
-        real,
-        "rope.freq_base",
-        "rope_parameters.rope_theta",
-        "rope_parameters.full_attention.rope_theta",
-        "rope_theta",
-        default=10000.0,
+    rope_base: float = key(real, "rope.freq_base", *rope_keys("rope_theta"), "rope_theta", default=10000.0)
+    window_rope_base: float = key(
+        real, "rope.freq_base_swa", "rope_parameters.sliding_attention.rope_theta", "rope_local_base_freq", default=0.0
     )
     rope_dims: int | None = key(whole, "rope.dimension_count", default=None)
+    rope_share: float = key(real, "", *rope_keys("partial_rotary_factor"), "partial_rotary_factor", default=1.0)
+    has_rope: bool = key(flag, "rope.scaling.finetuned", default=True)
+    rope_layers: tuple[bool, ...] = key(flags, "rope.pattern", "no_rope_layers", default=())
     rope_scaling: str = key(text, "rope.scaling.type", *rope_keys("rope_type"), "rope_scaling.type", default="none")
-    rope_factor: float = key(real, "rope.scaling.factor", *rope_keys("factor"), default=1.0)
+    rope_factor: float | None = key(real, "rope.scaling.factor", *rope_keys("factor"), default=None)
     rope_original_context: int = key(
-        whole, "rope.scaling.original_context_length", *rope_keys("original_max_position_embeddings"), default=0
+        whole,
+        "rope.scaling.original_context_length",
+        *rope_keys("original_max_position_embeddings"),
+        "original_max_position_embeddings",
+        default=0,
     )
     rope_attention_factor: float = key(real, "rope.scaling.attn_factor", *rope_keys("attention_factor"), default=0.0)
+    rope_log_multiplier: float = key(
+        real, "rope.scaling.yarn_log_multiplier", *rope_keys("mscale_all_dim"), default=0.0
+    )
+    rope_mscale: float | None = key(real, "", *rope_keys("mscale"), default=None)
     rope_beta_fast: float = key(real, "rope.scaling.yarn_beta_fast", *rope_keys("beta_fast"), default=32.0)
     rope_beta_slow: float = key(real, "rope.scaling.yarn_beta_slow", *rope_keys("beta_slow"), default=1.0)
+    rope_truncates: bool | None = key(flag, "", *rope_keys("truncate"), default=None)
+    rope_low_frequency: float = key(real, "", *rope_keys("low_freq_factor"), default=1.0)
+    rope_high_frequency: float = key(real, "", *rope_keys("high_freq_factor"), default=4.0)
+    rope_short_factors: tuple[float, ...] = key(reals, "", *rope_keys("short_factor"), default=())
+    rope_long_factors: tuple[float, ...] = key(reals, "", *rope_keys("long_factor"), default=())
 
     num_experts: int = key(whole, "expert_count", "num_local_experts", "num_experts", default=0)
     num_used_experts: int = key(whole, "expert_used_count", "num_experts_per_tok", default=0)
+    expert_width: int = key(whole, "expert_feed_forward_length", "moe_intermediate_size", default=0)
     num_dense_layers: int = key(whole, "leading_dense_block_count", "first_k_dense_replace", default=0)
     expert_scale: float = key(real, "expert_weights_scale", "routed_scaling_factor", default=1.0)
     expert_norm: bool | None = key(flag, "expert_weights_norm", "norm_topk_prob", default=None)
@@ -116,11 +166,11 @@ class Facts:
 
 def facts_from_gguf(metadata: Mapping[str, Any], architecture: str) -> Facts:
     """BadModelFile names a required key that is missing, or one of another kind."""
-    return _read(lambda row: [f"{architecture}.{row.gguf}"], metadata.get)
+    return _read(lambda row: [f"{architecture}.{row.gguf}"] if row.gguf else [], metadata.get)
 
 
-def facts_from_hf(config: Mapping[str, Any]) -> Facts:
-    """The same of a `config.json`, where null is as good as missing."""
+def facts_from_config(config: Mapping[str, Any]) -> Facts:
+    """The numbers of a `config.json` as they stand there, where null is as good as missing; see models/hf_facts.py."""
 
     def get(path: str) -> Any:
         value: Any = config
@@ -129,6 +179,20 @@ def facts_from_hf(config: Mapping[str, Any]) -> Facts:
         return value
 
     return _read(lambda row: row.hf, get)
+
+
+def gguf_from_facts(facts: Facts, architecture: str) -> dict[str, Any]:
+    """The metadata of a GGUF file that says the same; what is at its default is left out."""
+    metadata: dict[str, Any] = {}
+    for item in fields(Facts):
+        row: Key = item.metadata["key"]
+        value = getattr(facts, item.name)
+        if not row.gguf or value == row.default or value is None:
+            continue
+        if isinstance(value, tuple):
+            value = value[0] if len(value) == 1 else list(value)
+        metadata[f"{architecture}.{row.gguf}"] = value
+    return metadata
 
 
 def _read(names_of: Callable[[Key], Sequence[str]], get: Callable[[str], Any]) -> Facts:

@@ -3,62 +3,144 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from localllm.errors import UnsupportedModel
 from localllm.models.config import Activation
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """`architecture` is the GGUF name, `hf` the `model_type`s of Hugging Face that are of this family.
 
     `pairs_neighbours`: the file orders query and key rows for rope on neighbours. `full_every`: of so many layers all
-    but the last have the window; 1: all have it; 0: none. `window_rope_base`: rope of windowed layers, without scaling;
-    0: as the others. `head_width_scale_at`: with so many layers attention is scaled by hidden size / heads, not by the
-    head's size.
+    but the last have the window; 1: all have it; 0: none. `window_rope_base`: rope of windowed layers; 0: as the
+    others. `scales_windowed` False: rope of windowed layers is not scaled. `rope_pause`: of so many layers the last has
+    no rope. `truncates_yarn`: see RopeScaling. `head_width_scale_at`: with so many layers attention is scaled by hidden
+    size / heads, not by the head's size. `divides_logits`: the file's logit scale is a divisor. `adds_one_to_norms`:
+    safetensors keep norms less one. `fuses_qkv`, `fuses_gate_up`: as GGUF files of the family have them.
     """
 
     architecture: str
+    title: str
     hf: tuple[str, ...]
     pairs_neighbours: bool = False
     activation: Activation = "silu"
     norm: Literal["rms", "layer"] = "rms"
+    learned_positions: bool = False
     embeds_times_sqrt: bool = False
     full_every: int = 0
     window_rope_base: float = 0.0
+    scales_windowed: bool = True
+    rope_pause: int = 0
+    truncates_yarn: bool = True
     head_width_scale_at: int = 0
+    divides_logits: bool = False
     scoring: Literal["softmax", "sigmoid", "softmax_chosen"] = "softmax"
     normalizes_experts: bool = True
+    adds_one_to_norms: bool = False
+    fuses_qkv: bool = False
+    fuses_gate_up: bool = False
     renames: tuple[tuple[str, str], ...] = ()
-    """Names of tensors in the file, and the canonical names of what they are."""
+    """Names of tensors in a GGUF file (of a layer: without `blk.N.`), and the canonical names of what they are."""
+    hf_defaults: tuple[tuple[str, Any], ...] = ()
+    """What checkpoints of the family leave out of their config.json."""
 
 
 ROWS = (
     # Mistral and Mixtral files say "llama", too; a window, where one is named, is on every layer
-    Family("llama", ("llama", "mistral", "mixtral"), pairs_neighbours=True, full_every=1),
-    Family("qwen2", ("qwen2",)),
-    Family("qwen3", ("qwen3",)),
-    Family("qwen3moe", ("qwen3_moe",)),
     Family(
-        "gemma2",
-        ("gemma2",),
+        architecture="llama",
+        title="Llama 2, 3, 3.1, 3.2, TinyLlama, SmolLM2, Mistral, Mixtral",
+        hf=("llama", "mistral", "mixtral"),
+        pairs_neighbours=True,
+        full_every=1,
+        hf_defaults=(("rms_norm_eps", 1e-6), ("max_position_embeddings", 2048)),
+    ),
+    Family(architecture="smollm3", title="SmolLM3", hf=("smollm3",), pairs_neighbours=True, rope_pause=4),
+    Family(architecture="mistral3", title="Ministral 3", hf=("ministral3",), pairs_neighbours=True),
+    Family(architecture="qwen2", title="Qwen 2, 2.5", hf=("qwen2",)),
+    Family(architecture="qwen3", title="Qwen 3", hf=("qwen3",)),
+    Family(architecture="qwen3moe", title="Qwen 3 MoE", hf=("qwen3_moe",)),
+    Family(
+        architecture="gemma2",
+        title="Gemma 2",
+        hf=("gemma2",),
         activation="gelu_tanh",
         embeds_times_sqrt=True,
         full_every=2,
         head_width_scale_at=46,  # Gemma 2 27B
+        adds_one_to_norms=True,
+        hf_defaults=(("tie_word_embeddings", True),),
     ),
     Family(
-        "gemma3",
-        ("gemma3_text", "gemma3"),
+        architecture="gemma3",
+        title="Gemma 3",
+        hf=("gemma3_text",),
         activation="gelu_tanh",
         embeds_times_sqrt=True,
         full_every=6,
         window_rope_base=10000.0,
+        scales_windowed=False,
         head_width_scale_at=62,  # Gemma 3 27B
+        adds_one_to_norms=True,
+        # the multimodal checkpoints name only what differs from these
+        hf_defaults=(
+            ("tie_word_embeddings", True),
+            ("num_attention_heads", 8),
+            ("num_key_value_heads", 4),
+            ("head_dim", 256),
+            ("query_pre_attn_scalar", 256),
+            ("rms_norm_eps", 1e-6),
+            ("max_position_embeddings", 131072),
+            ("rope_theta", 1000000.0),
+        ),
+    ),
+    Family(
+        architecture="phi3",
+        title="Phi-3, Phi-4",
+        hf=("phi3",),
+        full_every=1,
+        fuses_qkv=True,
+        fuses_gate_up=True,
+        hf_defaults=(("rms_norm_eps", 1e-5),),
+    ),
+    Family(architecture="olmo2", title="OLMo 2, OLMo 3", hf=("olmo2", "olmo3"), full_every=4, scales_windowed=False),
+    Family(
+        architecture="granite",
+        title="Granite 3, 4 (dense)",
+        hf=("granite", "granitemoehybrid"),
+        pairs_neighbours=True,
+        divides_logits=True,
+    ),
+    Family(
+        architecture="gpt-oss",
+        title="gpt-oss",
+        hf=("gpt_oss",),
+        activation="swiglu_oai",
+        full_every=2,
+        truncates_yarn=False,
+        scoring="softmax_chosen",
+        renames=(("post_attention_norm.weight", "ffn_norm.weight"),),
+    ),
+    Family(
+        architecture="gpt2",
+        title="GPT-2",
+        hf=("gpt2",),
+        activation="gelu_tanh",
+        norm="layer",
+        learned_positions=True,
+        fuses_qkv=True,
+        hf_defaults=(("n_positions", 1024), ("layer_norm_epsilon", 1e-5), ("tie_word_embeddings", True)),
     ),
     # LFM2 names its last norm after the embedding
-    Family("lfm2", ("lfm2",), renames=(("token_embd_norm.weight", "output_norm.weight"),)),
+    Family(
+        architecture="lfm2",
+        title="LFM2",
+        hf=("lfm2",),
+        renames=(("token_embd_norm.weight", "output_norm.weight"),),
+        hf_defaults=(("tie_word_embeddings", True),),
+    ),
 )
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({row.architecture: row for row in ROWS})
@@ -72,3 +154,8 @@ def family_of(architecture: str) -> Family:
             f"this build cannot run the architecture {architecture!r}", hint="it runs " + ", ".join(sorted(FAMILIES))
         )
     return family
+
+
+def family_of_type(model_type: str) -> Family | None:
+    """The row of a `model_type` of Hugging Face."""
+    return next((family for family in ROWS if model_type in family.hf), None)

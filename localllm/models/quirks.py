@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -65,7 +66,7 @@ class GGUFSource:
         renames = dict(family.renames)
         for name, tensor in file.tensors.items():
             for canonical, first, end in split(name, num_rows(tensor.shape), config, feed_forward):
-                self._cuts[renames.get(canonical, canonical)] = Cut(name, first, end)
+                self._cuts[renamed(canonical, renames)] = Cut(name, first, end)
         if family.pairs_neighbours:
             self._reorder(config)
 
@@ -106,6 +107,14 @@ class GGUFSource:
         if cut.end - cut.first != len(order):
             raise BadModelFile(f"{name} has {cut.end - cut.first} rows, but the heads make {len(order)}")
         self._cuts[name] = Cut(cut.tensor, cut.first, cut.end, order)
+
+
+def renamed(name: str, renames: Mapping[str, str]) -> str:
+    """`renames` know a tensor of a layer without the layer's prefix."""
+    layer = re.match(r"blk\.\d+\.", name)
+    prefix = layer[0] if layer else ""
+    rest = name.removeprefix(prefix)
+    return prefix + renames.get(rest, rest)
 
 
 def num_rows(shape: tuple[int, ...]) -> int:

@@ -18,7 +18,7 @@ from localllm import wire
 from localllm.errors import InvalidRequest, LocalLLMError
 from localllm.runtime.load import load_engine, load_text
 from localllm.runtime.names import find_entry
-from localllm.runtime.presets import behind_opening, load_order, sampling_in_force
+from localllm.runtime.presets import LoadWish, behind_opening, load_order, sampling_in_force
 from localllm.settings import Settings, load_settings
 from localllm.tokens.stream import TokenStream
 
@@ -81,17 +81,18 @@ class LLM:
     """A model in this process: `LLM("smollm2:135m").generate(["The capital of France is"], max_tokens=8)`.
 
     `model` is a pulled name, a file or a folder. Settings are those of `localllm config list` (backend, threads,
-    kv_pages, context_length, ...). All prompts of one call are batched.
+    device, kv_type, kv_pages, context_length, ...). `quantize`: round float weights to q8_0, q4_0 or q4_k while they
+    load. All prompts of one call are batched.
     """
 
-    def __init__(self, model: str | Path, **settings: Any) -> None:
+    def __init__(self, model: str | Path, *, quantize: str = "", **settings: Any) -> None:
         self._is_closed = False
         self.settings = _settings(settings)
         self.entry = find_entry(model, self.settings)
         path = Path(self.entry.path)
         # in this process: a script's LLM starts no other
         self.text = load_text(path, template=self.entry.jinja_template, isolated=False)
-        self.engine, self.info = load_engine(load_order(self.entry, self.settings))
+        self.engine, self.info = load_engine(load_order(self.entry, self.settings, LoadWish(quantize=quantize)))
         self._numbers = itertools.count()
         for note in self.info.notes:
             warnings.warn(note, RuntimeWarning, stacklevel=2)

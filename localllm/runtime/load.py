@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,13 @@ from localllm import wire
 from localllm.backends.select import BackendOptions, open_backend
 from localllm.engine.engine import Engine
 from localllm.engine.step import Backend, CacheLayout
-from localllm.errors import BadModelFile, NotEnoughMemory, UnsupportedModel
+from localllm.errors import NotEnoughMemory
 from localllm.formats.gguf_read import GGUFFile
-from localllm.formats.sniff import model_kind
+from localllm.formats.json_file import read_json_object
 from localllm.models.config import ModelConfig
-from localllm.models.mapping import gguf_model
+from localllm.runtime.folder_facts import context_length_of, folder_sampling
+from localllm.runtime.open_model import open_model
+from localllm.runtime.place import place_of
 
 if TYPE_CHECKING:
     from localllm.tokens.chat import ChatTemplate
@@ -35,57 +37,45 @@ def ignore_progress(stage: str, done_bytes: int, total_bytes: int) -> None:
     """For callers that show nothing."""
 
 
-def model_file(path: Path) -> Path:
-    """The GGUF file to open: `path` itself, or the only one in a folder. Errors say what is there instead."""
-    kind = model_kind(path)
-    if kind == "folder":
-        return _gguf_in_folder(path)
-    if kind == "safetensors":
-        raise UnsupportedModel(f"{path.name}: safetensors weights cannot be run yet", hint="use a GGUF version")
-    return path
-
-
-def _gguf_in_folder(folder: Path) -> Path:
-    files = sorted(file for file in folder.glob("*.gguf") if "mmproj" not in file.name.lower())
-    firsts = [file for file in files if "-of-" not in file.stem or "-00001-of-" in file.stem]
-    if len(firsts) == 1:
-        return firsts[0]
-    if firsts:
-        names = ", ".join(file.name for file in firsts[:4])
-        raise BadModelFile(f"{folder} holds several models ({names})", hint="name one of the files")
-    if any(folder.glob("*.safetensors")):
-        raise UnsupportedModel(f"{folder}: safetensors weights cannot be run yet", hint="use a GGUF version")
-    raise BadModelFile(f"{folder} holds no model file", hint="localllm opens folders with a GGUF file")
-
-
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A backend with weights, not yet given any pages."""
 
     config: ModelConfig
     backend: Backend
-    metadata: Mapping[str, Any]
 
 
 def load_backend(
-    path: Path, name: str, options: BackendOptions, progress: ProgressCallback = ignore_progress
+    path: Path, name: str, options: BackendOptions, progress: ProgressCallback = ignore_progress, *, quantize: str = ""
 ) -> LoadedModel:
-    """Open the file and load its weights into the named backend."""
-    file = GGUFFile.open(model_file(path))
-    config, source = gguf_model(file)
-    total = file.size_bytes
+    """Open the model and load its weights into the named backend."""
+    opened = open_model(path, quantize)
+    config, total = opened.config, opened.size_bytes
+    if options.context_length:  # some ropes depend on how long sequences may become
+        config = replace(config, context_length=min(options.context_length, config.context_length))
     progress("loading weights", 0, total)
-    backend = open_backend(name, config, source, options)
+    backend = open_backend(name, config, opened.source, options)
     progress("loading weights", total, total)
-    return LoadedModel(config, backend, file.metadata)
+    return LoadedModel(config, backend)
+
+
+def backend_options(load: wire.Load) -> BackendOptions:
+    return BackendOptions(
+        page_size=load.page_size,
+        threads=load.threads,
+        max_tokens_per_step=load.token_budget,
+        context_length=load.context_length,
+        kv_type=load.kv_type,
+        device=load.device,
+        cache_dir=load.cache_dir,
+    )
 
 
 def load_engine(load: wire.Load, progress: ProgressCallback = ignore_progress) -> tuple[Engine, wire.Ready]:
     """Everything a worker needs: weights, pages, scheduler. Raises typed errors for bad files and missing memory."""
     started = time.monotonic()
-    options = BackendOptions(load.page_size, load.threads, load.token_budget, load.context_length)
-    model = load_backend(Path(load.path), load.backend, options, progress)
-    context_length = min(load.context_length or model.config.context_length, model.config.context_length)
+    model = load_backend(Path(load.path), load.backend, backend_options(load), progress, quantize=load.quantize)
+    context_length = model.config.context_length
     num_pages = load.kv_pages or pages_that_fit(model.backend.layout, context_length, load.max_sequences)
     engine = Engine(
         model.backend,
@@ -150,7 +140,10 @@ def load_text(path: Path, *, template: str | None = None, isolated: bool = True)
     # deferred: the worker imports this module and must not carry tokenizers and jinja2
     from localllm.tokens.tokenizer import Tokenizer
 
-    with GGUFFile.open(model_file(path)) as file:
+    place = place_of(path)
+    if place.kind == "safetensors":
+        return _text_of_folder(place.folder, template, isolated)
+    with GGUFFile.open(place.path) as file:
         metadata = file.metadata
         tokenizer = Tokenizer.from_gguf(metadata)
         return TextSide(
@@ -160,6 +153,20 @@ def load_text(path: Path, *, template: str | None = None, isolated: bool = True)
             context_length=_context_length(metadata, file.architecture),
             architecture=file.architecture,
         )
+
+
+def _text_of_folder(folder: Path, template: str | None, isolated: bool) -> TextSide:
+    from localllm.tokens.tokenizer import Tokenizer  # deferred: see load_text
+
+    config = read_json_object(folder / "config.json")
+    tokenizer = Tokenizer.from_folder(folder)
+    return TextSide(
+        tokenizer=tokenizer,
+        template=tokenizer.chat_template(source=template, isolated=isolated),
+        default_sampling=folder_sampling(folder),
+        context_length=context_length_of(config),
+        architecture=str(config.get("model_type", "")),
+    )
 
 
 def _context_length(metadata: Mapping[str, Any], architecture: str) -> int:

@@ -10,7 +10,7 @@ import msgspec
 
 from localllm import wire
 from localllm.errors import InvalidRequest
-from localllm.settings import Settings
+from localllm.settings import BACKENDS, KV_TYPES, Settings
 from localllm.store.entry import Entry
 
 PRESET_NAMES = {"repeat_penalty": "repetition_penalty"}
@@ -45,12 +45,40 @@ def behind_opening(entry: Entry, messages: Sequence[Mapping[str, Any]]) -> list[
     return [*system, *entry.messages, *given]
 
 
-def load_order(entry: Entry, settings: Settings) -> wire.Load:
-    """How to open a model: the settings, and the preset's `num_ctx` where no context length is set."""
+QUANTIZE = ("q8_0", "q4_0", "q4_k", "none", "")
+
+
+class LoadWish(msgspec.Struct, frozen=True):
+    """How a request wants a model to be open; None: as it is, or as the settings say. `quantize` "none": not at all."""
+
+    backend: str | None = None
+    device: str | None = None
+    kv_type: str | None = None
+    quantize: str | None = None
+
+    def checked(self) -> "LoadWish":
+        """Itself; InvalidRequest naming the field that has no such choice."""
+        for name, choices in (("backend", BACKENDS), ("kv_type", KV_TYPES), ("quantize", QUANTIZE)):
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                raise InvalidRequest(
+                    f"{name} must be one of {', '.join(filter(None, choices))}, not {value!r}", param=name
+                )
+        return self
+
+
+NO_WISH = LoadWish()
+
+
+def load_order(entry: Entry, settings: Settings, wish: LoadWish = NO_WISH) -> wire.Load:
+    """How to open a model: the wish, then the settings, and the preset's `num_ctx` where no context length is set."""
     wanted = entry.params.get("num_ctx")
-    return wire.Load(
+    order = wire.Load(
         path=entry.path,
         backend=settings.backend,
+        device=settings.device,
+        kv_type=settings.kv_type,
+        cache_dir=str(settings.cache_dir),
         threads=settings.threads,
         kv_pages=settings.kv_pages,
         page_size=settings.page_size,
@@ -58,3 +86,12 @@ def load_order(entry: Entry, settings: Settings) -> wire.Load:
         max_sequences=settings.max_sequences,
         context_length=settings.context_length or (wanted if isinstance(wanted, int) else 0),
     )
+    return msgspec.structs.replace(order, **wish_fields(wish))
+
+
+def wish_fields(wish: LoadWish) -> dict[str, Any]:
+    """What is wished, under the names of `wire.Load`."""
+    given = {name: value for name, value in msgspec.structs.asdict(wish.checked()).items() if value is not None}
+    if given.get("quantize") == "none":
+        given["quantize"] = ""
+    return given

@@ -9,6 +9,8 @@ from localllm.formats.sniff import sniff
 from localllm.runtime.names import model_path
 from localllm.tokens.tokenizer import Tokenizer as PlainTokenizer
 
+TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model")
+
 
 class Tokenizer(PlainTokenizer):
     """`Tokenizer.load("smollm2:135m")`, then encode, decode, explain."""
@@ -20,6 +22,11 @@ class Tokenizer(PlainTokenizer):
         ModelNotFound with a suggestion, BadModelFile, or UnsupportedModel naming the tokenizer kind.
         """
         path = Path(model).expanduser()
-        if not path.exists() or sniff(path) in ("unknown", "pickle"):
+        if not path.exists() or sniff(path) in ("unknown", "pickle") or _is_bare(path):
             path = model_path(model)  # the store says what a name means, and which files are never opened
-        return cls.from_path(path)
+        return cls.from_path(path.parent if sniff(path) == "safetensors" else path)
+
+
+def _is_bare(path: Path) -> bool:
+    """A folder without a tokenizer of its own: perhaps one with a GGUF file."""
+    return path.is_dir() and not any((path / name).is_file() for name in TOKENIZER_NAMES)

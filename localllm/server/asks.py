@@ -14,7 +14,7 @@ import msgspec
 from localllm import wire
 from localllm.daemon.replies import Ask
 from localllm.errors import InvalidRequest
-from localllm.runtime.presets import behind_opening, sampling_in_force
+from localllm.runtime.presets import LoadWish, behind_opening, sampling_in_force
 from localllm.server.fields import MAX_PROMPTS, ChatRequest, Common, CompletionRequest, stop_strings
 from localllm.server.messages import plain_messages
 from localllm.settings import Settings
@@ -33,6 +33,11 @@ def sampling_of(request: Common, params: Mapping[str, Any], file_defaults: Mappi
     given = {name: getattr(request, name, None) for name in wire.SamplingParams.__struct_fields__}
     given["logit_bias"] = _bias(request.logit_bias or {})
     return sampling_in_force(given, params, file_defaults)
+
+
+def wish_of(request: Common) -> LoadWish:
+    """How the request wants its model to be open."""
+    return LoadWish(request.backend, request.device, request.kv_type, request.quantize)
 
 
 def _bias(bias: Mapping[str, float]) -> dict[int, float]:

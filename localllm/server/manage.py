@@ -15,6 +15,7 @@ from localllm.daemon.keepalive import keep_alive_seconds
 from localllm.daemon.residency import Residency
 from localllm.daemon.resident import Resident
 from localllm.errors import InvalidRequest, LocalLLMError
+from localllm.runtime.presets import LoadWish
 from localllm.server.asks import chat_prompt
 from localllm.server.http import EventStream, Json, attended, error_object, read_object
 from localllm.settings import Settings
@@ -44,11 +45,12 @@ class Manage:
             raise InvalidRequest("keep_alive must be a number or a string", param="keep_alive")
         if keep_alive is not None:
             keep_alive_seconds(keep_alive)  # what makes no sense is refused before the stream begins
+        wish = _wish(body)
         await self._residency.find(name)  # an unknown model is a plain 404, not a line in a stream
-        return EventStream(self._loading(name, keep_alive), "application/x-ndjson")
+        return EventStream(self._loading(name, keep_alive, wish), "application/x-ndjson")
 
-    async def _loading(self, name: str, keep_alive: str | float | None) -> AsyncIterator[bytes]:
-        task = asyncio.create_task(self._load(name, keep_alive))
+    async def _loading(self, name: str, keep_alive: str | float | None, wish: LoadWish) -> AsyncIterator[bytes]:
+        task = asyncio.create_task(self._load(name, keep_alive, wish))
         try:
             entry = await self._residency.find(name)
             last = None
@@ -63,8 +65,8 @@ class Manage:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
 
-    async def _load(self, name: str, keep_alive: str | float | None) -> dict[str, Any]:
-        async with self._residency.using(name, keep_alive) as resident:
+    async def _load(self, name: str, keep_alive: str | float | None, wish: LoadWish) -> dict[str, Any]:
+        async with self._residency.using(name, keep_alive, wish) as resident:
             return {"status": "ready", **row_of(resident, self._residency)}
 
     async def stop(self, request: Request) -> Response:
@@ -91,6 +93,13 @@ def _name(body: dict[str, Any], settings: Settings) -> str:
     if not isinstance(name, str) or not name:
         raise InvalidRequest("model must be a name", param="model")
     return name
+
+
+def _wish(body: dict[str, Any]) -> LoadWish:
+    try:
+        return msgspec.convert(body, LoadWish).checked()
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"the way to load it makes no sense: {error}") from None
 
 
 def _tokens(body: dict[str, Any], resident: Resident) -> list[int]:
@@ -139,6 +148,8 @@ _EMPTY_ROW: dict[str, Any] = {
     "size_bytes": 0,
     "processor": "",
     "backend": "",
+    "kv_type": "",
+    "quantize": "",
     "context_length": 0,
     "expires_at": None,
     "state": "loading",
@@ -162,6 +173,8 @@ def row_of(resident: Resident, residency: Residency) -> dict[str, Any]:
         "size_bytes": resident.entry.size_bytes,
         "expires_at": None if expires_in_s is None else time.time() + expires_in_s,
         "state": resident.state,
+        "kv_type": resident.load.kv_type,
+        "quantize": resident.load.quantize,
         "pid": resident.pid,
     }
     if resident.progress is not None:

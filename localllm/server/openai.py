@@ -14,7 +14,7 @@ from localllm.daemon.residency import Residency
 from localllm.daemon.resident import Resident
 from localllm.errors import Overloaded
 from localllm.server import answers
-from localllm.server.asks import chat_asks, completion_asks
+from localllm.server.asks import chat_asks, completion_asks, wish_of
 from localllm.server.fields import ChatRequest, CompletionRequest, parse
 from localllm.server.http import EventStream, Json, attended, read_object
 from localllm.server.writing import Answer, streamed, whole
@@ -79,7 +79,7 @@ class OpenAI:
         """Make the model resident, tokenize, submit; whatever is to be undone is put on the stack."""
         started = time.monotonic()
         name = wanted.model or self._settings.default_model
-        resident = await stack.enter_async_context(self._residency.using(name, wanted.keep_alive))
+        resident = await stack.enter_async_context(self._residency.using(name, wanted.keep_alive, wish_of(wanted)))
         load_s = time.monotonic() - started
         self._refuse_crowds(resident)
         vocab_size = resident.ready.vocab_size if resident.ready else 0

@@ -45,8 +45,14 @@ class Message(msgspec.Struct):
 
 
 class LoadRequest(msgspec.Struct):
+    """A model that is loaded with another backend, device, KV type or quantization is loaded again."""
+
     model: str | UnsetType = UNSET
     keep_alive: str | float | UnsetType | None = UNSET
+    backend: str | UnsetType | None = UNSET
+    device: str | UnsetType | None = UNSET
+    kv_type: str | UnsetType | None = UNSET
+    quantize: str | UnsetType | None = UNSET
 
 
 class StopRequest(msgspec.Struct):
@@ -244,6 +250,8 @@ class LoadedModel(msgspec.Struct):
     size_bytes: int
     processor: str
     backend: str
+    kv_type: str
+    quantize: str
     context_length: int
     expires_at: float | None
     state: str

@@ -1,53 +1,82 @@
-"""A Hugging Face folder (tokenizer.json and its neighbours) to a `BuiltTokenizer`.
+"""A Hugging Face folder (tokenizer.json and its neighbours, or older files) to a `BuiltTokenizer`.
 
-Refuses WordPiece, and folders whose tokenizer exists only as tokenizer.model or as code.
+Refuses folders whose tokenizer exists only as code.
 """
 
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Core
 
 from localllm.errors import BadModelFile, UnsupportedModel
-from localllm.tokens.build import BuiltTokenizer
+from localllm.tokens.build import build_from_gguf
+from localllm.tokens.older import OLDER_FILES, older_metadata
 from localllm.tokens.pretokenizers import known_splits
+from localllm.tokens.published import chat_templates, configuration, end_ids, role_ids
 from localllm.tokens.specials import SpecialTokens, TokenType, end_of_generation_ids, end_of_turn_id
+from localllm.tokens.unigram import without_control
+from localllm.tokens.vocabulary import BuiltTokenizer
+from localllm.tokens.wordpiece import CONTINUES, as_in_gguf
 
 _MAX_TOKENIZER_BYTES = 256 << 20
-_MAX_CONFIG_BYTES = 16 << 20
-_RUN_KINDS = ("BPE", "Unigram")
+_RUN_KINDS = ("BPE", "Unigram", "WordPiece")
+
+
+def is_tokenizer_file(path: str | Path) -> bool:
+    """True for a file that is a tokenizer by its name: tokenizer.json, tokenizer.model, vocab.json, *.tiktoken."""
+    name = Path(path).name
+    return name == "tokenizer.json" or any(Path(name).match(pattern) for pattern in OLDER_FILES)
 
 
 def build_from_folder(path: str | Path) -> BuiltTokenizer:
-    """Build from tokenizer.json, with what the configuration files beside it say of special tokens and templates.
+    """Build from a folder or one of its tokenizer files; the files beside it say what is special, and hold the templates.
 
+    tokenizer.json comes first, then tokenizer.model, vocab.json with merges.txt, and *.tiktoken.
     Raises UnsupportedModel or BadModelFile.
     """
-    folder = Path(path)
-    core = _read_core(folder / "tokenizer.json")
-    config = _special_map(folder) | _read_json(folder / "tokenizer_config.json")
+    chosen = Path(path)
+    folder = chosen if chosen.is_dir() else chosen.parent
+    file = folder / "tokenizer.json" if chosen.is_dir() else chosen
+    if file.name == "tokenizer.json" and file.is_file():
+        return _from_json(file, folder)
+    metadata = older_metadata(folder, None if chosen.is_dir() else chosen)
+    if metadata is None:
+        raise UnsupportedModel(
+            f"{folder} has no tokenizer.json",
+            hint=f"this build reads {', '.join(OLDER_FILES)}, too, but no tokenizer that is code",
+        )
+    built = build_from_gguf(metadata)
+    special = built.special
+    return replace(built, special=replace(special, eog_ids=special.eog_ids | set(end_ids(folder, built.vocab_size))))
+
+
+def _from_json(file: Path, folder: Path) -> BuiltTokenizer:
+    core = _read_core(file)
+    config = configuration(folder)
     texts, types = _vocabulary(core)
+    special = _special_tokens(core, texts, config, folder)
+    for token_id in special.eog_ids:
+        types[token_id] = int(TokenType.CONTROL)
     is_byte_level = _has(core.pre_tokenizer, "ByteLevel") or _has(core.decoder, "ByteLevel")
+    is_wordpiece = type(core.model).__name__ == "WordPiece"
     return BuiltTokenizer(
         core,
-        texts,
+        _spelled_as_in_gguf(texts, types) if is_wordpiece else texts,
         types,
-        _special_tokens(core, texts, config, _read_json(folder / "generation_config.json")),
+        special,
         is_byte_level,
-        adds_space_prefix=not is_byte_level and _strips_first_space(core),
+        adds_space_prefix=is_wordpiece or (not is_byte_level and _strips_first_space(core)),
         is_trusted_pattern=_is_trusted(core),
-        chat_templates=_templates(folder, config),
+        chat_templates=chat_templates(folder, config),
+        plain_core=_plain_core(core, texts, types),
     )
 
 
 def _read_core(file: Path) -> Core:
-    if not file.is_file():
-        raise UnsupportedModel(
-            f"{file.parent} has no tokenizer.json", hint="this build cannot read tokenizer.model or tokenizer code"
-        )
     if file.stat().st_size > _MAX_TOKENIZER_BYTES:
         raise BadModelFile(f"{file} is larger than any real tokenizer")
     try:
@@ -56,29 +85,14 @@ def _read_core(file: Path) -> Core:
         raise BadModelFile(f"{file} is no tokenizer: {error}") from error
     kind = type(core.model).__name__
     if kind not in _RUN_KINDS:
-        raise UnsupportedModel(f"this build has no tokenizer of the kind {kind!r}", hint="it runs BPE and Unigram")
+        raise UnsupportedModel(
+            f"this build has no tokenizer of the kind {kind!r}", hint=f"it runs {', '.join(_RUN_KINDS)}"
+        )
+    if kind == "WordPiece" and core.model.continuing_subword_prefix != CONTINUES:
+        raise UnsupportedModel("this build runs WordPiece only where `##` marks that a word goes on")
     core.no_truncation()
     core.no_padding()
     return core
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """The object in a file; empty if the file is missing."""
-    if not file.is_file():
-        return {}
-    if file.stat().st_size > _MAX_CONFIG_BYTES:
-        raise BadModelFile(f"{file} is larger than any real configuration")
-    try:
-        value = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise BadModelFile(f"{file} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise BadModelFile(f"{file} holds no object")
-    return value
-
-
-def _special_map(folder: Path) -> dict[str, Any]:
-    return _read_json(folder / "special_tokens_map.json")
 
 
 def _vocabulary(core: Core) -> tuple[list[str], list[int]]:
@@ -100,60 +114,70 @@ def _is_byte_name(text: str) -> bool:
     return re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", text) is not None
 
 
-def _state(component: Any) -> Any:
+def _spelled_as_in_gguf(texts: list[str], types: list[int]) -> list[str]:
+    return [as_in_gguf(text) if kind == TokenType.NORMAL else text for text, kind in zip(texts, types, strict=True)]
+
+
+def _plain_core(core: Core, texts: list[str], types: list[int]) -> Core | None:
+    """For Unigram, which finds control tokens as pieces: a twin that does not have them in its vocabulary."""
+    if type(core.model).__name__ != "Unigram":
+        return None
+    state = json.loads(core.to_str())
+    hidden = without_control(texts, types)
+    state["model"]["vocab"] = [[hidden[place], score] for place, (_, score) in enumerate(state["model"]["vocab"])]
+    state["added_tokens"] = [token for token in state["added_tokens"] if not token["special"]]
+    state["post_processor"] = None  # it names tokens that are not there any more
+    return Core.from_str(json.dumps(state))
+
+
+def state_of(component: Any) -> Any:
     """A component as its JSON; the package offers no other way to look inside."""
     return json.loads(component.__getstate__()) if component is not None else None
 
 
-def _nodes(state: Any) -> Iterator[dict[str, Any]]:
+def nodes(state: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a piece of JSON."""
     if isinstance(state, dict):
         yield state
     children = state.values() if isinstance(state, dict) else state if isinstance(state, list) else ()
     for child in children:
-        yield from _nodes(child)
+        yield from nodes(child)
 
 
 def _has(component: Any, kind: str) -> bool:
-    return any(node.get("type") == kind for node in _nodes(_state(component)))
+    return any(node.get("type") == kind for node in nodes(state_of(component)))
 
 
 def _strips_first_space(core: Core) -> bool:
-    nodes = list(_nodes(_state(core.decoder)))
-    strips = any(node.get("type") == "Strip" and node.get("start") for node in nodes)
-    return strips or any(node.get("type") == "Metaspace" and node.get("prepend_scheme") != "never" for node in nodes)
+    found = list(nodes(state_of(core.decoder)))
+    strips = any(node.get("type") == "Strip" and node.get("start") for node in found)
+    return strips or any(node.get("type") == "Metaspace" and node.get("prepend_scheme") != "never" for node in found)
 
 
 def _is_trusted(core: Core) -> bool:
-    """True if every split expression is one of our table's."""
-    nodes = [*_nodes(_state(core.pre_tokenizer)), *_nodes(_state(core.normalizer))]
-    return all(node["Regex"] in known_splits() for node in nodes if "Regex" in node)
+    """True if every split expression is one of our table's, or so simple that it cannot backtrack."""
+    found = [*nodes(state_of(core.pre_tokenizer)), *nodes(state_of(core.normalizer))]
+    known = known_splits() | {" {2,}"}
+    return all(node["Regex"] in known for node in found if "Regex" in node)
 
 
-def _special_tokens(
-    core: Core, texts: list[str], config: Mapping[str, Any], generation: Mapping[str, Any]
-) -> SpecialTokens:
+def _special_tokens(core: Core, texts: list[str], config: Mapping[str, Any], folder: Path) -> SpecialTokens:
     ids_by_text = {text: token_id for token_id, text in enumerate(texts) if text}
-    bos, eos, pad, unk = (_configured_id(config, ids_by_text, name) for name in ("bos", "eos", "pad", "unk"))
+    roles = role_ids(config, ids_by_text)
+    bos, eos = roles.get("bos"), roles.get("eos")
     eot = end_of_turn_id({}, ids_by_text, len(texts))
     prefix, suffix = _frame(core)
-    said = generation.get("eos_token_id")
-    ends = [one for one in (said if isinstance(said, list) else [said]) if isinstance(one, int) and one < len(texts)]
     return SpecialTokens(
         bos_id=bos,
         eos_id=eos,
         eot_id=eot,
-        pad_id=pad,
-        unk_id=unk,
+        pad_id=roles.get("pad"),
+        unk_id=roles.get("unk"),
+        sep_id=roles.get("sep"),
         prefix_ids=_with_wish(prefix, bos, config.get("add_bos_token"), at_end=False),
         suffix_ids=_with_wish(suffix, eos, config.get("add_eos_token"), at_end=True),
-        eog_ids=end_of_generation_ids({}, ids_by_text, len(texts), (eos, eot, *ends)),
+        eog_ids=end_of_generation_ids({}, ids_by_text, len(texts), (eos, eot, *end_ids(folder, len(texts)))),
     )
-
-
-def _configured_id(config: Mapping[str, Any], ids_by_text: Mapping[str, int], name: str) -> int | None:
-    token = config.get(f"{name}_token")
-    text = token.get("content") if isinstance(token, dict) else token
-    return ids_by_text.get(text) if isinstance(text, str) else None
 
 
 def _frame(core: Core) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -173,18 +197,3 @@ def _with_wish(frame: tuple[int, ...], token_id: int | None, wish: object, *, at
     if not wish:
         return tuple(one for one in frame if one != token_id)
     return (*frame, token_id) if at_end else (token_id, *frame)
-
-
-def _templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """By name; `default` is the one used without asking. A chat_template.jinja file wins over the configuration."""
-    said = config.get("chat_template")
-    if isinstance(said, str):
-        templates = {"default": said}
-    else:
-        entries = said if isinstance(said, list) else []
-        pairs = [(entry.get("name"), entry.get("template")) for entry in entries if isinstance(entry, dict)]
-        templates = {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
-    file = folder / "chat_template.jinja"
-    if file.is_file() and file.stat().st_size <= _MAX_CONFIG_BYTES:
-        templates["default"] = file.read_text(encoding="utf-8", errors="replace")
-    return templates

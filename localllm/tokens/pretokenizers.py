@@ -2,14 +2,17 @@
 r"""The pre-tokenizers of byte-level BPE, by the name that GGUF files carry in `tokenizer.ggml.pre`.
 
 The expressions are those of the models' own tokenizer.json (Oniguruma syntax); where a model publishes none, those of
-llama.cpp's table. Each one splits every piece the one before it left. An unknown name is refused, never guessed.
+llama.cpp's table. Each one splits every piece the one before it left.
 """
 
+import logging
 from dataclasses import dataclass
+from functools import cache
 
 from tokenizers import Regex, pre_tokenizers
 
-from localllm.errors import UnsupportedModel
+logger = logging.getLogger("localllm.tokens")
+DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,24 @@ _SEED = _CONTRACTION + rf"|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1}}| ?[^\s\p{
 _QWEN35 = (
     _CONTRACTION + rf"|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
 )
+_SPARK = rf"{_ASCII_PUNCTUATED}|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+|[\r\n]|\s+(?!\S)|\s+"
+_AFMOE_SCRIPTS = (
+    r"\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{F900}-\x{FAFF}\x{3040}-\x{309F}\x{30A0}-\x{30FF}\x{FF65}-\x{FF9F}"
+    r"\x{2F00}-\x{2FDF}\x{0E40}-\x{0E7F}\x{0E80}-\x{0EFF}\x{1780}-\x{17FF}\x{1000}-\x{109F}\x{AA60}-\x{AA7F}"
+    r"\x{A9E0}-\x{A9FF}\x{AC00}-\x{D7AF}\x{1100}-\x{11FF}"
+)
+_YOUTU_SCRIPTS = (
+    r"[\x{AC00}-\x{D7A3}\x{3131}-\x{318E}]+|[！…“”‘’—：；，\x{3001}-\x{303F}\x{FE30}-\x{FE4F}]+"
+    r"|[\x{3105}-\x{312F}]+|[\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+"
+)
+_CHAMELEON = (
+    "<sentinel:[0-9]+>",
+    "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
+    r"([\t\n]|    |  )",
+    r"\p{N}",
+    r"[\p{P}!-/:-@\[-`{-~]",
+    _GPT2,
+)
 
 _GPT2_CUT = PreTokenizer((_GPT2,))
 _SINGLE_DIGITS = PreTokenizer((r"\p{N}", _GPT2))
@@ -100,11 +121,13 @@ _V3 = PreTokenizer(_DEEPSEEK_V3)
 _GROUPS: tuple[tuple[str, PreTokenizer], ...] = (
     ("default", PreTokenizer((r"[\p{P}$+<=>\^~|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"))),
     ("gpt-2 gpt2 phi-2 jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum modern-bert mpt", _GPT2_CUT),
+    ("roberta-bpe jina-v1-en jina-v2-code", _GPT2_CUT),
     ("olmo jais trillion granite-docling exaone4", _GPT2_CUT),
     ("smollm starcoder refact codeshell exaone minerva-7b mellum2", _SINGLE_DIGITS),
     ("command-r", PreTokenizer((r"\p{N}", _GPT2), normalize_nfc=True)),
-    ("llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano", _LLAMA3),
-    ("dbrx smaug-bpe glm4 chatglm-bpe", _CL100K),
+    ("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano", _LLAMA3),
+    ("dbrx smaug-bpe chatglm-bpe", _CL100K),
+    ("glm4 glm5", PreTokenizer((_cl100k(r"\p{N}{1,3}"),), ignore_merges=True)),
     ("qwen2 deepseek-r1-qwen megrez kormo f2llmv2", _QWEN2_NFC),
     ("stablelm2 hunyuan solar-open grok-2", _QWEN2_PLAIN),
     ("qwen35", PreTokenizer((_QWEN35,))),
@@ -119,6 +142,10 @@ _GROUPS: tuple[tuple[str, PreTokenizer], ...] = (
     ("deepseek-llm", PreTokenizer(_DEEPSEEK_LLM)),
     ("deepseek-coder", PreTokenizer(_DEEPSEEK_CODER)),
     ("deepseek-v3 hunyuan-dense joyai-llm hy_v4", _V3),
+    ("afmoe", PreTokenizer((r"\p{N}{1,3}(?=(?:\p{N}{3})*(?:\P{N}|$))", f"[{_AFMOE_SCRIPTS}]+", _DEEPSEEK_V3[2]))),
+    ("spark2_5", PreTokenizer((*_DEEPSEEK_V3[:2], _SPARK, r"\p{N}"))),
+    ("youtu", PreTokenizer((_YOUTU_SCRIPTS, _o200k(r"\p{N}")), ignore_merges=True)),
+    ("chameleon", PreTokenizer(_CHAMELEON, add_bos=True)),
     ("falcon", PreTokenizer((_PUNCTUATION_RUN, _GPT2, "[0-9][0-9][0-9]"))),
     ("kimi-k2", PreTokenizer((_KIMI,))),
     ("superbpe", PreTokenizer((r"\p{N}+", r"(?=(\d{3})+(?!\d))"))),
@@ -135,15 +162,39 @@ def known_names() -> tuple[str, ...]:
     return tuple(name for names, _ in _GROUPS for name in names.split())
 
 
-def pretokenizer_named(name: str) -> PreTokenizer:
-    """The entry of the table; raises UnsupportedModel for a name that is not in it."""
-    for names, entry in _GROUPS:
-        if name in names.split():
-            return entry
-    raise UnsupportedModel(
-        f"this build does not know the pre-tokenizer {name!r}",
-        hint="a newer localllm may; the model's original tokenizer.json works as a folder",
+def pretokenizer_named(name: str) -> PreTokenizer | None:
+    """The entry of the table, None for a name that is not in it."""
+    return next((entry for names, entry in _GROUPS if name in names.split()), None)
+
+
+def pretokenizer_or_default(name: str) -> tuple[PreTokenizer, tuple[str, ...]]:
+    """The entry, or the default one and what a person should know of it (which is logged, too, once for each name)."""
+    entry = pretokenizer_named(name or DEFAULT)
+    if entry is not None and name:
+        return entry, ()
+    return _default(), (_warned_of(name),)
+
+
+def _default() -> PreTokenizer:
+    return dict(_GROUPS)[DEFAULT]
+
+
+@cache
+def _warned_of(name: str) -> str:
+    known = (
+        f"this build does not know its pre-tokenizer {name!r}" if name else "the file does not name its pre-tokenizer"
     )
+    note = f"{known}, so text is cut by the default rule and may be cut differently from what the model has learned"
+    logger.warning(note)
+    return note
+
+
+def distinct() -> tuple[tuple[str, PreTokenizer], ...]:
+    """One name for each different entry."""
+    seen: dict[PreTokenizer, str] = {}
+    for names, entry in _GROUPS:
+        seen.setdefault(entry, names.split()[0])
+    return tuple((name, entry) for entry, name in seen.items())
 
 
 def splitter(entry: PreTokenizer) -> pre_tokenizers.PreTokenizer:

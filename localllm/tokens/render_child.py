@@ -7,6 +7,7 @@ kernel's hand: the other side sees a closed pipe.
 import resource
 import signal
 import sys
+from datetime import datetime
 from typing import Any
 
 import jinja2
@@ -40,11 +41,11 @@ class _Renderer:
             _limit_cpu(request["compile_cpu_s"])
             template = self._compiled(request["source"])
             _limit_cpu(request["cpu_s"])
-            return {"text": render_template(template, request["variables"])}
+            return {"text": render_template(template, request["variables"], datetime.fromisoformat(request["now"]))}
         except TemplateFailure as failure:
-            return {"failure": str(failure)}
+            return {"failure": str(failure), "kind": failure.kind}
         except MemoryError:
-            return {"failure": "the chat template needs too much memory"}
+            return {"failure": "the chat template needs too much memory", "kind": "limit"}
         finally:
             _limit_cpu(0.0)
 

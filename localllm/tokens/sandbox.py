@@ -4,13 +4,14 @@ Runs in the render child, or in this process with a `Fuel` gauge. Refuses unders
 """
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import wraps
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import jinja2
 from jinja2 import nodes
@@ -28,10 +29,27 @@ _MAX_NUMBER = 10**15
 _MAX_LENGTH = 1 << 24
 _MAX_GROWTH = 1 << 28
 _SIZED = (str, bytes, list, tuple)
+_WIDTH_FROM_OUTSIDE = re.compile(r"%[-+ #0]*(\*|\d*\.\*)|:[^{}]*\{[^{}]*\}")
+_MAX_CLOCK_CHARS = 100
+_WIDE_CLOCK = re.compile(r"%[-_0^#+]*\d{3}")
+
+
+FailureKind = Literal["error", "refused", "limit"]
 
 
 class TemplateFailure(Exception):
-    """A template could not be rendered; the text is a sentence for people."""
+    """A template could not be rendered; the text is a sentence for people.
+
+    `kind`: its author refuses the messages, it breaks a limit, or anything else.
+    """
+
+    def __init__(self, sentence: str, kind: FailureKind = "error") -> None:
+        super().__init__(sentence)
+        self.kind = kind
+
+
+class TooMuch(SecurityError):
+    """One operation would make something without measure."""
 
 
 class _Generation(Extension):
@@ -114,52 +132,65 @@ def _refuse_underscore(name: object) -> None:
 
 def _check_length(length: int) -> None:
     if length > _MAX_LENGTH:
-        raise SecurityError("a template may not build something that long")
+        raise TooMuch("a template may not build something that long")
 
 
 def _check_growth(parts: tuple[Any, ...]) -> None:
     """`replace` and `join` put one of the parts into another, as often as that is long."""
     sizes = sorted((len(part) for part in parts if isinstance(part, _SIZED)), reverse=True)
     if len(sizes) > 1 and sizes[0] * sizes[1] > _MAX_GROWTH:
-        raise SecurityError("a template may not build something that long")
+        raise TooMuch("a template may not build something that long")
 
 
 def _check_power(left: Any, right: Any) -> None:
     if not all(isinstance(value, int | float) and abs(value) <= 1024 for value in (left, right)):
-        raise SecurityError("a template may not raise to such a power")
+        raise TooMuch("a template may not raise to such a power")
 
 
 def _check_product(left: Any, right: Any) -> None:
     for sequence, factor in ((left, right), (right, left)):
         if isinstance(sequence, str | bytes | list | tuple) and isinstance(factor, int):
             if len(sequence) * factor > _MAX_REPEAT:
-                raise SecurityError("a template may not repeat something that often")
+                raise TooMuch("a template may not repeat something that often")
         elif isinstance(sequence, int) and abs(sequence) > _MAX_NUMBER:
-            raise SecurityError("a template may not calculate with such numbers")
+            raise TooMuch("a template may not calculate with such numbers")
 
 
 def _check_widths(pattern: str | bytes) -> None:
     """Formats such as `%999999999d` and `{:>999999999}` would fill the memory; so would `*`, a width from outside."""
+    if isinstance(pattern, str) and _WIDTH_FROM_OUTSIDE.search(pattern):
+        raise TooMuch("a template may not pad that far")
     digits = 0
     for character in pattern if isinstance(pattern, str) else pattern.decode("latin-1"):
         digits = digits + 1 if character.isdigit() else 0
         if digits > 6 and ("%" in pattern if isinstance(pattern, str) else b"%" in pattern):
-            raise SecurityError("a template may not pad that far")
+            raise TooMuch("a template may not pad that far")
         if digits > 6 and isinstance(pattern, str) and "{" in pattern and ":" in pattern:
-            raise SecurityError("a template may not pad that far")
+            raise TooMuch("a template may not pad that far")
 
 
 def _check_paddings(args: tuple[Any, ...]) -> None:
     if any(isinstance(argument, int) and argument > _MAX_REPEAT for argument in args):
-        raise SecurityError("a template may not pad that far")
+        raise TooMuch("a template may not pad that far")
+
+
+class _Refusal(jinja2.TemplateError):
+    """`raise_exception`: the author's own words."""
 
 
 def _raise_exception(message: object) -> NoReturn:
-    raise jinja2.TemplateError(str(message))
+    raise _Refusal(str(message))
 
 
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
+def clock_at(now: datetime) -> Callable[[str], str]:
+    """`strftime_now` of a moment."""
+
+    def strftime_now(pattern: str) -> str:
+        if len(pattern) > _MAX_CLOCK_CHARS or _WIDE_CLOCK.search(pattern):
+            raise TooMuch("a template may not write such a date")
+        return now.strftime(pattern)
+
+    return strftime_now
 
 
 def _tojson(
@@ -178,6 +209,9 @@ class _Dict:
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
 
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
+
 
 def template_environment() -> jinja2.Environment:
     """As transformers configures it: trimmed blocks, loop controls, generation tag, plain tojson."""
@@ -186,9 +220,7 @@ def template_environment() -> jinja2.Environment:
     for name in ("center", "indent", "format", "wordwrap", "pprint", "tojson", "slice", "batch", "replace", "join"):
         environment.filters[name] = _measured(environment.filters[name])
     environment.globals.pop("lipsum")
-    environment.globals.update(
-        raise_exception=_raise_exception, strftime_now=_strftime_now, dict=_Dict(), namespace=_Namespace
-    )
+    environment.globals.update(raise_exception=_raise_exception, dict=_Dict(), namespace=_Namespace)
     return environment
 
 
@@ -211,33 +243,46 @@ def _measured(function: Callable[..., Any], *, pattern: str = "") -> Callable[..
 def compile_template(environment: jinja2.Environment, source: str) -> jinja2.Template:
     """Raises TemplateFailure for a template that is too long or does not parse."""
     if len(source) > MAX_TEMPLATE_CHARS:
-        raise TemplateFailure(f"the chat template has {len(source)} characters, more than any real one")
+        raise TemplateFailure(f"the chat template has {len(source)} characters, more than any real one", "limit")
     try:
         return environment.from_string(source)
-    except (jinja2.TemplateError, RecursionError, ValueError, OverflowError, SyntaxError) as error:
+    except (RecursionError, MemoryError) as error:
+        raise TemplateFailure("the chat template does not parse: it nests too deeply", "limit") from error
+    except (jinja2.TemplateError, ValueError, OverflowError, SyntaxError) as error:
         raise TemplateFailure(f"the chat template does not parse: {_sentence(error)}") from error
 
 
-def render_template(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
-    """Render with a limit on the output's length. Whatever a template raises is a TemplateFailure."""
+def render_template(template: jinja2.Template, variables: Mapping[str, Any], now: datetime) -> str:
+    """Render with a limit on the output's length. Whatever a template raises is a TemplateFailure.
+
+    `now` is what the template's clock (`strftime_now`) shows.
+    """
     pieces: list[str] = []
     size = 0
     try:
-        for piece in template.generate(**variables):
+        for piece in template.generate({"strftime_now": clock_at(now), **variables}):
             size += len(piece)
             if size > MAX_OUTPUT_CHARS:
-                raise TemplateFailure(f"the chat template writes more than {MAX_OUTPUT_CHARS} characters")
+                raise TemplateFailure(f"the chat template writes more than {MAX_OUTPUT_CHARS} characters", "limit")
             pieces.append(piece)
     except TemplateFailure:
         raise
-    except SecurityError as error:
-        raise TemplateFailure(f"the chat template does what templates may not: {_sentence(error)}") from error
-    except jinja2.TemplateError as error:
-        raise TemplateFailure(f"the chat template refuses these messages: {_sentence(error)}") from error
     except Exception as error:  # templates run arbitrary expressions, so any exception may come out of them
-        kind = type(error).__name__
-        raise TemplateFailure(f"the chat template fails on these messages: {kind}: {_sentence(error)}") from error
+        raise _failure(error) from error
     return "".join(pieces)
+
+
+def _failure(error: Exception) -> TemplateFailure:
+    said, kind = _sentence(error), type(error).__name__
+    if isinstance(error, MemoryError):
+        return TemplateFailure("the chat template needs too much memory", "limit")
+    if isinstance(error, RecursionError | OverflowError | TooMuch):
+        return TemplateFailure(f"the chat template does more than templates may: {said}", "limit")
+    if isinstance(error, SecurityError):
+        return TemplateFailure(f"the chat template does what templates may not: {said}")
+    if isinstance(error, _Refusal):
+        return TemplateFailure(f"the chat template refuses these messages: {said}", "refused")
+    return TemplateFailure(f"the chat template fails on these messages: {kind}: {said}")
 
 
 def _sentence(error: BaseException) -> str:
@@ -266,5 +311,5 @@ class Fuel:
     def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
         self._lines_left -= 1
         if self._lines_left < 0 or (self._lines_left % 1024 == 0 and time.thread_time() > self._deadline):
-            raise TemplateFailure("the chat template takes too long")
+            raise TemplateFailure("the chat template takes too long", "limit")
         return self._trace

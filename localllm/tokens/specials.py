@@ -33,6 +33,7 @@ class SpecialTokens:
     eot_id: int | None = None
     pad_id: int | None = None
     unk_id: int | None = None
+    sep_id: int | None = None
     prefix_ids: tuple[int, ...] = ()
     suffix_ids: tuple[int, ...] = ()
     eog_ids: frozenset[int] = frozenset()

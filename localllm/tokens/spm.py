@@ -22,3 +22,14 @@ def merges_from_scores(texts: Sequence[str], types: Sequence[int], scores: Seque
         for cut in range(1, len(texts[token_id]))
         if texts[token_id][:cut] in pieces and texts[token_id][cut:] in pieces
     ]
+
+
+def scores_from_merges(texts: Sequence[str], merges: Sequence[tuple[str, str]]) -> list[float]:
+    """Scores from which `merges_from_scores` gets the merges: a piece is as good as the first merge that makes it.
+
+    What no merge makes (single characters, special tokens) is never looked at and gets the worst score.
+    """
+    places: dict[str, int] = {}
+    for place, (left, right) in enumerate(merges):
+        places.setdefault(left + right, place)
+    return [-float(places.get(text, len(merges))) for text in texts]

@@ -5,15 +5,23 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self
 
 from localllm.errors import InvalidRequest
+from localllm.tokens.alphabet import spelled_bytes
 from localllm.tokens.build import SPACE_MARK, BuiltTokenizer, build_from_gguf
-from localllm.tokens.chat import ChatTemplate, default_template
+from localllm.tokens.chat import (
+    ChatTemplate,
+    check_allowed,
+    chosen_template,
+    default_template,
+    made_up,
+    render_text,
+)
 from localllm.tokens.folder import build_from_folder
 from localllm.tokens.specials import TokenType
 
@@ -75,6 +83,16 @@ class Tokenizer:
 
         with GGUFFile.open(path) as file:
             return cls.from_gguf(file.metadata)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of this tokenizer, one sentence each."""
+        return self.built.notes
+
+    @property
+    def kind(self) -> str:
+        """BPE, Unigram or WordPiece."""
+        return type(self._core.model).__name__
 
     @property
     def vocab_size(self) -> int:
@@ -162,19 +180,75 @@ class Tokenizer:
         (its `note` says so)."""
         templates = self.built.chat_templates
         source = source or templates.get(name) or templates.get("default")
-        bos, eos = (self.built.texts[one] if one is not None else "" for one in (self.bos_id, self.eos_id))
+        tokens = self._template_tokens
+        bos, eos = tokens.get("bos_token", ""), tokens.get("eos_token", "")
         if source is None:
             bos = bos if self.add_bos else ""
             return default_template(self.built.texts, bos_token=bos, eos_token=eos, isolated=isolated)
-        return ChatTemplate(source, bos_token=bos, eos_token=eos, isolated=isolated)
+        return ChatTemplate(source, bos_token=bos, eos_token=eos, special_tokens=tokens, isolated=isolated)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **variables: Any,
+    ) -> str:
+        """The prompt for these messages, as transformers' method of this name gives it with `tokenize=False`.
+
+        `chat_template` is a name among the model's templates, or a template; without it `tool_use` is taken for tools
+        where the model has one, else `default`. Raises as `ChatTemplate.render`; a variable that is not on the list of
+        allowed ones is an InvalidRequest.
+        """
+        given = {**(chat_template_kwargs or {}), **variables}
+        check_allowed(given)
+        source = chosen_template(self.built.chat_templates, chat_template, has_tools=tools is not None)
+        return render_text(
+            source or made_up(self.built.texts)[0], messages, tools=tools, documents=documents,
+            special_tokens=self._template_tokens, add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message, variables=given,
+        )  # fmt: skip
+
+    @staticmethod
+    def render_template(
+        template_text: str,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        special_tokens: Mapping[str, str] | None = None,
+        *,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        isolated: bool = True,
+        **variables: Any,
+    ) -> str:
+        """Any template's text, without a model; `special_tokens` such as {"bos_token": "<s>"}. Raises as
+        `ChatTemplate.render`: an author's own refusal is a TemplateRefused."""
+        return render_text(
+            template_text, messages, tools=tools, documents=documents, special_tokens=special_tokens,
+            add_generation_prompt=add_generation_prompt, continue_final_message=continue_final_message,
+            isolated=isolated, variables=variables,
+        )  # fmt: skip
+
+    @cached_property
+    def _template_tokens(self) -> dict[str, str]:
+        """The special tokens that this model has, under the names that templates know."""
+        special = self.built.special
+        ids = {"bos": special.bos_id, "eos": special.eos_id, "pad": special.pad_id, "unk": special.unk_id}
+        return {f"{name}_token": self.built.texts[one] for name, one in ids.items() if one is not None}
 
     # --- internals
 
     def _encode_plainly(self, text: str, parse_special: bool) -> "_Encoded":
+        core = self._core if parse_special or self.built.plain_core is None else self.built.plain_core
         with self._lock:
-            self._core.encode_special_tokens = not parse_special
+            core.encode_special_tokens = not parse_special
             try:
-                encoding = self._core.encode(text, add_special_tokens=False)
+                encoding = core.encode(text, add_special_tokens=False)
             except BaseException as error:
                 raise _as_refusal(error) from error
         return _Encoded(encoding.ids, encoding.offsets, encoding.word_ids)
@@ -280,24 +354,6 @@ def clean_text(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", errors="surrogatepass").decode("utf-16-le", errors="replace")
     return text
-
-
-@cache
-def byte_alphabet() -> Mapping[str, int]:
-    """GPT-2's spelling of bytes: printable Latin-1 stands for itself, the others for U+0100 onwards."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    spelled = {chr(byte): byte for byte in printable}
-    return spelled | {chr(256 + place): byte for place, byte in enumerate(others)}
-
-
-def spelled_bytes(text: str) -> bytes:
-    """A token in the byte alphabet to its bytes; a token with any other character stands for its own UTF-8."""
-    alphabet = byte_alphabet()
-    try:
-        return bytes(alphabet[character] for character in text)
-    except KeyError:
-        return text.encode("utf-8", errors="replace")
 
 
 def byte_of_name(text: str) -> bytes:

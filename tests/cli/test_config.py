@@ -65,7 +65,7 @@ def test_a_wrong_type_and_a_wrong_name_are_refused(cli: Cli) -> None:
         ("offline", "maybe", "true or false"),
         ("log_level", "loud", "one of debug, info, warning, error"),
         ("keep_alive", "soon", "a duration such as 5m"),
-        ("backend", "abacus", "there is no backend 'abacus'"),
+        ("backend", "abacus", "one of auto, cpu, torch, metal, reference, not 'abacus'"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_not_written(cli: Cli, name: str, value: str, said: str) -> None:

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from localllm.backends.select import BackendRow
+from localllm.backends.report import BackendRow, Report
 from localllm.cli.connect import is_this_machine, remote_url
 from localllm.settings import load_settings
 from localllm.store.manifests import Manifests
 from localllm.store.names import parse_ref
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, in_new_process
 from tests.cli.fake_daemon import FakeDaemon
 from tests.cli.test_library import entry
+
+LOADED = "import sys\nsys.stderr.write(' '.join({'torch', 'mlx.core'} & set(sys.modules)))"
 
 
 def loaded(name: str, left_s: float | None) -> dict[str, Any]:
@@ -25,6 +27,8 @@ def loaded(name: str, left_s: float | None) -> dict[str, Any]:
         "digest": "500a1f067a9f" + "0" * 52,
         "size_bytes": 6_600_000_000,
         "processor": "100% CPU",
+        "backend": "cpu",
+        "device": "cpu (avx2)",
         "context_length": 4096,
         "expires_at": until,
         "state": "ready",
@@ -32,14 +36,15 @@ def loaded(name: str, left_s: float | None) -> dict[str, Any]:
     }
 
 
-def test_ps_is_ollamas_table_with_the_longest_lived_first(cli: Cli, daemon: FakeDaemon) -> None:
-    daemon.loaded = [loaded("going", -1), loaded("qwen3:8b", 275), loaded("kept", None)]
+def test_ps_is_ollamas_table_and_the_backend_with_the_longest_lived_first(cli: Cli, daemon: FakeDaemon) -> None:
+    on_gpu = {"backend": "torch", "device": "cuda:1", "quantize": "q4_0"}
+    daemon.loaded = [loaded("going", -1), loaded("qwen3:8b", 275) | on_gpu, loaded("kept", None)]
     lines = cli("ps").out.splitlines()
     assert lines == [
-        "NAME        ID              SIZE      PROCESSOR    CONTEXT    UNTIL                 ",
-        "kept        500a1f067a9f    6.6 GB    100% CPU     4096       Forever               ",
-        "qwen3:8b    500a1f067a9f    6.6 GB    100% CPU     4096       4 minutes from now    ",
-        "going       500a1f067a9f    6.6 GB    100% CPU     4096       Stopping...           ",
+        "NAME        ID              SIZE      PROCESSOR    BACKEND               CONTEXT    UNTIL                 ",
+        "kept        500a1f067a9f    6.6 GB    100% CPU     cpu                   4096       Forever               ",
+        "qwen3:8b    500a1f067a9f    6.6 GB    100% CPU     torch cuda:1, q4_0    4096       4 minutes from now    ",
+        "going       500a1f067a9f    6.6 GB    100% CPU     cpu                   4096       Stopping...           ",
     ]
 
 
@@ -50,7 +55,7 @@ def test_ps_prefix_and_json(cli: Cli, daemon: FakeDaemon) -> None:
 
 
 def test_without_a_daemon_nothing_is_loaded_and_nothing_is_started(cli: Cli, no_daemon: None) -> None:
-    assert cli("ps").out.split() == ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"]
+    assert cli("ps").out.split() == ["NAME", "ID", "SIZE", "PROCESSOR", "BACKEND", "CONTEXT", "UNTIL"]
     outcome = cli("stop", "tiny")
     assert outcome.code == 4 and 'couldn\'t find model "tiny" to stop' in outcome.err
 
@@ -68,17 +73,35 @@ def test_an_older_daemon_is_mentioned_by_version(cli: Cli, daemon: FakeDaemon) -
     assert json.loads(cli("version", "--json").out)["daemon_version"] == "9.9.9"
 
 
-def test_doctor_reports_every_part_and_fails_for_a_backend_that_does_not_exist(
+def test_doctor_reports_every_part_and_fails_for_a_backend_that_is_not_there(
     cli: Cli, no_daemon: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [BackendRow("cpu", False, "no compiler was found"), BackendRow("reference", True, "numpy", ("slow",))]
-    monkeypatch.setattr("localllm.backends.select.describe", lambda wanted: (wanted, rows))
-    monkeypatch.setenv("LOCALLLM_BACKEND", "abacus")
-    outcome = cli("doctor", "--json")
-    checks = {check["name"]: check for check in json.loads(outcome.out)}
-    assert outcome.code == 1 and checks["backend"]["state"] == "broken"
-    assert checks["backend cpu"] == {"name": "backend cpu", "state": "note", "detail": "no compiler was found"}
+    rows = [
+        BackendRow("cpu", True, True, "native kernels: not yet measured"),
+        BackendRow("torch", False, False, "torch is not installed: pip install it"),
+    ]
+    report = Report(rows, "cpu: there is no other to choose from")
+    monkeypatch.setattr("localllm.backends.report.describe", lambda cache_dir, threads: report)
+    checks = doctor_checks(cli, 0)
+    assert checks["backend torch"]["state"] == "note" and checks["backend cpu"]["state"] == "ok"
+    assert checks["backend used"]["detail"] == "cpu: there is no other to choose from"
     assert {"localllm", "python", "memory", "disk", "home", "models", "daemon", "port"} <= set(checks)
+    monkeypatch.setenv("LOCALLLM_BACKEND", "torch")
+    checks = doctor_checks(cli, 1)
+    assert checks["backend torch"] == {"name": "backend torch", "state": "broken", "detail": rows[1].detail}
+    assert checks["backend used"]["detail"] == "torch, as environment (LOCALLLM_BACKEND) says"
+
+
+def doctor_checks(cli: Cli, code: int) -> dict[str, dict[str, str]]:
+    outcome = cli("doctor", "--json")
+    assert outcome.code == code
+    return {check["name"]: check for check in json.loads(outcome.out)}
+
+
+def test_doctor_imports_no_library_of_a_backend() -> None:
+    code = f"from localllm.cli.app import main\ntry:\n    main(['doctor'])\nexcept SystemExit:\n    pass\n{LOADED}"
+    plain = in_new_process(code=code)
+    assert "backend used" in plain.out and plain.err == ""
 
 
 def test_doctor_names_a_model_whose_file_is_gone(

@@ -107,3 +107,36 @@ def test_chat_takes_the_default_model(cli: Cli, daemon: FakeDaemon, monkeypatch:
     monkeypatch.setenv("LOCALLLM_DEFAULT_MODEL", "tiny")
     assert cli("chat", stdin="hi").out == "Hello there.\n"
     assert daemon.bodies(CHAT)[0]["model"] == "tiny"
+
+
+def test_how_a_model_is_to_be_open_travels_with_the_load_and_with_the_question(
+    cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCALLLM_KV_TYPE", "f32")
+    wish = {"backend": "torch", "device": "cuda:1", "kv_type": "f32", "quantize": "q4_0"}
+    options = ("--backend", "torch", "--device", "cuda:1", "--quantize", "q4_0")
+    assert cli("run", "tiny", "hi", *options).code == 0
+    assert cli("chat", "tiny", *options, stdin="hi").code == 0
+    for path in ("/localllm/v1/load", CHAT):
+        assert [wish.items() <= body.items() for body in daemon.bodies(path)] == [True, True]
+
+
+def test_without_a_wish_a_loaded_model_is_taken_as_it_is(cli: Cli, daemon: FakeDaemon) -> None:
+    cli("run", "tiny", "hi")
+    for body in (daemon.bodies("/localllm/v1/load")[0], daemon.bodies(CHAT)[0]):
+        assert not {"backend", "device", "kv_type", "quantize"} & body.keys()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--backend", "abacus", "one of auto, cpu, torch, metal, reference"),
+        ("--kv-type", "f8", "one of auto, f16, f32"),
+        ("--quantize", "q3", "q8_0, q4_0, q4_k"),
+    ],
+)
+def test_what_cannot_be_chosen_is_answered_with_the_choices(
+    cli: Cli, daemon: FakeDaemon, option: str, value: str, said: str
+) -> None:
+    outcome = cli("run", "tiny", "hi", option, value)
+    assert outcome.code == 2 and said in outcome.err and daemon.requests == []

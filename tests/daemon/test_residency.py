@@ -12,7 +12,8 @@ from localllm import wire
 from localllm.daemon.residency import Residency
 from localllm.daemon.resident import Resident
 from localllm.daemon.sources import Sources
-from localllm.errors import BadModelFile, LocalLLMError, ModelNotFound, Overloaded
+from localllm.errors import BadModelFile, InvalidRequest, LocalLLMError, ModelNotFound, Overloaded
+from localllm.runtime.presets import NO_WISH, LoadWish
 from localllm.settings import load_settings
 from tests.daemon.toy import WORKER_COMMAND, ToyLibrary, toy_entry, toy_text
 
@@ -45,8 +46,10 @@ def loaded(residency: Residency) -> list[str]:
     return sorted(resident.entry.name for resident in residency.residents())
 
 
-async def use(residency: Residency, name: str, keep_alive: str | float | None = None) -> Resident:
-    async with residency.using(name, keep_alive) as resident:
+async def use(
+    residency: Residency, name: str, keep_alive: str | float | None = None, wish: LoadWish = NO_WISH
+) -> Resident:
+    async with residency.using(name, keep_alive, wish) as resident:
         assert resident.state == "ready"
         return resident
 
@@ -222,3 +225,38 @@ async def test_a_sink_that_fails_harms_no_other(tmp_path: Path) -> None:
         await asyncio.wait_for(well.done.wait(), 5)
         assert sick.failures == 1
         assert resident.num_streams == 0
+
+
+async def test_another_backend_loads_the_model_again_and_no_wish_takes_it_as_it_is(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        first = await use(models, "a")
+        assert await use(models, "a", wish=LoadWish(device="cpu")) is first  # what `auto` became
+        second = await use(models, "a", wish=LoadWish(backend="torch", quantize="q4_0"))
+        assert second is not first and first.gone.is_set()
+        assert (second.load.backend, second.load.quantize) == ("torch", "q4_0")
+        assert await use(models, "a") is second
+        assert await use(models, "a", wish=LoadWish(quantize="none")) is not second
+        assert loaded(models) == ["a"]
+
+
+async def test_answers_under_way_are_not_cut_off_by_a_wish_for_another_backend(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        async with models.using("a") as first:
+            waiting = asyncio.create_task(use(models, "a", wish=LoadWish(kv_type="f32")))
+            await asyncio.wait({waiting}, timeout=0.2)
+            assert not waiting.done() and first.state == "ready"
+        assert (await waiting).load.kv_type == "f32"
+
+
+async def test_requests_that_wish_the_same_share_what_is_loaded_for_the_first(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        wish = LoadWish(backend="torch")
+        residents = await asyncio.gather(*(use(models, "heavy", wish=wish) for _ in range(4)))
+        assert len({id(resident) for resident in residents}) == 1
+
+
+async def test_a_wish_that_cannot_be_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        with pytest.raises(InvalidRequest, match="one of auto, cpu, torch, metal, reference"):
+            await use(models, "a", wish=LoadWish(backend="abacus"))
+        assert loaded(models) == []

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from localllm.backends.reference import ReferenceBackend
 from localllm.engine.step import Want
-from localllm.models.facts import facts_from_gguf, facts_from_hf
+from localllm.models.facts import facts_from_gguf
 from localllm.models.families import ROWS as FAMILY_ROWS
+from localllm.models.hf_facts import facts_from_hf
 from localllm.models.mapping import gguf_model
 from tests.contract.walk import Walk
-from tests.oracles.hf import FAMILIES, Family, as_file, expected_logits, make_model
+from tests.oracles.hf import WRITTEN_BY_HAND, Family, as_file, expected_logits, make_model
 
 TOLERANCE = 1e-4  # of a logit; logits are a few units large
 ALL = Want(logits="all")
@@ -20,7 +21,7 @@ RNG = np.random.default_rng(2)
 PROMPTS = {1: RNG.integers(3, 80, 40).tolist(), 2: RNG.integers(3, 80, 21).tolist(), 3: RNG.integers(3, 80, 9).tolist()}
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+@pytest.fixture(scope="module", params=WRITTEN_BY_HAND, ids=lambda family: family.name)
 def pair(request: pytest.FixtureRequest) -> tuple[Family, Any]:
     return request.param, make_model(request.param)
 

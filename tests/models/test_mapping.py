@@ -60,7 +60,7 @@ def test_an_unknown_architecture_is_refused_by_name_with_the_known_ones() -> Non
 
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_every_row_of_the_table_makes_a_config(architecture: str) -> None:
-    config = config_from_gguf(renamed(architecture), ())
+    config = config_from_gguf(renamed(architecture, attention__layer_norm_epsilon=1e-5), ())
     assert config.architecture == architecture and len(config.layers) == 4
 
 
@@ -124,7 +124,10 @@ def test_rope_scaling_is_read_from_keys_and_from_tensors() -> None:
     linear = {**LLAMA, "llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
     assert rope_scaling(linear) == RopeScaling("linear", 4.0)
     yarn = {**linear, "llama.rope.scaling.type": "yarn", "llama.rope.scaling.original_context_length": 512}
-    assert rope_scaling(yarn) == RopeScaling("yarn", 4.0, 512)
+    factor = 0.1 * math.log(4) + 1
+    assert rope_scaling(yarn) == RopeScaling("yarn", 4.0, 512, attention_factor=factor)
+    longer = {**yarn, "llama.rope.scaling.attn_factor": 2.0, "llama.rope.scaling.yarn_log_multiplier": 1.0}
+    assert rope_scaling(longer) == RopeScaling("yarn", 4.0, 512, attention_factor=2.0)
     always = RopeFactors(always=(1.0, 2.0) * 4)
     assert rope_scaling(LLAMA, always) == RopeScaling("factors", short_factors=always.always)
     two = RopeFactors(short=(1.0,) * 8, long=(2.0,) * 8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from localllm.formats.blocks import BlockType, encode
+from localllm.formats.safetensors import SafetensorsFolder
 
 COMMON = {
     "hidden_size": 64,
@@ -44,9 +46,34 @@ class Family:
     architecture: str
     settings: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    context: int = 0
+    """Tokens that a sequence may have, where that makes a difference; 0: what the model says."""
 
 
 GEMMA2 = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 9, "attn_logit_softcapping": 2.0}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 32,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0 + 0.1 * i for i in range(6)],
+    "long_factor": [1.0 + 0.7 * i for i in range(6)],
+    "partial_rotary_factor": 0.75,
+}
+GRANITE = {
+    "embedding_multiplier": 6.0,
+    "residual_multiplier": 0.4,
+    "attention_multiplier": 0.2,
+    "logits_scaling": 3.0,
+}
+PATTERN = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
+
 FAMILIES = (
     Family("llama", "LlamaConfig", "llama"),
     Family("llama tied", "LlamaConfig", "llama", {"tie_word_embeddings": True}),
@@ -59,11 +86,29 @@ FAMILIES = (
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
         {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
     ),
+    Family("llama with wide heads", "LlamaConfig", "llama", {"head_dim": 24}, {"attention.key_length": 24}),
+    Family("smollm3", "SmolLM3Config", "smollm3", {"num_hidden_layers": 5}),
     Family("mistral", "MistralConfig", "llama", {"sliding_window": 9}, {"attention.sliding_window": 9}),
+    Family(
+        "ministral 3",
+        "Ministral3Config",
+        "mistral3",
+        {
+            "head_dim": 16,
+            "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.3},
+        },
+    ),
     Family(
         "mixtral", "MixtralConfig", "llama", {"num_local_experts": 6, "num_experts_per_tok": 2}, {"expert_count": 6}
     ),
     Family("qwen2", "Qwen2Config", "qwen2"),
+    Family("qwen2 with yarn", "Qwen2Config", "qwen2", {"rope_parameters": YARN}),
+    Family(
+        "qwen2 with windows above",
+        "Qwen2Config",
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2},
+    ),
     Family("qwen3", "Qwen3Config", "qwen3", {"head_dim": 32}, {"attention.key_length": 32}),
     Family(
         "qwen3 moe",
@@ -71,6 +116,18 @@ FAMILIES = (
         "qwen3moe",
         {"num_local_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True},
         {"expert_count": 6, "attention.key_length": 16},
+    ),
+    Family(
+        "qwen3 moe with dense layers",
+        "Qwen3MoeConfig",
+        "qwen3moe",
+        {
+            "num_local_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "norm_topk_prob": False,
+            "mlp_only_layers": [0, 2],
+        },
     ),
     Family(
         "gemma2",
@@ -106,6 +163,63 @@ FAMILIES = (
             "rope.scaling.factor": 8.0,
         },
     ),
+    Family("phi4", "Phi3Config", "phi3"),
+    # transformers takes the long factors once a sequence is longer than the original context, we for its whole life
+    Family(
+        "phi4 mini, long",
+        "Phi3Config",
+        "phi3",
+        {"rope_parameters": LONGROPE, "tie_word_embeddings": True, "original_max_position_embeddings": 8},
+    ),
+    Family(
+        "phi4 mini, short",
+        "Phi3Config",
+        "phi3",
+        {"rope_parameters": LONGROPE, "tie_word_embeddings": True, "original_max_position_embeddings": 64},
+        context=64,
+    ),
+    Family("phi3 with a window", "Phi3Config", "phi3", {"sliding_window": 9}),
+    Family("olmo2", "Olmo2Config", "olmo2"),
+    Family(
+        "olmo3",
+        "Olmo3Config",
+        "olmo2",
+        {
+            "layer_types": PATTERN,
+            "sliding_window": 9,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                "full_attention": YARN,
+            },
+        },
+    ),
+    Family("granite", "GraniteConfig", "granite", GRANITE),
+    Family(
+        "granite 4 dense",
+        "GraniteMoeHybridConfig",
+        "granite",
+        {
+            **GRANITE,
+            "num_local_experts": 0,
+            "num_experts_per_tok": 0,
+            "shared_intermediate_size": 96,
+            "layer_types": ["attention"] * 4,
+            "position_embedding_type": "rope",
+        },
+    ),
+    Family(
+        "gpt-oss",
+        "GptOssConfig",
+        "gpt-oss",
+        {
+            "num_local_experts": 6,
+            "num_experts_per_tok": 2,
+            "head_dim": 16,
+            "sliding_window": 9,
+            "rope_parameters": {**YARN, "truncate": False},
+        },
+    ),
+    Family("gpt2", "GPT2Config", "gpt2", {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 256}),
     Family(
         "lfm2",
         "Lfm2Config",
@@ -114,6 +228,13 @@ FAMILIES = (
         {"shortconv.l_cache": 3, "attention.head_count_kv": [0, 2, 0, 2]},
     ),
 )
+BY_NAME = {family.name: family for family in FAMILIES}
+WRITTEN_BY_HAND = tuple(
+    family
+    for family in FAMILIES
+    if family.architecture in ("llama", "qwen3", "gemma2", "gemma3", "lfm2") or family.name in ("qwen2", "qwen3 moe")
+)
+"""Those whose GGUF file `as_file` writes, apart from our own converter."""
 
 
 @dataclass(frozen=True)
@@ -147,19 +268,26 @@ def torch_and_transformers() -> tuple[Any, Any]:
 def make_model(family: Family) -> Any:
     """The transformers model, float32, with weights large enough that every part matters."""
     torch, transformers = torch_and_transformers()
+    common = {} if family.config == "GPT2Config" else COMMON
     config = getattr(transformers, family.config)(
-        **{"tie_word_embeddings": False, **COMMON, **family.settings}, attn_implementation="eager"
+        **{"vocab_size": 80, "tie_word_embeddings": False, **common, **family.settings}, attn_implementation="eager"
     )
     with torch.random.fork_rng():
         torch.manual_seed(5)
         model = transformers.AutoModelForCausalLM.from_config(config).to(torch.float32).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                is_norm = "norm" in name and name.endswith("weight")
+                is_norm = ("norm" in name or "ln_" in name) and name.endswith("weight")
                 spread = 0.2 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
                 centre = 1.0 if is_norm and family.architecture not in GEMMAS else 0.0
-                parameter.normal_(centre, 0.5 if "embed_tokens" in name else spread)
+                parameter.normal_(centre, 0.5 if "embed_tokens" in name or "wte" in name else spread)
     return model
+
+
+def as_folder(model: Any, folder: Path) -> SafetensorsFolder:
+    """The model as transformers saves it."""
+    model.save_pretrained(folder)
+    return SafetensorsFolder.open(folder)
 
 
 def expected_logits(model: Any, tokens: list[int]) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from localllm.runtime.presets import load_order
+from localllm.runtime.presets import LoadWish, load_order
 from localllm.settings import load_settings
 from localllm.store.entry import Entry
 
@@ -17,3 +17,11 @@ def test_the_context_is_the_setting_and_then_the_presets(
     entry = Entry(name="bear:latest", path="/models/bear.gguf", source="path", params=params)
     order = load_order(entry, load_settings({"LOCALLLM_HOME": "/nowhere"}, context_length=setting, threads=3))
     assert (order.path, order.threads, order.context_length) == ("/models/bear.gguf", 3, expected)
+
+
+def test_a_wish_goes_before_the_settings_and_none_is_no_rounding() -> None:
+    settings = load_settings({"LOCALLLM_HOME": "/nowhere"}, backend="cpu", kv_type="f32", device="mps")
+    entry = Entry(name="a", path="/a", source="path")
+    order = load_order(entry, settings, LoadWish(backend="torch", quantize="none"))
+    assert (order.backend, order.device, order.kv_type, order.quantize) == ("torch", "mps", "f32", "")
+    assert order.cache_dir == "/nowhere/cache"

@@ -16,6 +16,8 @@ PS_FIELDS = [
     "size_bytes",
     "processor",
     "backend",
+    "kv_type",
+    "quantize",
     "context_length",
     "expires_at",
     "state",
@@ -104,3 +106,25 @@ def test_the_small_routes_answer(world: World) -> None:
     assert world.client.get("/version").json()["version"]
     health = world.client.get("/health")
     assert health.status_code == 200 and health.json()["status"] == "ok"
+
+
+def test_a_load_says_how_the_model_is_to_be_open(world: World) -> None:
+    wish = {"backend": "torch", "kv_type": "f32", "quantize": "q4_0"}
+    lines = world.client.post("/localllm/v1/load", json={"model": "toy:1b", **wish}).text.splitlines()
+    assert '"status":"ready"' in lines[-1]
+    (row,) = world.ps()
+    assert (row["kv_type"], row["quantize"]) == ("f32", "q4_0")
+    pid = row["pid"]
+    assert world.chat("Hello").status_code == 200 and world.ps()[0]["pid"] == pid
+    assert world.chat("Hello", quantize="none").status_code == 200
+    assert world.ps()[0]["pid"] != pid and world.ps()[0]["quantize"] == ""
+
+
+@pytest.mark.parametrize("wish", [{"backend": "abacus"}, {"kv_type": "f8"}, {"quantize": "q3"}, {"backend": 3}])
+def test_a_way_to_load_that_does_not_exist_is_a_plain_400(world: World, wish: dict[str, object]) -> None:
+    for refused in (
+        world.client.post("/localllm/v1/load", json={"model": "toy:1b", **wish}),
+        world.chat("Hello", **wish),
+    ):
+        assert refused.status_code == 400 and next(iter(wish)) in refused.json()["error"]["message"]
+    assert world.ps() == []

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.errors import InvalidRequest
-from localllm.tokens.tokenizer import Explained, Tokenizer, byte_alphabet, clean_text, spelled_bytes
+from localllm.tokens.alphabet import byte_alphabet, spelled_bytes
+from localllm.tokens.tokenizer import Explained, Tokenizer, clean_text
 from tests.tokens.material import CORPUS, PUBLISHED, from_folder, from_metadata
 
 BYTE_LEVEL = ("tiny", "gpt4o", "llama3_1")

@@ -14,7 +14,7 @@ from localllm.tokens.chat import ChatTemplate
 from localllm.tokens.sandbox import MAX_OUTPUT_CHARS, MAX_TEMPLATE_CHARS
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
-MAX_WALL_S = 6.0
+MAX_WALL_S = 30.0  # for a machine that is busy with other things; a quiet one needs less than a second
 MAX_CHILD_BYTES = 600 << 20  # below the limit on its address space
 
 ESCAPES = {
@@ -102,6 +102,24 @@ FLOODS = {
     "urlize": "{% for i in range(9999) %}{% set x = ('www.' * 99999) | urlize %}{% endfor %}",
     "striptags": "{% for i in range(9999) %}{% set x = ('<' * 99999) | striptags %}{% endfor %}",
     "wordwrap": "{% for i in range(9999) %}{% set x = ('a ' * 99999) | wordwrap(1) %}{% endfor %}",
+    "an indent step by step": "{% set ns = namespace(s='a\\n') %}{% for i in range(99) %}"
+    "{% set ns.s = (ns.s ~ ns.s) | indent(999) %}{% endfor %}",
+    "a joiner": "{% set j = joiner('a' * 1000000) %}{% for i in range(99999) %}{{ j() }}{% endfor %}",
+    "a list that doubles": "{% set ns = namespace(s=[[]]) %}{% for i in range(99) %}{% set ns.s = [ns.s, ns.s] %}"
+    "{% endfor %}{{ ns.s | string | length }}",
+    "a list that doubles, as JSON": "{% set ns = namespace(s=[[]]) %}{% for i in range(99) %}"
+    "{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s | tojson }}",
+    "kept strings": "{% set ns = namespace(s=[]) %}{% for i in range(9999) %}"
+    "{% set ns.s = ns.s + ['a' * 1000000 ~ i] %}{% endfor %}",
+    "a clock without end": "{{ strftime_now('%Y' * 100000) }}",
+    "a wide clock": "{{ strftime_now('%999999999Y') }}",
+    "a macro per call": "{% macro a(n) %}{% for i in range(9) %}{{ a(n + 1) }}{% endfor %}{% endmacro %}{{ a(0) }}",
+    "groups": "{% for i in range(99999) %}{% set x = (['ab'] * 99999) | groupby(0) | list %}{% endfor %}",
+    "unique": "{% for i in range(99999) %}{% set x = range(99999) | map('string') | unique | list %}{% endfor %}",
+    "a sum of lists": "{{ ([[1] * 99999] * 99999) | sum(start=[]) | length }}",
+    "text that is escaped again": "{% set ns = namespace(s='<' * 99999) %}{% for i in range(99) %}"
+    "{% set ns.s = ns.s | urlencode | urlencode %}{% endfor %}",
+    "a translation": "{{ ('a' * 1048576).translate({97: 'b' * 1048576}) | length }}",
     "a sorted product": "{{ range(99999) | list | sort | map('string') | join * 99999 }}",
 }
 UNPARSEABLE = {
@@ -136,7 +154,7 @@ def check_refused(template: ChatTemplate, source: str) -> str:
     assert time.monotonic() - began < MAX_WALL_S
     assert caught.value.param == "messages"
     check_works(template)
-    return str(caught.value)
+    return caught.value.code
 
 
 def process_of(template: ChatTemplate) -> Any:
@@ -147,7 +165,7 @@ def process_of(template: ChatTemplate) -> Any:
 
 @pytest.mark.parametrize("case", ESCAPES)
 def test_a_template_cannot_reach_python(case: str, child: ChatTemplate) -> None:
-    check_refused(child, ESCAPES[case])
+    assert check_refused(child, ESCAPES[case]) == "template_error"
 
 
 @pytest.mark.parametrize("case", ESCAPES)
@@ -158,7 +176,7 @@ def test_a_template_cannot_reach_python_in_this_process(case: str) -> None:
 
 @pytest.mark.parametrize("case", FLOODS)
 def test_a_template_cannot_take_all_time_or_memory(case: str, child: ChatTemplate) -> None:
-    check_refused(child, FLOODS[case])
+    assert check_refused(child, FLOODS[case]) == "template_limit"
     assert psutil.Process(process_of(child).pid).memory_info().rss < MAX_CHILD_BYTES
 
 
@@ -213,7 +231,7 @@ def test_a_killed_child_is_replaced(child: ChatTemplate) -> None:
 
 def test_a_stopped_child_is_given_up(child: ChatTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
     check_works(child)
-    monkeypatch.setattr("localllm.tokens.chat._WALL_S", 0.2)
+    monkeypatch.setattr("localllm.tokens.renderers._WALL_S", 0.2)
     first = process_of(child)
     os.kill(first.pid, signal.SIGSTOP)
     with pytest.raises(InvalidRequest, match="too long"):

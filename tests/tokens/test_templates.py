@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import pytest
@@ -12,74 +11,15 @@ from localllm.errors import InvalidRequest
 from localllm.tokens.chat import ALLOWED_VARIABLES, ChatTemplate, default_template
 from localllm.tokens.tokenizer import Tokenizer
 from tests.tokens.material import from_metadata, gguf_metadata, shared_data
+from tests.tokens.published import TEMPLATES, source_of
 
-TEMPLATES = (
-    "CohereForAI-c4ai-command-r7b-12-2024-tool_use",
-    "GLM-4.7-Flash",
-    "HuggingFaceTB-SmolLM3-3B",
-    "Kimi-K2-Instruct",
-    "LFM2.5-8B-A1B",
-    "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
-    "NousResearch-Hermes-3-Llama-3.1-8B-tool_use",
-    "Qwen-QwQ-32B",
-    "Qwen-Qwen2.5-7B-Instruct",
-    "Qwen-Qwen3-0.6B",
-    "Qwen3-Coder",
-    "Qwen3.5-4B",
-    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B",
-    "deepseek-ai-DeepSeek-V3.1",
-    "google-gemma-2-2b-it",
-    "google-gemma-4-31B-it",
-    "ibm-granite-granite-3.3-2B-Instruct",
-    "ibm-granite-granite-4.0",
-    "meta-llama-Llama-3.1-8B-Instruct",
-    "meta-llama-Llama-3.2-3B-Instruct",
-    "microsoft-Phi-3.5-mini-instruct",
-    "mistralai-Ministral-3-14B-Reasoning-2512",
-    "mistralai-Mistral-Nemo-Instruct-2407",
-    "openai-gpt-oss-120b",
-    "unsloth-mistral-Devstral-Small-2507",
-)
-WITHOUT_SYSTEM = ("google-gemma-2-2b-it",)
-ONLY_WITH_TOOLS = ("NousResearch-Hermes-3-Llama-3.1-8B-tool_use",)
-WITH_TOOLS = (
-    "Qwen-Qwen2.5-7B-Instruct",
-    "Qwen-Qwen3-0.6B",
-    "Qwen3-Coder",
-    "NousResearch-Hermes-3-Llama-3.1-8B-tool_use",
-    "meta-llama-Llama-3.1-8B-Instruct",
-    "meta-llama-Llama-3.2-3B-Instruct",
-)
 SYSTEM: dict[str, Any] = {"role": "system", "content": "Answer <briefly> & in \"good\" German — 'gut'."}
 TURNS: list[dict[str, Any]] = [
     {"role": "user", "content": "Hello there,\n  what is 2 < 3 & 4?"},
     {"role": "assistant", "content": "It is {{ true }}. 猫 🐈\n"},
     {"role": "user", "content": "  And now?  "},
 ]
-TOOLS: list[dict[str, Any]] = [
-    {
-        "type": "function",
-        "function": {
-            "name": "weather",
-            "description": 'The weather at a place — "now".',
-            "parameters": {
-                "type": "object",
-                "properties": {"place": {"type": "string", "description": "Where, e.g. Köln"}},
-                "required": ["place"],
-            },
-        },
-    }
-]
 ENDS: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>"}
-
-
-@cache
-def source_of(name: str) -> str:
-    return (shared_data() / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
-
-
-def tools_for(name: str) -> list[dict[str, Any]] | None:
-    return TOOLS if name in ONLY_WITH_TOOLS else None
 
 
 def theirs(source: str, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
@@ -115,39 +55,6 @@ def test_every_published_template_is_in_the_list() -> None:
     assert found == set(TEMPLATES)
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_a_conversation_reads_as_with_transformers(name: str, isolated: ChatTemplate) -> None:
-    source = source_of(name)
-    for messages in (TURNS[:1], TURNS):
-        for add_generation_prompt in (True, False):
-            given = {"add_generation_prompt": add_generation_prompt, "tools": tools_for(name)}
-            expected = theirs(source, messages, **given)
-            assert ours(source, messages, isolated, **given) == expected
-            assert "what is 2 < 3 & 4?" in expected
-
-
-@pytest.mark.parametrize("name", [name for name in TEMPLATES if name not in WITHOUT_SYSTEM])
-def test_a_system_message_reads_as_with_transformers(name: str, isolated: ChatTemplate) -> None:
-    source, messages, tools = source_of(name), [SYSTEM, *TURNS], tools_for(name)
-    assert ours(source, messages, isolated, tools=tools) == theirs(source, messages, tools=tools)
-
-
-@pytest.mark.parametrize("name", WITH_TOOLS)
-def test_tools_read_as_with_transformers(name: str, isolated: ChatTemplate) -> None:
-    source = source_of(name)
-    call = {"type": "function", "function": {"name": "weather", "arguments": {"place": "Köln"}}}
-    messages: list[dict[str, Any]] = [
-        SYSTEM,
-        TURNS[0],
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "name": "weather", "content": '{"sky": "blue"}'},
-    ]
-    rendered = ours(source, messages, isolated, tools=TOOLS)
-    assert rendered == theirs(source, messages, tools=TOOLS)
-    assert "Where, e.g. Köln" in rendered
-    assert "blue" in rendered
-
-
 @pytest.mark.parametrize("field", ["reasoning_content", "thinking", "reasoning"])
 @pytest.mark.parametrize("name", ["Qwen-Qwen3-0.6B", "openai-gpt-oss-120b", "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"])
 def test_reasoning_is_found_under_any_of_its_names(name: str, field: str, isolated: ChatTemplate) -> None:
@@ -172,7 +79,21 @@ SMALL = {
     "tojson": "{{ messages | tojson }} {{ messages[0] | tojson(indent=2) }}",
     "tojson with options": "{{ {'b': 'é<', 'a': 1} | tojson(sort_keys=true, separators=(',', ':')) }}",
     "namespace": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+    "tojson in ASCII": "{{ {'b': 'é<'} | tojson(ensure_ascii=true) }}{{ {'b': 'é<'} | tojson(ensure_ascii=False) }}",
+    "tojson with an indent": "{{ messages | tojson(indent=4, separators=(', ', ' : '), ensure_ascii=true) }}",
+    "continue": "{% for m in messages %}{% if m.role == 'user' %}{% continue %}{% endif %}{{ m.content }}{% endfor %}",
+    "generation with names": "{% set a = 1 %}{% for m in messages %}{%- generation -%}{% set a = 2 %}"
+    "{{ a ~ loop.index }}{%- endgeneration -%}{% endfor %}{{ a }}",
     "dict": "{{ dict(a=1, b='x') | tojson }}",
+    "dict from keys": "{{ dict.fromkeys(['a', 'b'], 1) | tojson }}",
+    "items": "{% for name, value in messages[0] | items %}{{ name ~ '=' ~ value }}{% endfor %}",
+    "dictsort": "{% for name, value in {'b': 1, 'A': 2} | dictsort %}{{ name ~ value }}{% endfor %}",
+    "slices": "{{ messages[::-1][0].content[2:5] ~ messages[1:] | length }}",
+    "neighbours": "{% for m in messages %}{{ loop.last ~ (loop.nextitem.role if loop.nextitem) }}{% endfor %}",
+    "tests": "{{ tools is none }}{{ messages is iterable }}{{ messages[0] is mapping }}{{ 'a' in 'cat' }}",
+    "call block": "{% macro m() %}<{{ caller() }}>{% endmacro %}{% call m() %}x{% endcall %}",
+    "recursive loop": "{% for m in [[1, [2]]] recursive %}{{ loop(m) if m is sequence else m }}{% endfor %}",
+    "raw": "{% raw %}{{ no }}{% endraw %}{# gone #}",
     "ends": "{{ bos_token }}{{ messages[-1]['content'].strip().split(' ')[0] }}{{ eos_token }}",
     "undefined": "[{{ nothing }}][{{ tools is none }}][{{ documents is defined }}][{{ messages[0].nothing }}]",
     "macro": "{% macro show(m, n=2) %}{{ m.role * n }}{% endmacro %}{{ show(messages[0]) ~ show(messages[1], n=1) }}",

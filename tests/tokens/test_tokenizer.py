@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.errors import BadModelFile, InvalidRequest, UnsupportedModel
+from localllm.errors import BadModelFile, InvalidRequest
 from localllm.tokens import tokenizer as tokenizer_module
-from localllm.tokens.pretokenizers import known_names, pretokenizer_named, splitter
-from localllm.tokens.tokenizer import Tokenizer, byte_alphabet
+from localllm.tokens.alphabet import byte_alphabet
+from localllm.tokens.pretokenizers import _warned_of, known_names, pretokenizer_or_default, splitter
+from localllm.tokens.tokenizer import Tokenizer
 from tests.tokens.worlds import CORPUS, tiny, tiny_metadata, tiny_spm, tiny_spm_metadata
 
 
@@ -171,15 +172,23 @@ def test_threads_that_parse_and_do_not_parse_special_tokens_do_not_meet() -> Non
 # --- what is refused
 
 
-def test_an_unknown_pre_tokenizer_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModel, match="'of-tomorrow'"):
-        Tokenizer.from_gguf(tiny_metadata(pre="of-tomorrow"))
+@pytest.mark.parametrize(("pre", "says"), [("of-tomorrow", "'of-tomorrow'"), (None, "does not name")])
+def test_an_unknown_pre_tokenizer_runs_by_the_default_rule_and_says_so_once(
+    pre: str | None, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _warned_of.cache_clear()
+    tokenizers = [Tokenizer.from_gguf(tiny_metadata(pre=pre)) for _ in range(2)]
+    assert tokenizers[0].encode("hello 12,34") == Tokenizer.from_gguf(tiny_metadata(pre="default")).encode(
+        "hello 12,34"
+    )
+    for tokenizer in tokenizers:
+        (note,) = tokenizer.notes
+        assert says in note
+    assert [record.getMessage() for record in caplog.records] == [note]
 
 
-@pytest.mark.parametrize("kind", ["bert", "t5", "rwkv", "plamo2"])
-def test_a_kind_we_do_not_have_is_refused_by_name(kind: str) -> None:
-    with pytest.raises(UnsupportedModel, match=repr(kind)):
-        Tokenizer.from_gguf(tiny_metadata(model=kind))
+def test_a_known_pre_tokenizer_has_no_notes() -> None:
+    assert tiny().notes == ()
 
 
 @pytest.mark.parametrize(
@@ -194,6 +203,7 @@ def test_a_kind_we_do_not_have_is_refused_by_name(kind: str) -> None:
         {"merges": [7]},
         {"merges": ["h zzz"]},
         {"bos_token_id": "one"},
+        {"pre": 7},
     ],
     ids=str,
 )
@@ -209,7 +219,7 @@ def test_a_special_id_beyond_the_vocabulary_is_as_none() -> None:
 @pytest.mark.parametrize("name", known_names())
 @given(text=st.text(max_size=40))
 def test_every_known_pre_tokenizer_loses_nothing(name: str, text: str) -> None:
-    cut = splitter(pretokenizer_named(name))
+    cut = splitter(pretokenizer_or_default(name)[0])
     alphabet = byte_alphabet()
     spelled = "".join(piece for piece, _ in cut.pre_tokenize_str(text))
     assert bytes(alphabet[character] for character in spelled) == text.encode()
@@ -231,5 +241,5 @@ def test_every_known_pre_tokenizer_loses_nothing(name: str, text: str) -> None:
     ],
 )
 def test_pre_tokenizers_cut_as_their_models_do(name: str, text: str, words: list[str]) -> None:
-    spelled = [piece for piece, _ in splitter(pretokenizer_named(name)).pre_tokenize_str(text)]
+    spelled = [piece for piece, _ in splitter(pretokenizer_or_default(name)[0]).pre_tokenize_str(text)]
     assert [bytes(byte_alphabet()[c] for c in piece).decode() for piece in spelled] == words

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer as Core
 
-from localllm.tokens.tokenizer import Tokenizer, byte_alphabet
+from localllm.tokens.alphabet import byte_alphabet
+from localllm.tokens.tokenizer import Tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6

@@ -1,0 +1,1 @@
+"""A model on Apple silicon, by MLX: its own kernels only, whose CPU device runs the same graph on Linux."""

@@ -1,0 +1,181 @@
+"""The verbs as MLX graphs. Nothing is computed here: the backend waits once, when the whole step is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import mlx.core as mx
+
+from localllm.backends.batch import Batch
+from localllm.backends.layout import attention_specs
+from localllm.backends.metal.formulas import activate, attend, gate_times_up, rotate, route, softcap
+from localllm.backends.metal.memory import MetalMemory
+from localllm.backends.metal.precision import Precision
+from localllm.backends.metal.views import ConvView, KvView, Pages, conv_view, kv_view, line_of
+from localllm.backends.metal.weights import Weight
+from localllm.engine.step import StepPlan
+from localllm.models.config import Activation, AttentionSpec, ModelConfig, MoeSpec, RopeSpec, ShortConvSpec
+from localllm.models.rope import rope_tables
+
+SORTED_FROM = 64
+"""So many uses of experts in a step are sorted by expert, so that a matrix is read once for all its tokens."""
+
+
+class MetalOps:
+    """The verbs for the step that `begin` named; what layers share of a step is kept until the next."""
+
+    def __init__(self, config: ModelConfig, memory: MetalMemory, precision: Precision) -> None:
+        self._context_length = config.context_length
+        self._memory = memory
+        self._kv_kinds = {(memory.group(layer), spec.causal) for layer, spec in attention_specs(config)}
+        self._attends_in = memory.kv_type if precision.half else mx.float32
+        self.hidden: mx.array | None = None
+        self.logits: mx.array | None = None
+
+    def begin(self, plan: StepPlan, batch: Batch) -> None:
+        """InvalidRequest where a row's table lacks a page; then nothing has happened."""
+        self._plan, self._batch = plan, batch
+        self._kv_views = {key: self._kv_view(*key) for key in self._kv_kinds} if plan.rows else {}
+        self._conv_views: dict[int, ConvView] = {}
+        self._turns: dict[RopeSpec, tuple[mx.array, mx.array]] = {}
+        self.hidden = self.logits = None
+
+    def embed(self, weight: Weight, of: Literal["tokens", "positions"] = "tokens", scale: float = 1.0) -> mx.array:
+        rows = weight.rows(self._batch.token_ids if of == "tokens" else self._batch.positions)
+        return rows if scale == 1.0 else rows * scale
+
+    def linear(self, x: mx.array, weight: Weight, bias: Weight | None = None) -> mx.array:
+        product = weight.product(x)
+        return product if bias is None else product + bias.values()
+
+    def linear_group(
+        self, x: mx.array, weights: Sequence[Weight], biases: Sequence[Weight | None]
+    ) -> tuple[mx.array, ...]:
+        return tuple(self.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+
+    def gated(
+        self,
+        x: mx.array,
+        gate: Weight,
+        up: Weight,
+        activation: Activation,
+        gate_bias: Weight | None = None,
+        up_bias: Weight | None = None,
+    ) -> mx.array:
+        return gate_times_up(self.linear(x, gate, gate_bias), self.linear(x, up, up_bias), activation)
+
+    def activate(self, x: mx.array, activation: Activation) -> mx.array:
+        return activate(x, activation)
+
+    def rms_norm(self, x: mx.array, weight: Weight, eps: float) -> mx.array:
+        runs = x.reshape(x.shape[0], -1, weight.shape[0])
+        return mx.fast.rms_norm(runs, weight.values(), eps).reshape(x.shape)
+
+    def layer_norm(self, x: mx.array, weight: Weight, bias: Weight | None, eps: float) -> mx.array:
+        return mx.fast.layer_norm(x, weight.values(), None if bias is None else bias.values(), eps)
+
+    def add(self, x: mx.array, y: mx.array, scale: float = 1.0) -> mx.array:
+        return x + y if scale == 1.0 else x + y * scale
+
+    def add_rms_norm(
+        self, x: mx.array, y: mx.array, weight: Weight, eps: float, scale: float = 1.0
+    ) -> tuple[mx.array, mx.array]:
+        total = self.add(x, y, scale)
+        return total, self.rms_norm(total, weight, eps)
+
+    def scale(self, x: mx.array, factor: float) -> mx.array:
+        return x * factor
+
+    def softcap(self, x: mx.array, cap: float) -> mx.array:
+        return softcap(x, cap)
+
+    def rope(self, x: mx.array, head_dim: int, spec: RopeSpec) -> mx.array:
+        if spec not in self._turns:
+            cos, sin = rope_tables(spec, self._batch.positions, self._context_length)
+            self._turns[spec] = mx.array(cos[:, None]), mx.array(sin[:, None])
+        return rotate(x.reshape(x.shape[0], -1, head_dim), *self._turns[spec]).reshape(x.shape)
+
+    def attention(
+        self, q: mx.array, k: mx.array, v: mx.array, spec: AttentionSpec, layer: int, sinks: Weight | None = None
+    ) -> mx.array:
+        view = self._kv_views[self._memory.group(layer), spec.causal]
+        self._memory.write(layer, view.written, k, v)
+        drains = None if sinks is None else sinks.values()
+        heads = q.reshape(q.shape[0], spec.num_heads, spec.head_dim).astype(self._attends_in)
+        outs = []
+        for span in view.spans:
+            keys, values = (each.astype(self._attends_in) for each in self._memory.read(layer, span.seen))
+            queries = heads[span.tokens]
+            q, k, v = (each.swapaxes(1, 2) for each in (queries, keys, values))
+            out = attend(q, k, v, span.mask, spec, drains)  # (B, heads, n, value_dim)
+            outs.append(out.swapaxes(1, 2).reshape(-1, spec.num_heads * spec.value_dim))
+        together = outs[0] if len(outs) == 1 else mx.concatenate(outs)
+        return (together if view.back is None else together[view.back]).astype(mx.float32)
+
+    def short_conv(
+        self, x: mx.array, in_proj: Weight, kernel: Weight, out_proj: Weight, spec: ShortConvSpec, layer: int
+    ) -> mx.array:
+        if spec.kernel not in self._conv_views:
+            self._conv_views[spec.kernel] = conv_view(self._batch, spec.kernel)
+        view, slots = self._conv_views[spec.kernel], mx.array(self._batch.slots)
+        before, after, inner = mx.split(in_proj.product(x), 3, axis=1)
+        states = self._memory.states(layer, slots).reshape(-1, spec.channels)
+        line = mx.concatenate([states, before * inner])
+        self._memory.set_states(layer, slots, line[view.last])
+        for index, row in enumerate(self._plan.rows):
+            if self._memory.trails.wants(row.seq):
+                self._memory.trails.keep(row.seq, layer, line[line_of(self._batch, spec.kernel, index)])
+        taps = kernel.values().reshape(spec.channels, spec.kernel).T
+        return out_proj.product(after * (line[view.taps] * taps).sum(axis=1))
+
+    def route(
+        self, x: mx.array, router: Weight, spec: MoeSpec, bias: Weight | None = None, choice_bias: Weight | None = None
+    ) -> mx.array:
+        """(T, num_used, 2): the expert's index, which float32 holds exactly, and its weight."""
+        logits = self.linear(x, router, bias)
+        chosen, weights = route(logits, spec, None if choice_bias is None else choice_bias.values())
+        return mx.stack([chosen.astype(mx.float32), weights], axis=-1)
+
+    def experts(
+        self,
+        x: mx.array,
+        routing: mx.array,
+        gate: Weight,
+        up: Weight,
+        down: Weight,
+        activation: Activation,
+        biases: tuple[Weight | None, Weight | None, Weight | None] = (None, None, None),
+    ) -> mx.array:
+        num_tokens, num_used, _ = routing.shape
+        experts = routing[:, :, 0].astype(mx.int32).reshape(-1)
+        lines = mx.repeat(mx.arange(num_tokens), num_used)
+        back = None
+        if are_sorted := len(lines) >= SORTED_FROM:
+            order = mx.argsort(experts)
+            experts, lines, back = experts[order], lines[order], mx.argsort(order)
+
+        def product(inputs: mx.array, weight: Weight, bias: Weight | None) -> mx.array:
+            out = weight.by_expert(inputs, experts, are_sorted)
+            return out if bias is None else out + bias.values()[experts]
+
+        inputs = x[lines]
+        hidden = gate_times_up(product(inputs, gate, biases[0]), product(inputs, up, biases[1]), activation)
+        out = product(hidden, down, biases[2])
+        parts = (out if back is None else out[back]).reshape(num_tokens, num_used, -1)
+        return (parts * routing[:, :, 1:]).sum(axis=1)
+
+    def pool(self, x: mx.array) -> None:
+        self.hidden = x if self._batch.wants_hidden else None
+
+    def take_rows(self, x: mx.array) -> mx.array:
+        taken = self._batch.taken
+        return x if len(taken) == x.shape[0] else x[mx.array(taken)]
+
+    def sample(self, logits: mx.array) -> None:
+        self.logits = logits
+
+    def _kv_view(self, group: int, causal: bool) -> KvView:
+        layout = self._memory.layout
+        pages = Pages(self._batch.tables[group], layout.page_size, self._memory.num_pages)
+        return kv_view(self._batch, pages, layout.groups[group].window, causal)

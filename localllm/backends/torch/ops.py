@@ -1,0 +1,221 @@
+"""The verbs over tensors of one device, for the step that `begin` named. Activations are float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from localllm.backends.batch import Batch
+from localllm.backends.layout import layer_values
+from localllm.backends.torch.experts import Experts
+from localllm.backends.torch.formulas import activate, attend, convolve, gate_times_up, rotate, route, softcap
+from localllm.backends.torch.memory import DeviceMemory
+from localllm.backends.torch.products import Products, check_width
+from localllm.backends.torch.reach import Pool, Reach, Span, reach, uploaded
+from localllm.backends.torch.weights import Weight
+from localllm.engine.step import StepPlan
+from localllm.errors import BadModelFile, InvalidRequest
+from localllm.models.config import Activation, AttentionSpec, ModelConfig, MoeSpec, RopeSpec, ShortConvSpec
+from localllm.models.rope import rope_tables
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the verbs of one step share. `convolved`: rows (G,) of one length with their tokens (G, n)."""
+
+    plan: StepPlan
+    batch: Batch
+    reaches: tuple[Reach, ...]
+    convolved: tuple[tuple[NDArray[np.int64], Tensor], ...]
+    turns: dict[RopeSpec, tuple[Tensor, Tensor]]
+
+
+class TorchOps:
+    """`attention_type`: what scores and values are multiplied in."""
+
+    def __init__(self, config: ModelConfig, memory: DeviceMemory, attention_type: torch.dtype, device: torch.device):
+        self._config, self._memory, self._device = config, memory, device
+        self._attention_type = attention_type
+        self._products = Products(device)
+        self._step: Step | None = None
+        self.hidden: Tensor | None = None
+        self.logits: Tensor | None = None
+
+    def begin(self, plan: StepPlan, batch: Batch) -> None:
+        """InvalidRequest where a row names tokens, pages or slots that do not exist; nothing is computed then."""
+        self.hidden = self.logits = None
+        span = Span.of(batch)
+        self._check(batch)
+        self._step = Step(plan, batch, self._reaches(batch, span), self._convolved(batch, span), {})
+        self._memory.trails.follow(plan)
+        for each in self._step.reaches:
+            self._memory.blank(each.begun)
+
+    @property
+    def step(self) -> Step:
+        assert self._step is not None, "begin() comes first"
+        return self._step
+
+    def embed(self, weight: Weight, of: Literal["tokens", "positions"] = "tokens", scale: float = 1.0) -> Tensor:
+        indices = self.step.batch.token_ids if of == "tokens" else self.step.batch.positions
+        if indices.max() >= weight.shape[0]:
+            raise InvalidRequest(f"{of} reach {indices.max()}, the tensor {weight.name} has {weight.shape[0]}")
+        rows = weight.rows(uploaded(indices, self._device))
+        return rows if scale == 1.0 else rows * scale
+
+    def linear(self, x: Tensor, weight: Weight, bias: Weight | None = None) -> Tensor:
+        return self._products.linear(x, weight, bias, is_bounded=False)
+
+    def linear_group(self, x: Tensor, weights: Sequence[Weight], biases: Sequence[Weight | None]) -> tuple[Tensor, ...]:
+        return tuple(self._of_norm(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+
+    def gated(
+        self,
+        x: Tensor,
+        gate: Weight,
+        up: Weight,
+        activation: Activation,
+        gate_bias: Weight | None = None,
+        up_bias: Weight | None = None,
+    ) -> Tensor:
+        return gate_times_up(self._of_norm(x, gate, gate_bias), self._of_norm(x, up, up_bias), activation)
+
+    def activate(self, x: Tensor, activation: Activation) -> Tensor:
+        return activate(x, activation)
+
+    def rms_norm(self, x: Tensor, weight: Weight, eps: float) -> Tensor:
+        width = weight.shape[0]
+        if x.shape[1] % width:
+            raise BadModelFile(f"the tensor {weight.name} is {width} wide, which does not divide {x.shape[1]}")
+        return functional.rms_norm(x.view(len(x), -1, width), (width,), weight.store, eps).view(x.shape)
+
+    def layer_norm(self, x: Tensor, weight: Weight, bias: Weight | None, eps: float) -> Tensor:
+        check_width(x, weight)
+        return functional.layer_norm(x, weight.shape, weight.store, None if bias is None else bias.store, eps)
+
+    def add(self, x: Tensor, y: Tensor, scale: float = 1.0) -> Tensor:
+        return torch.add(x, y, alpha=scale)
+
+    def add_rms_norm(
+        self, x: Tensor, y: Tensor, weight: Weight, eps: float, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        total = self.add(x, y, scale)
+        return total, self.rms_norm(total, weight, eps)
+
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        return x * factor
+
+    def softcap(self, x: Tensor, cap: float) -> Tensor:
+        return softcap(x, cap)
+
+    def rope(self, x: Tensor, head_dim: int, spec: RopeSpec) -> Tensor:
+        turns = self.step.turns
+        if spec not in turns:
+            tables = rope_tables(spec, self.step.batch.positions, self._config.context_length)
+            cos, sin = (torch.from_numpy(table).to(self._device)[:, None] for table in tables)
+            turns[spec] = cos, sin
+        return rotate(x.view(len(x), -1, head_dim), *turns[spec]).view(x.shape)
+
+    def attention(
+        self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, layer: int, sinks: Weight | None = None
+    ) -> Tensor:
+        memory, own = self._memory, self.step.reaches[self._memory.group(layer)]
+        keys = k.view(len(k), spec.num_kv_heads, spec.head_dim)
+        memory.write(layer, own.pages, own.offsets, keys, v.view(len(v), spec.num_kv_heads, spec.value_dim))
+        out = q.new_empty((len(q), spec.num_heads * spec.value_dim))
+        drains = None if sinks is None else sinks.store
+        queries = q.view(len(q), spec.num_heads, spec.head_dim)
+        for part in own.parts:
+            seen = memory.read(layer, part.pages, self._attention_type)
+            out[part.tokens] = attend(
+                queries[part.tokens], *seen, part.hidden(spec.causal), spec, drains, self._products
+            )
+        return out
+
+    def short_conv(
+        self, x: Tensor, in_proj: Weight, kernel: Weight, out_proj: Weight, spec: ShortConvSpec, layer: int
+    ) -> Tensor:
+        before, after, inner = self._of_norm(x, in_proj, None).chunk(3, dim=1)
+        inputs = before * inner
+        mixed = torch.empty_like(inputs)
+        states, taps = self._memory.state(layer), kernel.store.view(spec.channels, spec.kernel)
+        for rows, tokens in self.step.convolved:
+            slots = uploaded(self.step.batch.slots[rows], self._device)
+            lines = torch.cat([states[slots], inputs[tokens]], dim=1)
+            mixed[tokens] = convolve(lines, taps)
+            states[slots] = lines[:, tokens.shape[1] :]
+            self._keep_trails(rows, layer, lines)
+        return self.linear(after * mixed, out_proj)
+
+    def route(
+        self, x: Tensor, router: Weight, spec: MoeSpec, bias: Weight | None = None, choice_bias: Weight | None = None
+    ) -> Tensor:
+        """(T, num_used, 2): the expert's index, which float32 holds exactly, and its weight."""
+        return route(self._of_norm(x, router, bias), spec, None if choice_bias is None else choice_bias.store)
+
+    def experts(
+        self,
+        x: Tensor,
+        routing: Tensor,
+        gate: Weight,
+        up: Weight,
+        down: Weight,
+        activation: Activation,
+        biases: tuple[Weight | None, Weight | None, Weight | None] = (None, None, None),
+    ) -> Tensor:
+        return Experts(gate, up, down, activation, biases).mix(x, routing, self._products)
+
+    def pool(self, x: Tensor) -> None:
+        self.hidden = x
+
+    def take_rows(self, x: Tensor) -> Tensor:
+        return x[uploaded(self.step.batch.taken, self._device)]
+
+    def sample(self, logits: Tensor) -> None:
+        self.logits = logits
+
+    def _of_norm(self, x: Tensor, weight: Weight, bias: Weight | None) -> Tensor:
+        return self._products.linear(x, weight, bias, is_bounded=True)
+
+    def _check(self, batch: Batch) -> None:
+        low, high = int(batch.token_ids.min()), int(batch.token_ids.max())
+        if low < 0 or high >= self._config.vocab_size:
+            raise InvalidRequest(
+                f"a token id is {low if low < 0 else high}, the vocabulary has {self._config.vocab_size}"
+            )
+        if batch.positions.min() < 0:
+            raise InvalidRequest(f"a position is {batch.positions.min()}")
+        if self._memory.layout.has_state:
+            for slot in batch.slots.tolist():
+                self._memory.slot(slot)
+
+    def _reaches(self, batch: Batch, span: Span) -> tuple[Reach, ...]:
+        layout = self._memory.layout
+        pool = Pool(layout.page_size, self._memory.num_pages, layer_values(self._config), self._device)
+        return tuple(
+            reach(batch, span, table, group.window, pool)
+            for group, table in zip(layout.groups, batch.tables, strict=True)
+        )
+
+    def _convolved(self, batch: Batch, span: Span) -> tuple[tuple[NDArray[np.int64], Tensor], ...]:
+        if not self._memory.layout.has_state:
+            return ()
+        parts = []
+        for count in np.unique(span.counts):
+            rows = np.flatnonzero(span.counts == count)
+            tokens = batch.row_starts[:-1][rows, None] + np.arange(count, dtype=np.int32)
+            parts.append((rows, uploaded(tokens, self._device)))
+        return tuple(parts)
+
+    def _keep_trails(self, rows: NDArray[np.int64], layer: int, lines: Tensor) -> None:
+        for index, row in enumerate(rows.tolist()):
+            seq = self.step.plan.rows[row].seq
+            if self._memory.trails.wants(seq):
+                self._memory.trails.keep(seq, layer, lines[index])

@@ -1,0 +1,254 @@
+"""Facts of a file and a row of families.py to one ModelConfig; refuses numbers that make no model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from localllm.errors import BadModelFile, UnsupportedModel
+from localllm.models.config import (
+    Activation,
+    AttentionSpec,
+    LayerSpec,
+    ModelConfig,
+    MoeSpec,
+    PositionGrowth,
+    RopeScaling,
+    RopeSpec,
+    ShortConvSpec,
+)
+from localllm.models.facts import Facts
+from localllm.models.families import Family
+
+MAX_LAYERS = 1024  # far above any model; a hostile count must not become a long loop
+MAX_WIDTH = 1 << 20
+MAX_CONTEXT = 1 << 31
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RopeFactors:
+    """Divisors of rotary frequencies that GGUF keeps as tensors: one list for all lengths, or short and long ones."""
+
+    always: tuple[float, ...] = ()
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
+
+
+NO_FACTORS = RopeFactors()
+
+
+def config_from_facts(
+    facts: Facts, family: Family, tensor_names: Collection[str], factors: RopeFactors, vocab_size: int
+) -> ModelConfig:
+    """`tensor_names` are canonical: they tell convolutions and experts from other layers."""
+    _check(facts)
+    eps = facts.rms_eps if family.norm == "rms" else facts.layer_eps
+    if eps is None:
+        kind = "layer_norm_rms_epsilon" if family.norm == "rms" else "layer_norm_epsilon"
+        raise BadModelFile(f"the model file lacks {family.architecture}.attention.{kind}")
+    if facts.logit_scale == 0:
+        raise BadModelFile("logit_scale must not be 0")
+    return ModelConfig(
+        architecture=family.architecture,
+        hidden_size=facts.hidden_size,
+        vocab_size=vocab_size,
+        context_length=facts.context_length,
+        layers=tuple(_layer(facts, family, factors, index, tensor_names) for index in range(facts.num_layers)),
+        activation=activation(facts, family),
+        norm=family.norm,
+        norm_eps=eps,
+        embed_scale=math.sqrt(facts.hidden_size) if family.embeds_times_sqrt else facts.embed_scale or 1.0,
+        residual_scale=facts.residual_scale,
+        logit_scale=1 / facts.logit_scale if family.divides_logits else facts.logit_scale,
+        logit_softcap=facts.logit_softcap,
+        learned_positions=family.learned_positions,
+    )
+
+
+def activation(facts: Facts, family: Family) -> Activation:
+    """The family's own, but for the plain gated feed-forward, where checkpoints may name another."""
+    if not facts.activation or family.activation != "silu":
+        return family.activation
+    if facts.activation not in _ACTIVATIONS:
+        raise UnsupportedModel(f"this build does not know the activation {facts.activation!r}")
+    return _ACTIVATIONS[facts.activation]
+
+
+def _layer(facts: Facts, family: Family, factors: RopeFactors, index: int, tensor_names: Collection[str]) -> LayerSpec:
+    is_conv = f"blk.{index}.shortconv.conv.weight" in tensor_names
+    mixer = _short_conv(facts) if is_conv else _attention(facts, family, factors, index)
+    is_dense = index < facts.num_dense_layers or f"blk.{index}.ffn_down.weight" in tensor_names
+    has_experts = facts.num_experts > 0 and not is_dense
+    return LayerSpec(mixer, _moe(facts, family) if has_experts else None)
+
+
+def _short_conv(facts: Facts) -> ShortConvSpec:
+    if not 1 < facts.conv_kernel <= 64:
+        raise BadModelFile(f"shortconv.l_cache must be between 2 and 64, not {facts.conv_kernel}")
+    return ShortConvSpec(facts.conv_kernel, facts.hidden_size)
+
+
+def _attention(facts: Facts, family: Family, factors: RopeFactors, index: int) -> AttentionSpec:
+    num_heads = at_layer(facts.num_heads, index)
+    num_kv_heads = num_heads if facts.num_kv_heads is None else at_layer(facts.num_kv_heads, index)
+    if num_heads < 1 or num_kv_heads < 1 or num_heads % num_kv_heads or num_heads > MAX_WIDTH:
+        raise BadModelFile(f"layer {index} has {num_heads} query heads for {num_kv_heads} key heads")
+    head_dim = facts.hidden_size // num_heads if facts.head_dim is None else facts.head_dim
+    windowed = facts.window > 0 and has_window(facts, family, index)
+    rope = _rope(facts, family, factors, head_dim, windowed) if has_rope(facts, family, index) else None
+    return AttentionSpec(
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        value_dim=head_dim if facts.value_dim is None else facts.value_dim,
+        scale=_scale(facts, family, num_heads, head_dim),
+        rope=rope,
+        window=facts.window if windowed else None,
+        softcap=facts.attention_softcap,
+        query_growth=_query_growth(facts, rope, head_dim),
+    )
+
+
+def has_window(facts: Facts, family: Family, index: int) -> bool:
+    """What the file says of the layer, or the rule of its family."""
+    if isinstance(facts.windowed, int):
+        return is_windowed(facts.windowed, index)
+    if not facts.windowed:
+        return is_windowed(family.full_every, index)
+    if len(facts.windowed) != facts.num_layers:
+        raise BadModelFile(f"sliding_window_pattern has {len(facts.windowed)} values for {facts.num_layers} layers")
+    return facts.windowed[index]
+
+
+def has_rope(facts: Facts, family: Family, index: int) -> bool:
+    if not facts.has_rope or family.learned_positions:
+        return False
+    if facts.rope_layers:
+        if len(facts.rope_layers) != facts.num_layers:
+            raise BadModelFile(f"no_rope_layers has {len(facts.rope_layers)} values for {facts.num_layers} layers")
+        return facts.rope_layers[index]
+    return not family.rope_pause or (index + 1) % family.rope_pause != 0
+
+
+def _query_growth(facts: Facts, rope: RopeSpec | None, head_dim: int) -> PositionGrowth | None:
+    if not facts.temperature_scale:
+        return None
+    if rope is None or rope.dims != head_dim or facts.rope_original_context < 1:
+        raise UnsupportedModel("attention.temperature_scale needs whole heads that turn, and the original context")
+    return PositionGrowth(facts.temperature_scale, facts.rope_original_context)
+
+
+def is_windowed(full_every: int, index: int) -> bool:
+    """Of every `full_every` layers the last sees everything; 1: every layer has the window; 0: none."""
+    return full_every == 1 or (full_every > 1 and index % full_every < full_every - 1)
+
+
+def _scale(facts: Facts, family: Family, num_heads: int, head_dim: int) -> float:
+    if facts.attention_scale:
+        return facts.attention_scale
+    if family.head_width_scale_at == facts.num_layers:
+        return 1 / math.sqrt(facts.hidden_size / num_heads)
+    return 1 / math.sqrt(head_dim)
+
+
+def _rope(facts: Facts, family: Family, factors: RopeFactors, head_dim: int, windowed: bool) -> RopeSpec:
+    dims = head_dim if facts.rope_dims is None else facts.rope_dims
+    if dims < 2 or dims % 2 or dims > head_dim:
+        raise BadModelFile(f"rope.dimension_count is {dims}, but a head has {head_dim} values")
+    base = (facts.window_rope_base or family.window_rope_base or facts.rope_base) if windowed else facts.rope_base
+    if base <= 1:
+        raise BadModelFile(f"rope.freq_base must be above 1, not {base}")
+    if windowed and not family.scales_windowed:
+        return RopeSpec(dims, base)
+    return RopeSpec(dims, base, _rope_scaling(facts, family, factors, dims))
+
+
+def _rope_scaling(facts: Facts, family: Family, factors: RopeFactors, dims: int) -> RopeScaling | None:
+    for name in ("always", "short", "long"):
+        found = getattr(factors, name)
+        if found and (len(found) != dims // 2 or min(found) <= 0):
+            raise BadModelFile(f"the file's rope factors are not {dims // 2} positive numbers")
+    if factors.always:
+        return RopeScaling("factors", short_factors=factors.always)
+    if factors.short and factors.long:
+        return RopeScaling(
+            "longrope",
+            original_context=facts.rope_original_context,
+            factor=facts.rope_factor or facts.context_length / max(facts.rope_original_context, 1),
+            attention_factor=facts.rope_attention_factor,
+            short_factors=factors.short,
+            long_factors=factors.long,
+        )
+    return _scaling_by_name(facts, family)
+
+
+def _scaling_by_name(facts: Facts, family: Family) -> RopeScaling | None:
+    factor = 1.0 if facts.rope_factor is None else facts.rope_factor
+    if factor <= 0:
+        raise BadModelFile(f"rope.scaling.factor must be above 0, not {factor}")
+    if facts.rope_scaling == "linear":
+        return RopeScaling("linear", factor)
+    if facts.rope_scaling == "llama3":
+        return RopeScaling(
+            "llama3", factor, facts.rope_original_context, facts.rope_low_frequency, facts.rope_high_frequency
+        )
+    if facts.rope_scaling == "yarn":
+        original = facts.rope_original_context or facts.context_length
+        factor = facts.rope_factor or facts.context_length / original
+        natural = mscale(factor, 1.0) / (mscale(factor, facts.rope_log_multiplier) if facts.rope_log_multiplier else 1)
+        return RopeScaling(
+            "yarn",
+            factor,
+            original,
+            beta_fast=facts.rope_beta_fast,
+            beta_slow=facts.rope_beta_slow,
+            attention_factor=natural * (facts.rope_attention_factor or 1.0),
+            truncate=family.truncates_yarn if facts.rope_truncates is None else facts.rope_truncates,
+        )
+    if facts.rope_scaling in ("none", "default", "longrope"):  # longrope without factors: nothing to scale by
+        return None
+    raise UnsupportedModel(f"this build does not know the rope scaling {facts.rope_scaling!r}")
+
+
+def mscale(factor: float, multiplier: float) -> float:
+    """How much longer yarn makes cos and sin of a context that grows by `factor` (Peng et al. 2023, 3.4)."""
+    return 0.1 * multiplier * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def _moe(facts: Facts, family: Family) -> MoeSpec:
+    if not 0 < facts.num_used_experts <= facts.num_experts <= MAX_WIDTH:
+        raise BadModelFile(f"{facts.num_used_experts} of {facts.num_experts} experts cannot be used")
+    normalizes = family.normalizes_experts if facts.expert_norm is None else facts.expert_norm
+    return MoeSpec(facts.num_experts, facts.num_used_experts, family.scoring, normalizes, facts.expert_scale or 1.0)
+
+
+def at_layer(values: tuple[int, ...], index: int) -> int:
+    return values[0] if len(values) == 1 else values[index]
+
+
+def _check(facts: Facts) -> None:
+    """Numbers that would make loops endless or shapes senseless; the rest is found out by the tensors' shapes."""
+    bounds = (
+        ("block_count", facts.num_layers, MAX_LAYERS),
+        ("embedding_length", facts.hidden_size, MAX_WIDTH),
+        ("context_length", facts.context_length, MAX_CONTEXT),
+        ("attention.key_length", 1 if facts.head_dim is None else facts.head_dim, MAX_WIDTH),
+        ("attention.value_length", 1 if facts.value_dim is None else facts.value_dim, MAX_WIDTH),
+    )
+    for name, value, most in bounds:
+        if not 1 <= value <= most:
+            raise BadModelFile(f"{name} is {value}, but must be between 1 and {most}")
+    for name, values in (("head_count", facts.num_heads), ("head_count_kv", facts.num_kv_heads or (1,))):
+        if len(values) not in (1, facts.num_layers):
+            raise BadModelFile(f"attention.{name} has {len(values)} values for {facts.num_layers} layers")

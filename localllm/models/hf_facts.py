@@ -1,0 +1,153 @@
+"""What a `config.json` means in the terms of GGUF: differences of wording between families, undone one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from localllm.errors import BadModelFile, UnsupportedModel
+from localllm.models.assemble import RopeFactors, mscale
+from localllm.models.facts import Facts, facts_from_config
+from localllm.models.families import FAMILIES, Family, family_of_type
+
+Config = Mapping[str, Any]
+
+_LAYER_TYPES = ("full_attention", "sliding_attention", "attention", "conv")
+_SUPPORTED_QUANTIZATIONS = ("mxfp4",)
+_REFUSED_FLAGS = {
+    # what changes the arithmetic of a family that is otherwise known
+    "scale_attn_by_inverse_layer_idx": "attention scaled by the layer's number",
+    "use_bidirectional_attention": "attention in both directions",
+    "add_cross_attention": "cross attention",
+    "clip_qkv": "clipped queries, keys and values",
+}
+
+
+def text_config(config: Config) -> Config:
+    """The part about the language model: multimodal checkpoints keep it apart."""
+    inner = config.get("text_config")
+    if not isinstance(inner, Mapping):
+        return config
+    outer = {name: config[name] for name in ("tie_word_embeddings", "quantization_config") if name in config}
+    return {**outer, **inner}
+
+
+def check_config(config: Config) -> Family:
+    """The family of a checkpoint. UnsupportedModel by name: unknown types, remote code, quantizations, odd flags."""
+    inner = text_config(config)
+    model_type = inner.get("model_type")
+    if not isinstance(model_type, str):
+        raise BadModelFile("config.json lacks model_type", hint="take the folder from the hub as it is there")
+    family = family_of_type(model_type)
+    if family is None:
+        reason = f"this build cannot run the architecture {model_type!r}"
+        if config.get("auto_map"):
+            reason = f"the model {model_type!r} needs code from its own repository, which localllm never runs"
+        raise UnsupportedModel(reason, hint="it runs " + ", ".join(sorted(known_types())))
+    _check_quantization(inner)
+    for name, meaning in _REFUSED_FLAGS.items():
+        if inner.get(name):
+            raise UnsupportedModel(f"config.json asks for {meaning} ({name}), which this build does not know")
+    for name, value in (("swiglu_limit", 7.0), ("swiglu_alpha", 1.702)):
+        if inner.get(name) not in (None, value):
+            raise UnsupportedModel(f"{name} is {inner[name]}, but this build knows only {value}")
+    return family
+
+
+def known_types() -> set[str]:
+    """Every `model_type` that is of some family."""
+    return {name for family in FAMILIES.values() for name in family.hf}
+
+
+def _check_quantization(config: Config) -> None:
+    quantization = config.get("quantization_config")
+    if not isinstance(quantization, Mapping):
+        return
+    method = quantization.get("quant_method")
+    if method not in _SUPPORTED_QUANTIZATIONS:
+        raise UnsupportedModel(
+            f"the weights are quantized by {method}, which this build cannot read yet",
+            hint="take the repository with the original weights, or a GGUF version",
+        )
+
+
+def facts_from_hf(config: Config) -> Facts:
+    """The facts of a checkpoint, told as a GGUF file would. BadModelFile names a key that is missing or odd."""
+    family = check_config(config)
+    named = {name: value for name, value in text_config(config).items() if value is not None}
+    inner = {**dict(family.hf_defaults), **named}
+    facts = facts_from_config(inner)
+    for adjust in (_layers, _attention, _feed_forward, _rope):
+        facts = adjust(facts, inner)
+    return facts
+
+
+def _layers(facts: Facts, config: Config) -> Facts:
+    """Which layers have the window."""
+    types = config.get("layer_types")
+    if isinstance(types, list):
+        unknown = [str(item) for item in types if item not in _LAYER_TYPES]
+        if unknown:
+            raise UnsupportedModel(f"this build cannot run layers of the type {unknown[0]!r}")
+    if config.get("use_sliding_window") is False or not facts.window:
+        return replace(facts, window=0, windowed=())
+    if isinstance(types, list) and not any(facts.windowed if isinstance(facts.windowed, tuple) else ()):
+        return replace(facts, window=0, windowed=())
+    first = config.get("max_window_layers")
+    if not facts.windowed and isinstance(first, int):
+        return replace(facts, windowed=tuple(index >= first for index in range(facts.num_layers)))
+    return facts
+
+
+def _attention(facts: Facts, config: Config) -> Facts:
+    if facts.value_dim is None:
+        facts = replace(facts, value_dim=facts.head_dim)
+    scalar = config.get("query_pre_attn_scalar")
+    if isinstance(scalar, (int, float)) and scalar > 0:
+        return replace(facts, attention_scale=scalar**-0.5)
+    if config.get("scale_attn_weights") is False:
+        return replace(facts, attention_scale=1.0)
+    return facts
+
+
+def _feed_forward(facts: Facts, config: Config) -> Facts:
+    """GPT-2 leaves its width out where it is the usual one; dense Granite 4 names that of its shared experts."""
+    shared = config.get("shared_intermediate_size")
+    if config["model_type"] == "gpt2":
+        inner = config.get("n_inner")
+        return replace(facts, feed_forward=(inner if isinstance(inner, int) else 4 * facts.hidden_size,))
+    if isinstance(shared, int) and not facts.num_experts:
+        return replace(facts, feed_forward=(shared,), num_used_experts=0)
+    if config["model_type"] == "gpt_oss":
+        return replace(facts, expert_width=facts.feed_forward[0])
+    return facts
+
+
+def _rope(facts: Facts, config: Config) -> Facts:
+    head_dim = facts.head_dim or facts.hidden_size // max(facts.num_heads[0], 1)
+    kind = {"default": "none", "su": "longrope"}.get(facts.rope_scaling, facts.rope_scaling)
+    facts = replace(facts, rope_scaling=kind, rope_dims=int(head_dim * facts.rope_share))
+    if config["model_type"] == "granitemoehybrid":
+        facts = replace(facts, has_rope=config.get("position_embedding_type") == "rope")
+    if kind != "yarn":
+        return facts
+    original = facts.rope_original_context or facts.context_length
+    factor = facts.rope_factor or facts.context_length / original
+    multiplier = facts.rope_log_multiplier if facts.rope_mscale is not None else 0.0
+    natural = mscale(factor, 1.0) / (mscale(factor, multiplier) if multiplier else 1.0)
+    wanted = natural
+    if multiplier:
+        wanted = mscale(factor, facts.rope_mscale or 1.0) / mscale(factor, multiplier)
+    return replace(
+        facts,
+        rope_factor=factor,
+        rope_original_context=original,
+        rope_log_multiplier=multiplier,
+        # here a multiplier of what the other numbers give, there the whole factor
+        rope_attention_factor=(facts.rope_attention_factor or wanted) / natural,
+    )
+
+
+def hf_rope_factors(facts: Facts) -> RopeFactors:
+    return RopeFactors(short=facts.rope_short_factors, long=facts.rope_long_factors)

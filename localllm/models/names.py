@@ -1,0 +1,201 @@
+"""Names of tensors in safetensors checkpoints, and what they are here: one table, and what a family says otherwise.
+
+Sources: the modeling files of transformers (names of modules) and the names that GGUF converters give.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from localllm.errors import UnsupportedModel
+from localllm.models.families import Family
+
+Cut = Literal["", "q", "k", "v", "first half", "second half", "even", "odd"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One part of a canonical weight: rows of a tensor of the file. `order`: place among stacked experts.
+
+    `transposed`: the file has (in, out). `scales`: the tensor is MXFP4 nibbles, and these are its exponents.
+    """
+
+    tensor: str
+    cut: Cut = ""
+    transposed: bool = False
+    order: int = 0
+    scales: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a module of the checkpoint holds: `name` lacks the layer's prefix, and `.weight` or `.bias`."""
+
+    name: str
+    cut: Cut = ""
+    transposed: bool = False
+
+
+Table = Mapping[str, tuple[Target, ...]]
+
+
+def whole(name: str, transposed: bool = False) -> tuple[Target, ...]:
+    return (Target(name, "", transposed),)
+
+
+def qkv(transposed: bool = False) -> tuple[Target, ...]:
+    return tuple(Target(f"attn_{part}", part, transposed) for part in ("q", "k", "v"))
+
+
+GATE_UP = (Target("ffn_gate", "first half"), Target("ffn_up", "second half"))
+
+LAYER: Table = MappingProxyType(
+    {
+        "input_layernorm": whole("attn_norm"),
+        "post_attention_layernorm": whole("ffn_norm"),
+        "self_attn.q_proj": whole("attn_q"),
+        "self_attn.k_proj": whole("attn_k"),
+        "self_attn.v_proj": whole("attn_v"),
+        "self_attn.o_proj": whole("attn_output"),
+        "self_attn.qkv_proj": qkv(),
+        "self_attn.q_norm": whole("attn_q_norm"),
+        "self_attn.k_norm": whole("attn_k_norm"),
+        "mlp.gate_proj": whole("ffn_gate"),
+        "mlp.up_proj": whole("ffn_up"),
+        "mlp.down_proj": whole("ffn_down"),
+        "mlp.gate_up_proj": GATE_UP,
+        "mlp.gate": whole("ffn_gate_inp"),
+        "block_sparse_moe.gate": whole("ffn_gate_inp"),
+        # experts in one tensor, as newer checkpoints may have them; these names have no `.weight`
+        "mlp.experts.gate_up_proj": (
+            Target("ffn_gate_exps.weight", "first half"),
+            Target("ffn_up_exps.weight", "second half"),
+        ),
+        "mlp.experts.down_proj": whole("ffn_down_exps.weight"),
+    }
+)
+_NORMS_AFTER: Table = {
+    "post_attention_layernorm": whole("post_attention_norm"),
+    "post_feedforward_layernorm": whole("post_ffw_norm"),
+}
+_GEMMA: Table = {**_NORMS_AFTER, "pre_feedforward_layernorm": whole("ffn_norm")}
+_SHARED_MLP: Table = {"shared_mlp.input_linear": GATE_UP, "shared_mlp.output_linear": whole("ffn_down")}
+_GPT_OSS: Table = {
+    "self_attn.sinks": whole("attn_sinks.weight"),
+    "mlp.router": whole("ffn_gate_inp"),
+    "mlp.experts.gate_up_proj": (
+        Target("ffn_gate_exps.weight", "even", transposed=True),
+        Target("ffn_up_exps.weight", "odd", transposed=True),
+    ),
+    "mlp.experts.gate_up_proj_blocks": (Target("ffn_gate_exps.weight", "even"), Target("ffn_up_exps.weight", "odd")),
+    "mlp.experts.gate_up_proj_bias": (Target("ffn_gate_exps.bias", "even"), Target("ffn_up_exps.bias", "odd")),
+    "mlp.experts.down_proj": whole("ffn_down_exps.weight", transposed=True),
+    "mlp.experts.down_proj_blocks": whole("ffn_down_exps.weight"),
+    "mlp.experts.down_proj_bias": whole("ffn_down_exps.bias"),
+    "mlp.experts.gate_up_proj_scales": (),  # read with their blocks
+    "mlp.experts.down_proj_scales": (),
+}
+# the linear layers of GPT-2 are one-dimensional convolutions: (in, out)
+_GPT2: Table = {
+    "ln_1": whole("attn_norm"),
+    "ln_2": whole("ffn_norm"),
+    "attn.c_attn": qkv(transposed=True),
+    "attn.c_proj": whole("attn_output", transposed=True),
+    "mlp.c_fc": whole("ffn_up", transposed=True),
+    "mlp.c_proj": whole("ffn_down", transposed=True),
+    "attn.bias": (),  # the causal mask, kept as a buffer by old checkpoints
+    "attn.masked_bias": (),
+}
+_LFM2: Table = {
+    "operator_norm": whole("attn_norm"),
+    "ffn_norm": whole("ffn_norm"),
+    "conv.in_proj": whole("shortconv.in_proj"),
+    "conv.conv": whole("shortconv.conv"),
+    "conv.out_proj": whole("shortconv.out_proj"),
+    "self_attn.out_proj": whole("attn_output"),
+    "self_attn.q_layernorm": whole("attn_q_norm"),
+    "self_attn.k_layernorm": whole("attn_k_norm"),
+    "feed_forward.w1": whole("ffn_gate"),
+    "feed_forward.w2": whole("ffn_down"),
+    "feed_forward.w3": whole("ffn_up"),
+}
+OF_FAMILY: Mapping[str, Table] = MappingProxyType(
+    {
+        "gemma2": _GEMMA,
+        "gemma3": _GEMMA,
+        "olmo2": _NORMS_AFTER,
+        "granite": _SHARED_MLP,
+        "gpt-oss": _GPT_OSS,
+        "gpt2": _GPT2,
+        "lfm2": _LFM2,
+    }
+)
+TOP: Mapping[str, str] = MappingProxyType(
+    {
+        "embed_tokens": "token_embd",
+        "norm": "output_norm",
+        "embedding_norm": "output_norm",
+        "lm_head": "output",
+        "wte": "token_embd",
+        "wpe": "position_embd",
+        "ln_f": "output_norm",
+    }
+)
+_EXPERT = re.compile(r"(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight")
+_EXPERT_PARTS: Mapping[str, str] = MappingProxyType(
+    {"w1": "gate", "gate_proj": "gate", "w3": "up", "up_proj": "up", "w2": "down", "down_proj": "down"}
+)
+_LAYER = re.compile(r"(?:layers|h)\.(\d+)\.(.+)")
+_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "transformer.")
+_NOT_TEXT = ("vision_tower.", "multi_modal_projector.", "visual.", "vision_model.", "audio_tower.", "embed_vision.")
+"""Parts of multimodal checkpoints that take pictures and sounds; the language model works without them."""
+
+
+def pieces_of(tensors: Iterable[str], family: Family) -> dict[str, list[Piece]]:
+    """Canonical names with the tensors they are made of. UnsupportedModel names a tensor that nobody knows."""
+    table = {**LAYER, **OF_FAMILY.get(family.architecture, {})}
+    found: dict[str, list[Piece]] = {}
+    for tensor in sorted(tensors):
+        for canonical, piece in _read(tensor, table):
+            found.setdefault(canonical, []).append(piece)
+    for pieces in found.values():
+        pieces.sort(key=lambda piece: piece.order)
+    return found
+
+
+def _read(tensor: str, table: Table) -> list[tuple[str, Piece]]:
+    if tensor.removeprefix("model.").startswith(_NOT_TEXT) or tensor.endswith("rotary_emb.inv_freq"):
+        return []
+    rest = tensor
+    for prefix in _PREFIXES:
+        if tensor.startswith(prefix):
+            rest = tensor.removeprefix(prefix)
+            break
+    layer = _LAYER.fullmatch(rest)
+    if layer is None:
+        module, _, kind = rest.rpartition(".")
+        if module not in TOP or kind not in ("weight", "bias"):
+            raise _unknown(tensor)
+        return [(f"{TOP[module]}.{kind}", Piece(tensor))]
+    return [(f"blk.{int(layer[1])}.{name}", piece) for name, piece in _in_layer(tensor, layer[2], table)]
+
+
+def _in_layer(tensor: str, rest: str, table: Table) -> list[tuple[str, Piece]]:
+    expert = _EXPERT.fullmatch(rest)
+    if expert is not None and expert[2] in _EXPERT_PARTS:
+        return [(f"ffn_{_EXPERT_PARTS[expert[2]]}_exps.weight", Piece(tensor, order=int(expert[1])))]
+    module, _, kind = rest.rpartition(".")
+    if rest in table:
+        scales = tensor.removesuffix("_blocks") + "_scales" if tensor.endswith("_blocks") else ""
+        return [(item.name, Piece(tensor, item.cut, item.transposed, scales=scales)) for item in table[rest]]
+    if module not in table or kind not in ("weight", "bias"):
+        raise _unknown(tensor)
+    return [(f"{item.name}.{kind}", Piece(tensor, item.cut, item.transposed)) for item in table[module]]
+
+
+def _unknown(tensor: str) -> UnsupportedModel:
+    return UnsupportedModel(f"this build does not know what to do with the tensor {tensor}")

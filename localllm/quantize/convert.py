@@ -1,0 +1,219 @@
+"""A safetensors checkpoint to one GGUF file, tensor by tensor, with the orders and fusions that its readers expect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localllm.errors import UsageError
+from localllm.formats.blocks import BlockType, decode, encode, row_bytes
+from localllm.formats.gguf_write import Tensor, write_gguf
+from localllm.models.config import AttentionSpec, ModelConfig
+from localllm.models.facts import Facts, gguf_from_facts
+from localllm.models.families import Family, family_of
+from localllm.models.hf_facts import facts_from_hf
+from localllm.models.hf_source import TensorFolder
+from localllm.models.mapping import hf_model
+from localllm.models.quirks import halves_from_neighbours
+from localllm.models.rope import rope_frequencies
+from localllm.models.source import WeightSource
+
+Bytes = NDArray[np.uint8]
+Progress = Callable[[str, int, int], None]
+
+
+def tell_nobody(name: str, done_bytes: int, total_bytes: int) -> None:
+    """For callers that show nothing."""
+
+
+FLOATS: Mapping[str, BlockType] = {"f32": BlockType.F32, "f16": BlockType.F16, "bf16": BlockType.BF16}
+_FILE_TYPES = {BlockType.F32: 0, BlockType.F16: 1, BlockType.BF16: 32, BlockType.MXFP4: 38}
+_KEPT_EXACT = ("ffn_gate_inp.weight", "shortconv.conv.weight", "position_embd.weight")
+"""Small matrices that readers expect as float32."""
+_FUSED_QKV = ("attn_q", "attn_k", "attn_v")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor of the file: canonical weights one after another, their rows in `order` (None: as they are)."""
+
+    name: str
+    parts: tuple[str, ...]
+    order: NDArray[np.intp] | None = None
+
+
+def float_type(text: str) -> BlockType | None:
+    """`f32`, `f16`, `bf16` in any case; None for `auto`, which keeps what the checkpoint has."""
+    if text.lower() == "auto":
+        return None
+    if text.lower() not in FLOATS:
+        raise UsageError(f"there is no float type {text!r}", hint="choose one of auto, " + ", ".join(FLOATS))
+    return FLOATS[text.lower()]
+
+
+def convert(
+    folder: TensorFolder,
+    path: Path,
+    target: BlockType | None,
+    extra: Mapping[str, Any],
+    progress: Progress = tell_nobody,
+) -> None:
+    """Write `path`, whole or not at all. Matrices become `target` (None: stay as they are), vectors float32.
+
+    `extra`: metadata beside the model's own: name, tokenizer, chat template, sampling. `progress` gets the tensor's
+    name, and bytes done and in all. Raises UnsupportedModel or BadModelFile before anything is written, DiskFull.
+    """
+    config, source = hf_model(folder)
+    family = family_of(config.architecture)
+    facts = facts_from_hf(folder.config)
+    tensors = [*_rope_tensors(config, facts), *_tensors(config, source, family, target)]
+    types = {tensor[2] for tensor in tensors if len(tensor[1]) > 1}
+    kind = BlockType.MXFP4 if BlockType.MXFP4 in types else target or max(types, default=BlockType.F32)
+    metadata = {
+        "general.architecture": family.architecture,
+        "general.type": "model",
+        "general.file_type": _FILE_TYPES.get(kind, 0),
+        "general.quantization_version": 2,
+        **gguf_from_facts(_as_files_say(facts, config), family.architecture),
+        **extra,
+    }
+    write_gguf(path, metadata, _counted(tensors, progress))
+
+
+def _as_files_say(facts: Facts, config: ModelConfig) -> Facts:
+    """Llama 3's scaling is a tensor in GGUF files; longrope's factor is always named there."""
+    facts = replace(facts, vocab_size=config.vocab_size)
+    if facts.rope_scaling == "llama3":
+        return replace(facts, rope_scaling="none", rope_factor=None, rope_original_context=0)
+    if facts.rope_scaling == "longrope":
+        spec = next(spec for spec in _attention(config) if spec.rope is not None)
+        assert spec.rope is not None
+        _, factor = rope_frequencies(spec.rope, config.context_length)
+        return replace(facts, rope_attention_factor=factor, rope_factor=None)
+    return facts
+
+
+def _attention(config: ModelConfig) -> Iterator[AttentionSpec]:
+    for layer in config.layers:
+        if isinstance(layer.mixer, AttentionSpec):
+            yield layer.mixer
+
+
+def _rope_tensors(config: ModelConfig, facts: Facts) -> Iterator[Tensor]:
+    """Divisors of the rotary frequencies, where the checkpoint scales them."""
+    if facts.rope_scaling == "llama3":
+        rope = next(spec.rope for spec in _attention(config) if spec.rope is not None)
+        scaled, _ = rope_frequencies(rope, config.context_length)
+        plain, _ = rope_frequencies(replace(rope, scaling=None), config.context_length)
+        yield _vector("rope_freqs.weight", plain / scaled)
+    if facts.rope_scaling == "longrope" and facts.rope_long_factors:
+        yield _vector("rope_factors_long.weight", np.array(facts.rope_long_factors))
+        yield _vector("rope_factors_short.weight", np.array(facts.rope_short_factors))
+
+
+def _vector(name: str, values: NDArray[np.float64]) -> Tensor:
+    return name, values.shape, BlockType.F32, encode(BlockType.F32, values.astype(np.float32))
+
+
+def _tensors(config: ModelConfig, source: WeightSource, family: Family, target: BlockType | None) -> Iterator[Tensor]:
+    for stored in sorted(_stored(config, source, family), key=lambda item: _place(item.name)):
+        infos = [source.info(part) for part in stored.parts]
+        first = infos[0]
+        assert first is not None, "names() and info() agree"
+        rows = sum(info.shape[0] for info in infos if info is not None)
+        shape = (rows, *first.shape[1:])
+        kind = _type(first.name, first.type, len(shape), target)
+        yield stored.name, shape, kind, _reader(source, stored, kind)
+
+
+def _type(name: str, has: BlockType, num_dims: int, target: BlockType | None) -> BlockType:
+    if has not in FLOATS.values():
+        return has
+    if num_dims == 1 or name.endswith((".bias", *_KEPT_EXACT)):
+        return BlockType.F32
+    return has if target is None else target
+
+
+def _stored(config: ModelConfig, source: WeightSource, family: Family) -> Iterator[Stored]:
+    names = set(source.names())
+    backwards = {canonical: name for name, canonical in family.renames}
+    for name in sorted(names):
+        prefix, rest = _split(name)
+        module, _, kind = rest.rpartition(".")
+        if family.fuses_qkv and module in _FUSED_QKV:
+            if module == _FUSED_QKV[0]:
+                yield Stored(f"{prefix}attn_qkv.{kind}", tuple(f"{prefix}{part}.{kind}" for part in _FUSED_QKV))
+        elif family.fuses_gate_up and module in ("ffn_gate", "ffn_up"):
+            if module == "ffn_up":
+                yield Stored(name, (f"{prefix}ffn_gate.{kind}", name))
+        else:
+            yield Stored(prefix + backwards.get(rest, rest), (name,), _order(config, family, prefix, module))
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The layer's prefix, and the rest."""
+    if not name.startswith("blk."):
+        return "", name
+    _, number, rest = name.split(".", 2)
+    return f"blk.{number}.", rest
+
+
+def _order(config: ModelConfig, family: Family, prefix: str, module: str) -> NDArray[np.intp] | None:
+    """Rows of queries and keys where the family's files pair neighbours: the way back of models/quirks.py."""
+    if not family.pairs_neighbours or module not in ("attn_q", "attn_k"):
+        return None
+    spec = config.layers[int(prefix.split(".")[1])].mixer
+    if not isinstance(spec, AttentionSpec) or spec.rope is None:
+        return None
+    heads = spec.num_heads if module == "attn_q" else spec.num_kv_heads
+    return np.argsort(halves_from_neighbours(heads, spec.head_dim, spec.rope.dims))
+
+
+def _reader(source: WeightSource, stored: Stored, kind: BlockType) -> Callable[[], Bytes]:
+    def read() -> Bytes:
+        blocks = np.concatenate([_as_type(source, part, kind) for part in stored.parts])
+        return (blocks if stored.order is None else blocks[stored.order]).reshape(-1)
+
+    return read
+
+
+def _as_type(source: WeightSource, name: str, kind: BlockType) -> Bytes:
+    """The rows of a weight, (rows of the first axis, bytes)."""
+    info = source.info(name)
+    assert info is not None, "the name comes from the source"
+    raw = source.raw(name)
+    if info.type != kind:
+        raw = encode(kind, decode(info.type, raw, info.shape))
+    source.release(name)
+    return raw.reshape(info.shape[0], -1)
+
+
+def _place(name: str) -> tuple[int, int, str]:
+    """Embeddings first, layers in their order, the output last."""
+    if name.startswith("blk."):
+        return 1, int(name.split(".")[1]), name
+    return (2 if name.startswith("output") else 0), 0, name
+
+
+def _counted(tensors: Sequence[Tensor], progress: Progress) -> Iterator[Tensor]:
+    """The same tensors, telling how far the writing is."""
+    sizes = [row_bytes(kind, shape[-1]) * math.prod(shape[:-1]) for _, shape, kind, _ in tensors]
+    total, done = sum(sizes), 0
+    for (name, shape, kind, raw), size in zip(tensors, sizes, strict=True):
+        yield name, shape, kind, _told(raw, partial(progress, name, done, total))
+        done += size
+
+
+def _told(raw: Bytes | Callable[[], Bytes], tell: Callable[[], None]) -> Callable[[], Bytes]:
+    def read() -> Bytes:
+        tell()
+        return raw() if callable(raw) else raw
+
+    return read

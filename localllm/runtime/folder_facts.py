@@ -1,0 +1,39 @@
+"""What the JSON files of a Hugging Face folder say besides weights and tokenizer: sampling, context, architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from localllm.formats.json_file import read_json_object
+
+_SAMPLING_NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx")
+
+
+def folder_sampling(folder: Path) -> dict[str, float]:
+    """The defaults of generation_config.json under the names of `wire.SamplingParams`.
+
+    Empty where it says `do_sample: false`: transformers then decodes greedily and ignores them, and so a file that
+    says so carries them by accident.
+    """
+    path = folder / "generation_config.json"
+    said = read_json_object(path) if path.is_file() else {}
+    if said.get("do_sample") is False:
+        return {}
+    return {name: said[name] for name in _SAMPLING_NAMES if _is_number(said.get(name))}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def context_length_of(config: Mapping[str, Any]) -> int:
+    """In tokens; 0 where a config.json does not say."""
+    nested = config.get("text_config")
+    for table in (nested if isinstance(nested, Mapping) else {}, config):
+        for name in _CONTEXT_NAMES:
+            if type(table.get(name)) is int:
+                return int(table[name])
+    return 0
