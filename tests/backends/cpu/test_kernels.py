@@ -348,7 +348,7 @@ def largest_matrix(kind: BlockType, columns: int) -> Matrix:
     blocks = random_blocks(kind, 16, columns)
     fillers = (0x77, 0xFF) if kind == BlockType.MXFP4 else (0x00, 0xFF)
     first, last = DRAWN[kind].quants
-    blocks.reshape(16, -1, blocks.shape[-1])[..., first:last] = np.tile(np.uint8(fillers), 8)[:, None, None]
+    blocks.reshape(16, -1, blocks.shape[-1])[..., first:last] = np.tile(np.array(fillers, np.uint8), 8)[:, None, None]
     return matrix_of(kind, blocks, columns)
 
 
