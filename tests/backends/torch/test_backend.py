@@ -171,7 +171,7 @@ def test_a_model_that_computes_no_numbers_fails_row_by_row(device: str) -> None:
     arrays = {name: array.astype(np.float32) for name, array in source.decoded().items()}
     arrays["token_embd.weight"][7] = np.nan
     walk = Walk(TorchBackend(config, MemorySource(arrays), page_size=4, device=device))
-    broken, sound = walk.step((1, [3, 7], GREEDY), (2, [3, 4], GREEDY))
+    broken, sound = walk.step((1, [3, 7, 7, 7], GREEDY), (2, [3, 4], GREEDY))
     assert broken.error_code == "bad_logits" and broken.sampled == ()
     assert not sound.error and len(sound.sampled) == 1
     # the pages that hold no numbers become another's: nothing of them may be seen
