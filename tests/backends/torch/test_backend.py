@@ -13,6 +13,7 @@ from localllm.backends.torch.backend import TorchBackend  # noqa: E402
 from localllm.backends.torch.experts import Experts  # noqa: E402
 from localllm.engine.step import (  # noqa: E402
     NO_PAGE,
+    NOTHING,
     CheckpointId,
     CopyPage,
     CopySlot,
@@ -148,6 +149,22 @@ def test_greedy_choices_need_no_logits_on_the_host(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(model, "on_host", refuse)
     (second,) = walk.step((2, TOKENS, GREEDY))
     assert first.logits is not None and second.sampled == (int(first.logits.argmax()),)
+
+
+def test_an_unfinished_chunk_does_not_decode_the_head(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    used: list[str] = []
+    parts = weights.Weight.parts
+
+    def watched(self: weights.Weight) -> Any:
+        used.append(self.name)
+        return parts(self)
+
+    monkeypatch.setattr(weights.Weight, "parts", watched)
+    walk = Walk(open_world(BY_NAME["blocks of Q8_0"], device, keep_decoded=False))
+    walk.step((1, TOKENS[:5], NOTHING))
+    assert "blk.1.ffn_down.weight" in used and "output.weight" not in used
+    walk.step((1, TOKENS[5:6], GREEDY))
+    assert "output.weight" in used
 
 
 def test_only_the_logits_that_are_needed_come_to_the_host(device: str) -> None:
