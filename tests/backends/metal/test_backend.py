@@ -127,7 +127,9 @@ def test_a_resized_pool_takes_what_its_pages_need() -> None:
     backend.close()
 
 
-def test_rows_of_very_different_sizes_share_a_step() -> None:
+@pytest.mark.parametrize("values_at_once", [1 << 28, 1 << 15])
+def test_rows_of_very_different_sizes_share_a_step(monkeypatch: pytest.MonkeyPatch, values_at_once: int) -> None:
+    monkeypatch.setattr("localllm.backends.metal.views.VALUES_AT_ONCE", values_at_once)
     config, source = build(LLAMA)
     walk = Walk(MetalBackend(config, source, page_size=4, kv_type="f32"))
     long = np.random.default_rng(9).integers(0, 80, 100).tolist()
