@@ -18,7 +18,7 @@ SCALED = [kind for kind in TYPES if BLOCK_LAYOUTS[kind].values_per_block > 1]
 HALF_SCALED = [kind for kind in SCALED if kind is not BlockType.MXFP4]
 each_type = pytest.mark.parametrize("block_type", TYPES, ids=lambda kind: kind.name)
 
-# relative RMS errors of ggml's own quantizer (llama-cpp-python 0.3.36, ggml_quantize_chunk without an importance matrix)
+# relative RMS errors of ggml's own quantizer (llama-cpp-python 0.3.36: ggml_quantize_chunk, no importance matrix)
 # on `normal(256, 512)` and on `heavy_tailed()`
 GGML_ERRORS = {
     BlockType.F32: (0.0, 0.0),
