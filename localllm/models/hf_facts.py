@@ -90,9 +90,6 @@ def _layers(facts: Facts, config: Config) -> Facts:
         unknown = [str(item) for item in types if item not in _LAYER_TYPES]
         if unknown:
             raise UnsupportedModel(f"this build cannot run layers of the type {unknown[0]!r}")
-        if "conv" in types and facts.num_kv_heads and len(types) == facts.num_layers:
-            heads = facts.num_kv_heads[0]
-            facts = replace(facts, num_kv_heads=tuple(0 if item == "conv" else heads for item in types))
     if config.get("use_sliding_window") is False or not facts.window:
         return replace(facts, window=0, windowed=())
     if isinstance(types, list) and not any(facts.windowed if isinstance(facts.windowed, tuple) else ()):

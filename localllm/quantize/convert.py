@@ -90,6 +90,9 @@ def convert(
 def _as_files_say(facts: Facts, config: ModelConfig, source: WeightSource) -> Facts:
     """Llama 3's scaling is a tensor in GGUF files, longrope's factor is always named, widths are the real ones."""
     facts = replace(facts, vocab_size=config.vocab_size, feed_forward=_widths(config, source) or facts.feed_forward)
+    heads = tuple(layer.mixer.num_kv_heads if isinstance(layer.mixer, AttentionSpec) else 0 for layer in config.layers)
+    if 0 in heads:
+        facts = replace(facts, num_kv_heads=heads)  # how files tell layers without attention
     if facts.rope_scaling == "llama3":
         return replace(facts, rope_scaling="none", rope_factor=None, rope_original_context=0)
     if facts.rope_scaling == "longrope":
