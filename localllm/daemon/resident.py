@@ -85,7 +85,7 @@ class Resident:
 
     def fits(self, wish: LoadWish) -> bool:
         """Whether the model is open as a request wants it; what `auto` became counts, too."""
-        became = {"backend": self.ready.backend, "device": self.ready.device} if self.ready else {}
+        became = {"backend": self.ready.backend, "device": self.ready.device.partition(" ")[0]} if self.ready else {}
         return all(value in (getattr(self.load, name), became.get(name)) for name, value in wish_fields(wish).items())
 
     @property
