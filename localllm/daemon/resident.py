@@ -78,6 +78,11 @@ class Resident:
         return self._text
 
     @property
+    def text_notes(self) -> tuple[str, ...]:
+        """What a person should know of the tokenizer."""
+        return self._text.tokenizer.notes if self._text is not None else ()
+
+    @property
     def context_length(self) -> int:
         """Tokens one sequence may have: the model's own bound, or that of the pages there are."""
         assert self.ready is not None, "asked before the model was ready"

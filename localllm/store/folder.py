@@ -13,7 +13,8 @@ import msgspec
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.formats.json_file import read_json_object
 from localllm.store.entry import Entry, ModelFile
-from localllm.store.pick import INDEX_NAME, TEMPLATE_FOLDER, TOKENIZER_NAMES, Picked, pick_safetensors
+from localllm.store.pick import INDEX_NAME, Picked, is_tokenizer, pick_safetensors
+from localllm.tokens.published import chat_templates, configuration
 
 MAX_CONFIG_BYTES = 8 << 20
 
@@ -68,34 +69,18 @@ def named_shards(index: Path, listing: Mapping[str, Any] | set[str]) -> tuple[st
     return tuple(sorted(set(weight_map.values())))
 
 
-def check_tokenizer(names: Mapping[str, Any] | set[str] | tuple[str, ...], where: str) -> None:
+def check_tokenizer(picked: Picked, where: str) -> None:
     """UnsupportedModel where a repository has no tokenizer that this build reads."""
-    if not any(name in names for name in TOKENIZER_NAMES):
+    if not any(map(is_tokenizer, picked.files)):
         raise UnsupportedModel(
-            f"{where} has no tokenizer ({' or '.join(TOKENIZER_NAMES)})",
-            hint="nothing was downloaded; look for another repository of this model",
+            f"{where} has no tokenizer (tokenizer.json or tokenizer.model)",
+            hint="no weights were downloaded; look for another repository of this model",
         )
 
 
 def folder_template(folder: Path) -> str:
     """The chat template that is used without asking for one by name; empty when there is none."""
-    for name in ("chat_template.jinja", f"{TEMPLATE_FOLDER}/default.jinja"):
-        path = folder / name
-        if path.is_file() and path.stat().st_size <= MAX_CONFIG_BYTES:
-            return path.read_text(encoding="utf-8", errors="replace")
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        path = folder / name
-        said = read_json_object(path).get("chat_template") if path.is_file() else None
-        if isinstance(said, str):
-            return said
-        if isinstance(said, list):
-            return _default_of(said)
-    return ""
-
-
-def _default_of(templates: list[Any]) -> str:
-    named = {item.get("name"): item.get("template") for item in templates if isinstance(item, dict)}
-    return _text(named.get("default"))
+    return chat_templates(folder, configuration(folder)).get("default", "")
 
 
 def capabilities_of(template: str) -> tuple[str, ...]:

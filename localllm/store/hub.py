@@ -260,7 +260,7 @@ def _checked_folder(cache: Path, repo: Repo, picked: Picked, plan: Plan, first: 
     to be downloaded to know that is put into `first`."""
     first["config.json"] = _download_one(cache, repo, repo.files["config.json"], plan)
     plan.refuse_config(read_config(Path(first["config.json"].path).parent))
-    check_tokenizer(picked.files, repo.name)
+    check_tokenizer(picked, repo.name)
     if INDEX_NAME in picked.files:
         first[INDEX_NAME] = _download_one(cache, repo, repo.files[INDEX_NAME], plan)
         return with_weights(picked, named_shards(Path(first[INDEX_NAME].path), repo.files))
@@ -341,7 +341,7 @@ def _from_cache(source: Source, plan: Plan) -> Fetched | None:
         picked = choose(listing, source, plan)
         if not picked.files[0].lower().endswith(".gguf"):
             plan.refuse_config(read_config(root))
-            check_tokenizer(picked.files, source.repo)
+            check_tokenizer(picked, source.repo)
             picked = picked_in(root, listing) or picked
     except (ModelNotFound, BadModelFile, SourceUnavailable):
         return None

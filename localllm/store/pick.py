@@ -133,14 +133,13 @@ def _contains(stem: str, tag: str) -> bool:
 
 
 INDEX_NAME = "model.safetensors.index.json"
-TEMPLATE_FOLDER = "chat_templates"
-TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model")
+TEMPLATE_FOLDERS = ("additional_chat_templates", "chat_templates")
+_TOKENIZER = re.compile(r"tokenizer\.(json|model)|vocab\.json|tiktoken\.model|[^/]+\.tiktoken")
 _WANTED_NAMES = frozenset(
     {
-        "config.json", "generation_config.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt",
+        "config.json", "generation_config.json", "tokenizer_config.json", "vocab.txt", "merges.txt", INDEX_NAME,
         "special_tokens_map.json", "added_tokens.json", "chat_template.json", "chat_template.jinja",
         "preprocessor_config.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json",
-        INDEX_NAME, *TOKENIZER_NAMES,
     }
 )  # fmt: skip
 _SHARD = re.compile(r"^(?P<prefix>.+)-(?P<part>[0-9]{5})-of-(?P<count>[0-9]{5})\.safetensors$")
@@ -174,7 +173,12 @@ def _main_weights(weights: list[str], has_index: bool) -> list[str]:
 
 def _is_wanted(file: str) -> bool:
     folder, _, name = file.rpartition("/")
-    return file in _WANTED_NAMES or (folder == TEMPLATE_FOLDER and name.endswith(".jinja"))
+    return file in _WANTED_NAMES or is_tokenizer(file) or (folder in TEMPLATE_FOLDERS and name.endswith(".jinja"))
+
+
+def is_tokenizer(file: str) -> bool:
+    """Whether a file holds a vocabulary that can be read here."""
+    return _TOKENIZER.fullmatch(file) is not None
 
 
 def _is_weight(file: str) -> bool:

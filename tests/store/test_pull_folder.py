@@ -53,7 +53,7 @@ def test_the_model_comes_as_a_folder_without_pickles_and_other_layouts_of_its_we
     tmp_path: Path, hub: FakeHub, listener: Listener
 ) -> None:
     wanted = tiny_folder(chat_template__jinja=b"{{ tools }}", generation_config__json=b"{}")
-    wanted["chat_templates/rag.jinja"] = b"x"
+    wanted["additional_chat_templates/rag.jinja"] = b"x"
     unwanted = (
         "pytorch_model.bin",
         "original/model.safetensors",
