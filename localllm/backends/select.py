@@ -169,7 +169,7 @@ def _open_torch(config: ModelConfig, source: WeightSource, options: BackendOptio
         raise UnsupportedModel(problem, hint="install localllm with its `torch` extra")
     from localllm.backends.torch.backend import TorchBackend  # deferred: imports torch, which takes seconds
 
-    return TorchBackend(
+    backend = TorchBackend(
         config,
         source,
         page_size=options.page_size,
@@ -178,6 +178,19 @@ def _open_torch(config: ModelConfig, source: WeightSource, options: BackendOptio
         kv_type=options.kv_type,
         notes=notes,
     )
+    backend.info = replace(backend.info, free_bytes=_free_on(backend.info.device.partition(" ")[0]))
+    return backend
+
+
+def _free_on(device: str) -> int | None:
+    """Bytes that are free on a device of torch with memory of its own."""
+    if device == "cpu":
+        return None
+    import torch  # the backend has imported it
+
+    from localllm.backends.torch.library import free_bytes
+
+    return free_bytes(torch.device(device))
 
 
 def _open_metal(config: ModelConfig, source: WeightSource, options: BackendOptions, notes: tuple[str, ...]) -> Backend:

@@ -50,6 +50,7 @@ COMMANDS: Mapping[str, Leaf | Branch] = {
     "outdated": Leaf("catalog:outdated", "List the models whose source has a newer version.", "Models"),
     "update": Leaf("catalog:update", "Pull newer versions of models.", "Models"),
     "create": Leaf("create:create", "Make a model from a Modelfile.", "Models"),
+    "convert": Leaf("convert:convert", "Write a model in safetensors as one GGUF file.", "Models"),
     "cp": Leaf("library:copy", "Give a model a second name.", "Models"),
     "rm": Leaf("library:remove", "Remove models.", "Models"),
     "where": Leaf("library:where", "Print the path of a model's file.", "Models"),

@@ -67,8 +67,8 @@ def ps_table(models: "list[LoadedModel]", now_s: float) -> str:
 
 def backend_text(model: "LoadedModel") -> str:
     """The backend, its device where the name does not say it, and the rounding that was asked for."""
-    kind, _, rest = model.device.partition(" ")
-    device = f" {kind}" if kind and kind != model.backend and not rest else ""
+    kind = model.device.partition(" ")[0]
+    device = f" {kind}" if kind and kind != model.backend else ""
     return f"{model.backend}{device}" + (f", {model.quantize}" if model.quantize else "")
 
 

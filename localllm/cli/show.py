@@ -115,10 +115,10 @@ def show_fields(entry: "Entry") -> dict[str, Any]:
 
 
 def _file_sections(entry: "Entry") -> list[str]:
-    from localllm.cli.show_file import metadata_rows, open_gguf, tensor_rows  # opens the model's file
+    from localllm.cli.show_file import file_rows  # opens the model's files
 
-    with open_gguf(entry) as file:
-        return [section("Metadata", metadata_rows(file)), section("Tensors", tensor_rows(file))]
+    metadata, tensors = file_rows(entry)
+    return [section("Metadata", metadata), section("Tensors", tensors)]
 
 
 def _items(value: Any) -> Iterable[Any]:

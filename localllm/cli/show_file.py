@@ -1,9 +1,12 @@
-"""What `localllm show` reads from the GGUF file itself: metadata, tensors, the chat template."""
+"""What `localllm show` reads from the model's own files: metadata, tensors, the chat template."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from localllm.errors import UnsupportedModel
 from localllm.formats.gguf_read import GGUFFile
+from localllm.formats.safetensors import SafetensorsFolder
+from localllm.formats.sniff import model_kind
+from localllm.store.folder import folder_template
 
 if TYPE_CHECKING:
     from localllm.store.entry import Entry
@@ -12,27 +15,33 @@ MAX_ITEMS = 10  # of an array
 MAX_CHARACTERS = 80  # of a text
 
 
-def open_gguf(entry: "Entry") -> GGUFFile:
-    """The model's file; UnsupportedModel for a model in another format."""
-    if not entry.path.lower().endswith(".gguf") and not _is_gguf(entry.path):
-        raise UnsupportedModel(f"{entry.name} is not a GGUF file", hint="its folder holds plain JSON: config.json")
-    return GGUFFile.open(entry.path)
-
-
 def file_template(entry: "Entry") -> str:
-    """The chat template in the file; empty when there is none."""
-    with open_gguf(entry) as file:
+    """The chat template in the model's files; empty when there is none."""
+    path = Path(entry.path)
+    if model_kind(path) != "gguf":
+        return folder_template(path if path.is_dir() else path.parent)
+    with GGUFFile.open(path) as file:
         found = file.metadata.get("tokenizer.chat_template", "")
         return found if isinstance(found, str) else ""
 
 
+def file_rows(entry: "Entry") -> tuple[list[list[str]], list[list[str]]]:
+    """Rows of the metadata (of config.json, where the weights are safetensors) and rows of the tensors."""
+    path = Path(entry.path)
+    if model_kind(path) == "gguf":
+        with GGUFFile.open(path) as file:
+            return metadata_rows(file), tensor_rows(file)
+    with SafetensorsFolder.open(path) as folder:
+        config = [[key, value_text(folder.config[key])] for key in sorted(folder.config)]
+        return config, [[name, tensor.dtype, str(list(tensor.shape))] for name, tensor in folder.tensors.items()]
+
+
 def metadata_rows(file: GGUFFile) -> list[list[str]]:
     """Key and value, sorted; long arrays and texts are cut."""
-    return [[key, value_text(file, key)] for key in sorted(file.metadata)]
+    return [[key, value_text(file.metadata[key])] for key in sorted(file.metadata)]
 
 
-def value_text(file: GGUFFile, key: str) -> str:
-    value = file.metadata[key]
+def value_text(value: Any) -> str:
     if isinstance(value, str):
         return value if len(value) <= MAX_CHARACTERS else f"{value[:MAX_CHARACTERS]}..."
     if not isinstance(value, list):
@@ -45,12 +54,3 @@ def value_text(file: GGUFFile, key: str) -> str:
 def tensor_rows(file: GGUFFile) -> list[list[str]]:
     """Name, type and shape, in the order of the file."""
     return [[name, tensor.type.name, str(list(tensor.shape))] for name, tensor in file.tensors.items()]
-
-
-def _is_gguf(path: str) -> bool:
-    # blobs of other stores have no suffix
-    try:
-        with open(path, "rb") as file:
-            return file.read(4) == b"GGUF"
-    except OSError:
-        return False

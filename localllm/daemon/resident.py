@@ -78,6 +78,11 @@ class Resident:
         return self._text
 
     @property
+    def text_notes(self) -> tuple[str, ...]:
+        """What a person should know of the tokenizer."""
+        return self._text.tokenizer.notes if self._text is not None else ()
+
+    @property
     def context_length(self) -> int:
         """Tokens one sequence may have: the model's own bound, or that of the pages there are."""
         assert self.ready is not None, "asked before the model was ready"
@@ -85,7 +90,7 @@ class Resident:
 
     def fits(self, wish: LoadWish) -> bool:
         """Whether the model is open as a request wants it; what `auto` became counts, too."""
-        became = {"backend": self.ready.backend, "device": self.ready.device} if self.ready else {}
+        became = {"backend": self.ready.backend, "device": self.ready.device.partition(" ")[0]} if self.ready else {}
         return all(value in (getattr(self.load, name), became.get(name)) for name, value in wish_fields(wish).items())
 
     @property

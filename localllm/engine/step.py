@@ -222,6 +222,8 @@ class BackendInfo:
     overlaps: bool = False
     """True where submit returns before the step is done, so that the engine may plan one step ahead."""
     notes: tuple[str, ...] = field(default=())
+    free_bytes: int | None = None
+    """Memory of the device that is left for pages once the weights are loaded; None: it is the system's memory."""
 
 
 class Backend(Protocol):

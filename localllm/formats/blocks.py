@@ -357,6 +357,26 @@ def _encode_q4_1(blocks: Floats) -> Bytes:
     return np.concatenate([_encode_f16(scale), _encode_f16(floor), _pack_nibbles(quants)], axis=1)
 
 
+def _pack_fifth_bits(quants: NDArray[Any]) -> tuple[Bytes, Bytes]:
+    """Values 0..31 (n, 32) to four bytes of their highest bits, and sixteen bytes of the other four."""
+    small: Bytes = np.clip(quants, 0, 31).astype(np.uint8)
+    return np.packbits(small >> np.uint8(4), axis=1, bitorder="little"), _pack_nibbles(small & np.uint8(15))
+
+
+def _encode_q5_0(blocks: Floats) -> Bytes:
+    where = np.abs(blocks).argmax(axis=1)[:, None]
+    scale = np.take_along_axis(blocks, where, axis=1) / np.float32(-16)  # the largest value becomes -16 exactly
+    quants = np.trunc(blocks * _inverse(scale) + np.float32(16.5))
+    return np.concatenate([_encode_f16(scale), *_pack_fifth_bits(quants)], axis=1)
+
+
+def _encode_q5_1(blocks: Floats) -> Bytes:
+    floor = blocks.min(axis=1, keepdims=True)
+    scale = (blocks.max(axis=1, keepdims=True) - floor) / np.float32(31)
+    quants = np.trunc((blocks - floor) * _inverse(scale) + np.float32(0.5))
+    return np.concatenate([_encode_f16(scale), _encode_f16(floor), *_pack_fifth_bits(quants)], axis=1)
+
+
 def _encode_q8_0(blocks: Floats) -> Bytes:
     scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
     scaled = blocks * _inverse(scale)
@@ -375,5 +395,8 @@ _ENCODERS: Mapping[BlockType, Callable[[Floats], Bytes]] = MappingProxyType(
         BlockType.Q8_0: _encode_q8_0,
         BlockType.Q4_0: _encode_q4_0,
         BlockType.Q4_1: _encode_q4_1,
+        BlockType.Q5_0: _encode_q5_0,
+        BlockType.Q5_1: _encode_q5_1,
     }
 )
+PLAINLY_ENCODABLE: frozenset[BlockType] = frozenset(_ENCODERS)

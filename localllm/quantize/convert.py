@@ -81,15 +81,18 @@ def convert(
         "general.type": "model",
         "general.file_type": _FILE_TYPES.get(kind, 0),
         "general.quantization_version": 2,
-        **gguf_from_facts(_as_files_say(facts, config), family.architecture),
+        **gguf_from_facts(_as_files_say(facts, config, source), family.architecture),
         **extra,
     }
     write_gguf(path, metadata, _counted(tensors, progress))
 
 
-def _as_files_say(facts: Facts, config: ModelConfig) -> Facts:
-    """Llama 3's scaling is a tensor in GGUF files; longrope's factor is always named there."""
-    facts = replace(facts, vocab_size=config.vocab_size)
+def _as_files_say(facts: Facts, config: ModelConfig, source: WeightSource) -> Facts:
+    """Llama 3's scaling is a tensor in GGUF files, longrope's factor is always named, widths are the real ones."""
+    facts = replace(facts, vocab_size=config.vocab_size, feed_forward=_widths(config, source) or facts.feed_forward)
+    heads = tuple(layer.mixer.num_kv_heads if isinstance(layer.mixer, AttentionSpec) else 0 for layer in config.layers)
+    if 0 in heads:
+        facts = replace(facts, num_kv_heads=heads)  # how files tell layers without attention
     if facts.rope_scaling == "llama3":
         return replace(facts, rope_scaling="none", rope_factor=None, rope_original_context=0)
     if facts.rope_scaling == "longrope":
@@ -98,6 +101,13 @@ def _as_files_say(facts: Facts, config: ModelConfig) -> Facts:
         _, factor = rope_frequencies(spec.rope, config.context_length)
         return replace(facts, rope_attention_factor=factor, rope_factor=None)
     return facts
+
+
+def _widths(config: ModelConfig, source: WeightSource) -> tuple[int, ...]:
+    """Of the feed-forwards without experts: one number where all agree; empty where there are none."""
+    infos = [source.info(f"blk.{index}.ffn_up.weight") for index in range(len(config.layers))]
+    widths = [info.shape[0] for info in infos if info is not None]
+    return tuple(widths) if len(set(widths)) > 1 and len(widths) == len(infos) else tuple(widths[:1])
 
 
 def _attention(config: ModelConfig) -> Iterator[AttentionSpec]:

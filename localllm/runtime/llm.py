@@ -94,7 +94,7 @@ class LLM:
         self.text = load_text(path, template=self.entry.jinja_template, isolated=False)
         self.engine, self.info = load_engine(load_order(self.entry, self.settings, LoadWish(quantize=quantize)))
         self._numbers = itertools.count()
-        for note in self.info.notes:
+        for note in (*self.info.notes, *self.text.tokenizer.notes):
             warnings.warn(note, RuntimeWarning, stacklevel=2)
 
     def __enter__(self) -> Self:

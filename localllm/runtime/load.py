@@ -76,7 +76,9 @@ def load_engine(load: wire.Load, progress: ProgressCallback = ignore_progress) -
     started = time.monotonic()
     model = load_backend(Path(load.path), load.backend, backend_options(load), progress, quantize=load.quantize)
     context_length = model.config.context_length
-    num_pages = load.kv_pages or pages_that_fit(model.backend.layout, context_length, load.max_sequences)
+    num_pages = load.kv_pages or pages_that_fit(
+        model.backend.layout, context_length, load.max_sequences, model.backend.info.free_bytes
+    )
     engine = Engine(
         model.backend,
         context_length=context_length,
@@ -106,12 +108,16 @@ def _ready(load: wire.Load, model: LoadedModel, context_length: int, num_pages: 
     )
 
 
-def pages_that_fit(layout: CacheLayout, context_length: int, max_sequences: int) -> int:
-    """Pages for the free memory's share, but no more than all sequences could ever fill."""
+def pages_that_fit(
+    layout: CacheLayout, context_length: int, max_sequences: int, device_bytes: int | None = None
+) -> int:
+    """Pages for the free memory's share, but no more than all sequences could ever fill. `device_bytes` are free on a
+    device with memory of its own."""
     import psutil  # deferred: not needed where the number of pages is given
 
     per_sequence = -(-context_length // layout.page_size) * len(layout.groups)
-    free_bytes = int(psutil.virtual_memory().available * MEMORY_SHARE)
+    available = psutil.virtual_memory().available if device_bytes is None else device_bytes
+    free_bytes = int(available * MEMORY_SHARE)
     num_pages = min(free_bytes // max(layout.page_bytes, 1), per_sequence * max_sequences)
     if num_pages < 2 * len(layout.groups):
         raise NotEnoughMemory(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from localllm.models.hf_facts import check_config
 from localllm.models.mapping import runnable
 from localllm.settings import Settings, load_settings
 from localllm.store.entry import Entry
@@ -12,7 +13,7 @@ from localllm.store.library import Library
 
 def open_library(settings: Settings | None = None) -> Library:
     """The store of these settings, which refuses models that no backend here can run."""
-    return Library(settings or load_settings(), can_run=runnable)
+    return Library(settings or load_settings(), can_run=runnable, check_config=check_config)
 
 
 def find_entry(model: str | Path, settings: Settings | None = None) -> Entry:

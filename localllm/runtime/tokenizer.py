@@ -7,9 +7,8 @@ from typing import Self
 
 from localllm.formats.sniff import sniff
 from localllm.runtime.names import model_path
+from localllm.tokens.folder import is_tokenizer_file
 from localllm.tokens.tokenizer import Tokenizer as PlainTokenizer
-
-TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model")
 
 
 class Tokenizer(PlainTokenizer):
@@ -17,11 +16,13 @@ class Tokenizer(PlainTokenizer):
 
     @classmethod
     def load(cls, model: str | Path) -> Self:
-        """A pulled model's name, a GGUF file (vocabulary-only ones, too), or a folder with tokenizer.json.
+        """A pulled model's name, a GGUF file (vocabulary-only ones, too), or a tokenizer's folder or own file.
 
         ModelNotFound with a suggestion, BadModelFile, or UnsupportedModel naming the tokenizer kind.
         """
         path = Path(model).expanduser()
+        if is_tokenizer_file(path) and path.is_file():
+            return cls.from_path(path)
         if not path.exists() or sniff(path) in ("unknown", "pickle") or _is_bare(path):
             path = model_path(model)  # the store says what a name means, and which files are never opened
         return cls.from_path(path.parent if sniff(path) == "safetensors" else path)
@@ -29,4 +30,4 @@ class Tokenizer(PlainTokenizer):
 
 def _is_bare(path: Path) -> bool:
     """A folder without a tokenizer of its own: perhaps one with a GGUF file."""
-    return path.is_dir() and not any((path / name).is_file() for name in TOKENIZER_NAMES)
+    return path.is_dir() and not any(map(is_tokenizer_file, path.iterdir()))

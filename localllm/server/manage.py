@@ -195,7 +195,7 @@ def _ready_part(resident: Resident) -> dict[str, Any]:
         "page_size": ready.page_size,
         "memory_bytes": ready.weight_bytes + ready.kv_bytes,
         "load_s": ready.load_s,
-        "notes": ready.notes,
+        "notes": [*ready.notes, *resident.text_notes],
     }
 
 

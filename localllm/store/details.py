@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Any
 import msgspec
 
 from localllm.errors import BadModelFile, ModelNotFound
-from localllm.store.blobs import open_regular
+from localllm.formats.sniff import sniff
 from localllm.store.entry import Entry, ModelFile
-from localllm.store.pick import UNSAFE_SUFFIXES, pick_safetensors, tag_of
-
-MAX_CONFIG_BYTES = 8 << 20
+from localllm.store.folder import capabilities_of, count_text, describe_folder, picked_in, read_config, with_weights
+from localllm.store.pick import UNSAFE_SUFFIXES, Picked, candidates, pick_safetensors, tag_of
 
 # general.file_type: what llama.cpp's quantize tool was asked for
 _FILE_TYPES = {
@@ -46,6 +44,8 @@ def describe(entry: Entry) -> Entry:
         return _from_folder(entry, path)
     if not path.exists():
         raise ModelNotFound(f"{path} does not exist", hint="check the path, or pull the model again")
+    if sniff(path) == "safetensors":
+        return _from_safetensors(entry, path)
     return _from_gguf(entry, path)
 
 
@@ -76,85 +76,55 @@ def _from_gguf(entry: Entry, path: Path) -> Entry:
 
 
 def block_types(path: Path) -> tuple[str, ...]:
-    """Names of the block types of a GGUF file's tensors; empty for folders."""
+    """Names of the block types of a GGUF file's tensors; empty for safetensors."""
     from localllm.formats.gguf_read import GGUFFile  # deferred: numpy comes with it
 
-    if path.is_dir():
+    if path.is_dir() or path.suffix == ".safetensors":
         return ()
     with GGUFFile.open(path) as file:
         return tuple(sorted({tensor.type.name for tensor in file.tensors.values()}))
 
 
 def _from_folder(entry: Entry, path: Path) -> Entry:
+    """GGUF goes before safetensors, as for whoever opens the folder later."""
     listing = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    ggufs = [file for file in listing if file.lower().endswith(".gguf")]
-    picked = pick_safetensors(listing)
-    if picked is None:
-        return _folder_of_something_else(entry, path, ggufs, listing)
-    config = read_config(path)
-    files = entry.files or tuple(
-        ModelFile(path=str(path / name), size_bytes=(path / name).stat().st_size) for name in picked.files
-    )
-    nested = config.get("text_config")
-    text_config: dict[str, Any] = nested if isinstance(nested, dict) else config
-    return msgspec.structs.replace(
-        entry,
-        files=files,
-        size_bytes=sum(part.size_bytes for part in files),
-        architecture=_text(config.get("model_type")),
-        quantization=entry.quantization
-        or _text(config.get("torch_dtype") or config.get("dtype")).upper().replace("FLOAT", "F"),
-        context_length=_int(text_config.get("max_position_embeddings")) or entry.context_length,
-        embedding_length=_int(text_config.get("hidden_size")),
-        capabilities=entry.capabilities or ("completion",),
-    )
-
-
-def _folder_of_something_else(entry: Entry, path: Path, ggufs: list[str], listing: list[str]) -> Entry:
+    ggufs = candidates(listing)
     if len(ggufs) == 1:
-        return _from_gguf(msgspec.structs.replace(entry, path=str(path / ggufs[0])), path / ggufs[0])
+        first = path / ggufs[0][0]
+        return _from_gguf(msgspec.structs.replace(entry, path=str(first)), first)
     if ggufs:
         raise BadModelFile(
-            f"{path} holds {len(ggufs)} GGUF files", hint=f"name one of them, for example {path / ggufs[0]}"
+            f"{path} holds {len(ggufs)} GGUF models", hint=f"name one of them, for example {path / ggufs[0][0]}"
         )
+    picked = picked_in(path, listing)
+    if picked is None:
+        raise _no_model(path, listing)
+    return describe_folder(entry, path, picked)
+
+
+def _from_safetensors(entry: Entry, path: Path) -> Entry:
+    """One file of weights; what belongs to it lies beside it."""
+    beside = sorted(file.relative_to(path.parent).as_posix() for file in path.parent.rglob("*.jinja"))
+    listing = [*(file.name for file in path.parent.iterdir() if file.is_file()), *beside]
+    read_config(path.parent)  # without it nothing is a model here
+    picked = pick_safetensors(listing)
+    return describe_folder(entry, path.parent, with_weights(picked or Picked((), ""), (path.name,)))
+
+
+def _no_model(path: Path, listing: list[str]) -> BadModelFile:
+    if any(name.endswith(".safetensors") and "/" not in name for name in listing):
+        read_config(path)  # says what is missing
     for file in listing:
         refuse_unsafe(Path(file))
-    raise BadModelFile(
+    return BadModelFile(
         f"{path} holds no model", hint="a model folder has config.json and .safetensors files, or a .gguf file"
     )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder; BadModelFile when it is missing, huge or no JSON object."""
-    path = folder / "config.json"
-    try:
-        with open_regular(path) as file:
-            raw = file.read(MAX_CONFIG_BYTES + 1)
-        config = json.loads(raw[: MAX_CONFIG_BYTES + 1]) if len(raw) <= MAX_CONFIG_BYTES else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadModelFile(f"{path} cannot be read: {error}") from None
-    if not isinstance(config, dict):
-        raise BadModelFile(f"{path} is no JSON object")
-    return config
-
-
-def count_text(count: int) -> str:
-    """A number of weights as people write it: 135M, 1.24B."""
-    if count >= 1e9:
-        return f"{count / 1e9:.2f}B"
-    return f"{count / 1e6:.0f}M" if count >= 1e6 else f"{count / 1e3:.0f}K"
 
 
 def _capabilities(arch: str, meta: Any) -> tuple[str, ...]:
     if f"{arch}.pooling_type" in meta:
         return ("embedding",)
-    template = _text(meta.get("tokenizer.chat_template"))
-    found = ["completion"]
-    if "tools" in template:
-        found.append("tools")
-    if "<think>" in template or "enable_thinking" in template:
-        found.append("thinking")
-    return tuple(found)
+    return capabilities_of(_text(meta.get("tokenizer.chat_template")))
 
 
 def _main_type(types: Counter[str]) -> str:

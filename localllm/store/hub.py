@@ -21,9 +21,11 @@ from localllm.store.blobs import bytes_to_come, check_space, gigabytes, sha256_o
 from localllm.store.catalog import Source
 from localllm.store.download import RefusedByServer, Remote, download
 from localllm.store.entry import ModelFile
+from localllm.store.folder import check_tokenizer, named_shards, picked_in, read_config, with_weights
 from localllm.store.hf_cache import hf_cache_dir, repo_dir, snapshot_files
 from localllm.store.pick import (
     DEFAULT_TAGS,
+    INDEX_NAME,
     Picked,
     available_tags,
     candidates,
@@ -135,8 +137,9 @@ def _is_harmless(name: str) -> bool:
 
 
 def _architecture(info: Any) -> str:
-    gguf, config = getattr(info, "gguf", None) or {}, getattr(info, "config", None) or {}
-    return str(gguf.get("architecture") or config.get("model_type") or "")
+    """Of its GGUF files, as the hub read it; other formats have names of their own, in config.json."""
+    gguf = getattr(info, "gguf", None) or {}
+    return str(gguf.get("architecture") or "")
 
 
 def _license(info: Any) -> str:
@@ -183,10 +186,10 @@ def _first_line(error: Exception) -> str:
 
 def choose(listing: list[str], source: Source, plan: Plan, architecture: str = "") -> Picked:
     """The files to fetch: the tag asked for, or the first in the order of preference that this build can run."""
-    architecture = plan.architecture or architecture
-    plan.refuse_unless_runnable(architecture)
     if not candidates(listing):
         return _choose_folder(listing, source, plan)
+    architecture = plan.architecture or architecture
+    plan.refuse_unless_runnable(architecture)
     if plan.quant:
         picked = pick(listing, [plan.quant], source.files.get(plan.quant, ""))
         if picked is None:
@@ -227,19 +230,43 @@ def _choose_folder(listing: list[str], source: Source, plan: Plan) -> Picked:
 
 def _download_all(repo: Repo, picked: Picked, plan: Plan) -> Fetched:
     cache = hf_cache_dir(os.environ)
+    is_folder = not picked.files[0].lower().endswith(".gguf")
+    first: dict[str, ModelFile] = {}
+    if is_folder:
+        picked = _checked_folder(cache, repo, picked, plan, first)
     files = [repo.files[name] for name in picked.files]
     missing_bytes = sum(bytes_to_come(_blob(cache, repo, file), file.size_bytes) for file in files)
     check_space(cache, missing_bytes, plan.free)
-    total = sum(file.size_bytes for file in files)
-    plan.status(f"pulling {gigabytes(total)} from {repo.name} on the Hugging Face hub")
-    records = tuple(_download_one(cache, repo, file, plan) for file in files)
+    _announce(repo, files, plan)
+    records = tuple(first.get(file.name) or _download_one(cache, repo, file, plan) for file in files)
     _remember_main(cache, repo)
-    first = Path(records[0].path)
-    path = (
-        first if picked.files[0].lower().endswith(".gguf") else repo_dir(cache, repo.name) / "snapshots" / repo.commit
-    )
-    origin = {"repo": repo.name, "commit": repo.commit, "file": picked.files[0]}
+    path = repo_dir(cache, repo.name) / "snapshots" / repo.commit if is_folder else Path(records[0].path)
+    # updates are told by the bytes of the weights, which come last in a folder
+    origin = {"repo": repo.name, "commit": repo.commit, "file": picked.files[-1 if is_folder else 0]}
     return Fetched(source="hub", path=path, files=records, quant=picked.tag, license=repo.license, origin=origin)
+
+
+def _announce(repo: Repo, files: list[HubFile], plan: Plan) -> None:
+    """What will be downloaded, before it is."""
+    total = gigabytes(sum(file.size_bytes for file in files))
+    large = [file for file in files if file.name.lower().endswith((".gguf", ".safetensors"))]
+    plan.status(f"pulling {total} from {repo.name} on the Hugging Face hub")
+    if len(files) > 1:
+        plan.status(", ".join(f"{file.name} ({gigabytes(file.size_bytes)})" for file in large))
+
+
+def _checked_folder(cache: Path, repo: Repo, picked: Picked, plan: Plan, first: dict[str, ModelFile]) -> Picked:
+    """The files of a model folder once its config.json says that it can be run; the index names the weights. What had
+    to be downloaded to know that is put into `first`."""
+    first["config.json"] = _download_one(cache, repo, repo.files["config.json"], plan)
+    plan.refuse_config(read_config(Path(first["config.json"].path).parent))
+    check_tokenizer(picked, repo.name)
+    if INDEX_NAME in picked.files:
+        first[INDEX_NAME] = _download_one(cache, repo, repo.files[INDEX_NAME], plan)
+        return with_weights(picked, named_shards(Path(first[INDEX_NAME].path), repo.files))
+    if sum(name.endswith(".safetensors") for name in picked.files) > 1:
+        raise BadModelFile(f"{repo.name} has several safetensors files, but no {INDEX_NAME} to say which are the model")
+    return picked
 
 
 def _blob(cache: Path, repo: Repo, file: HubFile) -> Path:
@@ -261,7 +288,7 @@ def _download_one(cache: Path, repo: Repo, file: HubFile, plan: Plan) -> ModelFi
         size_bytes=pointer.stat().st_size,
         sha256=file.sha256,
         stamp=stamp_of(pointer) if file.sha256 else "",
-        is_ours=not was_there,
+        is_ours=not was_there or os.path.realpath(blob) in plan.owned,
     )
 
 
@@ -312,11 +339,15 @@ def _from_cache(source: Source, plan: Plan) -> Fetched | None:
     root, listing = folder
     try:
         picked = choose(listing, source, plan)
+        if not picked.files[0].lower().endswith(".gguf"):
+            plan.refuse_config(read_config(root))
+            check_tokenizer(picked, source.repo)
+            picked = picked_in(root, listing) or picked
     except (ModelNotFound, BadModelFile, SourceUnavailable):
         return None
     files = tuple(ModelFile(path=str(root / name), size_bytes=(root / name).stat().st_size) for name in picked.files)
     path = root / picked.files[0] if picked.files[0].lower().endswith(".gguf") else root
-    origin = {"repo": source.repo, "commit": root.name, "file": picked.files[0]}
+    origin = {"repo": source.repo, "commit": root.name, "file": picked.files[0 if path != root else -1]}
     return Fetched(source="hub", path=path, files=files, quant=picked.tag, origin=origin)
 
 

@@ -21,7 +21,7 @@ from localllm.store.modelfile import Modelfile
 from localllm.store.names import Ref, parse_ref, suggestions
 from localllm.store.neighbours import ListingCache, neighbour_entries
 from localllm.store.pick import DEFAULT_TAGS
-from localllm.store.plan import CanRun, Fetched, Plan, Say
+from localllm.store.plan import CanRun, CheckConfig, Fetched, Plan, Say
 
 _OWNERS = {"ollama": "Ollama", "lmstudio": "LM Studio", "huggingface": "the Hugging Face cache"}
 
@@ -31,13 +31,15 @@ def _silent(_: PullEvent) -> None:
 
 
 class Library:
-    """Everything the commands do with models. `can_run` says why this build cannot run an architecture or its types."""
+    """Everything the commands do with models. `can_run` says why this build cannot run an architecture or its types,
+    `check_config` raises what is wrong with a config.json."""
 
     def __init__(
         self,
         settings: Settings,
         can_run: CanRun | None = None,
         *,
+        check_config: CheckConfig | None = None,
         catalog: Catalog | None = None,
         free: FreeBytes = free_bytes,
         pause: Callable[[float], None] = time.sleep,
@@ -45,6 +47,7 @@ class Library:
         self.settings = settings
         self.manifests = Manifests(settings.store_dir)
         self.can_run = can_run
+        self.check_config = check_config
         self._given_catalog = catalog
         self._free = free
         self._pause = pause
@@ -272,9 +275,15 @@ class Library:
             quant=ref.tag if ref.kind == "hub" else self.catalog.quant_of(ref) if known else "",
             default_quants=tuple(known.quants) if known else (),
             can_run=self.can_run,
+            check_config=self.check_config,
+            owned=self._owned(),
             free=self._free,
             pause=self._pause,
         )
+
+    def _owned(self) -> frozenset[str]:
+        entries, _ = self.manifests.read_all()
+        return frozenset(os.path.realpath(file.path) for entry in entries for file in entry.files if file.is_ours)
 
     def _entry_of(self, ref: Ref, known: CatalogEntry | None, fetched: Fetched) -> Entry:
         from localllm.store.details import describe  # deferred: it brings numpy
@@ -321,6 +330,8 @@ class Library:
     def _warn_if_not_runnable(self, entry: Entry, plan: Plan) -> None:
         from localllm.store.details import block_types  # deferred: it brings numpy
 
+        if Path(entry.path).is_dir():
+            return  # its config.json was checked before its weights came
         if reason := plan.refusal(entry.architecture, block_types(Path(entry.path))):
             plan.warn(f"{entry.name} is here, but {reason}")
 

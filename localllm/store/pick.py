@@ -132,22 +132,53 @@ def _contains(stem: str, tag: str) -> bool:
     return match is not None and "/" not in match["rest"] and "optimized" not in match["rest"].lower()
 
 
+INDEX_NAME = "model.safetensors.index.json"
+TEMPLATE_FOLDERS = ("additional_chat_templates", "chat_templates")
+_TOKENIZER = re.compile(r"tokenizer\.(json|model)|vocab\.json|tiktoken\.model|[^/]+\.tiktoken")
 _WANTED_NAMES = frozenset(
     {
-        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-        "vocab.json", "vocab.txt", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.json",
-        "chat_template.jinja", "preprocessor_config.json", "model.safetensors.index.json", "modules.json",
-        "sentence_bert_config.json", "1_Pooling/config.json",
+        "config.json", "generation_config.json", "tokenizer_config.json", "vocab.txt", "merges.txt", INDEX_NAME,
+        "special_tokens_map.json", "added_tokens.json", "chat_template.json", "chat_template.jinja",
+        "preprocessor_config.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json",
     }
 )  # fmt: skip
+_SHARD = re.compile(r"^(?P<prefix>.+)-(?P<part>[0-9]{5})-of-(?P<count>[0-9]{5})\.safetensors$")
 
 
 def pick_safetensors(listing: Sequence[str]) -> Picked | None:
-    """The files of a Hugging Face model folder: weights in the root, config and tokenizer. None without weights."""
-    weights = sorted(file for file in listing if _is_weight(file))
+    """The files of a Hugging Face model folder: weights in the root, config, tokenizer, templates. None without them.
+
+    Other layouts of the same weights (`original/`, `consolidated*`) are left out, and so is what lies beside the main
+    ones. Where there is an index, it has the last word on the weights.
+    """
+    weights = _main_weights(sorted(file for file in listing if _is_weight(file)), INDEX_NAME in listing)
     if not weights or "config.json" not in listing:
         return None
-    return Picked((*sorted(_WANTED_NAMES.intersection(listing)), *weights), "")
+    return Picked((*sorted(filter(_is_wanted, listing)), *weights), "")
+
+
+def _main_weights(weights: list[str], has_index: bool) -> list[str]:
+    """Of shards only whole sets: what a stopped download left is no model."""
+    if not has_index and "model.safetensors" in weights:
+        return ["model.safetensors"]
+    sets: dict[tuple[str, int], dict[int, str]] = {}
+    for match in filter(None, map(_SHARD.match, weights)):
+        parts = sets.setdefault((match["prefix"], int(match["count"])), {})
+        parts[int(match["part"])] = match.string
+    whole = [parts for (_, count), parts in sets.items() if sorted(parts) == list(range(1, count + 1))]
+    if sets:
+        return sorted(file for parts in whole for file in parts.values())
+    return weights
+
+
+def _is_wanted(file: str) -> bool:
+    folder, _, name = file.rpartition("/")
+    return file in _WANTED_NAMES or is_tokenizer(file) or (folder in TEMPLATE_FOLDERS and name.endswith(".jinja"))
+
+
+def is_tokenizer(file: str) -> bool:
+    """Whether a file holds a vocabulary that can be read here."""
+    return _TOKENIZER.fullmatch(file) is not None
 
 
 def _is_weight(file: str) -> bool:

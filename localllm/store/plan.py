@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from localllm.errors import LocalLLMError, UnsupportedModel
+from localllm.errors import BadModelFile, LocalLLMError, UnsupportedModel
 from localllm.settings import Settings
 from localllm.store.blobs import FreeBytes, free_bytes
 from localllm.store.entry import ModelFile, PullEvent, SourceKind
@@ -15,6 +16,8 @@ from localllm.store.entry import ModelFile, PullEvent, SourceKind
 Say = Callable[[PullEvent], None]
 # (architecture, names of block types) to the reason why this build cannot run them, or None when it can
 CanRun = Callable[[str, tuple[str, ...]], str | None]
+# a config.json to nothing; raises what is wrong with it
+CheckConfig = Callable[[Mapping[str, Any]], object]
 
 
 class SourceUnavailable(LocalLLMError):
@@ -31,7 +34,8 @@ class SourceUnavailable(LocalLLMError):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One pull: for whom, with which settings, and how it reports. `quant` is the tag asked for, "" for the default."""
+    """One pull: for whom, with which settings, and how it reports. `quant` is the tag asked for, "" for the default.
+    `owned`: files (their real paths) that an earlier pull of ours brought."""
 
     name: str
     settings: Settings
@@ -40,6 +44,8 @@ class Plan:
     quant: str = ""
     default_quants: tuple[str, ...] = ()
     can_run: CanRun | None = None
+    check_config: CheckConfig | None = None
+    owned: frozenset[str] = frozenset()
     free: FreeBytes = free_bytes
     pause: Callable[[float], None] = time.sleep
 
@@ -69,6 +75,16 @@ class Plan:
             raise UnsupportedModel(
                 f"{self.name}: {reason}", hint="nothing was downloaded; `localllm search` shows other models"
             )
+
+    def refuse_config(self, config: Mapping[str, Any]) -> None:
+        """The error of a config.json that this build cannot run, under this pull's name."""
+        if self.check_config is None:
+            return
+        try:
+            self.check_config(config)
+        except (UnsupportedModel, BadModelFile) as error:
+            hint = f"no weights were downloaded; {error.hint}" if error.hint else "no weights were downloaded"
+            raise type(error)(f"{self.name}: {error.message}", hint=hint) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ def _check_hub(entry: Entry, plan: Plan, reason: str) -> UpdateCheck:
 
 def _has_other_bytes(entry: Entry, repo: Repo) -> bool:
     """A new commit often changes only the card: what counts is whether our file has other bytes, or is gone."""
-    now = repo.files.get(entry.origin.get("file", ""))
-    ours = next((file.sha256 for file in entry.files if file.sha256), "")
+    name = entry.origin.get("file", "")
+    now = repo.files.get(name)
+    ours = next((file.sha256 for file in entry.files if file.sha256 and file.path.endswith(name)), "")
     return now is None or (bool(now.sha256) and now.sha256 != ours)

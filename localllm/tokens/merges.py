@@ -4,8 +4,10 @@ The tokenizer itself encodes with `tokenizers`; this slow twin is tested to end 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Any
 
 from localllm.errors import InvalidRequest, UnsupportedModel
@@ -13,7 +15,7 @@ from localllm.tokens.specials import TokenType
 from localllm.tokens.tokenizer import Tokenizer, byte_of_name, clean_text
 
 MAX_TRACED_CHARS = 4096
-"""Each step looks at all pairs of a word, and for SentencePiece the whole text is one word."""
+"""A step is an object of its own: what is longer than this nobody reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +103,10 @@ def trace_word(rules: MergeRules, word: str) -> WordTrace:
     """Merge the pair of the lowest rank, the leftmost of equals, until no pair has a rule."""
     if rules.ignores_merges and word in rules.ids_by_text:
         return WordTrace((word,), (), (rules.ids_by_text[word],))
-    symbols, steps = _first_symbols(rules, word), []
-    first = tuple(symbols)
-    while (step := _best_step(rules, symbols)) is not None:
-        symbols[step.position : step.position + 2] = [step.left + step.right]
-        steps.append(step)
-    return WordTrace(first, tuple(steps), tuple(rules.ids_by_text[one] for one in symbols if one in rules.ids_by_text))
+    first = _first_symbols(rules, word)
+    row = _Row(rules, first)
+    steps = tuple(iter(row.next_step, None))
+    return WordTrace(tuple(first), steps, tuple(row.ids()))
 
 
 def _first_symbols(rules: MergeRules, word: str) -> list[str]:
@@ -117,11 +117,57 @@ def _first_symbols(rules: MergeRules, word: str) -> list[str]:
     return symbols
 
 
-def _best_step(rules: MergeRules, symbols: Sequence[str]) -> MergeStep | None:
-    best: MergeStep | None = None
-    for position in range(len(symbols) - 1):
-        pair = symbols[position], symbols[position + 1]
-        rank = rules.ranks.get(pair)
-        if rank is not None and (best is None or rank < best.rank):
-            best = MergeStep(position, *pair, rank)
-    return best
+class _Row:
+    """The symbols of a word while they merge. Places are those of the first symbols; a merge keeps the left one.
+
+    A heap of the pairs that have a rule makes a long word cost its length times a logarithm. Entries that a merge has
+    overtaken stay in it and are passed over when they come up.
+    """
+
+    def __init__(self, rules: MergeRules, symbols: Sequence[str]) -> None:
+        self._rules = rules
+        self._symbols = list(symbols)
+        self._alive = list(range(len(symbols)))  # places that still begin a symbol, in order
+        self._next = [*range(1, len(symbols)), -1]
+        self._before = list(range(-1, len(symbols) - 1))
+        self._heap: list[tuple[int, int, str, str]] = []
+        for place in range(len(symbols) - 1):
+            self._offer(place)
+
+    def ids(self) -> Iterator[int]:
+        """The tokens that the symbols are; symbols that are none have no id."""
+        known = self._rules.ids_by_text
+        return (known[self._symbols[place]] for place in self._alive if self._symbols[place] in known)
+
+    def next_step(self) -> MergeStep | None:
+        """Do the next merge; None if there is none."""
+        while self._heap:
+            rank, place, left, right = heappop(self._heap)
+            if self._is_there(place, left, right):
+                position = bisect_left(self._alive, place)
+                self._merge(position)
+                return MergeStep(position, left, right, rank)
+        return None
+
+    def _is_there(self, place: int, left: str, right: str) -> bool:
+        after = self._next[place]
+        return after >= 0 and self._symbols[place] == left and self._symbols[after] == right
+
+    def _merge(self, position: int) -> None:
+        place = self._alive[position]
+        gone = self._alive.pop(position + 1)
+        self._symbols[place] += self._symbols[gone]
+        self._symbols[gone] = ""
+        after = self._next[place] = self._next[gone]
+        self._next[gone] = -1
+        if after >= 0:
+            self._before[after] = place
+            self._offer(place)
+        if position:
+            self._offer(self._before[place])
+
+    def _offer(self, place: int) -> None:
+        left, right = self._symbols[place], self._symbols[self._next[place]]
+        rank = self._rules.ranks.get((left, right))
+        if rank is not None:
+            heappush(self._heap, (rank, place, left, right))

@@ -37,7 +37,7 @@ def loaded(name: str, left_s: float | None) -> dict[str, Any]:
 
 
 def test_ps_is_ollamas_table_and_the_backend_with_the_longest_lived_first(cli: Cli, daemon: FakeDaemon) -> None:
-    on_gpu = {"backend": "torch", "device": "cuda:1", "quantize": "q4_0"}
+    on_gpu = {"backend": "torch", "device": "cuda:1 NVIDIA H200 (141 GB)", "quantize": "q4_0"}
     daemon.loaded = [loaded("going", -1), loaded("qwen3:8b", 275) | on_gpu, loaded("kept", None)]
     lines = cli("ps").out.splitlines()
     assert lines == [

@@ -57,6 +57,7 @@ class ToyTokenizer:
     eog_ids = frozenset((EOS,))
     special_ids = frozenset((BOS, EOS, TURN))
     built = SimpleNamespace(adds_space_prefix=False)
+    notes = ("bytes are tokens here",)
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         return [BOS, *text.encode()] if add_special else list(text.encode())

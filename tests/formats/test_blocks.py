@@ -10,9 +10,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile, UnsupportedModel
-from localllm.formats.blocks import BLOCK_LAYOUTS, DECODABLE, BlockType, decode, encode, row_bytes
+from localllm.formats.blocks import BLOCK_LAYOUTS, DECODABLE, PLAINLY_ENCODABLE, BlockType, decode, encode, row_bytes
 
-ENCODABLE = (BlockType.F32, BlockType.F16, BlockType.BF16, BlockType.Q8_0, BlockType.Q4_0, BlockType.Q4_1)
+ENCODABLE = sorted(PLAINLY_ENCODABLE)
 # where the float16 scales lie in a block
 HALF_OFFSETS = {
     BlockType.F16: (0,),

@@ -133,7 +133,7 @@ FAMILIES = (
         "gemma2",
         "Gemma2Config",
         "gemma2",
-        {**GEMMA2, "final_logit_softcapping": 3.0},
+        {**GEMMA2, "final_logit_softcapping": 3.0, "tie_word_embeddings": True},
         {
             "attention.key_length": 32,
             "attention.sliding_window": 9,
@@ -146,6 +146,7 @@ FAMILIES = (
         "Gemma3TextConfig",
         "gemma3",
         {
+            "tie_word_embeddings": True,
             "num_hidden_layers": 7,
             "head_dim": 32,
             "query_pre_attn_scalar": 32,
@@ -175,8 +176,13 @@ FAMILIES = (
         "phi4 mini, short",
         "Phi3Config",
         "phi3",
-        {"rope_parameters": LONGROPE, "tie_word_embeddings": True, "original_max_position_embeddings": 64},
-        context=64,
+        {
+            "rope_parameters": LONGROPE,
+            "tie_word_embeddings": True,
+            "max_position_embeddings": 512,
+            "original_max_position_embeddings": 256,
+        },
+        context=256,
     ),
     Family("phi3 with a window", "Phi3Config", "phi3", {"sliding_window": 9}),
     Family("olmo2", "Olmo2Config", "olmo2"),

@@ -114,6 +114,7 @@ def test_a_load_says_how_the_model_is_to_be_open(world: World) -> None:
     assert '"status":"ready"' in lines[-1]
     (row,) = world.ps()
     assert (row["kv_type"], row["quantize"]) == ("f32", "q4_0")
+    assert row["notes"] == ["bytes are tokens here"]
     pid = row["pid"]
     assert world.chat("Hello").status_code == 200 and world.ps()[0]["pid"] == pid
     assert world.chat("Hello", quantize="none").status_code == 200

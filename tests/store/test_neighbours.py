@@ -10,7 +10,7 @@ import pytest
 from localllm.errors import StoreError
 from localllm.store import neighbours
 from localllm.store.library import Library
-from tests.store.worlds import library_of, tiny_gguf
+from tests.store.worlds import library_of, tiny_folder, tiny_gguf
 
 IMAGE = "application/vnd.ollama.image."
 
@@ -141,7 +141,7 @@ def test_models_of_the_hugging_face_cache_are_listed_by_repository_and_tag(
 ) -> None:
     files = {"Tiny-F32.gguf": model, "sub/Tiny-F16.gguf": model + b"x", "mmproj-F16.gguf": b"no"}
     cached(tmp_path / "hf", "org/Tiny-GGUF", files)
-    cached(tmp_path / "hf", "org/Folder", {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"w"})
+    cached(tmp_path / "hf", "org/Folder", tiny_folder())
     names = sorted(entry.name for entry in library.entries())
     assert names == ["hf.co/org/Folder", "hf.co/org/Tiny-GGUF:F16", "hf.co/org/Tiny-GGUF:F32"]
     entry = library.find("org/tiny-gguf:f32")

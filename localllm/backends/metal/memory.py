@@ -48,6 +48,7 @@ class MetalMemory:
     def __init__(self, config: ModelConfig, page_size: int, kv_type: mx.Dtype) -> None:
         self.layout = cache_layout(config, page_size, kv_type.size)
         self.kv_type = kv_type
+        self.width = layer_values(config)  # numbers of a token in a room
         self._config = config
         self._specs = dict(attention_specs(config))
         self._places = kv_places(self.layout)
@@ -152,7 +153,7 @@ class MetalMemory:
         return (place.index + place.group * self._num_rooms // num_groups) % self._num_rooms
 
     def _room(self, num_pages: int) -> mx.array:
-        return mx.zeros((num_pages * self.layout.page_size, layer_values(self._config)), self.kv_type)
+        return mx.zeros((num_pages * self.layout.page_size, self.width), self.kv_type)
 
     def _copy_page(self, op: CopyPage) -> None:
         page_size = self.layout.page_size

@@ -177,5 +177,5 @@ class MetalOps:
 
     def _kv_view(self, group: int, causal: bool) -> KvView:
         layout = self._memory.layout
-        pages = Pages(self._batch.tables[group], layout.page_size, self._memory.num_pages)
+        pages = Pages(self._batch.tables[group], layout.page_size, self._memory.num_pages, self._memory.width)
         return kv_view(self._batch, pages, layout.groups[group].window, causal)

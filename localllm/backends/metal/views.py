@@ -17,6 +17,8 @@ from localllm.errors import InvalidRequest
 Ints = NDArray[np.int32]
 SHORTEST_CONTEXT = 256
 """Rows that see fewer tokens than this are padded to one length without a second thought."""
+VALUES_AT_ONCE = 1 << 28
+"""So many cached numbers of a layer are gathered at once, for all rows together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,12 @@ class ConvView:
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """The page tables of a group's rows, (R, pages), in a pool of `num_pages`."""
+    """The page tables of a group's rows, (R, pages), in a pool of `num_pages`; a token caches `width` numbers in it."""
 
     table: Ints
     page_size: int
     num_pages: int
+    width: int
 
     def places(self, rows: Ints, positions: Ints) -> Ints:
         """Tokens of the pool for positions (B, s) of rows (B,). InvalidRequest where a page is not there."""
@@ -70,7 +73,7 @@ def kv_view(batch: Batch, pages: Pages, window: int | None, causal: bool) -> KvV
     """For layers with these page tables, this window and direction."""
     written = pages.places(batch.row_of, batch.positions[:, None])[:, 0]
     spans, order = [], []
-    for rows in _alike(batch, window):
+    for rows in _alike(batch, window, VALUES_AT_ONCE // pages.width):
         tokens, own = _padded_tokens(batch, rows)
         spans.append(_span(batch, rows, tokens, pages, window, causal))
         order.append(np.where(own, tokens, -1).ravel())
@@ -101,15 +104,20 @@ def _line_places(batch: Batch, kernel: int, rows: NDArray[Any], steps: NDArray[A
     return places
 
 
-def _alike(batch: Batch, window: int | None) -> Iterator[Ints]:
-    """Rows in sets that differ by less than two in what they compute and in what they see."""
+def _alike(batch: Batch, window: int | None, at_once: int) -> Iterator[Ints]:
+    """Rows in sets that differ by less than a factor of two in what they compute and in what they see.
+
+    A set sees no more than `at_once` tokens, padding included, or is one row.
+    """
     lengths = np.diff(batch.row_starts)
     last = batch.positions[batch.row_starts[1:] - 1]
     seen = np.maximum(_num_seen(last, lengths, window), SHORTEST_CONTEXT)
     sizes = np.stack([_bit_length(lengths), _bit_length(seen)], axis=1)
     _, which = np.unique(sizes, axis=0, return_inverse=True)
     for index in range(which.max() + 1):
-        yield np.flatnonzero(which.ravel() == index).astype(np.int32)
+        rows = np.flatnonzero(which.ravel() == index).astype(np.int32)
+        step = max(1, at_once // int(seen[rows].max()))
+        yield from (rows[first : first + step] for first in range(0, len(rows), step))
 
 
 def _bit_length(counts: Ints) -> Ints:

@@ -58,8 +58,9 @@ class Dense:
         return (x.astype(self._compute) @ self._values.astype(self._compute).T).astype(mx.float32)
 
     def by_expert(self, x: mx.array, experts: mx.array, are_sorted: bool) -> mx.array:
-        matrices = self._values.astype(self._compute).swapaxes(-1, -2)
-        lines = x.astype(self._compute)[:, None]
+        compute = self._compute if mx.metal.is_available() else mx.float32  # all that the CPU device gathers
+        matrices = self._values.astype(compute).swapaxes(-1, -2)
+        lines = x.astype(compute)[:, None]
         out = mx.gather_mm(lines, matrices, rhs_indices=experts, sorted_indices=are_sorted)
         return out[:, 0].astype(mx.float32)
 

@@ -18,6 +18,8 @@ class Products:
     def linear(self, x: Tensor, weight: Weight, bias: Weight | None, *, is_bounded: bool) -> Tensor:
         """x (T, in) to (T, out). `is_bounded`: x comes from a norm, so that its values fit float16."""
         check_width(x, weight)
+        if not len(x):  # logits that nobody wants: the largest matrix need not be decoded
+            return x.new_empty((0, weight.shape[0]))
         narrow, factor = narrowed(x, weight.product, is_bounded)
         parts = [self._times(narrow, part) for part in weight.parts()]
         product = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

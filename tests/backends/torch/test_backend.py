@@ -13,6 +13,7 @@ from localllm.backends.torch.backend import TorchBackend  # noqa: E402
 from localllm.backends.torch.experts import Experts  # noqa: E402
 from localllm.engine.step import (  # noqa: E402
     NO_PAGE,
+    NOTHING,
     CheckpointId,
     CopyPage,
     CopySlot,
@@ -150,6 +151,22 @@ def test_greedy_choices_need_no_logits_on_the_host(monkeypatch: pytest.MonkeyPat
     assert first.logits is not None and second.sampled == (int(first.logits.argmax()),)
 
 
+def test_an_unfinished_chunk_does_not_decode_the_head(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    used: list[str] = []
+    parts = weights.Weight.parts
+
+    def watched(self: weights.Weight) -> Any:
+        used.append(self.name)
+        return parts(self)
+
+    monkeypatch.setattr(weights.Weight, "parts", watched)
+    walk = Walk(open_world(BY_NAME["blocks of Q8_0"], device, keep_decoded=False))
+    walk.step((1, TOKENS[:5], NOTHING))
+    assert "blk.1.ffn_down.weight" in used and "output.weight" not in used
+    walk.step((1, TOKENS[5:6], GREEDY))
+    assert "output.weight" in used
+
+
 def test_only_the_logits_that_are_needed_come_to_the_host(device: str) -> None:
     logits = torch.arange(12.0, device=device).view(4, 3)
     lines = model.on_host(logits, np.array([False, True, False, True]))
@@ -171,7 +188,7 @@ def test_a_model_that_computes_no_numbers_fails_row_by_row(device: str) -> None:
     arrays = {name: array.astype(np.float32) for name, array in source.decoded().items()}
     arrays["token_embd.weight"][7] = np.nan
     walk = Walk(TorchBackend(config, MemorySource(arrays), page_size=4, device=device))
-    broken, sound = walk.step((1, [3, 7], GREEDY), (2, [3, 4], GREEDY))
+    broken, sound = walk.step((1, [3, 7, 7, 7], GREEDY), (2, [3, 4], GREEDY))
     assert broken.error_code == "bad_logits" and broken.sampled == ()
     assert not sound.error and len(sound.sampled) == 1
     # the pages that hold no numbers become another's: nothing of them may be seen

@@ -1,0 +1,41 @@
+"""`localllm convert`: a folder of safetensors to one GGUF file. Works on files; starts no daemon."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from localllm.cli.human import size_text
+from localllm.cli.invocation import Invocation
+from localllm.cli.library import Model
+from localllm.cli.output import print_text
+
+
+def convert(
+    ctx: typer.Context,
+    model: Model,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write.", show_default="NAME-TYPE.gguf")
+    ] = None,
+    kind: Annotated[
+        str, typer.Option("--type", "-t", help="Type of the matrices: f32, f16, bf16, or auto to keep what is there.")
+    ] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write a model in safetensors as one GGUF file, with tokenizer and chat template."""
+    from localllm.quantize.convert import float_type  # loads numpy
+    from localllm.runtime.convert import convert_model, output_path  # loads numpy and tokenizers
+    from localllm.runtime.names import model_path
+
+    invocation = Invocation.of(ctx)
+    target = float_type(kind)
+    path = model_path(model, invocation.settings())
+    written = output or output_path(path, target)
+    with invocation.progress() as progress:
+
+        def on_tensor(name: str, done_bytes: int, total_bytes: int) -> None:
+            progress.update(f"writing {written.name}", done_bytes, total_bytes)
+
+        progress.status("reading the tokenizer")
+        convert_model(path, written, target, replaces=force, progress=on_tensor)
+    print_text(f"{written} ({size_text(written.stat().st_size)})")

@@ -1,0 +1,57 @@
+"""A model in safetensors to one GGUF file with everything that belongs to it: tokenizer, chat templates, sampling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from localllm.errors import StoreError, UsageError
+from localllm.formats.blocks import BlockType
+from localllm.formats.safetensors import SafetensorsFolder
+from localllm.models.mapping import hf_model
+from localllm.quantize.convert import Progress, convert, tell_nobody
+from localllm.runtime.folder_facts import folder_sampling
+from localllm.runtime.place import Place, place_of
+from localllm.tokens.export import gguf_tokenizer
+
+_SAMPLING_KEYS = {
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+}
+
+
+def output_path(model: Path, target: BlockType | None) -> Path:
+    """Where a conversion goes unless told: NAME-TYPE.gguf in the folder one works in."""
+    suffix = "" if target is None else f"-{target.name}"
+    return Path.cwd() / f"{_name(place_of(model))}{suffix}.gguf"
+
+
+def convert_model(
+    model: Path, output: Path, target: BlockType | None, *, replaces: bool = False, progress: Progress = tell_nobody
+) -> None:
+    """Write `output`, whole or not at all. `target` None keeps the float types of the checkpoint.
+
+    UsageError for a model that is GGUF already, or when `output` exists and `replaces` is not set; UnsupportedModel and
+    BadModelFile for a checkpoint that this build cannot run; StoreError and DiskFull from the disk.
+    """
+    place = place_of(model)
+    if place.kind == "gguf":
+        raise UsageError(f"{place.path.name} is a GGUF file already", hint="convert takes folders of safetensors")
+    if output.exists() and not replaces:
+        raise UsageError(f"{output} is there already", hint="name another file with -o, or allow it with --force")
+    if not output.parent.is_dir():
+        raise StoreError(f"the folder {output.parent} does not exist", hint="make it, or name another file with -o")
+    with SafetensorsFolder.open(place.path) as folder:
+        config, _ = hf_model(folder)
+        extra: dict[str, Any] = {"general.name": _name(place)}
+        for name, value in folder_sampling(place.folder).items():
+            extra[_SAMPLING_KEYS[name]] = int(value) if name == "top_k" else float(value)
+        extra |= gguf_tokenizer(place.folder, vocab_size=config.vocab_size)
+        convert(folder, output, target, extra, progress)
+
+
+def _name(place: Place) -> str:
+    return place.path.resolve().name if place.path.is_dir() else place.path.stem

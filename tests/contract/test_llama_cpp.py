@@ -1,0 +1,57 @@
+"""The files that our converter writes, read by llama.cpp: its logits are those of transformers, family by family.
+
+Runs where llama-cpp-python is installed, which CI does not do (it is built from source for ten minutes).
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from localllm.formats.blocks import BlockType
+from localllm.quantize.convert import convert
+from tests.contract.test_families import PROMPTS, difference
+from tests.oracles.hf import FAMILIES, YARN, Family, as_folder, expected_logits, make_model
+
+F32 = 0
+TOLERANCE = 1e-3  # of the largest logit; llama.cpp rounds tables of some activations to float16
+NO_WINDOW = ("mistral", "phi3 with a window", "qwen2 with windows above")
+"""llama.cpp knows no window in files of these architectures: a prompt as long as the window is compared."""
+TRUNCATED = {**YARN, "truncate": True}
+"""llama.cpp rounds the bounds of yarn to whole dimensions, which gpt-oss does not."""
+
+
+def logits_of_llama_cpp(path: Path, tokens: list[int], context: int) -> NDArray[np.float32]:
+    llama_cpp = pytest.importorskip("llama_cpp", reason="the oracle is llama-cpp-python")
+    model: Any = llama_cpp.Llama(
+        str(path),
+        n_ctx=context,
+        n_batch=64,
+        n_threads=1,
+        logits_all=True,
+        type_k=F32,
+        type_v=F32,
+        verbose=False,
+    )
+    model.eval(tokens)
+    scores: NDArray[np.float32] = np.array(model.scores[: len(tokens)], np.float32)
+    model.close()
+    return scores
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_converted_file_gives_the_same_logits_in_llama_cpp(family: Family, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="the oracle is llama-cpp-python")
+    if family.name == "qwen3 moe with dense layers":
+        pytest.skip("llama.cpp wants experts in every layer of qwen3moe")
+    if family.name == "gpt-oss":
+        family = replace(family, settings={**family.settings, "rope_parameters": TRUNCATED})
+    model = make_model(family)
+    path = tmp_path / "model.gguf"
+    convert(as_folder(model, tmp_path), path, BlockType.F32, {"tokenizer.ggml.model": "none"})
+    prompt = PROMPTS[3] if family.name in NO_WINDOW else PROMPTS[1]
+    ours = logits_of_llama_cpp(path, prompt, family.context or 256)
+    assert difference([ours], expected_logits(model, prompt)) <= TOLERANCE
