@@ -143,8 +143,8 @@ def layer_shapes(
     else:
         yield from attention_shapes(layer.mixer, extras, hidden)
     if layer.moe is None:
-        for name, *shape in (("ffn_gate", width, hidden), ("ffn_up", width, hidden), ("ffn_down", hidden, width)):
-            yield from linear_shapes(name, *shape, extras)
+        for name, out, columns in (("ffn_gate", width, hidden), ("ffn_up", width, hidden), ("ffn_down", hidden, width)):
+            yield from linear_shapes(name, out, columns, extras)
     else:
         yield from moe_shapes(layer.moe, extras, hidden, width)
 
@@ -174,12 +174,12 @@ def moe_shapes(
         yield "ffn_gate_inp.bias", (spec.num_experts,)
     if "choice_bias" in extras:
         yield "exp_probs_b.bias", (spec.num_experts,)
-    for name, *shape in (("gate", width, hidden), ("up", width, hidden), ("down", hidden, width)):
-        yield f"ffn_{name}_exps.weight", (spec.num_experts, *shape)
+    for name, out, columns in (("gate", width, hidden), ("up", width, hidden), ("down", hidden, width)):
+        yield f"ffn_{name}_exps.weight", (spec.num_experts, out, columns)
         if "bias" in extras:
-            yield f"ffn_{name}_exps.bias", (spec.num_experts, shape[0])
+            yield f"ffn_{name}_exps.bias", (spec.num_experts, out)
         if "shared_expert" in extras:
-            yield f"ffn_{name}_shexp.weight", (shape[0], shape[1])
+            yield f"ffn_{name}_shexp.weight", (out, columns)
 
 
 def linear_shapes(name: str, out: int, width: int, extras: tuple[str, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
