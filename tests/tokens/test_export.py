@@ -73,7 +73,9 @@ def _all_merges(vocab: dict[str, int], learned: list[list[str]]) -> list[list[st
 
 def unigram() -> Core:
     core = Core(Unigram())
-    core.normalizer = normalizers.Sequence([normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")])
+    core.normalizer = normalizers.Sequence(
+        [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    )
     core.pre_tokenizer = pre_tokenizers.Metaspace("▁", "always", True)
     core.decoder = decoders.Metaspace("▁", "always")
     trainer = trainers.UnigramTrainer(
