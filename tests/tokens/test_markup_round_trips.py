@@ -24,7 +24,7 @@ WITHOUT_CALLS = (
 ONE_AT_A_TIME = ("openai-gpt-oss-120b",)
 REASON = "Two, and\n\nthen {three}: <b> 'x' \"y\" 猫"
 SAY = "Let me look, ok?"
-HARD = {"place": 'Köln "am" Rhein, [x](y)\n<b>&amp;</b> {z: 1}', "unit": "C", "days": [1, 2]}
+HARD: dict[str, Any] = {"place": 'Köln "am" Rhein, [x](y)\n<b>&amp;</b> {z: 1}', "unit": "C", "days": [1, 2]}
 ANSWERS: dict[str, Message] = {
     "a call": {"role": "assistant", "content": "", "tool_calls": [call(place="Köln", unit="C")]},
     "hard arguments": {"role": "assistant", "content": "", "tool_calls": [call(**HARD)]},
