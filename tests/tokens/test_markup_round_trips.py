@@ -88,13 +88,18 @@ def calls_of(pieces: list[Piece]) -> list[dict[str, Any]]:
     return [{"name": piece.name, "arguments": json.loads(piece.text)} for piece in pieces if piece.kind == "tool_call"]
 
 
-@pytest.mark.parametrize("title", ANSWERS)
-@pytest.mark.parametrize("name", TEMPLATES)
+WRITABLE = [
+    (name, title)
+    for name in TEMPLATES
+    for title, message in ANSWERS.items()
+    if name not in WITHOUT_CALLS or "tool_calls" not in message
+]
+
+
+@pytest.mark.parametrize(("name", "title"), WRITABLE)
 def test_an_answer_comes_back(name: str, title: str) -> None:
     source, message = source_of(name), ANSWERS[title]
     expected = [one["function"] for one in message.get("tool_calls", [])]
-    if expected and name in WITHOUT_CALLS:
-        pytest.skip("the template writes no calls")
     try:
         prompt, answer = prompt_and_answer(source, message)
     except TemplateRefused as error:
