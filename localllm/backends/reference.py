@@ -203,7 +203,9 @@ class ReferenceOps:
             line = np.concatenate([state, inputs[first:end]])
             mixed[first:end] = convolve(line, kernel.values.reshape(spec.channels, spec.kernel))
             state[:] = line[len(line) - len(state) :]
-            self._memory.keep_trail(self._plan.rows[row].seq, layer, line)
+            seq = self._plan.rows[row].seq
+            if self._memory.trails.wants(seq):
+                self._memory.trails.keep(seq, layer, line)
         return self.linear(after * mixed, out_proj)
 
     def route(
