@@ -196,6 +196,15 @@ def test_the_vocabulary_is_filled_up_to_the_model(tmp_path: Path) -> None:
         gguf_tokenizer(folder, vocab_size=size - 1)
 
 
+def test_tokens_that_eat_the_spaces_beside_them_still_do(tmp_path: Path) -> None:
+    core = byte_level("gpt-2")
+    core.add_special_tokens([AddedToken("<|user|>", rstrip=True), AddedToken("<mask>", lstrip=True)])
+    published, written = Tokenizer.from_folder(saved(tmp_path, core, CONFIGS["bpe"])), check_same(tmp_path)
+    for text in ("<|user|>\n low ", "low  <mask> new", "<|user|>", "  <|user|>  <mask>  "):
+        assert written.encode(text) == published.encode(text)
+    assert written.decode(written.encode("<|user|> \nlow  <mask>")) == "<|user|>low<mask>"
+
+
 def test_named_templates_keep_their_names(tmp_path: Path) -> None:
     templates = [{"name": "default", "template": "{{ 1 }}"}, {"name": "tool_use", "template": "{{ 2 }}"}]
     metadata = gguf_tokenizer(saved(tmp_path, byte_level("gpt-2"), CONFIGS["bpe"] | {"chat_template": templates}))
