@@ -33,6 +33,8 @@ _K = "tokenizer.ggml."
 def gguf_tokenizer(folder: str | Path, *, vocab_size: int | None = None) -> dict[str, Any]:
     """The `tokenizer.*` metadata of a folder with a tokenizer, ready for `write_gguf` and for `Tokenizer.from_gguf`.
 
+    A few keys begin with `localllm.tokenizer.`, for what GGUF has no key; they belong into the file, too.
+
     vocab_size: rows of the model's embedding; the vocabulary is filled up to it with unused tokens `[PADn]`.
     Raises UnsupportedModel for a tokenizer that GGUF cannot say, naming what comes closest, or BadModelFile.
     """

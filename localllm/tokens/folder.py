@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Core
 
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.tokens.build import build_from_gguf
 from localllm.tokens.older import OLDER_FILES, older_metadata
 from localllm.tokens.pretokenizers import known_splits
-from localllm.tokens.published import chat_templates, configuration, end_ids, role_ids
+from localllm.tokens.published import Added, added_tokens, chat_templates, configuration, end_ids, role_ids
 from localllm.tokens.specials import SpecialTokens, TokenType, end_of_generation_ids, end_of_turn_id
 from localllm.tokens.unigram import without_control
 from localllm.tokens.vocabulary import BuiltTokenizer
@@ -57,6 +58,7 @@ def build_from_folder(path: str | Path) -> BuiltTokenizer:
 def _from_json(file: Path, folder: Path) -> BuiltTokenizer:
     core = _read_core(file)
     config = configuration(folder)
+    _add_missing(core, added_tokens(folder, config))
     texts, types = _vocabulary(core)
     special = _special_tokens(core, texts, config, folder)
     for token_id in special.eog_ids:
@@ -93,6 +95,13 @@ def _read_core(file: Path) -> Core:
     core.no_truncation()
     core.no_padding()
     return core
+
+
+def _add_missing(core: Core, added: Mapping[int, Added]) -> None:
+    """Tokens that only the configuration names, where their ids come next, as transformers adds them."""
+    for token_id, token in sorted(added.items()):
+        if token_id == core.get_vocab_size() and core.token_to_id(token.text) is None:
+            core.add_tokens([AddedToken(token.text, special=token.is_special, normalized=False)])
 
 
 def _vocabulary(core: Core) -> tuple[list[str], list[int]]:

@@ -191,7 +191,7 @@ def _whole_tokens(
 
 
 def _ids_in(metadata: Mapping[str, Any], key: str) -> frozenset[int]:
-    ids = metadata.get(key)
+    ids: Any = metadata.get(key)
     return frozenset(ids) if is_list(ids, int) else frozenset()
 
 

@@ -165,6 +165,11 @@ _HOSTILE: dict[str, Callable[[], dict[str, Any]]] = {
     "scores too few": lambda: _spm(scores=[0.0]),
     "scores one string": lambda: _spm(scores="abcdef"),
     "scores no numbers": lambda: _spm(scores=["a"] * 6),
+    "a map of characters that is none": lambda: _spm(precompiled_charsmap=[1, 2, 3]),
+    "a map of characters with holes": lambda: _spm(precompiled_charsmap=[8, 0, 0, 0, 1, "x"]),
+    "a unigram model without scores": lambda: _bpe(model="t5"),
+    "a unigram model with a map that is none": lambda: _spm(model="t5", precompiled_charsmap="abc"),
+    "word pieces without a word for unknown ones": lambda: _bpe(model="bert", unknown_token_id=1 << 30),
     "spm token that is no string": lambda: _spm(tokens=["<unk>", "<s>", "</s>", 1, 2, 3]),
 }
 

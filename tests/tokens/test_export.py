@@ -205,6 +205,19 @@ def test_tokens_that_eat_the_spaces_beside_them_still_do(tmp_path: Path) -> None
     assert written.decode(written.encode("<|user|> \nlow  <mask>")) == "<|user|>low<mask>"
 
 
+def test_tokens_that_only_the_configuration_names_are_added(tmp_path: Path) -> None:
+    size = byte_level("gpt-2").get_vocab_size()
+    more = {
+        str(size): {"content": "<|later|>", "special": True},
+        str(size + 1): {"content": "<tool>", "special": False},
+        "7": {"content": "<|never|>", "special": True},  # a place that is taken
+    }
+    written = check_same(saved(tmp_path, byte_level("gpt-2"), CONFIGS["bpe"] | {"added_tokens_decoder": more}))
+    assert written.encode("<|later|><tool>") == [size, size + 1]
+    assert size not in written.encode("<|later|>", parse_special=False)
+    assert written.vocab_size == size + 2
+
+
 def test_named_templates_keep_their_names(tmp_path: Path) -> None:
     templates = [{"name": "default", "template": "{{ 1 }}"}, {"name": "tool_use", "template": "{{ 2 }}"}]
     metadata = gguf_tokenizer(saved(tmp_path, byte_level("gpt-2"), CONFIGS["bpe"] | {"chat_template": templates}))
