@@ -6,7 +6,6 @@ crashes, hangs or eats memory takes nobody with it.
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from localllm.engine.step import Backend, StepPlan, Want, plain_row, run_step
 from localllm.errors import LocalLLMError
 from localllm.formats.blocks import BlockType
 
-CHUNK = 64
+CHUNK = 32
 PAGE_SIZE = 16
 MAX_STEPS = 12
 BUDGET_S = 0.3
@@ -68,9 +67,8 @@ def timed(trial: Trial, backend: str, device: str, kind: str, threads: int) -> t
     """Seconds of a step that decodes one token, and of a step that reads CHUNK tokens of a prompt."""
     opened = _open(trial, backend, device, kind, threads)
     try:
-        _step(opened, _prompt(), 0, Want(logits="last"))
-        prompt_s = _median(lambda index: _step(opened, _prompt(), 0, Want(logits="last")))
-        decode_s = _median(lambda index: _step(opened, (index % VOCAB,), CHUNK + index, Want(logits="last")))
+        prompt_s = _fastest(lambda index: _step(opened, _prompt(), 0, Want(logits="last")))
+        decode_s = _fastest(lambda index: _step(opened, (index % VOCAB,), CHUNK + index, Want(logits="last")))
         return decode_s, prompt_s
     finally:
         opened.close()
@@ -94,15 +92,14 @@ def _step(backend: Backend, tokens: Sequence[int], start: int, want: Want) -> ND
     return logits
 
 
-def _median(step: Callable[[int], object]) -> float:
-    """Of a few steps within the budget; the first one is not counted where there is time for more."""
-    step(0)
+def _fastest(step: Callable[[int], object]) -> float:
+    """Seconds of the fastest of a few steps: the first one warms up, and what else the machine does only adds."""
     spent: list[float] = []
     while len(spent) < MAX_STEPS and sum(spent) < BUDGET_S:
         started = time.perf_counter()
-        step(len(spent) + 1)
+        step(len(spent))
         spent.append(time.perf_counter() - started)
-    return statistics.median(spent)
+    return min(spent)
 
 
 def devices_of(backend: str) -> list[str]:

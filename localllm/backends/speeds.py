@@ -28,8 +28,8 @@ logger = logging.getLogger("localllm.backends")
 FILE_NAME = "backends.json"
 TIMEOUT_S = 60.0
 """Of one backend's self-test, most of which is the import of its library."""
-PROMPT_STEPS, DECODE_STEPS = 4, 128
-"""What backends are compared by: a prompt of four chunks, and an answer."""
+PROMPT_STEPS, DECODE_STEPS = 8, 128
+"""What backends are compared by: a prompt of eight chunks, and an answer."""
 CPU_MARGIN = 1.25
 """How much faster than the CPU backend another one must be: it costs seconds of imports and much memory."""
 

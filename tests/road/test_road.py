@@ -232,7 +232,7 @@ def test_a_killed_worker_is_told_to_every_stream_and_replaced(house: House) -> N
 
 
 def test_the_script_api_answers_scores_and_embeds(small_model_file: Path) -> None:
-    with LLM(small_model_file, threads=1) as llm:
+    with LLM(small_model_file, backend="cpu", threads=1) as llm:
         answers = llm.generate(["The capital of France is", "1 + 1 ="], max_tokens=8, temperature=0)
         assert "Paris" in answers[0]
         assert len(answers[0].token_ids) == 8 and answers[0].finish_reason == "length"

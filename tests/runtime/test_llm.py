@@ -108,7 +108,7 @@ def test_what_a_modelfile_says_holds_in_a_script_too(small_model_file: Path) -> 
     lines = [f"FROM {small_model_file}", *own]
     text = "\n".join([*lines, "SYSTEM Be a bear.", "MESSAGE assistant Grr", f"TEMPLATE {template}"])
     open_library().create("bear", parse_modelfile(text))
-    with LLM("bear", threads=1, kv_pages=64, context_length=256) as bear:
+    with LLM("bear", backend="cpu", threads=1, kv_pages=64, context_length=256) as bear:
         assert bear.generate("Count: 1 2 3", max_tokens=4) == [" "]
         prompts = [bear.text.tokenizer.encode(text, add_special=False) for text in SHOWN]
         asked = [[{"role": "user", "content": "Hi"}], [{"role": "system", "content": "Be a fox."}]]
@@ -121,7 +121,7 @@ def test_what_a_modelfile_says_holds_in_a_script_too(small_model_file: Path) -> 
 
 def test_a_closed_model_says_so(small_model_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCALLLM_HOME", str(small_model_home))
-    closed = LLM("smollm2:135m", threads=1, kv_pages=8, context_length=64)
+    closed = LLM("smollm2:135m", backend="cpu", threads=1, kv_pages=8, context_length=64)
     closed.close()
     with pytest.raises(InvalidRequest, match="closed"):
         closed.generate("x")
