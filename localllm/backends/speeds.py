@@ -20,12 +20,13 @@ from pathlib import Path
 
 import msgspec
 
-from localllm import __version__
 from localllm.backends.trial import OVERHEAD, WEIGHTS
 
 logger = logging.getLogger("localllm.backends")
 
 FILE_NAME = "backends.json"
+TRIALS_VERSION = "1"
+"""Rises with every change of what is measured."""
 TIMEOUT_S = 60.0
 """Of one backend's self-test, most of which is the import of its library."""
 PROMPT_STEPS, DECODE_STEPS = 8, 128
@@ -131,7 +132,8 @@ class Speeds:
 def machine_facts() -> dict[str, str]:
     """What a speed depends on. Imports none of the libraries it names."""
     return {
-        "localllm": __version__,
+        "localllm": package_version("localllm"),
+        "trials": TRIALS_VERSION,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cpu": _cpu_name(),
