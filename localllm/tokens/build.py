@@ -18,6 +18,7 @@ from localllm.tokens.spm import merges_from_scores
 from localllm.tokens.tiktoken import merges_from_ranks
 from localllm.tokens.unigram import build_unigram
 from localllm.tokens.vocabulary import (
+    METASPACE_KEY,
     SPACE_MARK,
     BuiltTokenizer,
     Defaults,
@@ -91,7 +92,14 @@ def _build_spm(metadata: Mapping[str, Any]) -> BuiltTokenizer:
     unk = metadata_id(metadata, "unknown_token_id", len(texts))
     unk_text = texts[unk if unk is not None else 0]
     core = Core(_bpe(texts, merges_from_scores(texts, types, scores), unk_token=unk_text, byte_fallback=True))
-    core.normalizer = _spm_normalizer(metadata)
+    scheme = metadata.get(METASPACE_KEY)
+    if scheme in (
+        "first",
+        "always",
+    ):  # as newer tokenizers of this kind do it: no prefix where a space is there already
+        core.pre_tokenizer = pre_tokenizers.Metaspace(SPACE_MARK, scheme, False)
+    else:
+        core.normalizer = _spm_normalizer(metadata)
     defaults = Defaults({"bos": 1, "eos": 2, "unknown": 0}, add_bos=True)
     return finished(
         metadata, core, texts, types, defaults, is_byte_level=False, adds_space_prefix=adds_prefix(metadata)

@@ -22,8 +22,8 @@ from localllm.tokens.probe import PROBES
 from localllm.tokens.published import configuration, role_ids
 from localllm.tokens.specials import SpecialTokens, TokenType, end_of_generation_ids
 from localllm.tokens.spm import merges_from_scores, scores_from_merges
-from localllm.tokens.tokenizer import Tokenizer
-from localllm.tokens.vocabulary import EATS_LEFT_KEY, EATS_RIGHT_KEY, SPACE_MARK, BuiltTokenizer
+from localllm.tokens.tokenizer import Tokenizer, as_refusal
+from localllm.tokens.vocabulary import EATS_LEFT_KEY, EATS_RIGHT_KEY, METASPACE_KEY, SPACE_MARK, BuiltTokenizer
 
 _ROLE_KEYS = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}
 _BAD_SCORE = -10000.0  # as converters give to places that hold no token
@@ -90,6 +90,7 @@ def _spaced(built: BuiltTokenizer, model: Mapping[str, Any]) -> dict[str, Any]:
             _K + "pre": "default",
             _K + "scores": scores,
             _K + "add_space_prefix": prefixes,
+            **_metaspace(built),
         }
     if prefixes:
         raise UnsupportedModel(
@@ -97,6 +98,12 @@ def _spaced(built: BuiltTokenizer, model: Mapping[str, Any]) -> dict[str, Any]:
             hint="the closest are the kinds 'llama' and 'gemma4'",
         )
     return {_K + "model": "gemma4", _K + "pre": "gemma4", _K + "merges": [" ".join(pair) for pair in merges]}
+
+
+def _metaspace(built: BuiltTokenizer) -> dict[str, Any]:
+    """For our own reader: whether a text that begins with a space gets one more, and one behind a special token any."""
+    schemes = [node["prepend_scheme"] for node in _text_steps(built) if _prefixes(node) and not node.get("split")]
+    return {METASPACE_KEY: schemes[0]} if schemes else {}
 
 
 def _unigram(built: BuiltTokenizer, model: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,7 +267,10 @@ def _cuts(core: Core) -> list[list[str]]:
     """The probe texts cut into words, spelled in the byte alphabet."""
     normalize = core.normalizer.normalize_str if core.normalizer is not None else str
     cut = core.pre_tokenizer or pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return [[word for word, _ in cut.pre_tokenize_str(normalize(text))] for text in PROBES]
+    try:
+        return [[word for word, _ in cut.pre_tokenize_str(normalize(text))] for text in PROBES]
+    except BaseException as error:
+        raise as_refusal(error) from error
 
 
 def _cuts_of(entry: PreTokenizer) -> list[list[str]]:

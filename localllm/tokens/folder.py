@@ -191,8 +191,13 @@ def _special_tokens(core: Core, texts: list[str], config: Mapping[str, Any], fol
 
 def _frame(core: Core) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What the post-processor puts before and after a text, found by asking it."""
-    bare = core.encode("a", add_special_tokens=False).ids
-    framed = core.encode("a", add_special_tokens=True).ids
+    try:
+        bare = core.encode("a", add_special_tokens=False).ids
+        framed = core.encode("a", add_special_tokens=True).ids
+    except BaseException as error:  # a panic in the package is no Exception
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise BadModelFile(f"tokenizer.json cannot read even one letter: {error}") from error
+        raise
     for start in range(len(framed) - len(bare) + 1):
         if framed[start : start + len(bare)] == bare:
             return tuple(framed[:start]), tuple(framed[start + len(bare) :])

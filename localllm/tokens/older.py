@@ -9,7 +9,15 @@ from typing import Any
 
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.tokens.alphabet import spelled
-from localllm.tokens.published import added_tokens, chat_templates, configuration, read_bounded, read_json, role_ids
+from localllm.tokens.published import (
+    added_tokens,
+    chat_templates,
+    configuration,
+    end_ids,
+    read_bounded,
+    read_json,
+    role_ids,
+)
 from localllm.tokens.sentencepiece import sentencepiece_metadata
 from localllm.tokens.specials import TokenType
 from localllm.tokens.tiktoken import looks_like_ranks, merges_from_ranks, read_ranks
@@ -41,7 +49,7 @@ def older_metadata(folder: Path, chosen: Path | None = None) -> dict[str, Any] |
     config = configuration(folder)
     metadata = _read(file, config)
     _add_tokens(metadata, folder, config)
-    _add_roles(metadata, config)
+    _add_roles(metadata, folder, config)
     for name, text in chat_templates(folder, config).items():
         metadata["tokenizer.chat_template" + ("" if name == "default" else f".{name}")] = text
     return metadata
@@ -112,11 +120,14 @@ def _add_tokens(metadata: dict[str, Any], folder: Path, config: Mapping[str, Any
             tokens[token_id], types[token_id] = token.text, token.type
 
 
-def _add_roles(metadata: dict[str, Any], config: Mapping[str, Any]) -> None:
+def _add_roles(metadata: dict[str, Any], folder: Path, config: Mapping[str, Any]) -> None:
     ids_by_text = {text: token_id for token_id, text in enumerate(metadata["tokenizer.ggml.tokens"])}
     for role, token_id in role_ids(config, ids_by_text).items():
         if role in _ROLE_KEYS:
             metadata[f"tokenizer.ggml.{_ROLE_KEYS[role]}_token_id"] = token_id
+    eos = metadata.get("tokenizer.ggml.eos_token_id")
+    others = [one for one in end_ids(folder, len(ids_by_text)) if one != eos]
+    metadata |= {f"tokenizer.ggml.{role}_token_id": one for role, one in zip(("eot", "eom"), others, strict=False)}
     for role in ("bos", "eos"):
         if isinstance(config.get(f"add_{role}_token"), bool):
             metadata[f"tokenizer.ggml.add_{role}_token"] = config[f"add_{role}_token"]

@@ -250,7 +250,7 @@ class Tokenizer:
             try:
                 encoding = core.encode(text, add_special_tokens=False)
             except BaseException as error:
-                raise _as_refusal(error) from error
+                raise as_refusal(error) from error
         return _Encoded(encoding.ids, encoding.offsets, encoding.word_ids)
 
     def _explain_plainly(self, text: str, parse_special: bool) -> list[Explained]:
@@ -362,7 +362,7 @@ def byte_of_name(text: str) -> bytes:
     return bytes([int(match[1], 16)]) if match else text.encode("utf-8", errors="replace")
 
 
-def _as_refusal(error: BaseException) -> BaseException:
+def as_refusal(error: BaseException) -> BaseException:
     """A Rust panic is a BaseException: it means that the split expression gave up (its own step limit)."""
     if type(error).__name__ == "PanicException" or type(error) is Exception:
         return InvalidRequest(

@@ -24,6 +24,7 @@ from localllm.tokens.specials import (
 SPACE_MARK = "\u2581"
 _MATCHED_WHOLE = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
 EATS_LEFT_KEY, EATS_RIGHT_KEY = "localllm.tokenizer.lstrip_token_ids", "localllm.tokenizer.rstrip_token_ids"
+METASPACE_KEY = "localllm.tokenizer.metaspace"
 _NEVER_STRIP = ("<unk>", "<s>", "<|endoftext|>")
 
 

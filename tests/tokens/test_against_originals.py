@@ -254,6 +254,13 @@ _HOSTILE_FOLDERS: dict[str, tuple[dict[str, str], tuple[type[LocalLLMError], ...
         {"tokenizer.json": '{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}, "added_tokens": []}'},
         (UnsupportedModel,),
     ),
+    "a map of characters that is none": (
+        {
+            "tokenizer.json": '{"model": {"type": "Unigram", "unk_id": 0, "vocab": [["a", 0.0]]}, "added_tokens": [], '
+            '"normalizer": {"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAAAAAAAA"}}'
+        },
+        (BadModelFile,),
+    ),
     "ids far apart": (
         {"tokenizer.json": '{"model": {"type": "BPE", "vocab": {"a": 0, "b": 4000000000}, "merges": []}}'},
         (BadModelFile,),

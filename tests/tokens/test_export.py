@@ -165,6 +165,18 @@ def test_pieces_with_scores_read_the_same_from_gguf(tmp_path: Path) -> None:
     assert written.add_bos
 
 
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+def test_a_prefix_that_is_not_doubled_reads_the_same_from_gguf(scheme: str, tmp_path: Path) -> None:
+    core = spaced()
+    core.normalizer = None
+    core.pre_tokenizer = pre_tokenizers.Metaspace("▁", scheme, False)
+    if scheme == "never":
+        core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    written = check_same(saved(tmp_path, core, CONFIGS["spaced"]))
+    for text in ("<s>low", "low</s>low", " low", "  <s> low"):
+        assert written.encode(text) == Tokenizer.from_folder(tmp_path).encode(text)
+
+
 def test_a_unigram_tokenizer_reads_the_same_from_gguf(tmp_path: Path) -> None:
     written = check_same(saved(tmp_path, unigram(), CONFIGS["unigram"]))
     assert written.encode("low")[-1] == written.eos_id

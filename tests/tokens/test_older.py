@@ -102,7 +102,7 @@ def test_added_tokens_and_roles_come_from_the_configuration(tmp_path: Path) -> N
     assert size + 1 not in tokenizer.encode("<|im_end|>", parse_special=False)
     assert tokenizer.encode("<think>", parse_special=False) == [size + 2]
     assert tokenizer.eos_id == size + 1
-    assert {2, size + 1} <= tokenizer.eog_ids
+    assert {2, size + 1} <= tokenizer.eog_ids == Tokenizer.from_gguf(gguf_tokenizer(folder)).eog_ids
     assert tokenizer.built.chat_template == "{{ messages }}"
     assert tokenizer.decode([size]) == f"[PAD{size}]"
 
