@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from localllm.tokens.markup import MarkupSpec
     from localllm.tokens.tokenizer import Tokenizer
 
-_RENDER_ARGUMENTS = frozenset(("self", "messages", "tools", "add_generation_prompt"))
+_RENDER_ARGUMENTS = frozenset(("self", "messages", "tools", "add_generation_prompt", "continue_final_message"))
 
 
 def sampling_of(request: Common, params: Mapping[str, Any], file_defaults: Mapping[str, Any]) -> wire.SamplingParams:
@@ -104,7 +104,8 @@ def chat_asks(request: ChatRequest, entry: Entry, text: "TextSide", settings: Se
     tools = request.tools if request.tool_choice != "none" else None
     prompt = chat_prompt(
         request.messages, tools, entry, text,
-        add_generation_prompt=request.add_generation_prompt is not False,
+        add_generation_prompt=_opens_answer(request),
+        continue_final_message=request.continue_final_message is True,
         variables=request.chat_template_kwargs or {},
     )  # fmt: skip
     ids = text.tokenizer.encode(prompt, add_special=False, parse_special=True)
@@ -115,11 +116,24 @@ def chat_asks(request: ChatRequest, entry: Entry, text: "TextSide", settings: Se
     return _copies(ask, request.n or 1)
 
 
+def _opens_answer(request: ChatRequest) -> bool:
+    """An answer begins, unless the last message is one that goes on. InvalidRequest where both are asked for."""
+    if request.continue_final_message and request.add_generation_prompt:
+        raise InvalidRequest(
+            "add_generation_prompt begins a new answer, continue_final_message goes on with the last one",
+            hint="leave one of them out",
+            param="continue_final_message",
+        )
+    return request.add_generation_prompt is not False and not request.continue_final_message
+
+
 def markup_of(text: "TextSide", prompt: str, tools: Sequence[Mapping[str, Any]] | None) -> "MarkupSpec | None":
     """How answers to this prompt are marked up; None where all of it is content."""
     from localllm.tokens.markup import detect_markup  # deferred: the text side of the first model has brought it
 
-    spec = detect_markup(text.template.source).for_tools(tools).for_prompt(prompt)
+    built = text.tokenizer.built
+    specials = [built.texts[token_id] for token_id in text.tokenizer.special_ids]
+    spec = detect_markup(text.template.source, specials).for_tools(tools).for_prompt(prompt)
     return spec if spec.reasoning or spec.tools or spec.is_harmony else None
 
 
@@ -136,6 +150,7 @@ def chat_prompt(
     text: "TextSide",
     *,
     add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
     variables: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """The conversation as the model wants to read it, with the entry's own system prompt and opening messages."""
@@ -145,7 +160,11 @@ def chat_prompt(
     if tools and "tools" not in entry.capabilities:
         raise InvalidRequest(f"{entry.name} does not support tools", hint="leave `tools` out", param="tools")
     return text.template.render(
-        behind_opening(entry, plain), tools=tools or None, add_generation_prompt=add_generation_prompt, **variables
+        behind_opening(entry, plain),
+        tools=tools or None,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+        **variables,
     )
 
 

@@ -80,6 +80,7 @@ class ChatRequest(Common, kw_only=True):
     parallel_tool_calls: bool | None = None
     modalities: list[str] | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 

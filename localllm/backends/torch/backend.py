@@ -73,7 +73,7 @@ class TorchBackend:
             native=False,
             threads=threads,
             weight_bytes=self._model.weights.size_bytes,
-            notes=(*notes, f"torch {torch.__version__}", self._model.weights.note),
+            notes=(*notes, *self._model.weights.notes),
         )
 
     def allocate(self, num_pages: int, num_slots: int) -> None:

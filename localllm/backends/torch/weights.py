@@ -79,7 +79,7 @@ class Weight:
 
 
 class Weights:
-    """All weights of a source, loaded when this is made; `note` says how they are kept.
+    """All weights of a source, loaded when this is made; `notes` say what a person should know of how they are kept.
 
     `keep_decoded` None: decoded once where that takes less than SHARE_FOR_DECODED of the free memory. Raises
     UnsupportedModel for a block type without a decoder, BadModelFile where bytes and shape do not agree.
@@ -91,7 +91,7 @@ class Weights:
         decoded, free = sum(map(self._decoded_bytes, infos)), free_bytes(device)
         self._keeps_decoded = decoded < SHARE_FOR_DECODED * free if keep_decoded is None else keep_decoded
         self._weights = {info.name: self._load(info) for info in infos}
-        self.note = self._describe(decoded, free)
+        self.notes = self._describe(decoded, free)
 
     def get(self, name: str) -> Weight | None:
         return self._weights.get(name)
@@ -111,11 +111,11 @@ class Weights:
         """Some product is computed in 16 bits."""
         return any(weight.product != torch.float32 for weight in self._weights.values())
 
-    def _describe(self, decoded: int, free: int) -> str:
-        amounts = f"{decoded / 1e9:.1f} GB of {free / 1e9:.1f} GB that were free"
+    def _describe(self, decoded: int, free: int) -> tuple[str, ...]:
         if all(weight.store.dtype == weight.product for weight in self._weights.values()):
-            return f"weights are kept decoded, which is done up to half of the free memory: {amounts}"
-        return f"weights stay as in the file and are decoded at every use, which is slower; decoded: {amounts}"
+            return ()
+        amounts = f"{decoded / 1e9:.1f} GB of {free / 1e9:.1f} GB that were free"
+        return (f"weights stay as in the file and are decoded at every use, which is slower; decoded: {amounts}",)
 
     def _product_type(self, info: WeightInfo) -> torch.dtype:
         if len(info.shape) == 1 or info.name.endswith(EXACT):
