@@ -153,10 +153,8 @@ class RecordingOps:
     ) -> Value:
         if gate.type != up.type:
             raise UnsupportedModel(f"{gate.name} and {up.name} differ in type, which has no native kernel yet")
-        if any(biases):
-            raise UnsupportedModel("experts with biases have no native kernel yet")
         out = Value(down.shape[1])
-        return self._keep(out, nodes.Experts(out, x, routing, gate, up, down, activation))
+        return self._keep(out, nodes.Experts(out, x, routing, gate, up, down, activation, *biases))
 
     def pool(self, x: Value) -> None:
         self.nodes.append(nodes.Pool(x))

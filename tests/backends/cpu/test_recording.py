@@ -34,7 +34,7 @@ def test_a_norm_between_product_and_sum_keeps_them_apart() -> None:
 
 def test_rotations_melt_into_attention_and_scales_into_the_head() -> None:
     assert not any(isinstance(node, Rope) for node in recorded("llama"))
-    assert all(node.rope is not None for node in recorded("llama") if isinstance(node, Attention))
+    assert all(node.query_rope == node.key_rope is not None for node in recorded("llama") if isinstance(node, Attention))
     last = recorded("logit softcap")[-1]
     assert isinstance(last, Head) and (last.scale, last.softcap) == (1.0, 5.0)
     last = recorded("logit scale")[-1]
