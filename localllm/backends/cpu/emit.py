@@ -219,8 +219,9 @@ class Emitter:
     def _experts(self, node: nodes.Experts) -> bool:
         gated, down = self._pack.gated_experts(node.gate, node.up), self._pack.experts(node.down)
         x, routing, kind = self._input(node, node.x), self._floats(node.routing), ACTIVATIONS.index(node.activation)
-        biases = (self._pack.vector(bias) for bias in (node.gate_bias, node.up_bias, node.down_bias))
-        self._program.experts(x, routing, gated, down, *biases, kind, self._shared(node.out))
+        gate_bias, up_bias, down_bias = map(self._pack.vector, (node.gate_bias, node.up_bias, node.down_bias))
+        out = self._shared(node.out)
+        self._program.experts(x, routing, gated, down, gate_bias, up_bias, down_bias, kind, out)
         return True
 
     def _pool(self, node: nodes.Pool) -> bool:

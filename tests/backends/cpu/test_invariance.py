@@ -40,8 +40,16 @@ FLOAT_PAGES = (
 
 def open_walk(world: World, kernels: str, threads: int, kv_type: KvType = "auto", page_size: int = 16) -> Walk:
     config, source = build(world)
-    sizes = {"page_size": page_size, "threads": threads, "max_tokens_per_step": 128}
-    return Walk(CpuBackend(config, source, **sizes, kernels=kernels, kv_type=kv_type))
+    backend = CpuBackend(
+        config,
+        source,
+        page_size=page_size,
+        threads=threads,
+        max_tokens_per_step=128,
+        kernels=kernels,
+        kv_type=kv_type,
+    )
+    return Walk(backend)
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)

@@ -1,6 +1,7 @@
 // Attention over pages of keys and values, a fixed split of positions at a time.
 //
-// Pages hold halves or floats: S is the type of a stored number, a half being its 16 bits. Keys lie (head_dim, page_size): eight positions are one load. Values lie (page_size, value_dim).
+// Pages hold halves or floats: S is the type of a stored number, a half being its 16 bits. Keys lie (head_dim,
+// page_size): eight positions are one load. Values lie (page_size, value_dim).
 #pragma once
 #include "kernels.h"
 #include "lanes.h"
@@ -148,7 +149,8 @@ template <class S, int H, int W>
 INLINE void weigh(const AttentionTask& task, int start, int low, int high, int first, const float* scores, float* out,
                   int out_stride) {
     const int value_dim = task.value_dim, page_size = task.page_size;
-    const int key_bytes = first ? 0 : task.head_dim * static_cast<int>(sizeof(S));  // the first pass over the values fetches for all
+    // the first pass over the values fetches for all
+    const int key_bytes = first ? 0 : task.head_dim * static_cast<int>(sizeof(S));
     F8 sum[H][W];
     UNROLL for (int h = 0; h < H; h++)
         UNROLL for (int w = 0; w < W; w++) sum[h][w] = all(0.0f);

@@ -17,7 +17,8 @@ struct Room {
     size_t keys, values;
 };
 Room room_of(const AttentionSpec& spec, const Limits& limits, int kv_head) {
-    size_t tokens = static_cast<size_t>(limits.page_size) * bytes_of(limits.kv_type), head = static_cast<size_t>(kv_head);
+    size_t tokens = static_cast<size_t>(limits.page_size) * bytes_of(limits.kv_type);
+    size_t head = static_cast<size_t>(kv_head);
     size_t all_keys = tokens * static_cast<size_t>(spec.num_kv_heads * spec.head_dim);
     return {spec.offset + tokens * head * static_cast<size_t>(spec.head_dim),
             spec.offset + all_keys + tokens * head * static_cast<size_t>(spec.value_dim)};
@@ -226,7 +227,8 @@ void check_heads(const AttentionSpec& spec) {
 
 void check_room(const Program& program, const AttentionSpec& spec) {
     size_t values = static_cast<size_t>(spec.num_kv_heads) * static_cast<size_t>(spec.head_dim + spec.value_dim);
-    size_t bytes = checked_mul(values, checked_mul(static_cast<size_t>(program.limits.page_size), bytes_of(program.limits.kv_type)));
+    size_t page_size = static_cast<size_t>(program.limits.page_size);
+    size_t bytes = checked_mul(values, checked_mul(page_size, bytes_of(program.limits.kv_type)));
     if (checked_add(spec.offset, bytes) > program.limits.page_bytes)
         throw std::invalid_argument("a layer does not fit in its page");
     if (spec.group < 0 || static_cast<size_t>(spec.group) >= program.limits.windows.size())

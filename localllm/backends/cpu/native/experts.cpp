@@ -222,7 +222,8 @@ Biases biases_of(Program& program, int id, size_t num_experts, int rows) {
     if (id == NONE) return {};
     const std::vector<float>& vector = program.vector(id);
     size_t width = static_cast<size_t>(rows);
-    if (vector.size() < checked_mul(num_experts, width)) throw std::invalid_argument("the biases of experts are too short");
+    if (vector.size() < checked_mul(num_experts, width))
+        throw std::invalid_argument("the biases of experts are too short");
     Biases biases;
     biases.stride = round_up(width, BLOCK);
     biases.values.resize(checked_mul(num_experts, biases.stride));

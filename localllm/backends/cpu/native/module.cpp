@@ -214,8 +214,8 @@ void bind_recording(nb::class_<Program>& program) {
                  record_attention(p, q, k, v, turned_q, spec, outputs(values, blocks));
              },
              "q"_a, "k"_a, "v"_a, "turned_q"_a, nb::kw_only(), "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
-             "value_dim"_a, "scale"_a, "softcap"_a, "window"_a, "causal"_a, "group"_a, "offset"_a, "query_angles"_a, "key_angles"_a,
-             "sinks"_a, "values"_a, "blocks"_a)
+             "value_dim"_a, "scale"_a, "softcap"_a, "window"_a, "causal"_a, "group"_a, "offset"_a, "query_angles"_a,
+             "key_angles"_a, "sinks"_a, "values"_a, "blocks"_a)
         .def("short_conv", &record_short_conv, "x"_a, "weight"_a, "kernel"_a, "channels"_a, "state_offset"_a,
              "kept_inputs"_a, "out"_a)
         .def("route",
