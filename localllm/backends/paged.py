@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.backends.layout import attention_specs, cache_layout, kv_places, layer_values, state_bytes, state_places
+from localllm.backends.trails import Trails
 from localllm.engine.step import (
     NO_PAGE,
     CheckpointId,
@@ -19,7 +20,6 @@ from localllm.engine.step import (
     RestoreState,
     SaveState,
     SeqId,
-    SlotId,
     ZeroSlot,
 )
 from localllm.errors import NotEnoughMemory
@@ -42,7 +42,7 @@ class PagedMemory:
         self._pages: NDArray[Any] = np.zeros(self._pages_shape(0), kv_type)
         self._slots: Floats = np.zeros((0, state_bytes(config) // 4), np.float32)
         self._checkpoints: dict[CheckpointId, Floats] = {}
-        self._trails: dict[SeqId, tuple[SlotId, dict[int, Floats]]] = {}
+        self.trails: Trails[Floats] = Trails()
 
     def allocate(self, num_pages: int, num_slots: int) -> None:
         try:
@@ -91,21 +91,9 @@ class PagedMemory:
         first = self._state_places[layer]
         return self._slots[slot, first : first + (spec.kernel - 1) * spec.channels].reshape(-1, spec.channels)
 
-    def start_trail(self, seq: SeqId, slot: SlotId) -> None:
-        """A row checks draft tokens: what its layers see is kept until the next such row of the sequence."""
-        self._trails[seq] = (slot, {})
-
-    def keep_trail(self, seq: SeqId, layer: int, inputs: Floats) -> None:
-        """`inputs` are the state before the row, then the row's own: (kernel - 1 + n, channels)."""
-        if seq in self._trails:
-            self._trails[seq][1][layer] = inputs
-
-    def end_trail(self, seq: SeqId) -> None:
-        self._trails.pop(seq, None)
-
     def roll_back(self, seq: SeqId, num_tokens: int) -> None:
         """The state of before the last `num_tokens` tokens of the row that was checked last."""
-        slot, trail = self._trails.pop(seq, (SlotId(-1), {}))
+        slot, trail = self.trails.take(seq)
         for layer, inputs in trail.items():
             state = self.state(layer, slot)
             end = len(inputs) - num_tokens

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from localllm.backends.batch import Batch, Flattener, answer
 from localllm.backends.formulas import activate, attend, convolve, gate_times_up, rotate, route, softcap, visible
 from localllm.backends.paged import PagedMemory
-from localllm.engine.step import NO_SLOT, BackendInfo, CommitDraft, StepPlan, StepResult
+from localllm.engine.step import BackendInfo, CommitDraft, StepPlan, StepResult
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.formats.blocks import decode, row_bytes
 from localllm.models.config import Activation, AttentionSpec, ModelConfig, MoeSpec, RopeSpec, ShortConvSpec
@@ -203,7 +203,9 @@ class ReferenceOps:
             line = np.concatenate([state, inputs[first:end]])
             mixed[first:end] = convolve(line, kernel.values.reshape(spec.channels, spec.kernel))
             state[:] = line[len(line) - len(state) :]
-            self._memory.keep_trail(self._plan.rows[row].seq, layer, line)
+            seq = self._plan.rows[row].seq
+            if self._memory.trails.wants(seq):
+                self._memory.trails.keep(seq, layer, line)
         return self.linear(after * mixed, out_proj)
 
     def route(
@@ -288,8 +290,10 @@ class ReferenceBackend:
                 self._flattener.commit_draft(op)
             else:
                 self._memory.apply(op)
+        if any(row.adapter for row in plan.rows):
+            raise UnsupportedModel("the reference backend runs no adapters")
         batch = self._flattener.flatten(plan)
-        self._follow_drafts(plan)
+        self._memory.trails.follow(plan)
         self._ops.begin(plan, batch)
         if plan.rows:
             self._decoder.run()
@@ -303,14 +307,6 @@ class ReferenceBackend:
     def close(self) -> None:
         self._done.clear()
         self._memory.allocate(0, 0)
-
-    def _follow_drafts(self, plan: StepPlan) -> None:
-        for row in plan.rows:
-            if row.adapter:
-                raise UnsupportedModel("the reference backend runs no adapters")
-            self._memory.end_trail(row.seq)
-            if row.slot != NO_SLOT and row.want.sample is not None and row.want.sample.num_positions > 1:
-                self._memory.start_trail(row.seq, row.slot)
 
 
 def fits_decoded(source: WeightSource) -> bool:

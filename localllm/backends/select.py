@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from localllm.backends.speeds import CPU_MARGIN, Speed, Speeds, Work
+from localllm.backends.trial import kind_of
 from localllm.engine.step import Backend
 from localllm.errors import LocalLLMError, NotEnoughMemory, UnsupportedModel, UsageError
 from localllm.models.config import ModelConfig
@@ -99,13 +100,18 @@ def _ranked(config: ModelConfig, source: WeightSource, options: BackendOptions) 
     absent = [f"the {name} backend was passed over: {problem_of(name)}" for name in ("cpu",) if name not in installed]
     if not options.cache_dir or len(installed) < 2:  # nothing to compare
         return [*map(Choice, installed), Choice("reference")], absent
-    from localllm.backends.trial import kind_of  # deferred: only where there is something to compare
-
     kind, speeds = kind_of(source), Speeds(options.cache_dir, options.threads)
     if not speeds.known(kind):
         speeds.measure((kind,), installed)
     choices, notes = ranked(speeds.known(kind), work_of(config, source))
     return [*choices, Choice("reference")], absent + notes
+
+
+def has_to_measure(name: str, source: WeightSource, options: BackendOptions) -> bool:
+    """Whether opening this model will first take the seconds of a self-test."""
+    if name != "auto" or options.device or not options.cache_dir or len(candidates()) < 2:
+        return False
+    return not Speeds(options.cache_dir, options.threads).known(kind_of(source))
 
 
 def ranked(speeds: Sequence[Speed], work: Work) -> tuple[list[Choice], list[str]]:

@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from localllm import __version__
+from localllm.backends.trial import OVERHEAD, WEIGHTS
 
 logger = logging.getLogger("localllm.backends")
 
@@ -69,8 +70,6 @@ class Speed(msgspec.Struct, frozen=True):
 
 def _extrapolated(small_s: float, large_s: float, work: Work) -> float:
     """From the two trials the seconds per layer and per weight, and from these the seconds of `work`."""
-    from localllm.backends.trial import OVERHEAD, WEIGHTS  # deferred: numpy, for doctor only when something is known
-
     small, large = (Work(trial.num_layers, trial.num_weights) for trial in (OVERHEAD, WEIGHTS))
     determinant = small.num_layers * large.num_weights - large.num_layers * small.num_weights
     per_layer = (small_s * large.num_weights - large_s * small.num_weights) / determinant

@@ -195,5 +195,7 @@ def load_model(invocation: Invocation, client: "Client", conversation: Conversat
         for step in client.load(conversation.model, keep_alive, wish):
             if step.total_bytes:
                 progress.update(f"loading {conversation.model}", step.done_bytes, step.total_bytes)
+            elif step.status not in ("starting", "ready"):
+                progress.status(step.status)
             for note in step.notes:
                 progress.warn(note)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localllm import wire
-from localllm.backends.select import BackendOptions, open_backend
+from localllm.backends.select import BackendOptions, has_to_measure, open_backend
 from localllm.engine.engine import Engine
 from localllm.engine.step import Backend, CacheLayout
 from localllm.errors import NotEnoughMemory
@@ -53,7 +53,8 @@ def load_backend(
     config, total = opened.config, opened.size_bytes
     if options.context_length:  # some ropes depend on how long sequences may become
         config = replace(config, context_length=min(options.context_length, config.context_length))
-    progress("loading weights", 0, total)
+    is_first = has_to_measure(name, opened.source, options)
+    progress("measuring the backends, this once" if is_first else "loading weights", 0, 0 if is_first else total)
     backend = open_backend(name, config, opened.source, options)
     progress("loading weights", total, total)
     return LoadedModel(config, backend)

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as Core
 from tokenizers.models import BPE
 
 from localllm.errors import BadModelFile, UnsupportedModel
+from localllm.tokens.normalize import adds_prefix, charsmap, marking_normalizer, merges_spaces, merging_normalizer
 from localllm.tokens.pretokenizers import pretokenizer_or_default, splitter
 from localllm.tokens.specials import metadata_id
 from localllm.tokens.spm import merges_from_scores
@@ -90,11 +91,19 @@ def _build_spm(metadata: Mapping[str, Any]) -> BuiltTokenizer:
     unk = metadata_id(metadata, "unknown_token_id", len(texts))
     unk_text = texts[unk if unk is not None else 0]
     core = Core(_bpe(texts, merges_from_scores(texts, types, scores), unk_token=unk_text, byte_fallback=True))
-    adds_prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
-    replace = normalizers.Replace(" ", SPACE_MARK)
-    core.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE_MARK), replace]) if adds_prefix else replace
+    core.normalizer = _spm_normalizer(metadata)
     defaults = Defaults({"bos": 1, "eos": 2, "unknown": 0}, add_bos=True)
-    return finished(metadata, core, texts, types, defaults, is_byte_level=False, adds_space_prefix=adds_prefix)
+    return finished(
+        metadata, core, texts, types, defaults, is_byte_level=False, adds_space_prefix=adds_prefix(metadata)
+    )
+
+
+def _spm_normalizer(metadata: Mapping[str, Any]) -> normalizers.Normalizer:
+    """Files with a character map follow it in full; the others never merge spaces, whatever they say."""
+    if not (charsmap(metadata) and merges_spaces(metadata)):
+        return marking_normalizer(metadata)
+    marking = marking_normalizer({**metadata, "tokenizer.ggml.precompiled_charsmap": None})
+    return normalizers.Sequence([merging_normalizer(metadata), marking])
 
 
 def _merges(metadata: Mapping[str, Any], texts: Sequence[str]) -> list[tuple[str, str]]:

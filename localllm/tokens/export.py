@@ -23,7 +23,7 @@ from localllm.tokens.published import configuration, role_ids
 from localllm.tokens.specials import SpecialTokens, TokenType, end_of_generation_ids
 from localllm.tokens.spm import merges_from_scores, scores_from_merges
 from localllm.tokens.tokenizer import Tokenizer
-from localllm.tokens.vocabulary import SPACE_MARK, BuiltTokenizer
+from localllm.tokens.vocabulary import EATS_LEFT_KEY, EATS_RIGHT_KEY, SPACE_MARK, BuiltTokenizer
 
 _ROLE_KEYS = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}
 _BAD_SCORE = -10000.0  # as converters give to places that hold no token
@@ -56,7 +56,14 @@ def _written(built: BuiltTokenizer, folder: Path) -> dict[str, Any]:
         metadata = _byte_level(built, model)
     else:
         metadata = _spaced(built, model)
-    return metadata | _vocabulary(built) | _roles(built, folder) | _frame(built.special) | _templates(built)
+    return (
+        metadata
+        | _vocabulary(built)
+        | _roles(built, folder)
+        | _frame(built.special)
+        | _sides(built)
+        | _templates(built)
+    )
 
 
 # --- kinds
@@ -74,14 +81,15 @@ def _spaced(built: BuiltTokenizer, model: Mapping[str, Any]) -> dict[str, Any]:
     """BPE in which U+2581 stands for a space: by scores where its merges follow from scores, else by its merges."""
     texts, merges = list(built.texts), _pairs(model)
     scores = scores_from_merges(texts, merges)
+    prefixes = any(node.get("type") == "Prepend" or _prefixes(node) for node in _text_steps(built))
     if set(merges_from_scores(texts, _types(built), scores)) == set(merges):
         return {
             _K + "model": "llama",
             _K + "pre": "default",
             _K + "scores": scores,
-            _K + "add_space_prefix": built.adds_space_prefix,
+            _K + "add_space_prefix": prefixes,
         }
-    if built.adds_space_prefix:
+    if prefixes:
         raise UnsupportedModel(
             "GGUF has no words for this tokenizer: merges that follow from no scores, and a space before each text",
             hint="the closest are the kinds 'llama' and 'gemma4'",
@@ -90,21 +98,29 @@ def _spaced(built: BuiltTokenizer, model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unigram(built: BuiltTokenizer, model: Mapping[str, Any]) -> dict[str, Any]:
-    found = [*nodes(state_of(built.core.normalizer)), *nodes(state_of(built.core.pre_tokenizer))]
+    found = _text_steps(built)
     charsmap = next((base64.b64decode(node["precompiled_charsmap"]) for node in found if _has_charsmap(node)), b"")
-    schemes = [node.get("prepend_scheme") for node in found if node.get("type") == "Metaspace"]
     merges_spaces = any(node.get("type") == "WhitespaceSplit" or node.get("Regex") == " {2,}" for node in found)
     scores = [float(score) for _, score in model["vocab"]]
     metadata = {
         _K + "model": "t5",
         _K + "pre": "default",
         _K + "scores": scores + [_BAD_SCORE] * (built.vocab_size - len(scores)),
-        _K + "add_space_prefix": any(scheme != "never" for scheme in schemes),
+        _K + "add_space_prefix": any(_prefixes(node) for node in found),
         _K + "remove_extra_whitespaces": merges_spaces,
     }
     if charsmap:
         metadata[_K + "precompiled_charsmap"] = (ValueType.UINT8, list(charsmap))
     return metadata
+
+
+def _text_steps(built: BuiltTokenizer) -> list[dict[str, Any]]:
+    """What is done with a text before the model sees it."""
+    return [*nodes(state_of(built.core.normalizer)), *nodes(state_of(built.core.pre_tokenizer))]
+
+
+def _prefixes(node: Mapping[str, Any]) -> bool:
+    return node.get("type") == "Metaspace" and node.get("prepend_scheme") != "never"
 
 
 def _has_charsmap(node: Mapping[str, Any]) -> bool:
@@ -183,6 +199,16 @@ def _frame(special: SpecialTokens) -> dict[str, Any]:
         _K + "add_bos_token": special.bos_id is not None and special.prefix_ids == (special.bos_id,),
         _K + "add_eos_token": special.eos_id is not None and suffix == (special.eos_id,),
     }
+
+
+def _sides(built: BuiltTokenizer) -> dict[str, Any]:
+    """Tokens that eat the spaces beside them, for which only our own files have words."""
+    added = sorted(built.core.get_added_tokens_decoder().items())
+    ids = {
+        EATS_LEFT_KEY: [one for one, token in added if token.lstrip],
+        EATS_RIGHT_KEY: [one for one, token in added if token.rstrip],
+    }
+    return {key: values for key, values in ids.items() if values}
 
 
 def _templates(built: BuiltTokenizer) -> dict[str, Any]:

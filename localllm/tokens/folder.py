@@ -33,7 +33,7 @@ def is_tokenizer_file(path: str | Path) -> bool:
 
 
 def build_from_folder(path: str | Path) -> BuiltTokenizer:
-    """Build from a folder or one of its tokenizer files; the files beside it say what is special and hold the templates.
+    """Build from a folder or one of its tokenizer files; files beside it say what is special and hold the templates.
 
     tokenizer.json comes first, then tokenizer.model, vocab.json with merges.txt, and *.tiktoken.
     Raises UnsupportedModel or BadModelFile.

@@ -120,9 +120,10 @@ _V3 = PreTokenizer(_DEEPSEEK_V3)
 
 _GROUPS: tuple[tuple[str, PreTokenizer], ...] = (
     ("default", PreTokenizer((r"[\p{P}$+<=>\^~|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"))),
-    ("gpt-2 gpt2 phi-2 jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum modern-bert mpt", _GPT2_CUT),
+    ("gpt-2 gpt2 phi-2 jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum modern-bert", _GPT2_CUT),
     ("roberta-bpe jina-v1-en jina-v2-code", _GPT2_CUT),
-    ("olmo jais trillion granite-docling exaone4", _GPT2_CUT),
+    ("olmo mpt", PreTokenizer((_GPT2,), normalize_nfc=True)),
+    ("jais trillion granite-docling exaone4", _GPT2_CUT),
     ("smollm starcoder refact codeshell exaone minerva-7b mellum2", _SINGLE_DIGITS),
     ("command-r", PreTokenizer((r"\p{N}", _GPT2), normalize_nfc=True)),
     ("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano", _LLAMA3),
@@ -130,7 +131,7 @@ _GROUPS: tuple[tuple[str, PreTokenizer], ...] = (
     ("glm4 glm5", PreTokenizer((_cl100k(r"\p{N}{1,3}"),), ignore_merges=True)),
     ("qwen2 deepseek-r1-qwen megrez kormo f2llmv2", _QWEN2_NFC),
     ("stablelm2 hunyuan solar-open grok-2", _QWEN2_PLAIN),
-    ("qwen35", PreTokenizer((_QWEN35,))),
+    ("qwen35", PreTokenizer((_QWEN35,), normalize_nfc=True)),
     ("ufakzeka", PreTokenizer((_cl100k(r"\p{N}", contraction=""),))),
     ("laguna", PreTokenizer((r"[^\n]+|[\n]+", _cl100k(r"\p{N}")))),
     ("minicpm5", PreTokenizer((r"\p{N}{1,3}", _cl100k(r"\p{N}+")), ignore_merges=True)),

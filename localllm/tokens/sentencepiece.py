@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from localllm.errors import BadModelFile, UnsupportedModel
+from localllm.formats.gguf_metadata import ValueType
 from localllm.tokens.specials import TokenType
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -46,14 +47,14 @@ def sentencepiece_metadata(raw: bytes, name: str) -> dict[str, Any]:
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.add_space_prefix": bool(_last(normalizer, _ADD_PREFIX, 1)),
         "tokenizer.ggml.remove_extra_whitespaces": bool(_last(normalizer, _REMOVE_SPACES, 1)),
-        **_charsmap(kind, normalizer),
+        **_charsmap(normalizer),
         **_roles(trainer, len(texts)),
     }
 
 
-def _charsmap(kind: str, normalizer: Fields) -> dict[str, Any]:
+def _charsmap(normalizer: Fields) -> dict[str, Any]:
     raw = _as_bytes(_last(normalizer, _CHARSMAP, b""))
-    return {"tokenizer.ggml.precompiled_charsmap": list(raw)} if raw and kind == "t5" else {}
+    return {"tokenizer.ggml.precompiled_charsmap": (ValueType.UINT8, list(raw))} if raw else {}
 
 
 def _roles(trainer: Fields, size: int) -> dict[str, int]:

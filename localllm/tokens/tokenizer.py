@@ -22,7 +22,7 @@ from localllm.tokens.chat import (
     made_up,
     render_text,
 )
-from localllm.tokens.folder import build_from_folder
+from localllm.tokens.folder import build_from_folder, is_tokenizer_file
 from localllm.tokens.specials import TokenType
 
 MAX_TEXT_CHARS = 16 << 20
@@ -71,13 +71,13 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, path: str | Path) -> Self:
-        """From a folder with tokenizer.json. Raises UnsupportedModel or BadModelFile."""
+        """From a folder with tokenizer.json or an older tokenizer. Raises UnsupportedModel or BadModelFile."""
         return cls(build_from_folder(path))
 
     @classmethod
     def from_path(cls, path: str | Path) -> Self:
-        """From a GGUF file (weights are not read) or a folder."""
-        if Path(path).is_dir():
+        """From a GGUF file (weights are not read), a folder, or a tokenizer's own file (tokenizer.json or older)."""
+        if Path(path).is_dir() or is_tokenizer_file(path):
             return cls.from_folder(path)
         from localllm.formats.gguf_read import GGUFFile  # only here: the rest of this room needs no file format
 

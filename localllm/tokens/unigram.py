@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenizers import Regex, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Core
+from tokenizers import pre_tokenizers
 from tokenizers.models import Unigram
 
 from localllm.errors import BadModelFile
+from localllm.tokens.normalize import adds_prefix, marking_normalizer, merges_spaces, merging_normalizer
 from localllm.tokens.specials import TokenType, metadata_id
 from localllm.tokens.vocabulary import SPACE_MARK, BuiltTokenizer, Defaults, finished, read_scores, read_vocabulary
 
 _DEFAULTS = {"eos": 1, "unknown": 2, "padding": 0}
 _HIDDEN = (TokenType.CONTROL, TokenType.UNKNOWN)
-MAX_CHARSMAP_BYTES = 16 << 20
 
 
 def build_unigram(metadata: Mapping[str, Any]) -> BuiltTokenizer:
@@ -24,12 +24,7 @@ def build_unigram(metadata: Mapping[str, Any]) -> BuiltTokenizer:
     unk = metadata_id(
         {"tokenizer.ggml.unknown_token_id": _DEFAULTS["unknown"], **metadata}, "unknown_token_id", len(texts)
     )
-    adds_prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
-    merges_spaces = bool(metadata.get("tokenizer.ggml.remove_extra_whitespaces", False))
-    cores = [
-        _core(spelled, types, scores, unk, _charsmap(metadata), adds_prefix, merges_spaces)
-        for spelled in (texts, without_control(texts, types))
-    ]
+    cores = [_core(metadata, spelled, types, scores, unk) for spelled in (texts, without_control(texts, types))]
     return finished(
         metadata,
         cores[0],
@@ -37,7 +32,7 @@ def build_unigram(metadata: Mapping[str, Any]) -> BuiltTokenizer:
         types,
         Defaults(_DEFAULTS, add_eos=True),
         is_byte_level=False,
-        adds_space_prefix=adds_prefix,
+        adds_space_prefix=adds_prefix(metadata),
         plain_core=cores[1],
     )
 
@@ -51,40 +46,16 @@ def without_control(texts: Sequence[str], types: Sequence[int]) -> list[str]:
 
 
 def _core(
-    texts: Sequence[str],
-    types: Sequence[int],
-    scores: Sequence[float],
-    unk: int | None,
-    charsmap: bytes,
-    adds_prefix: bool,
-    merges_spaces: bool,
+    metadata: Mapping[str, Any], texts: Sequence[str], types: Sequence[int], scores: Sequence[float], unk: int | None
 ) -> Core:
     has_bytes = sum(kind == TokenType.BYTE for kind in types) == 256
     try:
         core = Core(Unigram(list(zip(texts, scores, strict=True)), unk, has_bytes))
-        steps: list[normalizers.Normalizer] = [normalizers.Precompiled(charsmap)] if charsmap else []
     except Exception as error:  # the package raises plain Exception
-        raise BadModelFile(f"the tokenizer's pieces or its character map are damaged: {error}") from error
-    if merges_spaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-    if steps:
-        core.normalizer = normalizers.Sequence(steps)
-    scheme = "always" if adds_prefix else "never"
-    # runs of spaces are pieces of their own where they are kept, so there the text must not be cut at each space
-    core.pre_tokenizer = pre_tokenizers.Metaspace(SPACE_MARK, scheme, merges_spaces)
+        raise BadModelFile(f"the tokenizer's pieces are damaged: {error}") from error
+    if merges_spaces(metadata):
+        core.normalizer = merging_normalizer(metadata)
+        core.pre_tokenizer = pre_tokenizers.Metaspace(SPACE_MARK, "always" if adds_prefix(metadata) else "never", True)
+    else:  # runs of spaces are pieces of their own, and the text must not be cut at each space
+        core.normalizer = marking_normalizer(metadata)
     return core
-
-
-def _charsmap(metadata: Mapping[str, Any]) -> bytes:
-    said = metadata.get("tokenizer.ggml.precompiled_charsmap")
-    if said is None:
-        return b""
-    if isinstance(said, tuple):  # with its type, as it goes into a file
-        said = said[1]
-    try:
-        raw = bytes(int(value) & 0xFF for value in said)
-    except (TypeError, ValueError) as error:
-        raise BadModelFile("tokenizer.ggml.precompiled_charsmap is no list of bytes") from error
-    if len(raw) > MAX_CHARSMAP_BYTES:
-        raise BadModelFile("tokenizer.ggml.precompiled_charsmap is larger than any real one")
-    return raw

@@ -23,6 +23,7 @@ from localllm.tokens.specials import (
 
 SPACE_MARK = "\u2581"
 _MATCHED_WHOLE = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
+EATS_LEFT_KEY, EATS_RIGHT_KEY = "localllm.tokenizer.lstrip_token_ids", "localllm.tokenizer.rstrip_token_ids"
 _NEVER_STRIP = ("<unk>", "<s>", "<|endoftext|>")
 
 
@@ -171,20 +172,27 @@ def _whole_tokens(
     metadata: Mapping[str, Any], texts: list[str], types: list[int], ids_by_text: Mapping[str, int]
 ) -> list[AddedToken]:
     """Tokens that are matched as a whole before any splitting; control ones only when the caller parses them."""
+    left, right = (_ids_in(metadata, key) for key in (EATS_LEFT_KEY, EATS_RIGHT_KEY))
     return [
         AddedToken(
             text,
             special=kind != TokenType.USER_DEFINED,
             normalized=False,
-            lstrip=_eats_left(metadata, text),
-            rstrip=_eats_right(metadata, text),
+            lstrip=token_id in left or _eats_left(metadata, text),
+            rstrip=token_id in right or _eats_right(metadata, text),
         )
         for token_id, (text, kind) in enumerate(zip(texts, types, strict=True))
         if kind in _MATCHED_WHOLE and text and ids_by_text[text] == token_id
     ]
 
 
-# GGUF has no field for tokens that eat the spaces beside them; these are the models that have such tokens.
+# GGUF has no field for tokens that eat the spaces beside them. Our converter writes one; of files from other converters
+# these are the models that have such tokens.
+
+
+def _ids_in(metadata: Mapping[str, Any], key: str) -> frozenset[int]:
+    ids = metadata.get(key)
+    return frozenset(ids) if is_list(ids, int) else frozenset()
 
 
 def _eats_left(metadata: Mapping[str, Any], text: str) -> bool:

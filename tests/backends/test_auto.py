@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localllm.backends import measure, report, select, speeds
-from localllm.backends.select import BackendOptions, Choice, native_problem, open_backend, ranked, work_of
+from localllm.backends.select import (
+    BackendOptions,
+    Choice,
+    has_to_measure,
+    native_problem,
+    open_backend,
+    ranked,
+    work_of,
+)
 from localllm.backends.speeds import BILLION, Speed, Speeds, Work
 from localllm.backends.trial import KINDS, OVERHEAD, WEIGHTS, TrialSource, kind_of
 from localllm.errors import NotEnoughMemory, UnsupportedModel, UsageError
@@ -181,9 +189,14 @@ def open_tiny(cache_dir: Path | str, **options: Any) -> Any:
 
 @needs_native
 def test_the_first_load_measures_and_the_next_ones_remember(tmp_path: Path, trials: Trials) -> None:
+    options, (_, source) = (
+        BackendOptions(cache_dir=str(tmp_path / "cache"), threads=1),
+        build(BY_NAME["blocks of Q8_0"]),
+    )
+    assert has_to_measure("auto", source, options) and not has_to_measure("cpu", source, options)
     for _ in range(3):
         assert open_tiny(tmp_path / "cache").name == "cpu"
-    assert trials.asked == ["cpu", "torch"]
+    assert trials.asked == ["cpu", "torch"] and not has_to_measure("auto", source, options)
 
 
 @needs_native

@@ -50,11 +50,13 @@ class Shape:
     config: dict[str, Any] = field(default_factory=dict)
     extras: tuple[str, ...] = ()
     type: BlockType = BlockType.F32
+    types: dict[str, BlockType] = field(default_factory=dict)
 
     def build(self) -> tuple[ModelConfig, MemorySource]:
         config = ModelConfig("odd", self.hidden, self.vocab, 64, self.layers, **self.config)
         rng = np.random.default_rng(21)
-        return config, MemorySource({name: draw(rng, name, shape) for name, shape in self.tensors()}, self.type)
+        arrays = {name: draw(rng, name, shape) for name, shape in self.tensors()}
+        return config, MemorySource(arrays, self.type, self.types)
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "token_embd.weight", (self.vocab, self.hidden)
@@ -149,6 +151,10 @@ SHAPES = (
     Shape("convolutions", 100, 44, 37, (LayerSpec(ShortConvSpec(3, 100)), LayerSpec(heads(5, 1, 20)))),
     Shape("blocks, half a block per head", 96, 160, 61, twice(heads(4, 2, 24)), type=BlockType.Q8_0),
     Shape("experts in blocks", 96, 32, 61, twice(heads(6, 1, 16), MoeSpec(5, 5)), type=BlockType.Q8_0),
+    Shape("experts, their gates in blocks", 96, 20, 61, twice(heads(6, 1, 16), MoeSpec(5, 3)), extras=("bias",),
+          types={"ffn_gate_exps.weight": BlockType.Q8_0}),
+    Shape("experts, their ups in blocks", 96, 20, 61, twice(heads(6, 1, 16), MoeSpec(5, 3)),
+          types={"ffn_up_exps.weight": BlockType.Q4_1}),
 )  # fmt: skip
 
 

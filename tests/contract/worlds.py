@@ -1,13 +1,15 @@
 """Tiny random models, one or more for every verb: a config, its weights, and the block type of its matrices."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from localllm.formats.blocks import BlockType, decode, encode
+from localllm.formats import blocks
+from localllm.formats.blocks import BlockType, decode
 from localllm.models.config import (
     AttentionSpec,
     LayerSpec,
@@ -19,6 +21,7 @@ from localllm.models.config import (
     ShortConvSpec,
 )
 from localllm.models.source import WeightInfo
+from localllm.quantize.encode import encode
 from tests.oracles.plain import Plain
 
 HIDDEN, WIDTH, VOCAB, CONTEXT = 64, 96, 80, 128
@@ -31,7 +34,8 @@ PLAIN = LayerSpec(ATTENTION)
 
 @dataclass(frozen=True)
 class World:
-    """What makes this model special, as config and as extra tensors. `without` drops tensors whose name ends so."""
+    """What makes this model special, as config and as extra tensors. `without` drops tensors whose name ends so;
+    `types` are those of tensors whose name ends so, `type` that of all other matrices."""
 
     name: str
     layers: tuple[LayerSpec, ...] = (PLAIN, PLAIN)
@@ -39,20 +43,31 @@ class World:
     extras: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     type: BlockType = BlockType.F32
+    types: dict[str, BlockType] = field(default_factory=dict)
+    hidden: int = HIDDEN
+    width: int = WIDTH
 
 
 class MemorySource:
     """A WeightSource over arrays; matrices are in blocks of `block_type`, vectors and tiny rows are float32."""
 
-    def __init__(self, arrays: dict[str, NDArray[np.float32]], block_type: BlockType = BlockType.F32) -> None:
+    def __init__(
+        self,
+        arrays: dict[str, NDArray[np.float32]],
+        block_type: BlockType = BlockType.F32,
+        types: Mapping[str, BlockType] = MappingProxyType({}),
+    ) -> None:
         self._infos: dict[str, WeightInfo] = {}
         self._blocks: dict[str, NDArray[np.uint8]] = {}
         for name, array in arrays.items():
             # vectors, router and convolution stay float32, as converters leave them
             small = array.ndim == 1 or name.endswith((".bias", "ffn_gate_inp.weight", "shortconv.conv.weight"))
-            kind = BlockType.F32 if small else block_type
+            of_its_own = (kind for suffix, kind in types.items() if name.endswith(suffix))
+            kind = next(of_its_own, BlockType.F32 if small else block_type)
             self._infos[name] = WeightInfo(name, array.shape, kind)
-            self._blocks[name] = encode(kind, array).reshape(-1)
+            # the plain encoder writes any number, so a world may hold some that are none
+            pack = blocks.encode if kind in blocks.PLAINLY_ENCODABLE else encode
+            self._blocks[name] = pack(kind, array).reshape(-1)
 
     def names(self) -> Iterable[str]:
         return self._infos
@@ -73,14 +88,14 @@ class MemorySource:
 
 
 def build(world: World) -> tuple[ModelConfig, MemorySource]:
-    config = ModelConfig("tiny", HIDDEN, VOCAB, CONTEXT, world.layers, **world.config)
+    config = ModelConfig("tiny", world.hidden, VOCAB, CONTEXT, world.layers, **world.config)
     rng = np.random.default_rng(7)
     arrays = {
         name: draw(rng, name, shape)
-        for name, shape in shapes(config, world.extras)
+        for name, shape in shapes(config, world.extras, world.width)
         if not name.endswith(world.without or ("\0",))
     }
-    return config, MemorySource(arrays, world.type)
+    return config, MemorySource(arrays, world.type, world.types)
 
 
 def plain(config: ModelConfig, source: MemorySource, sees_ahead: bool = False) -> Plain:
@@ -98,44 +113,49 @@ def draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> NDArray
     return np.asarray(noise * spread, np.float32)
 
 
-def shapes(config: ModelConfig, extras: tuple[str, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def shapes(config: ModelConfig, extras: tuple[str, ...], width: int = WIDTH) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every tensor of the config; `extras` switch on what configs do not tell."""
-    yield "token_embd.weight", (VOCAB, HIDDEN)
+    hidden = config.hidden_size
+    yield "token_embd.weight", (VOCAB, hidden)
     if config.learned_positions:
-        yield "position_embd.weight", (CONTEXT, HIDDEN)
+        yield "position_embd.weight", (CONTEXT, hidden)
     for index, layer in enumerate(config.layers):
-        for name, shape in layer_shapes(layer, extras):
+        for name, shape in layer_shapes(layer, extras, hidden, width):
             yield f"blk.{index}.{name}", shape
-    yield "output_norm.weight", (HIDDEN,)
+    yield "output_norm.weight", (hidden,)
     if config.norm == "layer":
-        yield "output_norm.bias", (HIDDEN,)
+        yield "output_norm.bias", (hidden,)
     if "tied" not in extras:
-        yield "output.weight", (VOCAB, HIDDEN)
+        yield "output.weight", (VOCAB, hidden)
 
 
-def layer_shapes(layer: LayerSpec, extras: tuple[str, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def layer_shapes(
+    layer: LayerSpec, extras: tuple[str, ...], hidden: int = HIDDEN, width: int = WIDTH
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     for norm in ("attn_norm", "ffn_norm", *(("post_attention_norm", "post_ffw_norm") if "post" in extras else ())):
-        yield f"{norm}.weight", (HIDDEN,)
+        yield f"{norm}.weight", (hidden,)
         if "norm_bias" in extras:
-            yield f"{norm}.bias", (HIDDEN,)
+            yield f"{norm}.bias", (hidden,)
     if isinstance(layer.mixer, ShortConvSpec):
-        yield "shortconv.in_proj.weight", (3 * HIDDEN, HIDDEN)
-        yield "shortconv.conv.weight", (HIDDEN, layer.mixer.kernel)
-        yield "shortconv.out_proj.weight", (HIDDEN, HIDDEN)
+        yield "shortconv.in_proj.weight", (3 * hidden, hidden)
+        yield "shortconv.conv.weight", (hidden, layer.mixer.kernel)
+        yield "shortconv.out_proj.weight", (hidden, hidden)
     else:
-        yield from attention_shapes(layer.mixer, extras)
+        yield from attention_shapes(layer.mixer, extras, hidden)
     if layer.moe is None:
-        for name, out, width in (("ffn_gate", WIDTH, HIDDEN), ("ffn_up", WIDTH, HIDDEN), ("ffn_down", HIDDEN, WIDTH)):
-            yield from linear_shapes(name, out, width, extras)
+        for name, out, columns in (("ffn_gate", width, hidden), ("ffn_up", width, hidden), ("ffn_down", hidden, width)):
+            yield from linear_shapes(name, out, columns, extras)
     else:
-        yield from moe_shapes(layer.moe, extras)
+        yield from moe_shapes(layer.moe, extras, hidden, width)
 
 
-def attention_shapes(spec: AttentionSpec, extras: tuple[str, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield from linear_shapes("attn_q", spec.num_heads * spec.head_dim, HIDDEN, extras)
-    yield from linear_shapes("attn_k", spec.num_kv_heads * spec.head_dim, HIDDEN, extras)
-    yield from linear_shapes("attn_v", spec.num_kv_heads * spec.value_dim, HIDDEN, extras)
-    yield from linear_shapes("attn_output", HIDDEN, spec.num_heads * spec.value_dim, extras)
+def attention_shapes(
+    spec: AttentionSpec, extras: tuple[str, ...], hidden: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield from linear_shapes("attn_q", spec.num_heads * spec.head_dim, hidden, extras)
+    yield from linear_shapes("attn_k", spec.num_kv_heads * spec.head_dim, hidden, extras)
+    yield from linear_shapes("attn_v", spec.num_kv_heads * spec.value_dim, hidden, extras)
+    yield from linear_shapes("attn_output", hidden, spec.num_heads * spec.value_dim, extras)
     if "qk_norm" in extras:
         yield "attn_q_norm.weight", (spec.head_dim,)
         yield "attn_k_norm.weight", (spec.head_dim,)
@@ -146,18 +166,20 @@ def attention_shapes(spec: AttentionSpec, extras: tuple[str, ...]) -> Iterator[t
         yield "attn_sinks.weight", (spec.num_heads,)
 
 
-def moe_shapes(spec: MoeSpec, extras: tuple[str, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield "ffn_gate_inp.weight", (spec.num_experts, HIDDEN)
+def moe_shapes(
+    spec: MoeSpec, extras: tuple[str, ...], hidden: int, width: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield "ffn_gate_inp.weight", (spec.num_experts, hidden)
     if "bias" in extras:
         yield "ffn_gate_inp.bias", (spec.num_experts,)
     if "choice_bias" in extras:
         yield "exp_probs_b.bias", (spec.num_experts,)
-    for name, out, width in (("gate", WIDTH, HIDDEN), ("up", WIDTH, HIDDEN), ("down", HIDDEN, WIDTH)):
-        yield f"ffn_{name}_exps.weight", (spec.num_experts, out, width)
+    for name, out, columns in (("gate", width, hidden), ("up", width, hidden), ("down", hidden, width)):
+        yield f"ffn_{name}_exps.weight", (spec.num_experts, out, columns)
         if "bias" in extras:
             yield f"ffn_{name}_exps.bias", (spec.num_experts, out)
         if "shared_expert" in extras:
-            yield f"ffn_{name}_shexp.weight", (out, width)
+            yield f"ffn_{name}_shexp.weight", (out, columns)
 
 
 def linear_shapes(name: str, out: int, width: int, extras: tuple[str, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -178,9 +200,28 @@ def scaled(scaling: RopeScaling, dims: int = 16) -> tuple[LayerSpec, ...]:
     return attending(rope=RopeSpec(dims, 10000.0, scaling))
 
 
+def wide(name: str, **changes: Any) -> World:
+    """Every row is 256 long, as blocks of 256 values need it."""
+    attention = replace(ATTENTION, head_dim=64, value_dim=64, scale=0.125, rope=RopeSpec(64, 10000.0))
+    return World(name, (LayerSpec(attention),) * 2, hidden=256, width=256, **changes)
+
+
 HALVES = tuple(1.0 + 0.5 * i for i in range(8))
 WINDOWED = (*attending(window=9)[:1], PLAIN, *attending(window=9)[:1], PLAIN, *attending(window=9)[:1])
 HYBRID = (LayerSpec(CONV), PLAIN, LayerSpec(ShortConvSpec(4, HIDDEN)), PLAIN)
+
+OF_32_OR_ANY = (
+    BlockType.F16,
+    BlockType.BF16,
+    BlockType.Q8_0,
+    BlockType.Q4_0,
+    BlockType.Q4_1,
+    BlockType.Q5_0,
+    BlockType.Q5_1,
+    BlockType.IQ4_NL,
+    BlockType.MXFP4,
+)
+OF_256 = (BlockType.Q2_K, BlockType.Q3_K, BlockType.Q4_K, BlockType.Q5_K, BlockType.Q6_K, BlockType.IQ4_XS)
 
 WORLDS = (
     World("llama"),
@@ -221,11 +262,31 @@ WORLDS = (
     World("experts with biases", routed(scoring="softmax_chosen"), {"activation": "swiglu_oai"}, extras=("bias",)),
     World("hybrid", HYBRID),
     World("hybrid with experts", (LayerSpec(CONV, MOE), LayerSpec(ATTENTION, MOE))),
-    *(
-        World(f"blocks of {kind.name}", type=kind)
-        for kind in (BlockType.F16, BlockType.BF16, BlockType.Q8_0, BlockType.Q4_0, BlockType.Q4_1)
+    *(World(f"blocks of {kind.name}", type=kind) for kind in OF_32_OR_ANY),
+    *(wide(f"blocks of {kind.name}", type=kind) for kind in OF_256),
+    wide(
+        "several types in a layer",
+        type=BlockType.Q4_K,
+        types={
+            "attn_v.weight": BlockType.Q6_K,
+            "ffn_up.weight": BlockType.Q5_K,
+            "ffn_down.weight": BlockType.Q6_K,
+            "token_embd.weight": BlockType.Q6_K,
+        },
+        extras=("tied",),
     ),
     # all of them used: where inputs are rounded, a choice between two nearly equal experts may fall either way
     World("experts in Q8_0", routed(num_used=6), type=BlockType.Q8_0),
+    World(
+        "experts of several types",
+        routed(num_used=6),
+        type=BlockType.Q8_0,
+        types={
+            "ffn_gate_inp.weight": BlockType.Q5_1,
+            "ffn_gate_exps.weight": BlockType.Q5_0,
+            "ffn_up_exps.weight": BlockType.Q4_1,
+            "ffn_down_exps.weight": BlockType.MXFP4,
+        },
+    ),
 )
 BY_NAME = {world.name: world for world in WORLDS}

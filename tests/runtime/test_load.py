@@ -20,6 +20,8 @@ from localllm.runtime.place import Place, place_of
 from tests.contract.walk import Walk
 from tests.contract.worlds import BY_NAME, build
 
+LOADING = "loading weights"
+
 
 def test_everything_an_order_says_of_the_backend_reaches_it() -> None:
     order = wire.Load(
@@ -55,6 +57,19 @@ def test_pages_are_counted_by_the_memory_of_the_device() -> None:
     config, source = build(BY_NAME["llama"])
     layout = open_backend("reference", config, source, BackendOptions(page_size=16)).layout
     assert pages_that_fit(layout, 1 << 20, 256, device_bytes=100 * layout.page_bytes) == 50
+
+
+@pytest.mark.parametrize(
+    ("has_to_measure", "first"), [(True, ("measuring the backends, this once", 0, 0)), (False, (LOADING, 0, 7))]
+)
+def test_the_seconds_of_a_self_test_are_told_and_not_passed_off_as_loading(
+    monkeypatch: pytest.MonkeyPatch, has_to_measure: bool, first: tuple[str, int, int]
+) -> None:
+    monkeypatch.setattr(load_module, "open_model", lambda path, quantize: OpenModel(*build(BY_NAME["llama"]), 7))
+    monkeypatch.setattr(load_module, "has_to_measure", lambda name, source, options: has_to_measure)
+    told: list[tuple[str, int, int]] = []
+    load_backend(Path("x"), "reference", BackendOptions(), lambda *stage: told.append(stage))
+    assert told == [first, (LOADING, 7, 7)]
 
 
 # ---- places

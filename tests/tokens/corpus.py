@@ -131,7 +131,7 @@ def _emoji(dice: random.Random) -> str:
 
 
 def _accents(dice: random.Random) -> str:
-    letters = "aeiouAEIOUncszyğıößđłæœđþ가각힣한글はぱガパが"
+    letters = "aeiouAEIOUncszyéèêñäüåçÉệğıößđłæœđþ가각힣한글はぱガパが"
     marks = "".join(chr(mark) for mark in range(0x300, 0x36F))
     text = "".join(
         dice.choice(letters) + "".join(dice.choices(marks, k=dice.choice((0, 0, 1, 1, 2, 6)))) for _ in range(14)

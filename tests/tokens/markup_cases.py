@@ -127,6 +127,8 @@ CASES: dict[str, list[tuple[MarkupSpec, str, list[Piece]]]] = {
         (of("xml"), "<tool_call><function=find>\n<parameter=a>\nTrue\n</parameter>\n<parameter=b>\n[1, {}]\n"
          "</parameter>\n<parameter=c>\n[oops\n</parameter>\n</function></tool_call>",
          [find(a=True, b=[1, {}], c="[oops")]),
+        (of("xml"), "<tool_call>\n<function=find>\n<parameter=a>\nx\n<parameter=b>\ny\n</parameter>\n</function>\n"
+         "</tool_call>", [find(a="x", b="y")]),
         (of("xml"), "<tool_call><function=find>what?</function></tool_call>",
          [words("<tool_call><function=find>what?</function></tool_call>")]),
         (of("xml"), "A stray </tool_call> is text", [words("A stray </tool_call> is text")]),

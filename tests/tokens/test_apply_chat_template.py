@@ -7,7 +7,7 @@ import pytest
 from localllm.errors import InvalidRequest, TemplateError, TemplateLimit, TemplateRefused
 from localllm.tokens.chat import render_text
 from localllm.tokens.tokenizer import Tokenizer
-from tests.tokens.conversations import DOCUMENTS, HELLO, OPEN, TOOLS, TURNS
+from tests.tokens.conversations import DOCUMENTS, HELLO, TOOLS, TURNS
 from tests.tokens.material import from_metadata, gguf_metadata
 
 NAMED = {
@@ -48,10 +48,8 @@ def test_several_templates_without_a_default_want_a_name() -> None:
 
 
 def test_a_model_without_a_template_gets_the_made_up_one() -> None:
-    given = {"add_generation_prompt": True}
-    assert from_metadata("tiny").apply_chat_template([{"role": "user", "content": "Hi"}], **given) == (
-        "<s>user: Hi\nassistant:"
-    )
+    prompt = from_metadata("tiny").apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True)
+    assert prompt == "<s>user: Hi\nassistant:"
 
 
 def test_no_prompt_for_an_answer_is_added_unasked() -> None:
@@ -81,7 +79,7 @@ def test_any_template_renders_without_a_model() -> None:
 @pytest.mark.parametrize("isolated", [True, False])
 def test_the_last_message_is_left_open(isolated: bool) -> None:
     source = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
-    assert Tokenizer.render_template(source, TURNS[:2], isolated=isolated, **OPEN) == (
+    assert Tokenizer.render_template(source, TURNS[:2], isolated=isolated, continue_final_message=True) == (
         f"[{HELLO['content']}][{TURNS[1]['content']}"
     )
 
@@ -126,7 +124,7 @@ def test_what_cannot_be_rendered_is_refused_by_name(given: dict[str, Any], param
 
 def test_a_template_that_changes_the_last_message_cannot_leave_it_open() -> None:
     with pytest.raises(InvalidRequest, match="changes the last message"):
-        Tokenizer.render_template("{{ messages[-1].content | upper }}", TURNS, **OPEN)
+        Tokenizer.render_template("{{ messages[-1].content | upper }}", TURNS, continue_final_message=True)
 
 
 def test_the_clock_reads_as_the_template_wishes_and_no_wider() -> None:

@@ -73,7 +73,9 @@ def _all_merges(vocab: dict[str, int], learned: list[list[str]]) -> list[list[st
 
 def unigram() -> Core:
     core = Core(Unigram())
-    core.normalizer = normalizers.Sequence([normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")])
+    core.normalizer = normalizers.Sequence(
+        [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    )
     core.pre_tokenizer = pre_tokenizers.Metaspace("▁", "always", True)
     core.decoder = decoders.Metaspace("▁", "always")
     trainer = trainers.UnigramTrainer(
@@ -192,6 +194,15 @@ def test_the_vocabulary_is_filled_up_to_the_model(tmp_path: Path) -> None:
     assert metadata["tokenizer.ggml.token_type"][-3:] == [5, 5, 5]
     with pytest.raises(BadModelFile, match=str(size)):
         gguf_tokenizer(folder, vocab_size=size - 1)
+
+
+def test_tokens_that_eat_the_spaces_beside_them_still_do(tmp_path: Path) -> None:
+    core = byte_level("gpt-2")
+    core.add_special_tokens([AddedToken("<|user|>", rstrip=True), AddedToken("<mask>", lstrip=True)])
+    published, written = Tokenizer.from_folder(saved(tmp_path, core, CONFIGS["bpe"])), check_same(tmp_path)
+    for text in ("<|user|>\n low ", "low  <mask> new", "<|user|>", "  <|user|>  <mask>  "):
+        assert written.encode(text) == published.encode(text)
+    assert written.decode(written.encode("<|user|> \nlow  <mask>")) == "<|user|>low<mask>"
 
 
 def test_named_templates_keep_their_names(tmp_path: Path) -> None:

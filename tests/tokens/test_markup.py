@@ -1,9 +1,14 @@
 # ruff: noqa: RUF001 (some tags are spelled with full-width bars)
 """Streamed text to content, reasoning and tool calls: what each family writes, and what only looks like it."""
 
+from typing import Any
+
 import pytest
 
 from localllm.tokens.markup import MarkupParser, MarkupSpec, Piece, detect_markup
+from localllm.tokens.specials import TokenType
+from localllm.tokens.stream import TokenStream
+from localllm.tokens.tokenizer import Tokenizer
 from tests.tokens.markup_cases import (
     CASES,
     COMMAND,
@@ -19,6 +24,7 @@ from tests.tokens.markup_cases import (
     parsed,
     words,
 )
+from tests.tokens.material import gguf_metadata
 from tests.tokens.published import source_of
 
 ALL = [(family, *case) for family, cases in CASES.items() for case in cases]
@@ -67,6 +73,12 @@ def test_a_call_comes_as_soon_as_it_ends() -> None:
         assert FOUND in parser.push(text[-1])
 
 
+def test_a_model_that_only_begins_calls_is_not_heard_forever() -> None:
+    text = '<tool_call>{"' * 200
+    assert parsed(QWEN, [text, HERMES_CALL]) == [words(text + HERMES_CALL)]
+    assert parsed(QWEN, [text[: len(text) // 10], HERMES_CALL])[-1] == FOUND
+
+
 # --- what a prompt, the tools and a template tell
 
 
@@ -86,7 +98,7 @@ def test_tools_tell_which_values_are_text() -> None:
         "a": {"type": "string"}, "b": {"type": ["string", "null"]}, "c": {"enum": ["1", "2"]},
         "d": {"type": ["string", "integer"]}, "e": {}, "f": "nonsense",
     }  # fmt: skip
-    tools = [{"name": "bare", "parameters": {"properties": properties}}, {"function": 5}, {}]
+    tools: list[dict[str, Any]] = [{"name": "bare", "parameters": {"properties": properties}}, {"function": 5}, {}]
     spec = MarkupSpec().for_tools(tools)
     assert spec.text_parameters == {("bare", "a"), ("bare", "b"), ("bare", "c")}
     assert spec.tool_names == {"bare"}
@@ -140,3 +152,21 @@ def test_tags_to_keep_in_sight_are_all_that_the_parser_looks_for() -> None:
     assert {SEP, "<｜tool▁calls▁begin｜>", "<｜tool▁call▁end｜>"} <= set(of("deepseek").visible_tags())
     assert "<|message|>" in HARMONY.visible_tags()
     assert MarkupSpec().visible_tags() == ()
+
+
+def with_control_tokens(texts: list[str]) -> dict[str, Any]:
+    metadata = gguf_metadata("tiny")
+    return metadata | {
+        "tokenizer.ggml.tokens": [*metadata["tokenizer.ggml.tokens"], *texts],
+        "tokenizer.ggml.token_type": [*metadata["tokenizer.ggml.token_type"], *[TokenType.CONTROL] * len(texts)],
+    }
+
+
+def test_tags_that_are_control_tokens_reach_the_parser_and_no_others() -> None:
+    tags = ["<|tool_call>", "<tool_call|>", '<|"|>', "<|turn>", "<|channel>", "<channel|>"]
+    tokenizer = Tokenizer.from_gguf(with_control_tokens(tags))
+    text = '<|turn><|channel>thought\nhm<channel|>Ok.<|tool_call>call:find{zip:<|"|>01234<|"|>}<tool_call|><|turn>'
+    seen = [tokenizer.encode(tag, add_special=False) for tag in GEMMA.visible_tags()]
+    stream = TokenStream(tokenizer, keep_special=[ids[0] for ids in seen if len(ids) == 1])
+    chunks = [stream.push([token]).text for token in tokenizer.encode(text, add_special=False)]
+    assert parsed(GEMMA, [*chunks, stream.finish().text]) == [Piece("reasoning", "hm"), words("Ok."), FOUND]

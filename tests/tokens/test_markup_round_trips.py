@@ -24,7 +24,7 @@ WITHOUT_CALLS = (
 ONE_AT_A_TIME = ("openai-gpt-oss-120b",)
 REASON = "Two, and\n\nthen {three}: <b> 'x' \"y\" 猫"
 SAY = "Let me look, ok?"
-HARD = {"place": 'Köln "am" Rhein, [x](y)\n<b>&amp;</b> {z: 1}', "unit": "C", "days": [1, 2]}
+HARD: dict[str, Any] = {"place": 'Köln "am" Rhein, [x](y)\n<b>&amp;</b> {z: 1}', "unit": "C", "days": [1, 2]}
 ANSWERS: dict[str, Message] = {
     "a call": {"role": "assistant", "content": "", "tool_calls": [call(place="Köln", unit="C")]},
     "hard arguments": {"role": "assistant", "content": "", "tool_calls": [call(**HARD)]},
@@ -88,13 +88,18 @@ def calls_of(pieces: list[Piece]) -> list[dict[str, Any]]:
     return [{"name": piece.name, "arguments": json.loads(piece.text)} for piece in pieces if piece.kind == "tool_call"]
 
 
-@pytest.mark.parametrize("title", ANSWERS)
-@pytest.mark.parametrize("name", TEMPLATES)
+WRITABLE = [
+    (name, title)
+    for name in TEMPLATES
+    for title, message in ANSWERS.items()
+    if name not in WITHOUT_CALLS or "tool_calls" not in message
+]
+
+
+@pytest.mark.parametrize(("name", "title"), WRITABLE)
 def test_an_answer_comes_back(name: str, title: str) -> None:
     source, message = source_of(name), ANSWERS[title]
     expected = [one["function"] for one in message.get("tool_calls", [])]
-    if expected and name in WITHOUT_CALLS:
-        pytest.skip("the template writes no calls")
     try:
         prompt, answer = prompt_and_answer(source, message)
     except TemplateRefused as error:

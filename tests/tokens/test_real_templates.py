@@ -32,7 +32,7 @@ def their() -> Iterator[Their]:
     from transformers import PreTrainedTokenizerFast
     from transformers.utils import chat_template_utils
 
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Core(BPE()), **TOKENS)
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=Core(BPE()), **TOKENS)  # type: ignore[no-untyped-call]  # it has no types
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chat_template_utils, "datetime", FrozenDatetime)
         yield lambda messages, **given: str(tokenizer.apply_chat_template(messages, tokenize=False, **given))

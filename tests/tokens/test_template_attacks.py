@@ -8,9 +8,12 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from localllm.errors import InvalidRequest
+from localllm.errors import InvalidRequest, TemplateError
 from localllm.tokens.chat import ChatTemplate
+from localllm.tokens.renderers import Child
 from localllm.tokens.sandbox import MAX_OUTPUT_CHARS, MAX_TEMPLATE_CHARS
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -132,6 +135,56 @@ UNPARSEABLE = {
     "too long": "a" * (MAX_TEMPLATE_CHARS + 1),
 }
 
+BITS = (
+    *(
+        "{{",
+        "}}",
+        "{%",
+        "%}",
+        "{#",
+        "#}",
+        " for m in messages ",
+        " endfor ",
+        " if ",
+        " else ",
+        " endif ",
+        " set x = ",
+        "m",
+    ),
+    *(
+        "messages",
+        ".content",
+        "[0]",
+        "[",
+        "]",
+        "(",
+        ")",
+        " | ",
+        "join",
+        "tojson",
+        "length",
+        "'a'",
+        " ~ ",
+        " * ",
+        "9",
+        "-",
+    ),
+    *(" macro f(x) ", " endmacro ", "f(1)", " generation ", " endgeneration ", "namespace(a=1)", ".a", " in ", "range"),
+    *(
+        "raise_exception('no')",
+        "strftime_now('%Y')",
+        "words",
+        "\n",
+        "x",
+        ":",
+        ",",
+        "{",
+        "}",
+        " is defined",
+        "loop.index",
+    ),
+)
+
 
 @pytest.fixture(scope="module")
 def child() -> Iterator[ChatTemplate]:
@@ -158,7 +211,8 @@ def check_refused(template: ChatTemplate, source: str) -> str:
 
 
 def process_of(template: ChatTemplate) -> Any:
-    process = template._renderer._process  # type: ignore[union-attr]  # only the isolated kind has a child
+    assert isinstance(template._renderer, Child)
+    process = template._renderer._process
     assert process is not None
     return process
 
@@ -195,6 +249,15 @@ def test_the_gauge_stops_a_template_in_this_process(case: str) -> None:
         ChatTemplate(FLOODS[case], isolated=False).render(MESSAGES)
     assert time.monotonic() - began < MAX_WALL_S
     assert ChatTemplate("ok", isolated=False).render(MESSAGES) == "ok"
+
+
+@given(st.lists(st.sampled_from(BITS), max_size=12).map("".join))
+def test_any_text_is_a_template_or_an_error_in_words(source: str) -> None:
+    template = ChatTemplate(source, isolated=False)
+    try:
+        assert isinstance(template.render(MESSAGES), str)
+    except TemplateError as error:
+        assert str(error).startswith("the chat template ")
 
 
 @pytest.mark.parametrize("is_isolated", [True, False])

@@ -7,7 +7,23 @@ from dataclasses import dataclass, fields
 from localllm.formats.blocks import BlockType
 from localllm.models.config import Activation, AttentionSpec, MoeSpec, RopeSpec, ShortConvSpec
 
-NATIVE_QUANTIZED = frozenset({BlockType.Q4_0, BlockType.Q4_1, BlockType.Q8_0})
+NATIVE_QUANTIZED = frozenset(
+    {
+        BlockType.Q4_0,
+        BlockType.Q4_1,
+        BlockType.Q5_0,
+        BlockType.Q5_1,
+        BlockType.Q8_0,
+        BlockType.Q2_K,
+        BlockType.Q3_K,
+        BlockType.Q4_K,
+        BlockType.Q5_K,
+        BlockType.Q6_K,
+        BlockType.IQ4_NL,
+        BlockType.IQ4_XS,
+        BlockType.MXFP4,
+    }
+)
 """Matrices of these types take activations rounded to 8 bits; the float types take floats."""
 NATIVE_TYPES = NATIVE_QUANTIZED | {BlockType.F32, BlockType.F16, BlockType.BF16}
 
@@ -206,7 +222,7 @@ class Experts(Node):
 
     @property
     def blocks_input(self) -> Value | None:
-        return self.x if self.gate.takes_blocks else None
+        return self.x if self.gate.takes_blocks and self.up.takes_blocks else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

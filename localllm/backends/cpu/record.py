@@ -34,7 +34,7 @@ class NamedWeights:
         if len(info.shape) > 1 and info.type not in NATIVE_TYPES:
             raise UnsupportedModel(
                 f"{name} is of type {info.type.name}, for which there are no native kernels yet",
-                hint="choose a Q4_0, Q4_1, Q8_0 or F16 file of this model",
+                hint="choose a Q4_K_M, Q8_0 or F16 file of this model",
             )
         return Weight(name, info.shape, info.type)
 
@@ -151,8 +151,6 @@ class RecordingOps:
         activation: Activation,
         biases: tuple[Weight | None, Weight | None, Weight | None] = (None, None, None),
     ) -> Value:
-        if gate.type != up.type:
-            raise UnsupportedModel(f"{gate.name} and {up.name} differ in type, which has no native kernel yet")
         out = Value(down.shape[1])
         return self._keep(out, nodes.Experts(out, x, routing, gate, up, down, activation, *biases))
 

@@ -16,9 +16,10 @@ CallReader = Callable[[str, TextParameters], list[Piece]]
 _SEPARATOR = re.compile(r"[\s;,]*")
 _NAME = re.compile(r"[\w.:-]+")
 _XML_CALL = re.compile(r"\s*<function=([^>\n]+)>(.*?)(?:</function>|\Z)(?=\s*(?:<function=|\Z))", re.DOTALL)
-_XML_PARAMETER = re.compile(
-    r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>(?=\s*(?:<parameter=|\Z))", re.DOTALL
-)  # fmt: skip
+_XML_PARAMETER = re.compile(  # a model may forget to close one before the next
+    r"\s*<parameter=([^>\n]+)>\n?(.*?)(?:\n?</parameter>(?=\s*(?:<parameter=|\Z))|(?=\n<parameter=[^>\n]+>\n))",
+    re.DOTALL,
+)
 _INVOKE = re.compile(r"\s*<invoke name=\"([^\"\n]+)\">(.*?)</invoke>(?=\s*(?:<invoke |\Z))", re.DOTALL)
 _INVOKE_PARAMETER = re.compile(
     r"\s*<parameter name=\"([^\"\n]+)\">\n?(.*?)\n?</parameter>(?=\s*(?:<parameter |\Z))", re.DOTALL

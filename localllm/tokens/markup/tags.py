@@ -16,6 +16,7 @@ from localllm.tokens.markup.spec import MarkupSpec
 
 State = Literal["start", "reasoning", "content", "call"]
 
+_MAX_DISAPPOINTMENTS = 64  # each may have cost a look at all of the text: a model in a loop must not take minutes
 _BETWEEN_BARE_CALLS = re.compile(r"\s*[;,]?\s*")
 
 
@@ -41,6 +42,7 @@ class TagParser:
         self._is_section_proven = False  # it has held a call, so that its end tag is no text
         self._owed = ""  # a section's opening tag, until a call proves that it was one
         self._is_behind_bare_call = False
+        self._patience = _MAX_DISAPPOINTMENTS
         self._last_letter = ""
         self._open: _Open | None = None
         self._buffer = ""
@@ -219,7 +221,7 @@ class TagParser:
         if end is None:
             return False
         if not self._accept(call, *end):
-            self._give_back(call)
+            self._be_disappointed(call)
         return True
 
     def _settle(self) -> bool:
@@ -232,7 +234,7 @@ class TagParser:
         if place >= 0 and self._accept(call, place, place + len(call.mark.closer)):
             return True
         if not self._accept(call, whole, whole):
-            self._give_back(call)
+            self._be_disappointed(call)
         return True
 
     def _accept(self, call: _Open, body_end: int, rest_start: int) -> bool:
@@ -257,6 +259,13 @@ class TagParser:
         known = self._spec.tool_names
         is_known = not mark.is_bare or not known or all(call.name in known for call in calls)
         return calls if is_known else []
+
+    def _be_disappointed(self, call: _Open) -> None:
+        """A body that looked like a call is none. After many of them no more calls are looked for."""
+        self._give_back(call)
+        self._patience -= 1
+        if self._patience <= 0:
+            self._marks, self._grammar, self._tags = {}, Grammar(()), ()
 
     def _give_back(self, call: _Open) -> None:
         self._open, self._state, self._is_behind_bare_call = None, "content", False

@@ -1,17 +1,41 @@
 """Programs of a few instructions, so that each kernel can be held against numpy by itself."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from localllm.backends.cpu.library import KERNEL_SETS, native_problem
-from localllm.formats.blocks import BlockType, decode, encode
+from localllm.formats.blocks import BLOCK_LAYOUTS, BlockType, decode, encode, row_bytes
 
 NONE = -1
 FLOATS = (BlockType.F32, BlockType.F16, BlockType.BF16)
-QUANTIZED = (BlockType.Q4_0, BlockType.Q4_1, BlockType.Q8_0)
+ENCODED = (BlockType.Q4_0, BlockType.Q4_1, BlockType.Q8_0)
+
+
+class Fields(NamedTuple):
+    """Where a block keeps its half-precision numbers, and [first, last) bytes of quants."""
+
+    halves: tuple[int, ...]
+    quants: tuple[int, int]
+
+
+DRAWN = {
+    BlockType.Q5_0: Fields((0,), (2, 22)),
+    BlockType.Q5_1: Fields((0, 2), (4, 24)),
+    BlockType.Q2_K: Fields((80, 82), (16, 80)),
+    BlockType.Q3_K: Fields((108,), (0, 96)),
+    BlockType.Q4_K: Fields((0, 2), (16, 144)),
+    BlockType.Q5_K: Fields((0, 2), (16, 176)),
+    BlockType.Q6_K: Fields((208,), (0, 192)),
+    BlockType.IQ4_NL: Fields((0,), (2, 18)),
+    BlockType.IQ4_XS: Fields((0,), (8, 136)),
+    BlockType.MXFP4: Fields((), (1, 17)),
+}
+"""Any bytes are a block of these types, as long as the halves are finite: so every bit of them is tried."""
+QUANTIZED = (*ENCODED, *DRAWN)
 Floats = NDArray[np.float32]
 
 
@@ -41,10 +65,34 @@ class Matrix:
         return rows, columns
 
 
+def columns_of(kind: BlockType, columns: int) -> int:
+    """The nearest row length, not shorter, that the type can have."""
+    size = BLOCK_LAYOUTS[kind].values_per_block
+    return -(-columns // size) * size
+
+
 def random_matrix(kind: BlockType, rows: int, columns: int, seed: int = 0) -> Matrix:
+    if kind in DRAWN:
+        return matrix_of(kind, random_blocks(kind, rows, columns, seed), columns)
     values = np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
-    raw = encode(kind, values).reshape(-1)
-    return Matrix(raw, decode(kind, raw, (rows, columns)), kind)
+    return matrix_of(kind, encode(kind, values), columns)
+
+
+def matrix_of(kind: BlockType, blocks: NDArray[np.uint8], columns: int) -> Matrix:
+    return Matrix(blocks.reshape(-1), decode(kind, blocks, (blocks.size // row_bytes(kind, columns), columns)), kind)
+
+
+def random_blocks(kind: BlockType, rows: int, columns: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Blocks (rows * columns / values, bytes) of random bits, whose halves are finite and of either sign."""
+    size, num_bytes = BLOCK_LAYOUTS[kind]
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (rows * columns // size, num_bytes), np.uint8)
+    for offset in DRAWN[kind].halves:
+        halves = rng.uniform(0.002, 0.01, (len(blocks), 1)) * rng.choice([-1, 1], (len(blocks), 1))
+        blocks[:, offset : offset + 2] = halves.astype("<f2").view(np.uint8)
+    if kind == BlockType.MXFP4:
+        blocks[:, 0] = rng.integers(120, 128, len(blocks))
+    return blocks
 
 
 def rounded(x: Floats) -> Floats:
@@ -100,6 +148,9 @@ class Bench:
 
     def matrix(self, matrix: Matrix) -> int:
         return self.program.matrix(matrix.raw, int(matrix.type), *matrix.shape)
+
+    def gated_matrix(self, gate: Matrix, up: Matrix) -> int:
+        return self.program.gated_matrix(gate.raw, up.raw, int(gate.type), int(up.type), *gate.shape)
 
     def vector(self, values: Floats) -> int:
         return self.program.vector(np.ascontiguousarray(values, np.float32))

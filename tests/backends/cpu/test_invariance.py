@@ -22,6 +22,9 @@ WORLDS = (
     World("F16", (PLAIN, PLAIN), type=BlockType.F16),
     World("experts in Q8_0", routed(), type=BlockType.Q8_0),
     World("hybrid in Q4_1", HYBRID, type=BlockType.Q4_1),
+    World("IQ4_NL", (PLAIN, PLAIN), type=BlockType.IQ4_NL),
+    BY_NAME["several types in a layer"],
+    BY_NAME["experts of several types"],
     BY_NAME["norms after"],
 )
 

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from localllm.backends.cpu.library import kernel_features
 from localllm.backends.formulas import activate, gate_times_up
-from localllm.formats.blocks import BlockType, decode, encode
+from localllm.formats.blocks import BlockType, encode
 from localllm.models.config import Activation
 from tests.backends.cpu.conftest import (
+    DRAWN,
+    ENCODED,
     FLOATS,
     NONE,
     QUANTIZED,
@@ -19,6 +21,9 @@ from tests.backends.cpu.conftest import (
     Floats,
     Matrix,
     assert_close,
+    columns_of,
+    matrix_of,
+    random_blocks,
     random_matrix,
     rounded,
 )
@@ -43,7 +48,8 @@ def test_a_product_is_that_of_the_decoded_blocks(
     kind: BlockType, rows: int, blocks: int, tokens: int, threads: int
 ) -> None:
     for kernels in kernel_features():
-        matrix, x = random_matrix(kind, rows, blocks * 32), normal(tokens, blocks * 32)
+        columns = columns_of(kind, blocks * 32)
+        matrix, x = random_matrix(kind, rows, columns), normal(tokens, columns)
         bench = Bench(kernels, tokens, threads)
         out = bench.buffer(rows)
         bench.program.linear(bench.input_for(kind, x), bench.matrix(matrix), NONE, NONE, 1.0, out, True)
@@ -76,16 +82,90 @@ def test_bias_and_scaled_residual_are_added_in_the_product(kernels: str, tokens:
 
 @pytest.mark.parametrize("tokens", [1, 2, 5])
 @pytest.mark.parametrize("width", [32, 96, 40])
-@pytest.mark.parametrize("kind", [BlockType.F16, BlockType.Q4_0, BlockType.Q4_1, BlockType.Q8_0], ids=lambda k: k.name)
+@pytest.mark.parametrize("kind", (BlockType.F16, *QUANTIZED), ids=lambda kind: kind.name)
 def test_gate_and_up_go_in_one_pass(kernels: str, kind: BlockType, width: int, tokens: int) -> None:
-    gate, up, x = random_matrix(kind, width, 64, 1), random_matrix(kind, width, 64, 2), normal(tokens, 64)
+    columns = columns_of(kind, 64)
+    gate, up, x = (
+        random_matrix(kind, width, columns, 1),
+        random_matrix(kind, width, columns, 2),
+        normal(tokens, columns),
+    )
     bench = Bench(kernels, tokens)
     out = bench.buffer(width)
-    matrix = bench.program.gated_matrix(gate.raw, up.raw, int(kind), width, 64)
+    matrix = bench.gated_matrix(gate, up)
     bench.program.gated(bench.input_for(kind, x), matrix, 0, NONE, NONE, out, NONE)
     bench.run()
     seen = seen_by(kind, x)
     assert_close(bench.read(out), gate_times_up(seen @ gate.values.T, seen @ up.values.T, "silu"))
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 7])
+@pytest.mark.parametrize("width", [64, 104])
+@pytest.mark.parametrize(
+    ("gate_type", "up_type"),
+    [
+        (BlockType.Q4_K, BlockType.Q6_K),
+        (BlockType.Q5_0, BlockType.Q4_1),
+        (BlockType.Q8_0, BlockType.IQ4_XS),
+        (BlockType.F16, BlockType.F32),
+    ],
+    ids=lambda kind: kind.name,
+)
+def test_gate_and_up_may_differ_in_type(
+    kernels: str, gate_type: BlockType, up_type: BlockType, width: int, tokens: int
+) -> None:
+    gate, up, x = random_matrix(gate_type, width, 256), random_matrix(up_type, width, 256, 2), normal(tokens, 256)
+    bench = Bench(kernels, tokens)
+    out = bench.buffer(width)
+    matrix = bench.gated_matrix(gate, up)
+    bench.program.gated(bench.input_for(gate_type, x), matrix, 0, NONE, NONE, out, NONE)
+    bench.run()
+    seen = seen_by(gate_type, x)
+    assert_close(bench.read(out), gate_times_up(seen @ gate.values.T, seen @ up.values.T, "silu"))
+
+
+def test_gate_and_up_that_read_different_forms_are_refused(kernels: str) -> None:
+    gate, up = random_matrix(BlockType.F16, 8, 256), random_matrix(BlockType.Q4_K, 8, 256)
+    with pytest.raises(ValueError, match="form of their inputs"):
+        Bench(kernels, 1).gated_matrix(gate, up)
+
+
+@pytest.mark.parametrize("kind", (*DRAWN, BlockType.Q8_0), ids=lambda kind: kind.name)
+def test_activations_that_8_bits_hold_lose_nothing(kernels: str, kind: BlockType) -> None:
+    columns = columns_of(kind, 96)
+    matrix = random_matrix(kind, 20, columns)
+    x = np.random.default_rng(3).integers(-127, 128, (5, columns)).astype(np.float32)
+    x[:, ::16] = 127
+    bench = Bench(kernels, 5)
+    out = bench.buffer(20)
+    bench.program.linear(bench.input_for(kind, x), bench.matrix(matrix), NONE, NONE, 1.0, out, True)
+    bench.run()
+    assert_close(bench.read(out), (x.astype(np.float64) @ matrix.values.T).astype(np.float32), 1e-6)
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_a_row_s_product_does_not_know_of_other_rows(kernels: str, kind: BlockType) -> None:
+    columns = columns_of(kind, 96)
+    matrix, x = random_matrix(kind, 21, columns), normal(11, columns)
+
+    def product(rows: Floats) -> Floats:
+        bench = Bench(kernels, len(rows))
+        out = bench.buffer(21)
+        bench.program.linear(bench.input_for(kind, rows), bench.matrix(matrix), NONE, NONE, 1.0, out, True)
+        bench.run()
+        return bench.read(out)
+
+    together = product(x)
+    for first, last in [(0, 1), (3, 5), (4, 7), (7, 11), (10, 11)]:
+        assert np.array_equal(product(x[first:last]), together[first:last])
+
+
+@pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)
+def test_packed_blocks_take_no_more_room_than_the_file_s(kernels: str, kind: BlockType) -> None:
+    matrix = random_matrix(kind, 64, 1024)
+    bench = Bench(kernels, 1, threads=1)
+    bench.matrix(matrix)
+    assert bench.program.weight_bytes == matrix.raw.size
 
 
 @pytest.mark.parametrize("tokens", [1, 5])
@@ -95,7 +175,7 @@ def test_hidden_values_are_quantized_in_the_pass_that_makes_them(kernels: str, t
     x = normal(tokens, 64)
     bench = Bench(kernels, tokens)
     floats, blocks, out = bench.buffer(64), bench.buffer(64, quantized=True), bench.buffer(24)
-    matrix = bench.program.gated_matrix(gate.raw, up.raw, int(kind), 64, 64)
+    matrix = bench.gated_matrix(gate, up)
     bench.program.gated(bench.input_for(kind, x), matrix, 0, NONE, NONE, floats, blocks)
     bench.program.linear(blocks, bench.matrix(down), NONE, NONE, 1.0, out, True)
     bench.run()
@@ -178,21 +258,36 @@ def test_rope_turns_halves_by_position(kernels: str, head_dim: int, dims: int) -
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
 def test_an_embedding_row_is_the_decoded_row(kernels: str, kind: BlockType) -> None:
-    matrix = random_matrix(kind, 64, 96)
+    columns = columns_of(kind, 96)
+    matrix = random_matrix(kind, 64, columns)
     bench = Bench(kernels, 5)
-    out = bench.buffer(96)
+    out = bench.buffer(columns)
     bench.program.embed(bench.matrix(matrix), False, 2.0, out)
     bench.run()
     assert_close(bench.read(out), matrix.values[:5] * 2, 1e-7)
+    if kind in DRAWN:
+        assert np.array_equal(bench.read(out), matrix.values[:5] * 2)
+
+
+def test_every_normal_power_of_mxfp4(kernels: str) -> None:
+    blocks = random_blocks(BlockType.MXFP4, 8, 1024)
+    blocks[:, 0] = np.clip(np.arange(256), 2, 250)  # smaller ones are no normal numbers, larger ones overflow
+    matrix = matrix_of(BlockType.MXFP4, blocks, 1024)
+    bench = Bench(kernels, 8, vocab_size=8)
+    out = bench.buffer(1024)
+    bench.program.embed(bench.matrix(matrix), False, 1.0, out)
+    bench.run()
+    assert np.array_equal(bench.read(out), matrix.values[:8])
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 9])
-@pytest.mark.parametrize("kind", [BlockType.F32, BlockType.Q8_0, BlockType.Q4_1], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", (BlockType.F32, *QUANTIZED), ids=lambda kind: kind.name)
 def test_the_head_gives_logits_and_their_largest(kernels: str, kind: BlockType, tokens: int) -> None:
-    matrix, x = random_matrix(kind, 61, 64), normal(tokens, 64)
+    columns = columns_of(kind, 64)
+    matrix, x = random_matrix(kind, 61, columns), normal(tokens, columns) / np.float32(columns**0.5)
     bench = Bench(kernels, tokens, vocab_size=61)
     is_quantized = kind in QUANTIZED
-    rows = bench.buffer(64, is_quantized, is_private=True, taken=True)
+    rows = bench.buffer(columns, is_quantized, is_private=True, taken=True)
     bench.program.take_rows(bench.input(x), *((NONE, rows) if is_quantized else (rows, NONE)))
     bench.program.head(rows, bench.matrix(matrix), 0.5, 4.0)
     taken = list(range(0, tokens, 2))
@@ -232,11 +327,11 @@ def test_the_caller_keeps_its_denormals(kernels: str) -> None:
 
 @pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)
 def test_small_activations_beside_a_large_half_keep_their_own_scale(kernels: str, kind: BlockType) -> None:
-    x = normal(3, 64)
+    columns = columns_of(kind, 64)
+    x = normal(3, columns)
     x[:, 16:32] *= 1e-3
-    matrix = random_matrix(kind, 24, 64)
-    matrix.raw = encode(kind, np.where(np.arange(64) < 32, matrix.values, 0)).reshape(-1)
-    matrix.values = decode(kind, matrix.raw, (24, 64))
+    x[:, 32:] = 0
+    matrix = random_matrix(kind, 24, columns)
     x[:, :16] = np.sign(x[:, :16])  # exact with any scale: what remains is the rounding of the small half
     bench = Bench(kernels, 3)
     out = bench.buffer(24)
@@ -246,14 +341,24 @@ def test_small_activations_beside_a_large_half_keep_their_own_scale(kernels: str
     assert np.abs(bench.read(out) - x @ matrix.values.T).max() <= 0.04 * small
 
 
+def largest_matrix(kind: BlockType, columns: int) -> Matrix:
+    """Sixteen rows of quants as far from zero as they get, to either side."""
+    if kind in ENCODED:
+        return matrix_of(kind, encode(kind, np.repeat([[-1.0], [1.0]] * 8, columns, axis=1)), columns)
+    blocks = random_blocks(kind, 16, columns)
+    fillers = (0x77, 0xFF) if kind == BlockType.MXFP4 else (0x00, 0xFF)
+    first, last = DRAWN[kind].quants
+    blocks.reshape(16, -1, blocks.shape[-1])[..., first:last] = np.tile(np.array(fillers, np.uint8), 8)[:, None, None]
+    return matrix_of(kind, blocks, columns)
+
+
 @pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("tokens", [1, 4])
 def test_the_largest_sums_do_not_wrap(kernels: str, kind: BlockType, tokens: int) -> None:
-    values = np.where(np.arange(16)[:, None] % 2, 1, -1) * np.ones((16, 64), np.float32)
-    raw = encode(kind, np.asarray(values, np.float32)).reshape(-1)
-    matrix = Matrix(raw, decode(kind, raw, (16, 64)), kind)
+    columns = columns_of(kind, 64)
+    matrix = largest_matrix(kind, columns)
     for sign in (-1, 1):
-        x = np.full((tokens, 64), sign, np.float32)
+        x = np.full((tokens, columns), sign, np.float32)
         bench = Bench(kernels, tokens)
         out = bench.buffer(16)
         bench.program.linear(bench.input_for(kind, x), bench.matrix(matrix), NONE, NONE, 1.0, out, True)

@@ -172,7 +172,7 @@ struct ExpertsUp : Instruction {
             out.ld = to.ld;
             out.blocks = const_cast<ActBlock*>(to.blocks);
             out.blocks_per_token = static_cast<int>(pairs->hidden_ld);
-            program.kernels.gated(w.slices[static_cast<size_t>(tid)], w.type, w.columns, w.groups,
+            program.kernels.gated(w.slices[static_cast<size_t>(tid)], w.type, w.up_type, w.columns, w.groups,
                                   pairs->part(pairs->gathered, pairs->input_ld, pairs->quantized_in, e), out);
         }
     }
@@ -294,7 +294,7 @@ void record_experts(Program& program, int x, int routing, const ExpertsSpec& spe
     const GatedMatrix& first_up = *up_step->matrices[0];
     const Matrix& first_down = *down_step->matrices[0];
     for (const GatedMatrix* w : up_step->matrices)
-        if (w->type != first_up.type || w->rows != first_up.rows || w->columns != input.width)
+        if (w->type != first_up.type || w->up_type != first_up.up_type || w->rows != first_up.rows || w->columns != input.width)
             throw std::invalid_argument("experts differ in type or shape");
     for (const Matrix* w : down_step->matrices)
         if (w->type != first_down.type || w->rows != output.width || w->columns != first_up.rows)

@@ -11,15 +11,70 @@ namespace localllm {
 
 constexpr int LANES = 8;        // weight rows that are interleaved: a group
 constexpr int TILE = 4;         // tokens of quantized activations that lie together
-constexpr int BLOCK = 32;       // columns of a weight that share a scale
+constexpr int BLOCK = 32;       // columns of activations that lie together, and of most weights that share a scale
 constexpr int HALF = 16;        // columns of activations that share a scale
 constexpr int SPLIT = 128;      // positions of one attention split
 constexpr int PARTIAL_HEAD = 8; // floats before the values of a partial: maximum, sum, padding
 
 // GGUF's numbers.
-enum class Type : int { F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q8_0 = 8, BF16 = 30 };
+enum class Type : int {
+    F32 = 0,
+    F16 = 1,
+    Q4_0 = 2,
+    Q4_1 = 3,
+    Q5_0 = 6,
+    Q5_1 = 7,
+    Q8_0 = 8,
+    Q2_K = 10,
+    Q3_K = 11,
+    Q4_K = 12,
+    Q5_K = 13,
+    Q6_K = 14,
+    IQ4_NL = 20,
+    IQ4_XS = 23,
+    BF16 = 30,
+    MXFP4 = 39
+};
 
-inline bool is_quantized(Type type) { return type == Type::Q4_0 || type == Type::Q4_1 || type == Type::Q8_0; }
+// How many columns share a block, and its bytes; both are zero for a type that is none of ours.
+struct BlockShape {
+    int values, bytes;
+};
+
+namespace {  // internal linkage: this header is compiled with different instruction sets
+
+constexpr BlockShape shape_of(Type type) {
+    switch (type) {
+        case Type::F32: return {1, 4};
+        case Type::F16: return {1, 2};
+        case Type::BF16: return {1, 2};
+        case Type::Q4_0: return {32, 18};
+        case Type::Q4_1: return {32, 20};
+        case Type::Q5_0: return {32, 22};
+        case Type::Q5_1: return {32, 24};
+        case Type::Q8_0: return {32, 34};
+        case Type::Q2_K: return {256, 84};
+        case Type::Q3_K: return {256, 110};
+        case Type::Q4_K: return {256, 144};
+        case Type::Q5_K: return {256, 176};
+        case Type::Q6_K: return {256, 210};
+        case Type::IQ4_NL: return {32, 18};
+        case Type::IQ4_XS: return {256, 136};
+        case Type::MXFP4: return {32, 17};
+    }
+    return {0, 0};
+}
+
+// These take quantized activations, the others floats.
+constexpr bool is_quantized(Type type) { return shape_of(type).values > 1; }
+
+// Interleaving moves the bytes of a row's blocks and adds none.
+inline size_t group_bytes(Type type, int columns) {
+    BlockShape shape = shape_of(type);
+    return static_cast<size_t>(columns / shape.values) * static_cast<size_t>(shape.bytes) * LANES;
+}
+
+}  // namespace
 
 // How pages store keys and values; the number is the bytes of one.
 enum class KvType : int { f16 = 2, f32 = 4 };
@@ -108,7 +163,7 @@ struct Kernels {
 
     void (*linear)(const Slice&, Type, int columns, const Inputs&, const LinearOut&);
     // Slice of units: up to four gate groups, then as many up groups; `groups` of gate in the whole matrix.
-    void (*gated)(const Slice&, Type, int columns, int groups, const Inputs&, const GatedOut&);
+    void (*gated)(const Slice&, Type gate, Type up, int columns, int groups, const Inputs&, const GatedOut&);
     void (*head)(const Slice&, Type, int columns, const Inputs&, const HeadOut&);
     // One row of a packed group to floats.
     void (*unpack_row)(const uint8_t* group, Type, int columns, int lane, float scale, float* out);
@@ -143,17 +198,6 @@ const Kernels& portable_kernels();
 const Kernels& avx2_kernels();
 
 inline int value_stride(int value_dim) { return PARTIAL_HEAD + (value_dim + LANES - 1) / LANES * LANES; }
-
-inline size_t group_bytes(Type type, int columns) {
-    size_t n = static_cast<size_t>(columns);
-    switch (type) {
-        case Type::Q4_0: return n / BLOCK * 144;
-        case Type::Q4_1: return n / BLOCK * 160;
-        case Type::Q8_0: return n / BLOCK * 272;
-        case Type::F32: return n * LANES * 4;
-        default: return n * LANES * 2;
-    }
-}
 
 constexpr int UNIT_GROUPS = BLOCK / LANES;  // groups of gate, and of up, that make one block of hidden values
 

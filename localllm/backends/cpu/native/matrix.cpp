@@ -12,42 +12,58 @@ namespace localllm {
 
 namespace {
 
-size_t row_bytes(Type type, size_t columns) {
-    switch (type) {
-        case Type::F32: return checked_mul(columns, 4);
-        case Type::F16:
-        case Type::BF16: return checked_mul(columns, 2);
-        case Type::Q4_0: return checked_mul(columns / BLOCK, 18);
-        case Type::Q4_1: return checked_mul(columns / BLOCK, 20);
-        case Type::Q8_0: return checked_mul(columns / BLOCK, 34);
-    }
-    throw std::invalid_argument("block type " + std::to_string(static_cast<int>(type)) + " has no native kernel");
+BlockShape known_shape(Type type) {
+    BlockShape shape = shape_of(type);
+    if (!shape.values)
+        throw std::invalid_argument("block type " + std::to_string(static_cast<int>(type)) + " has no native kernel");
+    return shape;
 }
 
-// Where the parts of a quantized block lie: scales come first in the file's block and in ours.
-struct BlockParts {
-    size_t bytes, num_scales, quant_words;
+// Fields of a block in the file's order: units that stay whole while rows are interleaved.
+struct Fields {
+    int unit_bytes, count;
 };
-BlockParts parts_of(Type type) {
-    if (type == Type::Q4_0) return {18, 1, 4};
-    if (type == Type::Q4_1) return {20, 2, 4};
-    return {34, 1, 8};
+std::vector<Fields> fields_of(Type type) {
+    switch (type) {
+        case Type::Q4_0:
+        case Type::IQ4_NL: return {{2, 1}, {4, 4}};
+        case Type::Q4_1: return {{2, 2}, {4, 4}};
+        case Type::Q5_0: return {{2, 1}, {4, 5}};
+        case Type::Q5_1: return {{2, 2}, {4, 5}};
+        case Type::Q8_0: return {{2, 1}, {4, 8}};
+        case Type::Q2_K: return {{1, 16}, {4, 16}, {2, 2}};
+        case Type::Q3_K: return {{4, 24}, {1, 12}, {2, 1}};
+        case Type::Q4_K: return {{2, 2}, {1, 12}, {4, 32}};
+        case Type::Q5_K: return {{2, 2}, {1, 12}, {4, 40}};
+        case Type::Q6_K: return {{4, 48}, {1, 16}, {2, 1}};
+        case Type::IQ4_XS: return {{2, 1}, {1, 6}, {4, 32}};
+        case Type::MXFP4: return {{1, 1}, {4, 4}};
+        default: return {};
+    }
+}
+
+template <int UNIT>
+void spread(const uint8_t* from, int count, uint8_t* to) {
+    for (int i = 0; i < count; i++) std::memcpy(to + i * UNIT * LANES, from + i * UNIT, UNIT);
 }
 
 void pack_blocks(const RawMatrix& raw, int first_row, uint8_t* out) {
-    const BlockParts parts = parts_of(raw.type);
-    const size_t scale_bytes = parts.num_scales * 2, packed = LANES * parts.bytes;
-    const size_t num_blocks = static_cast<size_t>(raw.columns) / BLOCK;
-    const int rows = std::min(LANES, raw.rows - first_row);
-    if (rows < LANES) std::memset(out, 0, packed * num_blocks);
+    const BlockShape shape = shape_of(raw.type);
+    const std::vector<Fields> fields = fields_of(raw.type);
+    const int rows = std::min(LANES, raw.rows - first_row), num_blocks = raw.columns / shape.values;
+    if (rows < LANES) std::memset(out, 0, group_bytes(raw.type, raw.columns));
     for (int lane = 0; lane < rows; lane++) {
         const uint8_t* from = raw.data + static_cast<size_t>(first_row + lane) * raw.row_bytes;
         uint8_t* to = out;
-        for (size_t b = 0; b < num_blocks; b++, from += parts.bytes, to += packed) {
-            for (size_t s = 0; s < parts.num_scales; s++) std::memcpy(to + s * 2 * LANES + 2 * lane, from + 2 * s, 2);
-            for (size_t word = 0; word < parts.quant_words; word++)
-                std::memcpy(to + scale_bytes * LANES + (word * LANES + lane) * 4, from + scale_bytes + 4 * word, 4);
-        }
+        for (int b = 0; b < num_blocks; b++)
+            for (const Fields& field : fields) {
+                uint8_t* first = to + lane * field.unit_bytes;
+                if (field.unit_bytes == 4) spread<4>(from, field.count, first);
+                if (field.unit_bytes == 2) spread<2>(from, field.count, first);
+                if (field.unit_bytes == 1) spread<1>(from, field.count, first);
+                from += field.unit_bytes * field.count;
+                to += field.unit_bytes * field.count * LANES;
+            }
     }
 }
 
@@ -75,8 +91,9 @@ RawMatrix checked_raw(const uint8_t* data, size_t bytes, int type, long rows, lo
         throw std::invalid_argument("a matrix of " + std::to_string(rows) + " x " + std::to_string(columns) +
                                     " cannot be used");
     RawMatrix raw{data, static_cast<Type>(type), static_cast<int>(rows), static_cast<int>(columns), 0};
-    raw.row_bytes = row_bytes(raw.type, static_cast<size_t>(columns));
-    if (is_quantized(raw.type) && columns % BLOCK)
+    const BlockShape shape = known_shape(raw.type);
+    raw.row_bytes = checked_mul(static_cast<size_t>(columns / shape.values), static_cast<size_t>(shape.bytes));
+    if (columns % shape.values)
         throw std::invalid_argument("a row of " + std::to_string(columns) + " values is no whole number of blocks");
     if (checked_mul(raw.row_bytes, static_cast<size_t>(rows)) != bytes)
         throw std::invalid_argument("a matrix has " + std::to_string(bytes) + " bytes, its shape asks for " +
@@ -107,16 +124,16 @@ Matrix Packer::pack(const RawMatrix& raw) {
 }
 
 GatedMatrix Packer::pack_gated(const RawMatrix& gate, const RawMatrix& up) {
-    if (gate.type != up.type || gate.rows != up.rows || gate.columns != up.columns)
-        throw std::invalid_argument("gate and up differ in type or shape");
-    GatedMatrix matrix{gate.type, gate.rows, gate.columns, ceil_div(gate.rows, LANES), {}};
-    const size_t stride = group_bytes(gate.type, gate.columns);
+    if (is_quantized(gate.type) != is_quantized(up.type) || gate.rows != up.rows || gate.columns != up.columns)
+        throw std::invalid_argument("gate and up differ in the form of their inputs or in shape");
+    GatedMatrix matrix{gate.type, up.type, gate.rows, gate.columns, ceil_div(gate.rows, LANES), {}};
+    const size_t strides = checked_add(group_bytes(gate.type, gate.columns), group_bytes(up.type, up.columns));
     const int units = ceil_div(matrix.groups, UNIT_GROUPS);
     auto groups_before = [&](int unit) { return std::min(unit * UNIT_GROUPS, matrix.groups); };
     for (int tid = 0; tid < team_.size(); tid++) {
         Span span = share(units, tid, team_.size());
         int groups = groups_before(span.last) - groups_before(span.first);
-        uint8_t* data = arenas_[static_cast<size_t>(tid)].take(checked_mul(stride, static_cast<size_t>(groups) * 2));
+        uint8_t* data = arenas_[static_cast<size_t>(tid)].take(checked_mul(strides, static_cast<size_t>(groups)));
         matrix.slices.push_back({data, span.first, span.last - span.first});
     }
     team_.run([&](int tid) {
@@ -124,8 +141,10 @@ GatedMatrix Packer::pack_gated(const RawMatrix& gate, const RawMatrix& up) {
         uint8_t* out = const_cast<uint8_t*>(slice.data);
         for (int unit = slice.first_group; unit < slice.first_group + slice.num_groups; unit++)
             for (const RawMatrix* raw : {&gate, &up})
-                for (int g = groups_before(unit); g < groups_before(unit + 1); g++, out += stride)
+                for (int g = groups_before(unit); g < groups_before(unit + 1); g++) {
                     pack_group(*raw, g, out);
+                    out += group_bytes(raw->type, raw->columns);
+                }
     });
     return matrix;
 }

@@ -31,8 +31,9 @@ struct Matrix {
 };
 
 // Gate and up side by side: a unit is up to UNIT_GROUPS groups of gate and as many of up. Slices count units.
+// The two may differ in type; then both take floats, or both take quantized activations.
 struct GatedMatrix {
-    Type type;
+    Type type, up_type;
     int rows, columns, groups;
     std::vector<Slice> slices;
 };

@@ -56,8 +56,8 @@ int add_matrix(Program& program, const Bytes& bytes, int type, long rows, long c
     return program.add_matrix(raw);
 }
 
-int add_gated(Program& program, const Bytes& gate, const Bytes& up, int type, long rows, long columns) {
-    RawMatrix raw_gate = raw_of(gate, type, rows, columns), raw_up = raw_of(up, type, rows, columns);
+int add_gated(Program& program, const Bytes& gate, const Bytes& up, int gate_type, int up_type, long rows, long columns) {
+    RawMatrix raw_gate = raw_of(gate, gate_type, rows, columns), raw_up = raw_of(up, up_type, rows, columns);
     nb::gil_scoped_release released;
     return program.add_gated_matrix(raw_gate, raw_up);
 }
@@ -138,7 +138,8 @@ void bind_recording(nb::class_<Program>& program) {
     program
         .def("buffer", &Program::add_buffer, "width"_a, "quantized"_a, "is_private"_a, "taken"_a)
         .def("matrix", &add_matrix, "raw"_a, "type"_a, "rows"_a, "columns"_a)
-        .def("gated_matrix", &add_gated, "gate"_a, "up"_a, "type"_a, "rows"_a, "columns"_a)
+        .def("gated_matrix", &add_gated, "gate"_a, "up"_a, "gate_type"_a, "up_type"_a, "rows"_a,
+             "columns"_a)
         .def("vector", [](Program& p, const Floats& v) { return p.add_vector(v.data(), v.size()); }, "values"_a)
         .def("angles",
              [](Program& p, const Doubles& f, double factor, double beta, int every) {

@@ -46,8 +46,8 @@ struct Gated : Instruction {
         GatedOut to = out;
         if (values) to.values = program.row(*values, 0, tid);
         if (blocks) to.blocks = blocks->memory.as<ActBlock>();
-        program.kernels.gated(matrix->slices[static_cast<size_t>(tid)], matrix->type, matrix->columns, matrix->groups,
-                              program.inputs(*x, tid), to);
+        program.kernels.gated(matrix->slices[static_cast<size_t>(tid)], matrix->type, matrix->up_type,
+                              matrix->columns, matrix->groups, program.inputs(*x, tid), to);
     }
 };
 

@@ -1,5 +1,6 @@
 // Matrix products of one thread's rows: plain, gated, and the vocabulary head.
 #pragma once
+#include "block_tiles.h"
 #include "rowwise.h"
 #include "tiles.h"
 
@@ -76,6 +77,16 @@ INLINE void with_format(Type type, Body body) {
         case Type::Q4_0: body(FourBit<false>{}); break;
         case Type::Q4_1: body(FourBit<true>{}); break;
         case Type::Q8_0: body(EightBit{}); break;
+        case Type::Q5_0: body(Blocks<Q5_0>{}); break;
+        case Type::Q5_1: body(Blocks<Q5_1>{}); break;
+        case Type::Q2_K: body(Blocks<Q2_K>{}); break;
+        case Type::Q3_K: body(Blocks<Q3_K>{}); break;
+        case Type::Q4_K: body(Blocks<Q4_K>{}); break;
+        case Type::Q5_K: body(Blocks<Q5_K>{}); break;
+        case Type::Q6_K: body(Blocks<Q6_K>{}); break;
+        case Type::IQ4_NL: body(Blocks<IQ4_NL>{}); break;
+        case Type::IQ4_XS: body(Blocks<IQ4_XS>{}); break;
+        case Type::MXFP4: body(Blocks<MXFP4>{}); break;
         case Type::F16: body(Floats<PlainF16>{}); break;
         case Type::BF16: body(Floats<PlainBF16>{}); break;
         case Type::F32: body(Floats<PlainF32>{}); break;
@@ -131,7 +142,37 @@ INLINE void emit_hidden(Hidden& hidden, int unit, int num_groups, int token, con
             store(out.values + static_cast<size_t>(token) * out.ld + row + i, load(hidden.gate[lane] + i));
 }
 
-void gated(const Slice& w, Type type, int columns, int groups, const Inputs& in, const GatedOut& out) {
+// Groups of one matrix of a unit, where gate and up differ in type and no loop holds both.
+void some_groups(const uint8_t* w, Type type, int groups, int columns, const Inputs& in, int token, int count,
+                 float (*to)[BLOCK]) {
+    with_format(type, [&](auto format) {
+        tile_groups<decltype(format)>(w, group_bytes(type, columns), groups, columns, in, token, count, true, false,
+                                      [&](int group, int t, F8 sums) { store(to[t % TILE] + group * LANES, sums); });
+    });
+}
+
+void gated_of_two_types(const Slice& w, Type gate, Type up, int columns, int groups, const Inputs& in,
+                        const GatedOut& out) {
+    size_t gate_stride = group_bytes(gate, columns), up_stride = group_bytes(up, columns);
+    passes(in.count, columns, [&](int first, int last) {
+        const uint8_t* at = w.data;
+        for (int unit = w.first_group; unit < w.first_group + w.num_groups; unit++) {
+            int size = groups - unit * UNIT_GROUPS < UNIT_GROUPS ? groups - unit * UNIT_GROUPS : UNIT_GROUPS;
+            const uint8_t* ups = at + gate_stride * static_cast<size_t>(size);
+            for (int token = first; token < last; token += TILE) {
+                int end = last - token < TILE ? last : token + TILE;
+                Hidden hidden;
+                some_groups(at, gate, size, columns, in, token, end - token, hidden.gate);
+                some_groups(ups, up, size, columns, in, token, end - token, hidden.up);
+                for (int t = token; t < end; t++) emit_hidden(hidden, unit, size, t, out);
+            }
+            at = ups + up_stride * static_cast<size_t>(size);
+        }
+    });
+}
+
+void gated(const Slice& w, Type type, Type up, int columns, int groups, const Inputs& in, const GatedOut& out) {
+    if (type != up) return gated_of_two_types(w, type, up, columns, groups, in, out);
     with_format(type, [&](auto format) {
         using W = decltype(format);
         size_t stride = group_bytes(type, columns);

@@ -1,0 +1,110 @@
+// Thirty-two bytes at once: four columns of eight rows, as packed blocks have them. Eight bytes: one of each row.
+#pragma once
+#include "kernels.h"
+#include "lanes.h"
+
+namespace localllm {
+namespace {
+
+#ifdef LOCALLLM_AVX2
+
+using Words = __m256i;
+using Ints = __m256i;
+
+INLINE Words load_words(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+INLINE Words bits(Words v, int shift, int mask) {
+    return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8(static_cast<char>(mask)));
+}
+// a | b << shift; no byte of b may lose bits
+INLINE Words with_upper(Words a, Words b, int shift) { return _mm256_or_si256(a, _mm256_slli_epi16(b, shift)); }
+INLINE Words minus(Words v, int n) { return _mm256_sub_epi8(v, _mm256_set1_epi8(static_cast<char>(n))); }
+INLINE Words look_up(const int8_t* table, Words v) {
+    __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(half), v);
+}
+// Bits 4j..4j+3 of each row's word, one to a byte.
+INLINE Words four_bits(Words v, int j) {
+    __m256i byte = _mm256_set1_epi32((j / 2) * 0x01010101);
+    __m256i of_row = _mm256_add_epi8(byte, _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c)));
+    __m256i bit = _mm256_set1_epi32(j % 2 ? static_cast<int>(0x80402010) : 0x08040201);
+    __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(v, of_row), bit), bit);
+    return _mm256_and_si256(set, _mm256_set1_epi8(1));
+}
+INLINE Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
+INLINE F8 floats(Ints v) { return _mm256_cvtepi32_ps(v); }
+INLINE F8 floats(uint64_t rows) { return floats(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(rows)))); }
+INLINE F8 signed_floats(uint64_t rows) {
+    return floats(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(static_cast<long long>(rows))));
+}
+
+#else
+
+typedef uint8_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t WordPairs __attribute__((vector_size(4 * LANES)));  // few machines shift bytes
+struct Ints {
+    int32_t at[LANES];
+};
+
+INLINE Words all_bytes(int n) { return Words{} + static_cast<uint8_t>(n); }
+INLINE WordPairs all_pairs(int n) { return WordPairs{} + static_cast<uint16_t>(n); }
+INLINE Words load_words(const uint8_t* p) {
+    Words v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+INLINE Words bits(Words v, int shift, int mask) {
+    return reinterpret_cast<Words>(reinterpret_cast<WordPairs>(v) >> all_pairs(shift)) & all_bytes(mask);
+}
+INLINE Words with_upper(Words a, Words b, int shift) {
+    return a | reinterpret_cast<Words>(reinterpret_cast<WordPairs>(b) << all_pairs(shift));
+}
+INLINE Words minus(Words v, int n) { return v - all_bytes(n); }
+INLINE Words look_up(const int8_t* table, Words v) {
+    for (int i = 0; i < 4 * LANES; i++) v[i] = static_cast<uint8_t>(table[v[i]]);
+    return v;
+}
+INLINE Words four_bits(Words v, int j) {
+    uint32_t words[LANES];
+    std::memcpy(words, &v, sizeof v);
+    // the product has bit k of four at bit 8k
+    for (uint32_t& four : words) four = (four >> 4 * j & 15) * 0x00204081u & 0x01010101u;
+    std::memcpy(&v, words, sizeof v);
+    return v;
+}
+INLINE Ints add(Ints a, Ints b) {
+    for (int i = 0; i < LANES; i++) a.at[i] += b.at[i];
+    return a;
+}
+INLINE F8 floats(Ints v) {
+    F8 x;
+    for (int i = 0; i < LANES; i++) x[i] = static_cast<float>(v.at[i]);
+    return x;
+}
+INLINE F8 floats(uint64_t rows) {
+    uint8_t bytes[LANES];
+    std::memcpy(bytes, &rows, sizeof bytes);
+    F8 x;
+    for (int i = 0; i < LANES; i++) x[i] = static_cast<float>(bytes[i]);
+    return x;
+}
+INLINE F8 signed_floats(uint64_t rows) {
+    int8_t bytes[LANES];
+    std::memcpy(bytes, &rows, sizeof bytes);
+    F8 x;
+    for (int i = 0; i < LANES; i++) x[i] = static_cast<float>(bytes[i]);
+    return x;
+}
+
+#endif
+
+INLINE uint64_t load_bytes(const uint8_t* p) {
+    uint64_t rows;
+    std::memcpy(&rows, p, sizeof rows);
+    return rows;
+}
+INLINE uint64_t bits(uint64_t rows, int shift, int mask) {
+    return rows >> shift & static_cast<uint64_t>(mask) * 0x0101010101010101u;
+}
+
+}  // namespace
+}  // namespace localllm
