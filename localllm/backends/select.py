@@ -164,6 +164,7 @@ def _open_cpu(config: ModelConfig, source: WeightSource, options: BackendOptions
         threads=options.threads,
         max_tokens_per_step=options.max_tokens_per_step,
         context_length=options.context_length or config.context_length,
+        kv_type=options.kv_type,
         notes=notes,
     )
 

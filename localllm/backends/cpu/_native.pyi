@@ -21,11 +21,12 @@ class Program:
         context_length: int,
         vocab_size: int,
         page_size: int,
+        kv_type: str,
         page_bytes: int,
         windows: Sequence[int],
         state_floats: int,
     ) -> None:
-        """`windows`: per KV group, 0 for all. `max_tokens`: of one step."""
+        """`windows`: per KV group, 0 for all. `max_tokens`: of one step. `kv_type`: "f16" or "f32"."""
 
     kernels: str
     threads: int
@@ -39,7 +40,9 @@ class Program:
         self, gate: NDArray[np.uint8], up: NDArray[np.uint8], gate_type: int, up_type: int, rows: int, columns: int
     ) -> int: ...
     def vector(self, values: NDArray[np.float32]) -> int: ...
-    def angles(self, frequencies: NDArray[np.float64], factor: float) -> int: ...
+    def angles(self, frequencies: NDArray[np.float64], factor: float, beta: float = 0.0, every: int = 1) -> int:
+        """cos and sin times `factor` and, at a position, times 1 + beta * ln(1 + position // every)."""
+
     def embed(self, matrix: int, of_positions: bool, scale: float, out: int) -> None: ...
     def rms_norm(self, x: int, weight: int, length: int, eps: float, values: int, blocks: int) -> None: ...
     def layer_norm(self, x: int, weight: int, bias: int, eps: float, values: int, blocks: int) -> None: ...
@@ -74,7 +77,8 @@ class Program:
         causal: bool,
         group: int,
         offset: int,
-        angles: int,
+        query_angles: int,
+        key_angles: int,
         sinks: int,
         values: int,
         blocks: int,
@@ -94,7 +98,16 @@ class Program:
         out: int,
     ) -> None: ...
     def experts(
-        self, x: int, routing: int, gated: Sequence[int], down: Sequence[int], activation: int, out: int
+        self,
+        x: int,
+        routing: int,
+        gated: Sequence[int],
+        down: Sequence[int],
+        gate_bias: int,
+        up_bias: int,
+        down_bias: int,
+        activation: int,
+        out: int,
     ) -> None: ...
 
     # ---- replay

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from typing import Literal
 
 import numpy as np
 
@@ -25,12 +26,14 @@ from localllm.models.config import ModelConfig
 from localllm.models.source import WeightSource
 
 FLOAT_BYTES = 4
+VALUE_BYTES = {"f16": 2, "f32": 4}
 
 
 class CpuBackend:
     """Backend over a native `Program`. Steps are computed when they are submitted.
 
-    `threads` 0: one per physical core. `kernels`: "auto", or a set by name, for tests. Raises UnsupportedModel for a
+    `threads` 0: one per physical core. `kernels`: "auto", or a set by name, for tests. `kv_type`: how keys
+    and values are kept, "auto" as f16. Raises UnsupportedModel for a
     block type without kernels or a missing native library, BadModelFile where tensors do not fit together, UsageError
     for a kernel set that this machine does not run.
     """
@@ -45,6 +48,7 @@ class CpuBackend:
         max_tokens_per_step: int = 512,
         context_length: int = 0,
         kernels: str = "auto",
+        kv_type: Literal["auto", "f16", "f32"] = "auto",
         notes: tuple[str, ...] = (),
     ) -> None:
         require_kernels(kernels)
@@ -57,7 +61,8 @@ class CpuBackend:
 
         context_length = context_length or config.context_length
         nodes = fuse(record(config, source))
-        self.layout = cache_layout(config, page_size)
+        kept = "f16" if kv_type == "auto" else kv_type
+        self.layout = cache_layout(config, page_size, VALUE_BYTES[kept])
         self.vocab_size = config.vocab_size
         self._hidden_size = config.hidden_size
         try:
@@ -68,11 +73,12 @@ class CpuBackend:
                 context_length=context_length,
                 vocab_size=config.vocab_size,
                 page_size=page_size,
+                kv_type=kept,
                 page_bytes=self.layout.page_bytes,
                 windows=[group.window or 0 for group in self.layout.groups],
                 state_floats=state_bytes(config) // FLOAT_BYTES,
             )
-            emitter = Emitter(self._program, config, source, self.layout, context_length)
+            emitter = Emitter(self._program, config, source, self.layout, context_length, VALUE_BYTES[kept])
             emitter.emit(nodes)
         except ValueError as error:
             raise BadModelFile(f"the model's tensors do not fit together: {error}") from None

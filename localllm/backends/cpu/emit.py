@@ -12,14 +12,13 @@ from localllm.backends.cpu.nodes import Node, Value
 from localllm.backends.cpu.pack import NONE, Pack
 from localllm.backends.layout import KvPlace, kv_places, layer_values, state_places
 from localllm.engine.step import CacheLayout
-from localllm.models.config import ModelConfig, RopeSpec
+from localllm.models.config import ModelConfig, PositionGrowth, RopeSpec
 from localllm.models.rope import rope_frequencies
 from localllm.models.source import WeightSource
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai")
 SCORINGS = ("softmax", "sigmoid", "softmax_chosen")
 BLOCK = 32
-HALF_BYTES = 2
 
 
 class Emitter:
@@ -31,13 +30,19 @@ class Emitter:
     """
 
     def __init__(
-        self, program: Program, config: ModelConfig, source: WeightSource, layout: CacheLayout, context_length: int
+        self,
+        program: Program,
+        config: ModelConfig,
+        source: WeightSource,
+        layout: CacheLayout,
+        context_length: int,
+        value_bytes: int,
     ) -> None:
         self._program = program
         self._context_length = context_length
         self._pack = Pack(program, source)
         self._buffers = Buffers(program)
-        self._layer_bytes = layer_values(config) * layout.page_size * HALF_BYTES
+        self._layer_bytes = layer_values(config) * layout.page_size * value_bytes
         self._windows = [group.window for group in layout.groups]
         self._kv_places: dict[int, KvPlace] = kv_places(layout)
         self._state_places = state_places(config)
@@ -187,7 +192,8 @@ class Emitter:
             causal=spec.causal,
             group=place.group,
             offset=place.index * self._layer_bytes,
-            angles=NONE if node.rope is None else self._angles_of(node.rope),
+            query_angles=self._angles_of(node.query_rope),
+            key_angles=self._angles_of(node.key_rope),
             sinks=self._pack.vector(node.sinks),
             **self._either(node.out, is_private=True, can_quantize=whole_blocks),
         )
@@ -213,7 +219,9 @@ class Emitter:
     def _experts(self, node: nodes.Experts) -> bool:
         gated, down = self._pack.gated_experts(node.gate, node.up), self._pack.experts(node.down)
         x, routing, kind = self._input(node, node.x), self._floats(node.routing), ACTIVATIONS.index(node.activation)
-        self._program.experts(x, routing, gated, down, kind, self._shared(node.out))
+        gate_bias, up_bias, down_bias = map(self._pack.vector, (node.gate_bias, node.up_bias, node.down_bias))
+        out = self._shared(node.out)
+        self._program.experts(x, routing, gated, down, gate_bias, up_bias, down_bias, kind, out)
         return True
 
     def _pool(self, node: nodes.Pool) -> bool:
@@ -224,8 +232,11 @@ class Emitter:
         self._program.head(self._input(node, node.x), self._pack.matrix(node.weight), node.scale, node.softcap)
         return True
 
-    def _angles_of(self, spec: RopeSpec) -> int:
+    def _angles_of(self, spec: RopeSpec | None) -> int:
+        if spec is None:
+            return NONE
         if spec not in self._angles:
             frequencies, factor = rope_frequencies(spec, self._context_length)
-            self._angles[spec] = self._program.angles(frequencies, factor)
+            growth = spec.growth or PositionGrowth(0.0, 1)
+            self._angles[spec] = self._program.angles(frequencies, factor, growth.beta, growth.every)
         return self._angles[spec]

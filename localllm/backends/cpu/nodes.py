@@ -173,7 +173,7 @@ class Rope(Node):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attention(Node):
-    """`rope`: the rotation of q and k, done while they are written."""
+    """`query_rope` and `key_rope`: rotations of q and k, done while they are written."""
 
     out: Value
     q: Value
@@ -182,7 +182,8 @@ class Attention(Node):
     spec: AttentionSpec
     layer: int
     sinks: Weight | None
-    rope: RopeSpec | None = None
+    query_rope: RopeSpec | None = None
+    key_rope: RopeSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -215,10 +216,13 @@ class Experts(Node):
     up: Weight
     down: Weight
     activation: Activation
+    gate_bias: Weight | None = None
+    up_bias: Weight | None = None
+    down_bias: Weight | None = None
 
     @property
     def blocks_input(self) -> Value | None:
-        return self.x if self.gate.takes_blocks else None
+        return self.x if self.gate.takes_blocks and self.up.takes_blocks else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

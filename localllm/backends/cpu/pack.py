@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from localllm.backends.cpu._native import Program
 from localllm.backends.cpu.nodes import Weight
-from localllm.formats.blocks import decode
+from localllm.formats.blocks import BlockType, decode
 from localllm.models.source import WeightSource
 
 NONE = -1
@@ -45,12 +45,22 @@ class Pack:
         return packed
 
     def gated_experts(self, gate: Weight, up: Weight) -> list[int]:
+        """Blocks beside a matrix of floats are unpacked: both read the same form of their input."""
         num_experts, rows, columns = gate.shape
-        gates, ups = (self._raw(weight).reshape(num_experts, -1) for weight in (gate, up))
-        kinds = int(gate.type), int(up.type)
-        packed = [self._program.gated_matrix(*pair, *kinds, rows, columns) for pair in zip(gates, ups, strict=True)]
+        unpacked = gate.takes_blocks != up.takes_blocks
+        packed: list[int] = []
+        for index in range(num_experts):
+            (gate_raw, gate_kind), (up_raw, up_kind) = (self._expert(part, index, unpacked) for part in (gate, up))
+            packed.append(self._program.gated_matrix(gate_raw, up_raw, gate_kind, up_kind, rows, columns))
         self._release(gate, up)
         return packed
+
+    def _expert(self, weight: Weight, index: int, unpacked: bool) -> tuple[NDArray[np.uint8], int]:
+        raw = self._raw(weight).reshape(weight.shape[0], -1)[index]
+        if not (unpacked and weight.takes_blocks):
+            return raw, int(weight.type)
+        values = np.ascontiguousarray(decode(weight.type, raw, weight.shape[1:]), np.float32)
+        return values.reshape(-1).view(np.uint8), int(BlockType.F32)
 
     def vector(self, weight: Weight | None) -> int:
         """Any tensor as a flat run of floats; NONE for no weight."""

@@ -151,13 +151,8 @@ class RecordingOps:
         activation: Activation,
         biases: tuple[Weight | None, Weight | None, Weight | None] = (None, None, None),
     ) -> Value:
-        if gate.takes_blocks != up.takes_blocks:
-            kinds = f"{gate.name} is {gate.type.name} and {up.name} {up.type.name}"
-            raise UnsupportedModel(f"{kinds}, which no native kernel takes together yet")
-        if any(biases):
-            raise UnsupportedModel("experts with biases have no native kernel yet")
         out = Value(down.shape[1])
-        return self._keep(out, nodes.Experts(out, x, routing, gate, up, down, activation))
+        return self._keep(out, nodes.Experts(out, x, routing, gate, up, down, activation, *biases))
 
     def pool(self, x: Value) -> None:
         self.nodes.append(nodes.Pool(x))

@@ -123,6 +123,7 @@ class Bench:
             context_length=4096,
             vocab_size=vocab_size,
             page_size=16,
+            kv_type="f16",
             page_bytes=0,
             windows=[],
             state_floats=0,

@@ -6,6 +6,7 @@ import pytest
 from localllm.backends.cpu.backend import CpuBackend
 from localllm.engine.step import NOTHING, Want
 from localllm.formats.blocks import BlockType
+from tests.contract.conftest import KvType
 from tests.contract.walk import Walk
 from tests.contract.worlds import BY_NAME, HYBRID, PLAIN, WINDOWED, World, build, routed
 
@@ -28,9 +29,29 @@ WORLDS = (
 )
 
 
-def open_walk(world: World, kernels: str, threads: int) -> Walk:
+FLOAT_PAGES = (
+    BY_NAME["llama"],
+    BY_NAME["sinks"],
+    BY_NAME["attention softcap"],
+    BY_NAME["queries grow"],
+    BY_NAME["experts with biases"],
+    World("windows", WINDOWED),
+    World("hybrid", HYBRID),
+    World("Q8_0", (PLAIN, PLAIN), type=BlockType.Q8_0),
+)
+
+
+def open_walk(world: World, kernels: str, threads: int, kv_type: KvType = "auto", page_size: int = 16) -> Walk:
     config, source = build(world)
-    backend = CpuBackend(config, source, page_size=16, threads=threads, max_tokens_per_step=128, kernels=kernels)
+    backend = CpuBackend(
+        config,
+        source,
+        page_size=page_size,
+        threads=threads,
+        max_tokens_per_step=128,
+        kernels=kernels,
+        kv_type=kv_type,
+    )
     return Walk(backend)
 
 
@@ -63,4 +84,18 @@ def test_chunks_batches_and_threads_change_no_bit(kernels: str, world: World) ->
         for chunks in ([39, 1], [1] * 40, [3, 17, 20], [2, 2, 36]):
             assert np.array_equal(last_logits(open_walk(world, kernels, threads), chunks), alone)
     crowded = Walk(open_walk(world, kernels, 2).backend, num_pages=256, num_slots=24)
+    assert np.array_equal(last_logits(crowded, [20, 20], crowd=True), alone)
+
+
+@pytest.mark.parametrize("page_size", [4, 8, 16])
+@pytest.mark.parametrize("world", FLOAT_PAGES, ids=lambda world: world.name)
+def test_float32_pages_change_no_bit_either(kernels: str, world: World, page_size: int) -> None:
+    def opened(threads: int) -> Walk:
+        return open_walk(world, kernels, threads, "f32", page_size)
+
+    alone = last_logits(opened(1), [40])
+    assert np.isfinite(alone).all()
+    for threads, chunks in ((2, [39, 1]), (3, [1] * 40), (3, [3, 17, 20])):
+        assert np.array_equal(last_logits(opened(threads), chunks), alone)
+    crowded = Walk(opened(2).backend, num_pages=512, num_slots=24)
     assert np.array_equal(last_logits(crowded, [20, 20], crowd=True), alone)

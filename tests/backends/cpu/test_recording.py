@@ -34,11 +34,20 @@ def test_a_norm_between_product_and_sum_keeps_them_apart() -> None:
 
 def test_rotations_melt_into_attention_and_scales_into_the_head() -> None:
     assert not any(isinstance(node, Rope) for node in recorded("llama"))
-    assert all(node.rope is not None for node in recorded("llama") if isinstance(node, Attention))
+    ropes = [(node.query_rope, node.key_rope) for node in recorded("llama") if isinstance(node, Attention)]
+    assert all(of_queries == of_keys is not None for of_queries, of_keys in ropes)
     last = recorded("logit softcap")[-1]
     assert isinstance(last, Head) and (last.scale, last.softcap) == (1.0, 5.0)
     last = recorded("logit scale")[-1]
     assert isinstance(last, Head) and (last.scale, last.softcap) == (0.25, 0.0)
+
+
+def test_queries_that_grow_turn_otherwise_than_keys_in_the_same_pass() -> None:
+    nodes = recorded("queries grow")
+    assert not any(isinstance(node, Rope) for node in nodes)
+    for node in nodes:
+        if isinstance(node, Attention):
+            assert node.query_rope == node.spec.query_rope != node.key_rope == node.spec.rope
 
 
 def test_norms_that_products_read_are_recorded_once() -> None:

@@ -1,6 +1,7 @@
-// Attention over pages of half-precision keys and values, a fixed split of positions at a time.
+// Attention over pages of keys and values, a fixed split of positions at a time.
 //
-// Keys lie (head_dim, page_size): eight positions are one load. Values lie (page_size, value_dim).
+// Pages hold halves or floats: S is the type of a stored number, a half being its 16 bits. Keys lie (head_dim,
+// page_size): eight positions are one load. Values lie (page_size, value_dim).
 #pragma once
 #include "kernels.h"
 #include "lanes.h"
@@ -13,32 +14,64 @@ struct Index {
     static constexpr int value = N;
 };
 
-void write_keys(const float* k, int head_dim, int page_size, int slot, uint8_t* page) {
-    uint16_t* keys = reinterpret_cast<uint16_t*>(page) + slot;
+INLINE F8 load_stored(const uint16_t* p) { return load_half(p); }
+INLINE F8 load_stored(const float* p) { return load(p); }
+INLINE void store_stored(uint16_t* p, F8 x) { store_half(p, x); }
+INLINE void store_stored(float* p, F8 x) { store(p, x); }
+INLINE float number(uint16_t stored) { return from_half(stored); }
+INLINE float number(float stored) { return stored; }
+INLINE void put(uint16_t* p, float x) { *p = to_half(x); }
+INLINE void put(float* p, float x) { *p = x; }
+
+// body(a number of the stored type)
+template <class Body>
+INLINE void with_stored(KvType type, Body body) {
+    if (type == KvType::f32)
+        body(0.0f);
+    else
+        body(uint16_t{0});
+}
+
+template <class S>
+INLINE void write_keys_as(const float* k, int head_dim, int page_size, S* keys) {
     int d = 0;
     for (; d + LANES <= head_dim; d += LANES) {
-        uint16_t halves[LANES];
-        store_half(halves, load(k + d));
-        for (int i = 0; i < LANES; i++) keys[(d + i) * page_size] = halves[i];
+        S numbers[LANES];
+        store_stored(numbers, load(k + d));
+        for (int i = 0; i < LANES; i++) keys[(d + i) * page_size] = numbers[i];
     }
-    for (; d < head_dim; d++) keys[d * page_size] = to_half(k[d]);
+    for (; d < head_dim; d++) put(keys + d * page_size, k[d]);
 }
 
-void write_values(const float* v, int value_dim, int slot, uint8_t* page) {
-    uint16_t* values = reinterpret_cast<uint16_t*>(page) + slot * value_dim;
+template <class S>
+INLINE void write_values_as(const float* v, int value_dim, S* values) {
     int d = 0;
-    for (; d + LANES <= value_dim; d += LANES) store_half(values + d, load(v + d));
-    for (; d < value_dim; d++) values[d] = to_half(v[d]);
+    for (; d + LANES <= value_dim; d += LANES) store_stored(values + d, load(v + d));
+    for (; d < value_dim; d++) put(values + d, v[d]);
 }
 
-INLINE const uint16_t* page_at(const uint8_t* base, const AttentionTask& task, int position) {
+void write_keys(const float* k, int head_dim, int page_size, int slot, KvType type, uint8_t* page) {
+    with_stored(type, [&](auto stored) {
+        write_keys_as(k, head_dim, page_size, reinterpret_cast<decltype(stored)*>(page) + slot);
+    });
+}
+
+void write_values(const float* v, int value_dim, int slot, KvType type, uint8_t* page) {
+    with_stored(type, [&](auto stored) {
+        write_values_as(v, value_dim, reinterpret_cast<decltype(stored)*>(page) + slot * value_dim);
+    });
+}
+
+template <class S>
+INLINE const S* page_at(const uint8_t* base, const AttentionTask& task, int position) {
     size_t page = static_cast<size_t>(task.table[position / task.page_size]);
-    return reinterpret_cast<const uint16_t*>(base + page * task.page_bytes);
+    return reinterpret_cast<const S*>(base + page * task.page_bytes);
 }
 
 // scores[h][0..8V) = q[h] . keys of 8V positions in one page. CHAINS sums per score hide the latency of the adds.
-template <int H, int V, int CHAINS>
-INLINE void score_run(const AttentionTask& task, const float* q, const uint16_t* keys, const char* coming, float* scores) {
+template <int H, int V, int CHAINS, class S>
+INLINE void score_run(const AttentionTask& task, const float* q, const S* keys, const char* coming, float* scores) {
+    constexpr int READ_BYTES = V * LANES * static_cast<int>(sizeof(S));
     const int head_dim = task.head_dim, page_size = task.page_size;
     F8 sum[CHAINS][H][V];
     UNROLL for (int c = 0; c < CHAINS; c++)
@@ -47,7 +80,7 @@ INLINE void score_run(const AttentionTask& task, const float* q, const uint16_t*
     auto add = [&](int d, auto chain) __attribute__((always_inline)) {
         constexpr int c = decltype(chain)::value;
         F8 k[V];
-        UNROLL for (int v = 0; v < V; v++) k[v] = load_half(keys + d * page_size + v * LANES);
+        UNROLL for (int v = 0; v < V; v++) k[v] = load_stored(keys + d * page_size + v * LANES);
         UNROLL for (int h = 0; h < H; h++) {
             F8 x = all_at(q + h * head_dim + d);
             UNROLL for (int v = 0; v < V; v++) sum[c][h][v] = fma(k[v], x, sum[c][h][v]);
@@ -58,7 +91,7 @@ INLINE void score_run(const AttentionTask& task, const float* q, const uint16_t*
     };
     int d = 0;
     for (; d + CHAINS <= head_dim; d += CHAINS) {
-        prefetch(coming + d * 2 * V * LANES);
+        prefetch(coming + d * READ_BYTES);
         add(d, Index<0>{});
         if constexpr (CHAINS > 1) add(d + 1, Index<1>{});
         if constexpr (CHAINS > 2) add(d + 2, Index<2>{});
@@ -74,11 +107,12 @@ INLINE void score_run(const AttentionTask& task, const float* q, const uint16_t*
 }
 
 // Pages that hold no whole lane of positions: one position after another.
+template <class S>
 INLINE void score_one(const AttentionTask& task, int num_heads, const float* q, int position, float* scores) {
-    const uint16_t* keys = page_at(task.keys, task, position) + position % task.page_size;
+    const S* keys = page_at<S>(task.keys, task, position) + position % task.page_size;
     for (int h = 0; h < num_heads; h++) {
         float sum = 0.0f;
-        for (int d = 0; d < task.head_dim; d++) sum += from_half(keys[d * task.page_size]) * q[h * task.head_dim + d];
+        for (int d = 0; d < task.head_dim; d++) sum += number(keys[d * task.page_size]) * q[h * task.head_dim + d];
         scores[h * SPLIT] = sum;
     }
 }
@@ -107,22 +141,23 @@ INLINE float soften(float* scores, int low, int high, int padded, float softcap,
 // The keys of the next split, a page's worth per page of values; harmless addresses where there is none.
 INLINE const char* coming_keys(const AttentionTask& task, int position, int first) {
     int coming = position + SPLIT < task.last && !first ? position + SPLIT : position;
-    return reinterpret_cast<const char*>(page_at(task.keys, task, coming));
+    return reinterpret_cast<const char*>(page_at<char>(task.keys, task, coming));
 }
 
 // out[h][8 * first ...] = chances . values over [low, high) of the split, W vectors of the value at a time.
-template <int H, int W>
+template <class S, int H, int W>
 INLINE void weigh(const AttentionTask& task, int start, int low, int high, int first, const float* scores, float* out,
                   int out_stride) {
     const int value_dim = task.value_dim, page_size = task.page_size;
-    const int key_bytes = first ? 0 : task.head_dim * 2;  // the first pass over the values fetches for all
+    // the first pass over the values fetches for all
+    const int key_bytes = first ? 0 : task.head_dim * static_cast<int>(sizeof(S));
     F8 sum[H][W];
     UNROLL for (int h = 0; h < H; h++)
         UNROLL for (int w = 0; w < W; w++) sum[h][w] = all(0.0f);
     for (int i = low; i < high;) {
         int offset = (start + i) % page_size, run = page_size - offset;
         if (run > high - i) run = high - i;
-        const uint16_t* values = page_at(task.values, task, start + i) + offset * value_dim + first * LANES;
+        const S* values = page_at<S>(task.values, task, start + i) + offset * value_dim + first * LANES;
         const char* coming = coming_keys(task, start + i, first) + offset * key_bytes;
         const float* chances = scores + i;
         for (const float* end = chances + run; chances < end; chances++, values += value_dim, coming += key_bytes) {
@@ -130,7 +165,7 @@ INLINE void weigh(const AttentionTask& task, int start, int low, int high, int f
             if (key_bytes > 64) prefetch(coming + 64);
             for (int line = 128; line < key_bytes; line += 64) prefetch(coming + line);
             UNROLL for (int w = 0; w < W; w++) {
-                F8 v = load_half(values + w * LANES);
+                F8 v = load_stored(values + w * LANES);
 #ifdef LOCALLLM_AVX2
                 KEEP(v);
 #endif
@@ -144,20 +179,21 @@ INLINE void weigh(const AttentionTask& task, int start, int low, int high, int f
 }
 
 // The last value_dim % 8 numbers, which a whole load would run over.
+template <class S>
 INLINE void weigh_rest(const AttentionTask& task, int num_heads, int start, int low, int high, const float* scores,
                        float* out, int out_stride) {
     for (int d = task.value_dim / LANES * LANES; d < task.value_dim; d++)
         for (int h = 0; h < num_heads; h++) {
             float sum = 0.0f;
             for (int i = low; i < high; i++) {
-                const uint16_t* page = page_at(task.values, task, start + i);
-                sum += scores[h * SPLIT + i] * from_half(page[(start + i) % task.page_size * task.value_dim + d]);
+                const S* page = page_at<S>(task.values, task, start + i);
+                sum += scores[h * SPLIT + i] * number(page[(start + i) % task.page_size * task.value_dim + d]);
             }
             out[h * out_stride + d] = sum;
         }
 }
 
-template <int H>
+template <class S, int H>
 INLINE void attend_heads(const AttentionTask& task, int split, const float* q, float* partial) {
     constexpr int CHAINS = H == 1 ? 4 : H == 4 ? 1 : 2;
     constexpr int WIDE = H == 1 ? 8 : H == 4 ? 2 : 4;
@@ -170,17 +206,17 @@ INLINE void attend_heads(const AttentionTask& task, int split, const float* q, f
     if (task.page_size % (2 * LANES) == 0) {
         for (int i = low / (2 * LANES) * (2 * LANES); i < high; i += 2 * LANES) {
             int offset = (start + i) % task.page_size;
-            const char* coming = reinterpret_cast<const char*>(page_at(task.values, task, start + i) +
-                                                               offset * task.value_dim);
-            score_run<H, 2, CHAINS>(task, q, page_at(task.keys, task, start + i) + offset, coming, scores + i);
+            const S* values = page_at<S>(task.values, task, start + i) + offset * task.value_dim;
+            const S* keys = page_at<S>(task.keys, task, start + i) + offset;
+            score_run<H, 2, CHAINS>(task, q, keys, reinterpret_cast<const char*>(values), scores + i);
         }
     } else if (task.page_size == LANES) {
         for (int i = low / LANES * LANES; i < high; i += LANES) {
-            const uint16_t* keys = page_at(task.keys, task, start + i);
+            const S* keys = page_at<S>(task.keys, task, start + i);
             score_run<H, 1, CHAINS>(task, q, keys, reinterpret_cast<const char*>(keys), scores + i);
         }
     } else {
-        for (int i = low; i < high; i++) score_one(task, H, q, start + i, scores + i);
+        for (int i = low; i < high; i++) score_one<S>(task, H, q, start + i, scores + i);
         for (int h = 0; h < H; h++)
             for (int i = high; i < padded; i++) scores[h * SPLIT + i] = 0.0f;
         for (int h = 0; h < H; h++)
@@ -190,31 +226,36 @@ INLINE void attend_heads(const AttentionTask& task, int split, const float* q, f
         partial[h * stride] = soften(scores + h * SPLIT, low, high, padded, task.softcap, partial + h * stride + 1);
     float* out = partial + PARTIAL_HEAD;
     int vectors = task.value_dim / LANES, w = 0;
-    for (; w + WIDE <= vectors; w += WIDE) weigh<H, WIDE>(task, start, low, high, w, scores, out, stride);
-    for (; w < vectors; w++) weigh<H, 1>(task, start, low, high, w, scores, out, stride);
-    if (task.value_dim % LANES) weigh_rest(task, H, start, low, high, scores, out, stride);
+    for (; w + WIDE <= vectors; w += WIDE) weigh<S, H, WIDE>(task, start, low, high, w, scores, out, stride);
+    for (; w < vectors; w++) weigh<S, H, 1>(task, start, low, high, w, scores, out, stride);
+    if (task.value_dim % LANES) weigh_rest<S>(task, H, start, low, high, scores, out, stride);
 }
 
-void attend(const AttentionTask& task, int split, float* partial) {
+template <class S>
+void attend_stored(const AttentionTask& task, int split, float* partial) {
     int stride = value_stride(task.value_dim);
     for (int h = 0; h < task.num_shared;) {
         const float* q = task.q + h * task.head_dim;
         float* out = partial + h * stride;
         int left = task.num_shared - h;
         if (left >= 4 && left != 5 && left != 6) {  // 5 and 6 go as threes
-            attend_heads<4>(task, split, q, out);
+            attend_heads<S, 4>(task, split, q, out);
             h += 4;
         } else if (left >= 3) {
-            attend_heads<3>(task, split, q, out);
+            attend_heads<S, 3>(task, split, q, out);
             h += 3;
         } else if (left == 2) {
-            attend_heads<2>(task, split, q, out);
+            attend_heads<S, 2>(task, split, q, out);
             h += 2;
         } else {
-            attend_heads<1>(task, split, q, out);
+            attend_heads<S, 1>(task, split, q, out);
             h += 1;
         }
     }
+}
+
+void attend(const AttentionTask& task, int split, float* partial) {
+    with_stored(task.kv_type, [&](auto stored) { attend_stored<decltype(stored)>(task, split, partial); });
 }
 
 void merge(float* state, const float* partial, int num_shared, int value_dim) {

@@ -16,8 +16,9 @@ constexpr int MAX_HEAD_DIM = 1024;
 struct Room {
     size_t keys, values;
 };
-Room room_of(const AttentionSpec& spec, int page_size, int kv_head) {
-    size_t tokens = static_cast<size_t>(page_size) * 2, head = static_cast<size_t>(kv_head);
+Room room_of(const AttentionSpec& spec, const Limits& limits, int kv_head) {
+    size_t tokens = static_cast<size_t>(limits.page_size) * bytes_of(limits.kv_type);
+    size_t head = static_cast<size_t>(kv_head);
     size_t all_keys = tokens * static_cast<size_t>(spec.num_kv_heads * spec.head_dim);
     return {spec.offset + tokens * head * static_cast<size_t>(spec.head_dim),
             spec.offset + all_keys + tokens * head * static_cast<size_t>(spec.value_dim)};
@@ -26,7 +27,7 @@ Room room_of(const AttentionSpec& spec, int page_size, int kv_head) {
 // Rotates and scales q, rotates k, and puts k and v into their pages.
 struct WriteKv : Instruction {
     const Buffer *q, *k, *v, *turned_q;
-    const Angles* angles;
+    const Angles *query_angles, *key_angles;
     AttentionSpec spec;
 
     void run(Program& program, int tid) override {
@@ -44,14 +45,15 @@ struct WriteKv : Instruction {
     }
 
 private:
-    void turn(Program& program, const float* x, int token, float scale, float* out) const {
+    void turn(Program& program, const Angles* angles, const float* x, int token, float scale, float* out) const {
         int dims = angles ? 2 * angles->half() : 0;
         const float *cos = angles ? angles->cos(token) : nullptr, *sin = angles ? angles->sin(token) : nullptr;
         program.kernels.rope(x, spec.head_dim, dims, cos, sin, scale, out);
     }
     void turn_query(Program& program, int token, int head, int tid) const {
         const int first = head * spec.head_dim;
-        turn(program, program.row(*q, token, tid) + first, token, spec.scale, program.row(*turned_q, token, tid) + first);
+        float* out = program.row(*turned_q, token, tid) + first;
+        turn(program, query_angles, program.row(*q, token, tid) + first, token, spec.scale, out);
     }
     uint8_t* page(Program& program, int token, int* slot) const {
         const Step& step = program.step();
@@ -64,15 +66,17 @@ private:
     }
     void write_key(Program& program, int token, int head, int tid) const {
         float turned[MAX_HEAD_DIM];
-        turn(program, program.row(*k, token, tid) + head * spec.head_dim, token, 1.0f, turned);
-        int slot, size = program.limits.page_size;
-        uint8_t* at = page(program, token, &slot) + room_of(spec, size, head).keys;
-        program.kernels.write_keys(turned, spec.head_dim, size, slot, at);
+        turn(program, key_angles, program.row(*k, token, tid) + head * spec.head_dim, token, 1.0f, turned);
+        int slot;
+        const Limits& limits = program.limits;
+        uint8_t* at = page(program, token, &slot) + room_of(spec, limits, head).keys;
+        program.kernels.write_keys(turned, spec.head_dim, limits.page_size, slot, limits.kv_type, at);
     }
     void write_value(Program& program, int token, int head, int tid) const {
         int slot;
-        uint8_t* at = page(program, token, &slot) + room_of(spec, program.limits.page_size, head).values;
-        program.kernels.write_values(program.row(*v, token, tid) + head * spec.value_dim, spec.value_dim, slot, at);
+        uint8_t* at = page(program, token, &slot) + room_of(spec, program.limits, head).values;
+        const float* own = program.row(*v, token, tid) + head * spec.value_dim;
+        program.kernels.write_values(own, spec.value_dim, slot, program.limits.kv_type, at);
     }
 };
 
@@ -129,13 +133,14 @@ private:
         const Step& step = program.step();
         int row = step.row_of[static_cast<size_t>(token)], position = step.positions[token];
         const Table& table = step.tables[static_cast<size_t>(spec.group)];
-        Room room = room_of(spec, program.limits.page_size, head);
+        Room room = room_of(spec, program.limits, head);
         AttentionTask task{};
         task.q = program.row(*q, token, tid) + head * num_shared * spec.head_dim;
         task.num_shared = num_shared;
         task.head_dim = spec.head_dim;
         task.value_dim = spec.value_dim;
         task.softcap = spec.softcap;
+        task.kv_type = program.limits.kv_type;
         task.page_size = program.limits.page_size;
         task.keys = program.pages() + room.keys;
         task.values = program.pages() + room.values;
@@ -222,7 +227,8 @@ void check_heads(const AttentionSpec& spec) {
 
 void check_room(const Program& program, const AttentionSpec& spec) {
     size_t values = static_cast<size_t>(spec.num_kv_heads) * static_cast<size_t>(spec.head_dim + spec.value_dim);
-    size_t bytes = checked_mul(values, checked_mul(static_cast<size_t>(program.limits.page_size), 2));
+    size_t page_size = static_cast<size_t>(program.limits.page_size);
+    size_t bytes = checked_mul(values, checked_mul(page_size, bytes_of(program.limits.kv_type)));
     if (checked_add(spec.offset, bytes) > program.limits.page_bytes)
         throw std::invalid_argument("a layer does not fit in its page");
     if (spec.group < 0 || static_cast<size_t>(spec.group) >= program.limits.windows.size())
@@ -232,20 +238,27 @@ void check_room(const Program& program, const AttentionSpec& spec) {
     if (window && (!spec.window || spec.window > window)) throw std::invalid_argument("a layer sees more than its group");
 }
 
+const Angles* angles_of(Program& program, int id, int head_dim) {
+    if (id == NONE) return nullptr;
+    const Angles& angles = program.angles(id);
+    if (2 * angles.half() > head_dim) throw std::invalid_argument("a head turns too far");
+    return &angles;
+}
+
 std::unique_ptr<WriteKv> write_of(Program& program, int q, int k, int v, int turned_q, const AttentionSpec& spec) {
     auto write = std::make_unique<WriteKv>();
     write->q = &program.buffer(q);
     write->k = &program.buffer(k);
     write->v = &program.buffer(v);
     write->turned_q = &program.buffer(turned_q);
-    write->angles = spec.angles == NONE ? nullptr : &program.angles(spec.angles);
+    write->query_angles = angles_of(program, spec.query_angles, spec.head_dim);
+    write->key_angles = angles_of(program, spec.key_angles, spec.head_dim);
     write->spec = spec;
     if (!is_float(*write->q, spec.num_heads * spec.head_dim, true) ||
         !is_float(*write->k, spec.num_kv_heads * spec.head_dim, true) ||
         !is_float(*write->v, spec.num_kv_heads * spec.value_dim, true) ||
         !is_float(*write->turned_q, spec.num_heads * spec.head_dim, false))
         throw std::invalid_argument("the inputs of an attention have the wrong shape");
-    if (write->angles && 2 * write->angles->half() > spec.head_dim) throw std::invalid_argument("a head turns too far");
     return write;
 }
 

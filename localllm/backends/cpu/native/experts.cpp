@@ -145,8 +145,18 @@ private:
     }
 };
 
+// (experts, out), each expert's padded with zeros to what the kernels load; empty: none.
+struct Biases {
+    std::vector<float> values;
+    size_t stride = 0;
+    const float* of(int expert) const {
+        return values.empty() ? nullptr : values.data() + static_cast<size_t>(expert) * stride;
+    }
+};
+
 struct ExpertsUp : Instruction {
     std::vector<const GatedMatrix*> matrices;
+    Biases gate_biases, up_biases;
     Activation activation;
     std::shared_ptr<Assignments> pairs;
     void run(Program& program, int tid) override {
@@ -156,6 +166,8 @@ struct ExpertsUp : Instruction {
             Inputs to = pairs->part(pairs->hidden, pairs->hidden_ld, pairs->quantized_hidden, e);
             GatedOut out{};
             out.activation = activation;
+            out.gate_bias = gate_biases.of(e);
+            out.up_bias = up_biases.of(e);
             out.values = const_cast<float*>(to.values);
             out.ld = to.ld;
             out.blocks = const_cast<ActBlock*>(to.blocks);
@@ -168,6 +180,7 @@ struct ExpertsUp : Instruction {
 
 struct ExpertsDown : Instruction {
     std::vector<const Matrix*> matrices;
+    Biases biases;
     std::shared_ptr<Assignments> pairs;
     void run(Program& program, int tid) override {
         for (int e = 0; e < pairs->num_experts; e++) {
@@ -176,6 +189,7 @@ struct ExpertsDown : Instruction {
             Inputs to = pairs->part(pairs->outputs, pairs->output_ld, false, e);
             LinearOut out{};
             out.y = const_cast<float*>(to.values);
+            out.bias = biases.of(e);
             out.ld = to.ld;
             program.kernels.linear(w.slices[static_cast<size_t>(tid)], w.type, w.columns,
                                    pairs->part(pairs->hidden, pairs->hidden_ld, pairs->quantized_hidden, e), out);
@@ -203,6 +217,20 @@ struct SumUp : Instruction {
         }
     }
 };
+
+Biases biases_of(Program& program, int id, size_t num_experts, int rows) {
+    if (id == NONE) return {};
+    const std::vector<float>& vector = program.vector(id);
+    size_t width = static_cast<size_t>(rows);
+    if (vector.size() < checked_mul(num_experts, width))
+        throw std::invalid_argument("the biases of experts are too short");
+    Biases biases;
+    biases.stride = round_up(width, BLOCK);
+    biases.values.resize(checked_mul(num_experts, biases.stride));
+    for (size_t e = 0; e < num_experts; e++)
+        std::memcpy(biases.values.data() + e * biases.stride, vector.data() + e * width, width * sizeof(float));
+    return biases;
+}
 
 Mapping room(size_t slots, size_t ld, bool quantized) {
     return quantized ? Mapping(checked_mul(checked_mul(slots / TILE, ld), sizeof(ActBlock)))
@@ -255,8 +283,8 @@ void record_route(Program& program, int logits, int bias, const RouteSpec& spec,
     program.add(std::move(route));
 }
 
-void record_experts(Program& program, int x, int routing, const std::vector<int>& gated, const std::vector<int>& down,
-                    int activation, int out) {
+void record_experts(Program& program, int x, int routing, const ExpertsSpec& spec, int out) {
+    const std::vector<int>&gated = spec.gated, &down = spec.down;
     auto up_step = std::make_unique<ExpertsUp>();
     auto down_step = std::make_unique<ExpertsDown>();
     for (int id : gated) up_step->matrices.push_back(&program.gated_matrix(id));
@@ -274,7 +302,7 @@ void record_experts(Program& program, int x, int routing, const std::vector<int>
     if (input.taken || output.taken || output.quantized || output.is_private || routes.quantized || routes.is_private ||
         routes.taken || routes.width % 2 || input.quantized != is_quantized(first_up.type))
         throw std::invalid_argument("the rows of experts have the wrong shape or place");
-    if (activation < 0 || activation > static_cast<int>(Activation::swiglu_oai))
+    if (spec.activation < 0 || spec.activation > static_cast<int>(Activation::swiglu_oai))
         throw std::invalid_argument("unknown activation");
     auto pairs = room_for(program, input, static_cast<int>(gated.size()), routes.width / 2, first_up, first_down);
     auto plan = std::make_unique<Plan>();
@@ -283,9 +311,12 @@ void record_experts(Program& program, int x, int routing, const std::vector<int>
     auto gather = std::make_unique<Gather>();
     gather->x = &input;
     gather->pairs = pairs;
-    up_step->activation = static_cast<Activation>(activation);
+    up_step->activation = static_cast<Activation>(spec.activation);
+    up_step->gate_biases = biases_of(program, spec.gate_bias, gated.size(), first_up.rows);
+    up_step->up_biases = biases_of(program, spec.up_bias, gated.size(), first_up.rows);
     up_step->pairs = pairs;
     down_step->pairs = pairs;
+    down_step->biases = biases_of(program, spec.down_bias, down.size(), first_down.rows);
     auto sum = std::make_unique<SumUp>();
     sum->routing = &routes;
     sum->out = &output;

@@ -76,6 +76,10 @@ inline size_t group_bytes(Type type, int columns) {
 
 }  // namespace
 
+// How pages store keys and values; the number is the bytes of one.
+enum class KvType : int { f16 = 2, f32 = 4 };
+inline size_t bytes_of(KvType type) { return static_cast<size_t>(type); }
+
 enum class Activation : int { silu, gelu, gelu_tanh, relu, relu2, swiglu_oai };
 
 // Four tokens' activations of 32 columns: value = scale * ratio[half] * q; sum is that of the 32 values.
@@ -145,9 +149,10 @@ struct AttentionTask {
     const float* q;  // (num_shared, head_dim), scaled already
     int num_shared, head_dim, value_dim;
     float softcap;
+    KvType kv_type;
     int page_size;
-    const uint8_t* keys;    // of page 0: (head_dim, page_size) half
-    const uint8_t* values;  // of page 0: (page_size, value_dim) half
+    const uint8_t* keys;    // of page 0: (head_dim, page_size)
+    const uint8_t* values;  // of page 0: (page_size, value_dim)
     size_t page_bytes;      // between pages of the pool
     const int32_t* table;
     int first, last;  // visible positions: [first, last)
@@ -177,8 +182,8 @@ struct Kernels {
     void (*rope)(const float* x, int head_dim, int dims, const float* cos, const float* sin, float scale, float* out);
 
     // Token slot `slot` of a page: keys scattered, values in a row.
-    void (*write_keys)(const float* k, int head_dim, int page_size, int slot, uint8_t* page);
-    void (*write_values)(const float* v, int value_dim, int slot, uint8_t* page);
+    void (*write_keys)(const float* k, int head_dim, int page_size, int slot, KvType, uint8_t* page);
+    void (*write_values)(const float* v, int value_dim, int slot, KvType, uint8_t* page);
     // Partial of one split: per shared head PARTIAL_HEAD + round_up(value_dim, 8) floats.
     void (*attend)(const AttentionTask&, int split, float* partial);
     // state = state merged with partial, both as above.

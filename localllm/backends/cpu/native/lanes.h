@@ -48,6 +48,8 @@ INLINE F8 load_bfloat(const void* p) {
 }
 // x where a > b, else zero
 INLINE F8 where_greater(F8 a, F8 b, F8 x) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ), x); }
+// x where a > b, else y
+INLINE F8 pick_greater(F8 a, F8 b, F8 x, F8 y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
 INLINE F8 round_nearest(F8 x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE F8 two_to(F8 n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
@@ -110,6 +112,10 @@ INLINE F8 where_greater(F8 a, F8 b, F8 x) {
     for (int i = 0; i < 8; i++) x[i] = a[i] > b[i] ? x[i] : 0.0f;
     return x;
 }
+INLINE F8 pick_greater(F8 a, F8 b, F8 x, F8 y) {
+    for (int i = 0; i < 8; i++) y[i] = a[i] > b[i] ? x[i] : y[i];
+    return y;
+}
 INLINE F8 round_nearest(F8 x) {
     for (int i = 0; i < 8; i++) x[i] = std::nearbyintf(x[i]);
     return x;
@@ -151,7 +157,17 @@ INLINE float exp1(float x) {
     return lanes[0];
 }
 INLINE F8 sigmoid8(F8 x) { return all(1.0f) / (all(1.0f) + exp8(all(0.0f) - x)); }
-INLINE F8 tanh8(F8 x) { return all(1.0f) - all(2.0f) / (exp8(x + x) + all(1.0f)); }
+// tanh, relative error about 2e-7. Near zero the quotient would cancel; there it is a polynomial (Cephes, tanhf).
+INLINE F8 tanh8(F8 x) {
+    constexpr float NEAR = 0.625f;
+    F8 square = x * x, p = all(-5.70498872745e-3f);
+    p = fma(p, square, all(2.06390887954e-2f));
+    p = fma(p, square, all(-5.37397155531e-2f));
+    p = fma(p, square, all(1.33314422036e-1f));
+    p = fma(p, square, all(-3.33332819422e-1f));
+    F8 quotient = all(1.0f) - all(2.0f) / (exp8(x + x) + all(1.0f));
+    return pick_greater(square, all(NEAR * NEAR), quotient, fma(p * square, x, x));
+}
 INLINE F8 each_erf(F8 x) {
     float lanes[8];
     store(lanes, x);

@@ -28,15 +28,18 @@ using FloatLine = nb::ndarray<nb::numpy, float, nb::ndim<1>>;
 constexpr int MOST_THREADS = 256;
 
 Program* make_program(int threads, const std::string& kernels, int max_tokens, int context_length, int vocab_size,
-                      int page_size, size_t page_bytes, std::vector<int> windows, size_t state_floats) {
+                      int page_size, const std::string& kv_type, size_t page_bytes, std::vector<int> windows,
+                      size_t state_floats) {
     if (threads < 1 || threads > MOST_THREADS) throw std::invalid_argument("threads must be between 1 and 256");
     if (max_tokens < 1 || context_length < 1 || vocab_size < 1 || page_size < 1 || max_tokens > (1 << 24))
         throw std::invalid_argument("a program needs room for at least one token");
+    if (kv_type != "f16" && kv_type != "f32") throw std::invalid_argument("keys and values are f16 or f32");
     Limits limits;
     limits.max_tokens = max_tokens;
     limits.context_length = context_length;
     limits.vocab_size = vocab_size;
     limits.page_size = page_size;
+    limits.kv_type = kv_type == "f32" ? KvType::f32 : KvType::f16;
     limits.page_bytes = page_bytes;
     limits.windows = std::move(windows);
     limits.state_floats = state_floats;
@@ -138,8 +141,11 @@ void bind_recording(nb::class_<Program>& program) {
         .def("gated_matrix", &add_gated, "gate"_a, "up"_a, "gate_type"_a, "up_type"_a, "rows"_a,
              "columns"_a)
         .def("vector", [](Program& p, const Floats& v) { return p.add_vector(v.data(), v.size()); }, "values"_a)
-        .def("angles", [](Program& p, const Doubles& f, double factor) { return p.add_angles(f.data(), f.size(), factor); },
-             "frequencies"_a, "factor"_a)
+        .def("angles",
+             [](Program& p, const Doubles& f, double factor, double beta, int every) {
+                 return p.add_angles(f.data(), f.size(), factor, {beta, every});
+             },
+             "frequencies"_a, "factor"_a, "beta"_a = 0.0, "every"_a = 1)
         .def("embed", &record_embed, "matrix"_a, "of_positions"_a, "scale"_a, "out"_a)
         .def("rms_norm",
              [](Program& p, int x, int weight, int length, float eps, int values, int blocks) {
@@ -202,22 +208,28 @@ void bind_recording(nb::class_<Program>& program) {
         .def("head", &record_head, "x"_a, "matrix"_a, "scale"_a, "softcap"_a)
         .def("attention",
              [](Program& p, int q, int k, int v, int turned_q, int num_heads, int num_kv_heads, int head_dim,
-                int value_dim, float scale, float softcap, int window, bool causal, int group, size_t offset, int angles,
-                int sinks, int values, int blocks) {
-                 AttentionSpec spec{num_heads, num_kv_heads, head_dim, value_dim, scale,  softcap,
-                                    window,    causal,       group,    offset,    angles, sinks};
+                int value_dim, float scale, float softcap, int window, bool causal, int group, size_t offset,
+                int query_angles, int key_angles, int sinks, int values, int blocks) {
+                 AttentionSpec spec{num_heads, num_kv_heads, head_dim, value_dim, scale,        softcap,    window,
+                                    causal,    group,        offset,   query_angles, key_angles, sinks};
                  record_attention(p, q, k, v, turned_q, spec, outputs(values, blocks));
              },
              "q"_a, "k"_a, "v"_a, "turned_q"_a, nb::kw_only(), "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
-             "value_dim"_a, "scale"_a, "softcap"_a, "window"_a, "causal"_a, "group"_a, "offset"_a, "angles"_a, "sinks"_a,
-             "values"_a, "blocks"_a)
+             "value_dim"_a, "scale"_a, "softcap"_a, "window"_a, "causal"_a, "group"_a, "offset"_a, "query_angles"_a,
+             "key_angles"_a, "sinks"_a, "values"_a, "blocks"_a)
         .def("short_conv", &record_short_conv, "x"_a, "weight"_a, "kernel"_a, "channels"_a, "state_offset"_a,
              "kept_inputs"_a, "out"_a)
         .def("route",
              [](Program& p, int logits, int bias, int num_experts, int num_used, int scoring, bool normalize, float scale,
                 int out) { record_route(p, logits, bias, {num_experts, num_used, scoring, normalize, scale}, out); },
              "logits"_a, "bias"_a, "num_experts"_a, "num_used"_a, "scoring"_a, "normalize"_a, "scale"_a, "out"_a)
-        .def("experts", &record_experts, "x"_a, "routing"_a, "gated"_a, "down"_a, "activation"_a, "out"_a);
+        .def("experts",
+             [](Program& p, int x, int routing, std::vector<int> gated, std::vector<int> down, int gate_bias, int up_bias,
+                int down_bias, int activation, int out) {
+                 ExpertsSpec spec{std::move(gated), std::move(down), gate_bias, up_bias, down_bias, activation};
+                 record_experts(p, x, routing, spec, out);
+             },
+             "x"_a, "routing"_a, "gated"_a, "down"_a, "gate_bias"_a, "up_bias"_a, "down_bias"_a, "activation"_a, "out"_a);
 }
 
 void bind_replay(nb::class_<Program>& program) {
@@ -241,12 +253,13 @@ void bind_replay(nb::class_<Program>& program) {
 NB_MODULE(_native, m) {
     nb::class_<Program> program(m, "Program");
     program.def(nb::new_([](int threads, const std::string& kernels, int max_tokens, int context_length, int vocab_size,
-                            int page_size, size_t page_bytes, std::vector<int> windows, size_t state_floats) {
-                    return make_program(threads, kernels, max_tokens, context_length, vocab_size, page_size, page_bytes,
-                                        std::move(windows), state_floats);
+                            int page_size, const std::string& kv_type, size_t page_bytes, std::vector<int> windows,
+                            size_t state_floats) {
+                    return make_program(threads, kernels, max_tokens, context_length, vocab_size, page_size, kv_type,
+                                        page_bytes, std::move(windows), state_floats);
                 }),
                 nb::kw_only(), "threads"_a, "kernels"_a, "max_tokens"_a, "context_length"_a, "vocab_size"_a,
-                "page_size"_a, "page_bytes"_a, "windows"_a, "state_floats"_a);
+                "page_size"_a, "kv_type"_a, "page_bytes"_a, "windows"_a, "state_floats"_a);
     bind_recording(program);
     bind_replay(program);
     m.def("has_kernels", [](const std::string& name) { return find_kernels(name.c_str()) != nullptr; }, "name"_a);

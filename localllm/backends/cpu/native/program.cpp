@@ -51,9 +51,10 @@ int Program::add_vector(const float* values, size_t count) {
     return keep(vectors_, std::move(padded));
 }
 
-int Program::add_angles(const double* frequencies, size_t count, double factor) {
+int Program::add_angles(const double* frequencies, size_t count, double factor, Growth growth) {
+    if (growth.every < 1) throw std::invalid_argument("a factor cannot grow that often");
     size_t bytes = checked_mul(checked_mul(static_cast<size_t>(limits.max_tokens), 2 * sizeof(float)), count);
-    return keep(angles_, Angles{{frequencies, frequencies + count}, factor, Mapping(bytes)});
+    return keep(angles_, Angles{{frequencies, frequencies + count}, factor, growth, Mapping(bytes)});
 }
 
 void Program::need_scratch(size_t floats) {
@@ -249,10 +250,11 @@ void Program::turn_angles(int tid) {
         Span span = share(step_->num_tokens, tid, threads());
         for (int t = span.first; t < span.last; t++) {
             float *cos = const_cast<float*>(angles.cos(t)), *sin = const_cast<float*>(angles.sin(t));
+            double length = angles.length(step_->positions[t]);
             for (int i = 0; i < angles.half(); i++) {
                 double angle = step_->positions[t] * angles.frequencies[static_cast<size_t>(i)];
-                cos[i] = static_cast<float>(std::cos(angle) * angles.factor);
-                sin[i] = static_cast<float>(std::sin(angle) * angles.factor);
+                cos[i] = static_cast<float>(std::cos(angle) * length);
+                sin[i] = static_cast<float>(std::sin(angle) * length);
             }
         }
     }

@@ -1,6 +1,7 @@
 // A recorded decoder: buffers, instructions bound to them, the page pool, and the walk that replays it for a step.
 #pragma once
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -21,6 +22,7 @@ struct Limits {
     int context_length = 0;
     int vocab_size = 0;
     int page_size = 0;
+    KvType kv_type = KvType::f16;
     size_t page_bytes = 0;
     std::vector<int> windows;  // per KV group; 0: all
     size_t state_floats = 0;   // of one slot
@@ -69,11 +71,21 @@ struct Instruction {
     virtual void run(Program& program, int tid) = 0;
 };
 
+// A factor that grows with the position: 1 + beta * ln(1 + floor(position / every)).
+struct Growth {
+    double beta = 0.0;
+    int every = 1;
+};
+
 // Cosines and sines of this step's positions for one kind of rotation: per token dims / 2 of each.
 struct Angles {
     std::vector<double> frequencies;  // radians per position
     double factor;
+    Growth growth;
     Mapping memory;
+
+    // Of cosines and sines at a position.
+    double length(int position) const { return factor * (1.0 + growth.beta * std::log1p(position / growth.every)); }
 
     int half() const { return static_cast<int>(frequencies.size()); }
     const float* cos(int token) const { return memory.as<float>() + static_cast<size_t>(token) * 2 * frequencies.size(); }
@@ -90,7 +102,7 @@ public:
     int add_matrix(const RawMatrix& raw) { return keep(matrices_, packer_.pack(raw)); }
     int add_gated_matrix(const RawMatrix& gate, const RawMatrix& up) { return keep(gated_, packer_.pack_gated(gate, up)); }
     int add_vector(const float* values, size_t count);
-    int add_angles(const double* frequencies, size_t count, double factor);
+    int add_angles(const double* frequencies, size_t count, double factor, Growth growth);
     void add(std::unique_ptr<Instruction> instruction) { instructions_.push_back(std::move(instruction)); }
 
     Buffer& buffer(int id) { return at(buffers_, id, "buffer"); }

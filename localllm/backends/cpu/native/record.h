@@ -48,7 +48,8 @@ struct AttentionSpec {
     bool causal;
     int group;                // of page tables
     size_t offset;            // bytes from a page's start to this layer's room
-    int angles = NONE;        // rotation fused into the write, or none
+    int query_angles = NONE;  // rotations done while pages are written, or none
+    int key_angles = NONE;
     int sinks = NONE;
 };
 void record_attention(Program&, int q, int k, int v, int turned_q, const AttentionSpec& spec, Outputs out);
@@ -62,7 +63,12 @@ struct RouteSpec {
     float scale;
 };
 void record_route(Program&, int logits, int bias, const RouteSpec& spec, int out);
-void record_experts(Program&, int x, int routing, const std::vector<int>& gated, const std::vector<int>& down,
-                    int activation, int out);
+// One matrix per expert; biases are (experts, out) or none.
+struct ExpertsSpec {
+    std::vector<int> gated, down;
+    int gate_bias = NONE, up_bias = NONE, down_bias = NONE;
+    int activation;
+};
+void record_experts(Program&, int x, int routing, const ExpertsSpec& spec, int out);
 
 }  // namespace localllm
