@@ -23,7 +23,14 @@ from localllm.tokens.published import configuration, role_ids
 from localllm.tokens.specials import SpecialTokens, TokenType, end_of_generation_ids
 from localllm.tokens.spm import merges_from_scores, scores_from_merges
 from localllm.tokens.tokenizer import Tokenizer, as_refusal
-from localllm.tokens.vocabulary import EATS_LEFT_KEY, EATS_RIGHT_KEY, METASPACE_KEY, SPACE_MARK, BuiltTokenizer
+from localllm.tokens.vocabulary import (
+    EATS_LEFT_KEY,
+    EATS_RIGHT_KEY,
+    METASPACE_KEY,
+    SPACE_MARK,
+    BuiltTokenizer,
+    ending_names,
+)
 
 _ROLE_KEYS = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}
 _BAD_SCORE = -10000.0  # as converters give to places that hold no token
@@ -199,7 +206,7 @@ def _roles(built: BuiltTokenizer, folder: Path) -> dict[str, Any]:
 def _ends_without(ids: Mapping[str, int], ids_by_text: Mapping[str, int], built: BuiltTokenizer) -> frozenset[int]:
     """The ends of a generation that a reader finds by itself."""
     named = (ids.get(_K + "eos_token_id"), ids.get(_K + "eot_token_id"))
-    return end_of_generation_ids({}, ids_by_text, built.vocab_size, named)
+    return end_of_generation_ids({}, ending_names(ids_by_text, _types(built)), built.vocab_size, named)
 
 
 def _frame(special: SpecialTokens) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def _from_json(file: Path, folder: Path) -> BuiltTokenizer:
     config = configuration(folder)
     _add_missing(core, added_tokens(folder, config))
     texts, types = _vocabulary(core)
-    special = _special_tokens(core, texts, config, folder)
+    special = _special_tokens(core, texts, types, config, folder)
     for token_id in special.eog_ids:
         types[token_id] = int(TokenType.CONTROL)
     is_byte_level = _has(core.pre_tokenizer, "ByteLevel") or _has(core.decoder, "ByteLevel")
@@ -170,11 +170,14 @@ def _is_trusted(core: Core) -> bool:
     return all(node["Regex"] in known for node in found if "Regex" in node)
 
 
-def _special_tokens(core: Core, texts: list[str], config: Mapping[str, Any], folder: Path) -> SpecialTokens:
+def _special_tokens(
+    core: Core, texts: list[str], types: list[int], config: Mapping[str, Any], folder: Path
+) -> SpecialTokens:
     ids_by_text = {text: token_id for token_id, text in enumerate(texts) if text}
+    marks = {text: one for text, one in ids_by_text.items() if _is_mark(text, types[one])}
     roles = role_ids(config, ids_by_text)
     bos, eos = roles.get("bos"), roles.get("eos")
-    eot = end_of_turn_id({}, ids_by_text, len(texts))
+    eot = end_of_turn_id({}, marks, len(texts))
     prefix, suffix = _frame(core)
     return SpecialTokens(
         bos_id=bos,
@@ -185,8 +188,13 @@ def _special_tokens(core: Core, texts: list[str], config: Mapping[str, Any], fol
         sep_id=roles.get("sep"),
         prefix_ids=_with_wish(prefix, bos, config.get("add_bos_token"), at_end=False),
         suffix_ids=_with_wish(suffix, eos, config.get("add_eos_token"), at_end=True),
-        eog_ids=end_of_generation_ids({}, ids_by_text, len(texts), (eos, eot, *end_ids(folder, len(texts)))),
+        eog_ids=end_of_generation_ids({}, marks, len(texts), (eos, eot, *end_ids(folder, len(texts)))),
     )
+
+
+def _is_mark(text: str, kind: int) -> bool:
+    """True for an added token that may end something by its name; `</s>` that people see is a tag of HTML."""
+    return kind == TokenType.CONTROL or (kind == TokenType.USER_DEFINED and text != "</s>")
 
 
 def _frame(core: Core) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -127,7 +127,7 @@ def finished(
 ) -> BuiltTokenizer:
     """Special tokens found, whole tokens added to the cores, templates read."""
     ids_by_text = first_ids(texts)
-    special = _special_tokens(metadata, ids_by_text, len(texts), defaults)
+    special = _special_tokens(metadata, ending_names(ids_by_text, types), len(texts), defaults)
     for token_id in special.eog_ids:
         types[token_id] = int(TokenType.CONTROL)
     whole = _whole_tokens(metadata, texts, types, ids_by_text)
@@ -145,6 +145,11 @@ def finished(
         plain_core=plain_core,
         notes=notes,
     )
+
+
+def ending_names(ids_by_text: Mapping[str, int], types: Sequence[int]) -> dict[str, int]:
+    """Without the `</s>` that is a tag of HTML: as a token that people see, it ends nothing."""
+    return {text: one for text, one in ids_by_text.items() if text != "</s>" or types[one] == TokenType.CONTROL}
 
 
 def _special_tokens(

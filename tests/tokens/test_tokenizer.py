@@ -11,7 +11,7 @@ from localllm.tokens import tokenizer as tokenizer_module
 from localllm.tokens.alphabet import byte_alphabet
 from localllm.tokens.pretokenizers import _warned_of, known_names, pretokenizer_or_default, splitter
 from localllm.tokens.tokenizer import Tokenizer
-from tests.tokens.worlds import CORPUS, tiny, tiny_metadata, tiny_spm, tiny_spm_metadata
+from tests.tokens.worlds import CONTROL, CORPUS, NORMAL, USER_DEFINED, tiny, tiny_metadata, tiny_spm, tiny_spm_metadata
 
 
 def id_of(tokenizer: Tokenizer, text: str) -> int:
@@ -90,6 +90,15 @@ def test_beginning_and_end_are_added_where_the_file_says_so() -> None:
 
 def test_the_ends_of_generation_are_found_in_metadata_and_by_name() -> None:
     assert tiny().eog_ids == {id_of(tiny(), "<|endoftext|>"), id_of(tiny(), "<|im_end|>")}
+
+
+@pytest.mark.parametrize(("kind", "ends"), [(CONTROL, True), (USER_DEFINED, False), (NORMAL, False)])
+def test_a_tag_of_html_ends_nothing_unless_it_is_a_control_token(kind: int, ends: bool) -> None:
+    metadata = tiny_metadata()
+    metadata["tokenizer.ggml.tokens"] = [*metadata["tokenizer.ggml.tokens"], "</s>"]
+    metadata["tokenizer.ggml.token_type"] = [*metadata["tokenizer.ggml.token_type"], kind]
+    tokenizer = Tokenizer.from_gguf(metadata)
+    assert (tokenizer.vocab_size - 1 in tokenizer.eog_ids) is ends
 
 
 def test_in_harmony_the_end_of_a_message_does_not_end_the_answer() -> None:
