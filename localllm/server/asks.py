@@ -132,7 +132,7 @@ def markup_of(text: "TextSide", prompt: str, tools: Sequence[Mapping[str, Any]] 
     from localllm.tokens.markup import detect_markup  # deferred: the text side of the first model has brought it
 
     built = text.tokenizer.built
-    specials = [built.texts[token_id] for token_id in text.tokenizer.special_ids]
+    specials = {built.texts[token_id] for token_id in text.tokenizer.special_ids}
     spec = detect_markup(text.template.source, specials).for_tools(tools).for_prompt(prompt)
     return spec if spec.reasoning or spec.tools or spec.is_harmony else None
 
