@@ -246,6 +246,11 @@ def test_every_known_pre_tokenizer_loses_nothing(name: str, text: str) -> None:
         ("deepseek-v3", "中文 1234", ["中文", " ", "123", "4"]),
         ("kimi-k2", "中文abc", ["中文", "abc"]),
         ("falcon", "a,,b 1234", ["a", ",,", "b", " ", "123", "4"]),
+        ("afmoe", "on 1234567, 日本語", ["on", " ", "1", "234", "567", ",", " ", "日本語"]),
+        ("youtu", "中文abc! 한국 12", ["中文", "abc", "!", " ", "한국", " ", "1", "2"]),
+        ("spark2_5", "a 123\n!x", ["a", " ", "1", "2", "3", "\n", "!x"]),
+        ("chameleon", "IMGIMGABZ 12,,  x", ["IMGIMGABZ", " ", "1", "2", ",", ",", "  ", "x"]),
+        ("qwen35", "नमस्ते 12", ["नमस्ते", " ", "1", "2"]),
         ("superbpe", "by the way 1234567", ["by the way ", "1", "234", "567"]),
     ],
 )
