@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm import wire
+from localllm.engine.step import Want
 from localllm.errors import InvalidRequest, LocalLLMError
 from localllm.runtime.load import load_engine, load_text
 from localllm.runtime.names import find_entry
@@ -153,6 +154,12 @@ class LLM:
         running = {request: _Running(ids, TokenStream(self.text.tokenizer))}
         self._run(running)
         return Score(ids, [None, *(entry.logprob for entry in running[request].prompt_logprobs)])
+
+    def logits(self, text: Prompt) -> NDArray[np.float32]:
+        """What the model computes for every next token, before any sampling: (tokens, vocab) float32."""
+        (answer,) = self.engine.run_rows([self._ids(text)], Want(logits="all"))
+        assert answer.logits is not None, "they were asked for"
+        return answer.logits
 
     def embed(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
         """Mean of the final hidden states, length 1: (texts, hidden) float32."""

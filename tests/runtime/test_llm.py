@@ -50,6 +50,15 @@ def test_stop_logprobs_and_score_agree(llm: LLM) -> None:
     assert score.logprobs[-1] == pytest.approx(paris.logprobs[0].logprob, abs=1e-4)
 
 
+def test_logits_are_what_scores_are_made_of(llm: LLM) -> None:
+    logits = llm.logits(IDS)
+    assert logits.shape == (len(IDS), llm.text.tokenizer.vocab_size) and logits.dtype == np.float32
+    chances = logits - np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True))
+    chances -= logits.max(axis=1, keepdims=True)
+    told = [float(chances[place, token]) for place, token in enumerate(IDS[1:])]
+    assert told == pytest.approx(llm.score(IDS).logprobs[1:], abs=1e-3)
+
+
 @pytest.mark.parametrize(
     "ask",
     [
