@@ -40,7 +40,7 @@ class InvalidRequest(LocalLLMError):
 
 
 class TemplateError(InvalidRequest):
-    """A chat template cannot be rendered: it does not parse, fails on these messages, or tries what templates may not."""
+    """A chat template cannot be rendered: it does not parse, fails on these messages, or tries what it may not."""
 
     code = "template_error"
 
