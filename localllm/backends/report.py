@@ -57,7 +57,10 @@ def _row(name: str, known: dict[str, list[Speed]]) -> BackendRow:
     what = _what(name)
     if problems:
         return BackendRow(name, True, False, f"{what}: passed over, {problems[0]}")
-    measured = "; ".join(_measured(own)) or "not yet measured, `localllm doctor --measure` does that"
+    measured = "; ".join(_measured(own))
+    measured = (
+        f"{measured}, with a billion weights" if measured else "not yet measured, `localllm doctor --measure` does that"
+    )
     return BackendRow(name, True, True, f"{what}: {measured}")
 
 

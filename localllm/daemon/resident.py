@@ -133,6 +133,7 @@ class Resident:
         text = asyncio.get_running_loop().run_in_executor(None, self._load_text, self.entry)
         try:
             self._process = await WorkerProcess.start(self.load, self._command)
+            text.add_done_callback(self._stop_without_text)
             watch = asyncio.create_task(self._watch(self._process))
             try:
                 await self._follow(self._process, text)
@@ -166,6 +167,13 @@ class Resident:
                     await self._become_ready(process, message, text)
                 case wire.Failed(code, sentence, hint):
                     self.error = error_from(code, sentence, hint)
+
+    def _stop_without_text(self, text: "asyncio.Future[TextSide]") -> None:
+        """Without a tokenizer there is nothing to load weights for."""
+        error = None if text.cancelled() else text.exception()
+        if isinstance(error, Exception) and self.ready is None and self._process is not None:
+            self.error = as_ours(error)
+            self._process.kill()
 
     async def _become_ready(self, process: WorkerProcess, ready: wire.Ready, text: "Awaitable[TextSide]") -> None:
         try:

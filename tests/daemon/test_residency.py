@@ -13,21 +13,30 @@ from localllm.daemon.residency import Residency
 from localllm.daemon.resident import Resident
 from localllm.daemon.sources import Sources
 from localllm.errors import BadModelFile, InvalidRequest, LocalLLMError, ModelNotFound, Overloaded
+from localllm.runtime.load import TextSide
 from localllm.runtime.presets import NO_WISH, LoadWish
 from localllm.settings import load_settings
+from localllm.store.entry import Entry
 from tests.daemon.toy import WORKER_COMMAND, ToyLibrary, toy_entry, toy_text
 
 NAMES = ("a", "b", "c")
+
+
+def text_of(entry: Entry) -> TextSide:
+    if entry.name == "endless":
+        raise BadModelFile("the folder has no tokenizer")
+    return toy_text(entry)
 
 
 @asynccontextmanager
 async def residency(home: Path, *, free_bytes: int = 10**12, **settings: Any) -> AsyncIterator[Residency]:
     entries = [toy_entry(name) for name in NAMES]
     entries += [toy_entry("broken", "toy:broken"), toy_entry("heavy", "toy:heavy"), toy_entry("slow", "toy:slow")]
+    entries.append(toy_entry("endless", "toy:endless"))
     entries.append(entries[0].__class__(**{**_fields(entries[0]), "name": "alias of a"}))
     sources = Sources(
         library=ToyLibrary(*entries),
-        load_text=toy_text,
+        load_text=text_of,
         worker_command=WORKER_COMMAND,
         available_memory_bytes=lambda: free_bytes,
     )
@@ -149,6 +158,13 @@ async def test_a_model_that_fails_to_load_tells_all_who_wait_and_is_tried_again(
         with pytest.raises(BadModelFile):
             await use(models, "broken")
         assert models.crashes.wounds() == []
+
+
+async def test_weights_are_not_waited_for_where_there_is_no_tokenizer(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        async with asyncio.timeout(30):  # the toy takes ten minutes to load
+            with pytest.raises(BadModelFile, match="no tokenizer"):
+                await use(models, "endless")
 
 
 async def test_a_client_that_gives_up_does_not_stop_the_loading(tmp_path: Path) -> None:

@@ -124,6 +124,8 @@ def toy_engine(load: wire.Load, progress: Any) -> tuple[Any, wire.Ready]:
         raise BadModelFile("the toy is broken", hint="pull it again")
     if kind == "heavy":
         time.sleep(0.3)
+    if kind == "endless":
+        time.sleep(600)
     seconds = {"slow": 0.02, "stuck": 60.0}.get(kind, 0.0)
     num_pages = load.kv_pages or NUM_PAGES
     engine = Engine(
