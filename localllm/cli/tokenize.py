@@ -26,7 +26,7 @@ def tokenize(
 
     tokenizer = Tokenizer.load(model)
     ids = tokenizer.encode(read_text(text), add_special=special, parse_special=parse_special)
-    pieces = [tokenizer.decode([token_id]) for token_id in ids]
+    pieces = [tokenizer.piece(token_id) for token_id in ids]
     if as_json:
         print_json({"model": model, "count": len(ids), "tokens": ids, "pieces": pieces})
     else:
