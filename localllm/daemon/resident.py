@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from localllm import wire
@@ -133,7 +134,6 @@ class Resident:
         text = asyncio.get_running_loop().run_in_executor(None, self._load_text, self.entry)
         try:
             self._process = await WorkerProcess.start(self.load, self._command)
-            text.add_done_callback(self._stop_without_text)
             watch = asyncio.create_task(self._watch(self._process))
             try:
                 await self._follow(self._process, text)
@@ -149,7 +149,7 @@ class Resident:
                 await text
             self._end()
 
-    async def _follow(self, process: WorkerProcess, text: "Awaitable[TextSide]") -> None:
+    async def _follow(self, process: WorkerProcess, text: "asyncio.Future[TextSide]") -> None:
         async for message in process.messages():
             self._last_frame = time.monotonic()
             match message:
@@ -161,19 +161,24 @@ class Resident:
                 case wire.Heartbeat():
                     self._check_step(process, message)
                 case wire.Progress():
-                    self.progress = message
-                    self._changed(self)
+                    self._note_progress(process, message, text)
                 case wire.Ready():
                     await self._become_ready(process, message, text)
                 case wire.Failed(code, sentence, hint):
                     self.error = error_from(code, sentence, hint)
 
-    def _stop_without_text(self, text: "asyncio.Future[TextSide]") -> None:
-        """Without a tokenizer there is nothing to load weights for."""
+    def _note_progress(self, process: WorkerProcess, progress: wire.Progress, text: "asyncio.Future[TextSide]") -> None:
+        """The worker found the weights sound and begins to load them, for which nobody waits without a tokenizer."""
+        if self.progress is None:
+            text.add_done_callback(partial(self._stop_without_text, process))
+        self.progress = progress
+        self._changed(self)
+
+    def _stop_without_text(self, process: WorkerProcess, text: "asyncio.Future[TextSide]") -> None:
         error = None if text.cancelled() else text.exception()
-        if isinstance(error, Exception) and self.ready is None and self._process is not None:
+        if isinstance(error, Exception) and self.ready is None:
             self.error = as_ours(error)
-            self._process.kill()
+            process.kill()
 
     async def _become_ready(self, process: WorkerProcess, ready: wire.Ready, text: "Awaitable[TextSide]") -> None:
         try:
