@@ -77,12 +77,13 @@ def config_from_facts(
 
 
 def activation(facts: Facts, family: Family) -> Activation:
-    """The family's own, but for the plain gated feed-forward, where checkpoints may name another."""
-    if not facts.activation or family.activation != "silu":
+    """What the checkpoint names, or the family's own where it names none or the name says less than the family."""
+    if not facts.activation or family.adds_one_to_norms:  # Gemma: always gelu_tanh, also where it says gelu
         return family.activation
     if facts.activation not in _ACTIVATIONS:
         raise UnsupportedModel(f"this build does not know the activation {facts.activation!r}")
-    return _ACTIVATIONS[facts.activation]
+    named = _ACTIVATIONS[facts.activation]
+    return family.activation if family.activation == "swiglu_oai" and named == "silu" else named
 
 
 def _layer(facts: Facts, family: Family, factors: RopeFactors, index: int, tensor_names: Collection[str]) -> LayerSpec:

@@ -148,7 +148,7 @@ class Facts:
     rope_mscale: float | None = key(real, "", *rope_keys("mscale"), default=None)
     rope_beta_fast: float = key(real, "rope.scaling.yarn_beta_fast", *rope_keys("beta_fast"), default=32.0)
     rope_beta_slow: float = key(real, "rope.scaling.yarn_beta_slow", *rope_keys("beta_slow"), default=1.0)
-    rope_truncates: bool | None = key(flag, "", *rope_keys("truncate"), default=None)
+    rope_truncates: bool | None = key(flag, "rope.scaling.yarn_truncate", *rope_keys("truncate"), default=None)
     rope_low_frequency: float = key(real, "", *rope_keys("low_freq_factor"), default=1.0)
     rope_high_frequency: float = key(real, "", *rope_keys("high_freq_factor"), default=4.0)
     rope_short_factors: tuple[float, ...] = key(reals, "", *rope_keys("short_factor"), default=())
@@ -190,7 +190,7 @@ def gguf_from_facts(facts: Facts, architecture: str) -> dict[str, Any]:
         if not row.gguf or value == row.default or value is None:
             continue
         if isinstance(value, tuple):
-            value = value[0] if len(value) == 1 else list(value)
+            value = value[0] if len(value) == 1 and row.kind is per_layer else list(value)
         metadata[f"{architecture}.{row.gguf}"] = value
     return metadata
 

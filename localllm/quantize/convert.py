@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localllm.errors import UsageError
+from localllm.errors import UnsupportedModel, UsageError
 from localllm.formats.blocks import BlockType, decode, encode, row_bytes
 from localllm.formats.gguf_write import Tensor, write_gguf
-from localllm.models.config import AttentionSpec, ModelConfig
+from localllm.models.config import AttentionSpec, ModelConfig, RopeSpec
 from localllm.models.facts import Facts, gguf_from_facts
 from localllm.models.families import Family, family_of
 from localllm.models.hf_facts import facts_from_hf
@@ -72,6 +72,11 @@ def convert(
     """
     config, source = hf_model(folder)
     family = family_of(config.architecture)
+    if config.activation != family.activation:
+        raise UnsupportedModel(
+            f"GGUF files of {family.architecture} cannot say that the activation is {config.activation}",
+            hint="run the folder as it is",
+        )
     facts = facts_from_hf(folder.config)
     tensors = [*_rope_tensors(config, facts), *_tensors(config, source, family, target)]
     types = {tensor[2] for tensor in tensors if len(tensor[1]) > 1}
@@ -95,10 +100,8 @@ def _as_files_say(facts: Facts, config: ModelConfig, source: WeightSource) -> Fa
         facts = replace(facts, num_kv_heads=heads)  # how files tell layers without attention
     if facts.rope_scaling == "llama3":
         return replace(facts, rope_scaling="none", rope_factor=None, rope_original_context=0)
-    if facts.rope_scaling == "longrope":
-        spec = next(spec for spec in _attention(config) if spec.rope is not None)
-        assert spec.rope is not None
-        _, factor = rope_frequencies(spec.rope, config.context_length)
+    if facts.rope_scaling == "longrope" and (rope := _scaled_rope(config)) is not None:
+        _, factor = rope_frequencies(rope, config.context_length)
         return replace(facts, rope_attention_factor=factor, rope_factor=None)
     return facts
 
@@ -116,10 +119,16 @@ def _attention(config: ModelConfig) -> Iterator[AttentionSpec]:
             yield layer.mixer
 
 
+def _scaled_rope(config: ModelConfig) -> RopeSpec | None:
+    """That of the first layer whose rope is scaled: windowed layers may keep the plain one."""
+    ropes = (spec.rope for spec in _attention(config))
+    return next((rope for rope in ropes if rope is not None and rope.scaling is not None), None)
+
+
 def _rope_tensors(config: ModelConfig, facts: Facts) -> Iterator[Tensor]:
     """Divisors of the rotary frequencies, where the checkpoint scales them."""
-    if facts.rope_scaling == "llama3":
-        rope = next(spec.rope for spec in _attention(config) if spec.rope is not None)
+    rope = _scaled_rope(config)
+    if facts.rope_scaling == "llama3" and rope is not None:
         scaled, _ = rope_frequencies(rope, config.context_length)
         plain, _ = rope_frequencies(replace(rope, scaling=None), config.context_length)
         yield _vector("rope_freqs.weight", plain / scaled)

@@ -1,0 +1,262 @@
+"""Random variants of every family: sizes, switches and scalings as no published model has them all."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from tests.oracles.hf import GRANITE, LLAMA3_ROPE, YARN, Family
+
+Settings = dict[str, Any]
+
+
+def variant(seed: int) -> Family:
+    """The same seed gives the same model."""
+    rng = random.Random(seed)
+    name = rng.choice(sorted(MAKERS))
+    config, architecture, make = MAKERS[name]
+    return Family(f"{name} {seed}", config, architecture, make(rng))
+
+
+def flips(rng: random.Random, chance: float = 0.5) -> bool:
+    return rng.random() < chance
+
+
+def common(rng: random.Random) -> Settings:
+    heads = rng.choice([1, 2, 3, 4, 6])
+    return {
+        "hidden_size": heads * rng.choice([8, 12, 16, 20, 32]),
+        "num_attention_heads": heads,
+        "num_key_value_heads": rng.choice([count for count in (1, 2, 3, 6) if heads % count == 0]),
+        "intermediate_size": rng.choice([33, 64, 88, 96]),
+        "num_hidden_layers": rng.randint(1, 6),
+        "vocab_size": rng.choice([80, 97, 128]),
+        "tie_word_embeddings": flips(rng),
+        "rms_norm_eps": rng.choice([1e-6, 1e-5]),
+        "max_position_embeddings": 256,
+        "pad_token_id": None,
+    }
+
+
+def rope(rng: random.Random) -> Settings:
+    base = {"rope_theta": rng.choice([10000.0, 500000.0, 1234.0])}
+    kind = rng.choice(["default", "linear", "llama3", "yarn"])
+    if kind == "linear":
+        return {**base, "rope_type": "linear", "factor": rng.choice([2.0, 8.0])}
+    if kind == "llama3":
+        return {**LLAMA3_ROPE, **base}
+    if kind == "yarn":
+        other: list[Settings] = [
+            {},
+            {"attention_factor": 1.3},
+            {"beta_fast": 16.0},
+            {"mscale": 1.2, "mscale_all_dim": 0.8},
+        ]
+        return {**YARN, **base, "factor": rng.choice([2.0, 16.0]), **rng.choice(other)}
+    return {**base, "rope_type": "default"}
+
+
+def layer_types(rng: random.Random, count: int) -> list[str]:
+    return [rng.choice(["sliding_attention", "full_attention"]) for _ in range(count)]
+
+
+def experts(rng: random.Random) -> Settings:
+    count = rng.randint(2, 7)
+    return {"num_local_experts": count, "num_experts_per_tok": rng.randint(1, count)}
+
+
+def llama(rng: random.Random) -> Settings:
+    settings = {
+        **common(rng),
+        "attention_bias": flips(rng),
+        "mlp_bias": flips(rng),
+        "hidden_act": rng.choice(["silu", "silu", "gelu", "relu", "gelu_pytorch_tanh"]),
+        "rope_parameters": rope(rng),
+    }
+    return {**settings, "head_dim": rng.choice([8, 24, 40])} if flips(rng) else settings
+
+
+def mistral(rng: random.Random) -> Settings:
+    return {**common(rng), "sliding_window": rng.choice([None, 7, 100]), "rope_parameters": rope(rng)}
+
+
+def mixtral(rng: random.Random) -> Settings:
+    # rows of its experts must be whole 16 bytes: torch wants it so
+    sizes = {"head_dim": 16, "hidden_size": 64, "intermediate_size": rng.choice([32, 96])}
+    return {**mistral(rng), **sizes, **experts(rng)}
+
+
+def ministral3(rng: random.Random) -> Settings:
+    scaling = {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": rng.choice([0.1, 0.4])}
+    return {**common(rng), "head_dim": rng.choice([8, 16, 32]), "rope_parameters": scaling}
+
+
+def smollm3(rng: random.Random) -> Settings:
+    settings, has_window = common(rng), flips(rng, 0.3)
+    return {
+        **settings,
+        "attention_bias": flips(rng),
+        "mlp_bias": flips(rng),
+        "no_rope_layers": [int(flips(rng)) for _ in range(settings["num_hidden_layers"])],
+        "use_sliding_window": has_window,
+        "sliding_window": 9 if has_window else None,
+        "rope_parameters": rope(rng),
+    }
+
+
+def qwen2(rng: random.Random) -> Settings:
+    settings = common(rng)
+    return {
+        **settings,
+        "use_sliding_window": flips(rng),
+        "sliding_window": 8,
+        "max_window_layers": rng.randint(0, settings["num_hidden_layers"]),
+        "rope_parameters": rope(rng),
+    }
+
+
+def qwen3(rng: random.Random) -> Settings:
+    return {**qwen2(rng), "head_dim": rng.choice([8, 16, 40]), "attention_bias": flips(rng)}
+
+
+def qwen3_moe(rng: random.Random) -> Settings:
+    settings = common(rng)
+    return {
+        **settings,
+        **experts(rng),
+        "hidden_size": 16 * settings["num_attention_heads"],
+        "moe_intermediate_size": rng.choice([24, 32]),
+        "norm_topk_prob": flips(rng),
+        "mlp_only_layers": [index for index in range(settings["num_hidden_layers"]) if flips(rng, 0.2)],
+        "decoder_sparse_step": rng.choice([1, 2]),
+        "attention_bias": flips(rng),
+        "rope_parameters": rope(rng),
+    }
+
+
+def gemma2(rng: random.Random) -> Settings:
+    return {
+        **common(rng),
+        "head_dim": rng.choice([8, 16, 32]),
+        "query_pre_attn_scalar": rng.choice([16, 24, 256]),
+        "sliding_window": rng.choice([5, 9]),
+        "attn_logit_softcapping": rng.choice([2.0, 50.0, None]),
+        "final_logit_softcapping": rng.choice([3.0, None]),
+        "attention_bias": flips(rng),
+    }
+
+
+def gemma3(rng: random.Random) -> Settings:
+    settings = {**gemma2(rng), "attn_logit_softcapping": None}
+    local = {"rope_type": "default", "rope_theta": rng.choice([10000.0, 30000.0])}
+    return {
+        **settings,
+        "layer_types": layer_types(rng, settings["num_hidden_layers"]),
+        "rope_parameters": {"sliding_attention": local, "full_attention": rope(rng)},
+    }
+
+
+def phi3(rng: random.Random) -> Settings:
+    settings = common(rng)
+    head_dim = settings["hidden_size"] // settings["num_attention_heads"]
+    share = rng.choice([1.0, 0.5, 0.75])
+    share = 1.0 if int(head_dim * share) % 2 else share
+    scaling: Settings = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": share}
+    if flips(rng):
+        count = int(head_dim * share) // 2
+        scaling |= {
+            "rope_type": "longrope",
+            "short_factor": [1 + 0.1 * index for index in range(count)],
+            "long_factor": [1 + 0.5 * index for index in range(count)],
+        }
+        settings["original_max_position_embeddings"] = 8
+    return {**settings, "rope_parameters": scaling, "sliding_window": rng.choice([None, 9])}
+
+
+def olmo2(rng: random.Random) -> Settings:
+    return {**common(rng), "attention_bias": flips(rng), "rope_parameters": rope(rng)}
+
+
+def olmo3(rng: random.Random) -> Settings:
+    settings = olmo2(rng)
+    scaling = settings["rope_parameters"]
+    local = {"rope_type": "default", "rope_theta": scaling["rope_theta"]}
+    return {
+        **settings,
+        "layer_types": layer_types(rng, settings["num_hidden_layers"]),
+        "sliding_window": 9,
+        "rope_parameters": {"sliding_attention": local, "full_attention": scaling},
+    }
+
+
+def granite(rng: random.Random) -> Settings:
+    biases = {"attention_bias": flips(rng), "mlp_bias": flips(rng)}
+    return {**common(rng), **GRANITE, **biases, "rope_parameters": rope(rng)}
+
+
+def granite4(rng: random.Random) -> Settings:
+    settings = granite(rng)
+    return {
+        **settings,
+        "mlp_bias": False,
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "mamba_n_heads": 2 * settings["hidden_size"],
+        "mamba_d_head": 1,
+        "shared_intermediate_size": rng.choice([40, 96]),
+        "layer_types": ["attention"] * settings["num_hidden_layers"],
+        "position_embedding_type": rng.choice(["rope", "nope", None]),
+    }
+
+
+def gpt_oss(rng: random.Random) -> Settings:
+    settings = common(rng)
+    return {
+        **settings,
+        **experts(rng),
+        "intermediate_size": rng.choice([32, 96]),
+        "head_dim": rng.choice([8, 16, 32]),
+        "sliding_window": rng.choice([5, 9]),
+        "layer_types": layer_types(rng, settings["num_hidden_layers"]),
+        "attention_bias": flips(rng, 0.8),
+        "rope_parameters": {**YARN, "truncate": flips(rng), "factor": rng.choice([4.0, 32.0])},
+    }
+
+
+def gpt2(rng: random.Random) -> Settings:
+    return {
+        "n_embd": rng.choice([48, 64]),
+        "n_layer": rng.randint(1, 4),
+        "n_head": rng.choice([2, 4]),
+        "n_positions": 256,
+        "vocab_size": 97,
+        "n_inner": rng.choice([None, 72]),
+        "activation_function": rng.choice(["gelu_new", "gelu_new", "relu", "gelu", "silu"]),
+        "scale_attn_weights": flips(rng, 0.8),
+        "tie_word_embeddings": flips(rng, 0.7),
+        "layer_norm_epsilon": rng.choice([1e-5, 1e-3]),
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+
+
+MAKERS: dict[str, tuple[str, str, Callable[[random.Random], Settings]]] = {
+    "llama": ("LlamaConfig", "llama", llama),
+    "mistral": ("MistralConfig", "llama", mistral),
+    "mixtral": ("MixtralConfig", "llama", mixtral),
+    "ministral 3": ("Ministral3Config", "mistral3", ministral3),
+    "smollm3": ("SmolLM3Config", "smollm3", smollm3),
+    "qwen2": ("Qwen2Config", "qwen2", qwen2),
+    "qwen3": ("Qwen3Config", "qwen3", qwen3),
+    "qwen3 moe": ("Qwen3MoeConfig", "qwen3moe", qwen3_moe),
+    "gemma2": ("Gemma2Config", "gemma2", gemma2),
+    "gemma3": ("Gemma3TextConfig", "gemma3", gemma3),
+    "phi3": ("Phi3Config", "phi3", phi3),
+    "olmo2": ("Olmo2Config", "olmo2", olmo2),
+    "olmo3": ("Olmo3Config", "olmo2", olmo3),
+    "granite": ("GraniteConfig", "granite", granite),
+    "granite 4": ("GraniteMoeHybridConfig", "granite", granite4),
+    "gpt-oss": ("GptOssConfig", "gpt-oss", gpt_oss),
+    "gpt2": ("GPT2Config", "gpt2", gpt2),
+}
