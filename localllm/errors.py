@@ -155,8 +155,3 @@ class WorkerCrashed(LocalLLMError):
 class Overloaded(LocalLLMError):
     code = "rate_limit_exceeded"
     http_status = 503
-
-
-class Interrupted(LocalLLMError):
-    code = "interrupted"
-    exit_code = 130

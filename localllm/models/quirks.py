@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,12 +49,16 @@ class BlockFile(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where a weight lies: rows `first` to `end` of a tensor of the file, then taken in `order` (None: as they are)."""
+    """Where a weight lies: rows `first` to `end` of a tensor of the file, then taken in `order` (None: as they are).
 
-    tensor: str
+    `of_experts`: rows of each expert of a tensor (experts, rows, columns). Several `tensors`: one for each expert.
+    """
+
+    tensors: tuple[str, ...]
     first: int
     end: int
     order: Order | None = None
+    of_experts: bool = False
 
 
 class GGUFSource:
@@ -64,9 +68,13 @@ class GGUFSource:
         self._file = file
         self._cuts: dict[str, Cut] = {}
         renames = dict(family.renames)
+        apart = experts_apart(file.tensors)
+        self._cuts.update({name: Cut(tensors, 0, len(tensors)) for name, tensors in apart.items()})
+        stacked = {tensor for tensors in apart.values() for tensor in tensors}
         for name, tensor in file.tensors.items():
-            for canonical, first, end in split(name, num_rows(tensor.shape), config, feed_forward):
-                self._cuts[renamed(canonical, renames)] = Cut(name, first, end)
+            if name not in stacked:
+                for canonical, cut in split(name, tensor.shape, config, feed_forward):
+                    self._cuts[renamed(canonical, renames)] = cut
         if family.pairs_neighbours:
             self._reorder(config)
 
@@ -77,19 +85,34 @@ class GGUFSource:
         cut = self._cuts.get(name)
         if cut is None:
             return None
-        tensor = self._file.tensors[cut.tensor]
-        whole = num_rows(tensor.shape)
-        shape = tensor.shape if cut.end - cut.first == whole else (cut.end - cut.first, *tensor.shape[1:])
+        tensor = self._file.tensors[cut.tensors[0]]
+        if len(cut.tensors) > 1:
+            self._check_alike(name, cut.tensors)
+            return WeightInfo(name, (len(cut.tensors), *tensor.shape), tensor.type)
+        count = cut.end - cut.first
+        if cut.of_experts:
+            return WeightInfo(name, (tensor.shape[0], count, *tensor.shape[2:]), tensor.type)
+        shape = tensor.shape if count == num_rows(tensor.shape) else (count, *tensor.shape[1:])
         return WeightInfo(name, shape, tensor.type)
 
     def raw(self, name: str) -> Bytes:
         cut = self._cuts[name]
-        blocks = self._file.raw(cut.tensor)
-        rows = blocks.reshape(num_rows(self._file.tensors[cut.tensor].shape), -1)[cut.first : cut.end]
+        if len(cut.tensors) > 1:
+            return np.concatenate([self._file.raw(tensor).reshape(-1) for tensor in cut.tensors])
+        tensor, blocks = self._file.tensors[cut.tensors[0]], self._file.raw(cut.tensors[0])
+        if cut.of_experts:
+            return blocks.reshape(*tensor.shape[:2], -1)[:, cut.first : cut.end].reshape(-1)
+        rows = blocks.reshape(num_rows(tensor.shape), -1)[cut.first : cut.end]
         return (rows if cut.order is None else rows[cut.order]).reshape(-1)
 
     def release(self, name: str) -> None:
-        self._file.release(self._cuts[name].tensor)
+        for tensor in self._cuts[name].tensors:
+            self._file.release(tensor)
+
+    def _check_alike(self, name: str, tensors: tuple[str, ...]) -> None:
+        kinds = {(self._file.tensors[tensor].shape, self._file.tensors[tensor].type) for tensor in tensors}
+        if len(kinds) > 1:
+            raise BadModelFile(f"the experts that make {name} differ in shape or type")
 
     def _reorder(self, config: ModelConfig) -> None:
         for index, layer in enumerate(config.layers):
@@ -106,7 +129,7 @@ class GGUFSource:
             return
         if cut.end - cut.first != len(order):
             raise BadModelFile(f"{name} has {cut.end - cut.first} rows, but the heads make {len(order)}")
-        self._cuts[name] = Cut(cut.tensor, cut.first, cut.end, order)
+        self._cuts[name] = replace(cut, order=order)
 
 
 def renamed(name: str, renames: Mapping[str, str]) -> str:
@@ -133,25 +156,55 @@ def halves_from_neighbours(num_heads: int, head_dim: int, dims: int) -> Order:
     return rows.reshape(-1)
 
 
-def split(name: str, rows: int, config: ModelConfig, feed_forward: tuple[int, ...]) -> list[tuple[str, int, int]]:
-    """Canonical names with first and end row: fused QKV and fused gate-up come apart, everything else is itself."""
+def experts_apart(tensors: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Experts that have a tensor each, as the first files of Mixtral have them: the stacked name, and theirs in order.
+
+    BadModelFile where one of them lacks.
+    """
+    found: dict[str, dict[int, str]] = {}
+    for tensor in tensors:
+        match = re.fullmatch(r"(blk\.\d+\.ffn_(?:gate|up|down))\.(\d+)\.weight", tensor)
+        if match is not None:
+            found.setdefault(f"{match[1]}_exps.weight", {})[int(match[2])] = tensor
+    for name, experts in found.items():
+        if sorted(experts) != list(range(len(experts))):
+            raise BadModelFile(f"the model file lacks some of the experts of {name}")
+    return {name: tuple(experts[index] for index in sorted(experts)) for name, experts in found.items()}
+
+
+def split(
+    name: str, shape: tuple[int, ...], config: ModelConfig, feed_forward: tuple[int, ...]
+) -> list[tuple[str, Cut]]:
+    """Canonical names: fused QKV and fused gate-up come apart, everything else is itself."""
+    rows = num_rows(shape)
     prefix, _, rest = name.partition(".attn_qkv.")
     if rest:
-        return split_qkv(prefix, rest, _attention_of(prefix, config))
+        return split_qkv(name, prefix, rest, _attention_of(prefix, config))
+    prefix, _, rest = name.partition(".ffn_gate_up_exps.")
+    if rest and len(shape) > 1 and shape[1] % 2 == 0:
+        half = shape[1] // 2
+        return _two(name, (f"{prefix}.ffn_gate_exps.{rest}", f"{prefix}.ffn_up_exps.{rest}"), half, of_experts=True)
     prefix, _, rest = name.partition(".ffn_up.")
     if rest and any(rows == 2 * width for width in feed_forward):
-        half = rows // 2
-        return [(f"{prefix}.ffn_gate.{rest}", 0, half), (f"{prefix}.ffn_up.{rest}", half, rows)]
-    return [(name, 0, rows)]
+        return _two(name, (f"{prefix}.ffn_gate.{rest}", f"{prefix}.ffn_up.{rest}"), rows // 2)
+    return [(name, Cut((name,), 0, rows))]
 
 
-def split_qkv(prefix: str, kind: str, spec: AttentionSpec) -> list[tuple[str, int, int]]:
+def _two(tensor: str, names: tuple[str, str], half: int, of_experts: bool = False) -> list[tuple[str, Cut]]:
+    bounds = ((0, half), (half, 2 * half))
+    return [
+        (name, Cut((tensor,), first, end, of_experts=of_experts))
+        for name, (first, end) in zip(names, bounds, strict=True)
+    ]
+
+
+def split_qkv(tensor: str, prefix: str, kind: str, spec: AttentionSpec) -> list[tuple[str, Cut]]:
     """Queries of all heads first, then keys, then values."""
     queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     values = spec.num_kv_heads * spec.value_dim
     ends = (queries, queries + keys, queries + keys + values)
     names = (f"{prefix}.attn_{part}.{kind}" for part in "qkv")
-    return [(name, first, end) for name, first, end in zip(names, (0, *ends), ends, strict=False)]
+    return [(name, Cut((tensor,), first, end)) for name, first, end in zip(names, (0, *ends), ends, strict=False)]
 
 
 def _attention_of(prefix: str, config: ModelConfig) -> AttentionSpec:

@@ -111,3 +111,34 @@ def test_release_gives_back_the_tensor_of_the_file() -> None:
 
 def test_unknown_names_have_no_info() -> None:
     assert gguf_source(MemoryFile(LLAMA, {})).info("blk.0.attn_q.weight") is None
+
+
+@pytest.mark.parametrize("kind", [BlockType.F16, BlockType.Q8_0])
+def test_experts_with_a_tensor_each_are_stacked_in_their_order(kind: BlockType) -> None:
+    experts = [RNG.standard_normal((32, 64), np.float32) for _ in range(11)]
+    file = BlockMemoryFile(LLAMA, {f"blk.0.ffn_up.{index}.weight": array for index, array in enumerate(experts)}, kind)
+    source = gguf_source(file)
+    assert list(source.names()) == ["blk.0.ffn_up_exps.weight"]
+    expected = np.stack([decode(kind, encode(kind, array), array.shape) for array in experts])
+    np.testing.assert_array_equal(values(source, "blk.0.ffn_up_exps.weight"), expected)
+    source.release("blk.0.ffn_up_exps.weight")
+    assert len(file.released) == 11
+
+
+def test_a_lost_or_odd_expert_is_refused_by_name() -> None:
+    arrays = {f"blk.0.ffn_up.{index}.weight": np.zeros((32, 64), np.float32) for index in (0, 2)}
+    with pytest.raises(BadModelFile, match=r"experts of blk\.0\.ffn_up_exps\.weight"):
+        gguf_source(MemoryFile(LLAMA, arrays))
+    arrays["blk.0.ffn_up.1.weight"] = np.zeros((31, 64), np.float32)
+    with pytest.raises(BadModelFile, match="differ in shape"):
+        gguf_source(MemoryFile(LLAMA, arrays)).info("blk.0.ffn_up_exps.weight")
+
+
+@pytest.mark.parametrize("kind", [BlockType.F16, BlockType.Q8_0])
+def test_gate_and_up_of_all_experts_in_one_tensor_come_apart(kind: BlockType) -> None:
+    gate, up = RNG.standard_normal((2, 5, 32, 64)).astype(np.float32)
+    fused = np.concatenate([gate, up], axis=1)
+    source = gguf_source(BlockMemoryFile(LLAMA, {"blk.0.ffn_gate_up_exps.weight": fused}, kind))
+    for part, array in (("gate", gate), ("up", up)):
+        expected = decode(kind, encode(kind, array), array.shape)
+        np.testing.assert_array_equal(values(source, f"blk.0.ffn_{part}_exps.weight"), expected)

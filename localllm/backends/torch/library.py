@@ -32,16 +32,6 @@ def require_torch() -> None:
         raise UnsupportedModel(f"torch cannot be loaded: {error}", hint=INSTALL_HINT) from None
 
 
-def torch_devices() -> list[str]:
-    """What torch sees here, best first, each with what is known of it: `cuda:0 NVIDIA H200 (141 GB)`, `cpu`."""
-    return [describe(name) for name in device_names()]
-
-
-def best_device() -> str:
-    """The name of the device to take where nobody says: the first of `torch_devices`."""
-    return device_names()[0]
-
-
 def device_names() -> list[str]:
     """As torch calls them, best first; the last is always `cpu`."""
     require_torch()

@@ -23,13 +23,11 @@ from localllm.engine.step import (
 from localllm.errors import InvalidRequest
 from localllm.models.config import ModelConfig, ShortConvSpec
 
-EMPTY_PAGE = 0
-"""The first page of the pool is nobody's and stays zero: rows are padded with it. Page p of a plan is page p + 1."""
-
 
 class DeviceMemory:
     """Pages are of `kv_type`, state is float32. In a page a layer's keys come first, then its values; a head's tokens
-    lie together, so that what a head sees is read in long runs."""
+    lie together, so that what a head sees is read in long runs. The first page of the pool is nobody's and stays zero:
+    rows are padded with it. Page p of a plan is page p + 1."""
 
     def __init__(self, config: ModelConfig, page_size: int, kv_type: torch.dtype, device: torch.device) -> None:
         self.layout = cache_layout(config, page_size, kv_type.itemsize)
