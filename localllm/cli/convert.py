@@ -15,10 +15,14 @@ def convert(
     ctx: typer.Context,
     model: Model,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write.", show_default="NAME-TYPE.gguf")
+        Path | None,
+        typer.Option("--output", "-o", "--outfile", help="The file to write.", show_default="NAME-TYPE.gguf"),
     ] = None,
     kind: Annotated[
-        str, typer.Option("--type", "-t", help="Type of the matrices: f32, f16, bf16, or auto to keep what is there.")
+        str,
+        typer.Option(
+            "--type", "-t", "--outtype", help="Type of the matrices: f32, f16, bf16, or auto to keep what is there."
+        ),
     ] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
