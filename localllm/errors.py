@@ -6,18 +6,20 @@ from __future__ import annotations
 class LocalLLMError(Exception):
     """Base of all errors we raise on purpose.
 
-    `message` is one sentence that says what is wrong, `hint` the next step (may be empty). `code` is stable and appears
-    in JSON; `http_status` and `exit_code` place the class in the two tables users script against.
+    `message` is one sentence that says what is wrong, `hint` the next step: `usual_hint` of its class where none is
+    given (may be empty). `code` is stable and appears in JSON; `http_status` and `exit_code` place the class in the two
+    tables users script against.
     """
 
     code = "internal_error"
     http_status = 500
     exit_code = 1
+    usual_hint = ""
 
     def __init__(self, message: str, *, hint: str = "", param: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.usual_hint
         self.param = param
 
     def __str__(self) -> str:
@@ -43,6 +45,7 @@ class TemplateError(InvalidRequest):
     """A chat template cannot be rendered: it does not parse, fails on these messages, or tries what it may not."""
 
     code = "template_error"
+    usual_hint = "a Modelfile can give the model another template: TEMPLATE, then `localllm create -f Modelfile`"
 
 
 class TemplateRefused(TemplateError):
@@ -126,6 +129,7 @@ class BadModelFile(LocalLLMError):
 
     code = "bad_model_file"
     http_status = 422
+    usual_hint = "download the model again, or take another version of it"
 
 
 class UnsupportedModel(LocalLLMError):
@@ -133,6 +137,14 @@ class UnsupportedModel(LocalLLMError):
 
     code = "unsupported_model"
     http_status = 422
+    usual_hint = "take another version of the model: `localllm search` finds some"
+
+
+class BadLogits(LocalLLMError):
+    """The model gave no usable numbers: NaN, infinite, or nothing but minus infinity."""
+
+    code = "bad_logits"
+    usual_hint = "the file may be damaged: try `localllm verify`"
 
 
 class DaemonUnreachable(LocalLLMError):

@@ -155,11 +155,11 @@ class Engine:
         this row was under way has no use for it: the token is dropped and not counted."""
         if sequence.is_finished:
             return None
-        if row.error:
-            return self._fail(sequence, row)
         if sequence.whole is not None:
             self._take_part(sequence, end, life, row)
             return None
+        if row.error:
+            return self._fail(sequence, row)
         return self._generate(sequence, end, row)
 
     def _generate(self, sequence: Running, end: int, row: RowResult) -> TokenChunk | None:
@@ -260,7 +260,7 @@ class Engine:
         if life != sequence.num_preemptions:
             return  # it will be computed again
         sequence.parts.append((end, row))
-        if end == sequence.num_prompt:
+        if end == sequence.num_prompt or row.error:
             self._drop(sequence)
 
     # ---- looking in

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.engine.step import LogitEdit, Row, RowResult, SampleWant, Want
-from localllm.errors import InvalidRequest, LocalLLMError
+from localllm.errors import BadLogits, InvalidRequest, LocalLLMError
 from localllm.wire import SamplingParams, TokenLogprobs
 
 Logits = NDArray[np.float32]
@@ -22,12 +22,6 @@ _WORD = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _BLOCK = 256
 _SMALL_BLOCK = 64
-
-
-class BadLogits(LocalLLMError):
-    """The model gave no usable numbers: NaN, infinite, or nothing but minus infinity."""
-
-    code = "bad_logits"
 
 
 class NothingAllowed(InvalidRequest):
@@ -72,7 +66,7 @@ def sample_logits(
 def _check_raw(logits: Logits) -> None:
     best = float(logits.max())
     if not np.isfinite(best):  # NaN spreads to the maximum
-        raise BadLogits("the model computed no usable logits", hint="the file may be damaged: try `localllm verify`")
+        raise BadLogits("the model computed no usable logits")
 
 
 def edited(logits: Logits, edits: Sequence[LogitEdit]) -> Logits:

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.engine.step import RowResult, Want
-from localllm.errors import LocalLLMError
+from localllm.errors import BadLogits, LocalLLMError
 
 
 def joined(parts: Sequence[tuple[int, RowResult]], want: Want) -> RowResult:
     """One result from parts in order, each with the position after its last token. The first error is raised."""
     for _, part in parts:
         if part.error:
-            raise LocalLLMError(part.error)
+            raise (BadLogits if part.error_code == BadLogits.code else LocalLLMError)(part.error)
     last = parts[-1][1]
     logits = [part.logits for _, part in parts if part.logits is not None]
     return RowResult(

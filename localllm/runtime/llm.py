@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from localllm import wire
 from localllm.engine.step import Want
-from localllm.errors import InvalidRequest, LocalLLMError
+from localllm.errors import BadLogits, InvalidRequest, LocalLLMError
 from localllm.runtime.load import load_engine, load_text
 from localllm.runtime.names import find_entry
 from localllm.runtime.presets import LoadWish, behind_opening, load_order, sampling_in_force
@@ -239,7 +239,7 @@ class LLM:
     def _take(self, one: _Running, chunk: wire.TokenChunk) -> bool:
         """Add a step's tokens; True when this sequence is finished."""
         if chunk.finish == "error":
-            raise LocalLLMError(chunk.error)
+            raise (BadLogits if chunk.error_code == BadLogits.code else LocalLLMError)(chunk.error)
         if chunk.started:
             one.num_cached = chunk.num_cached
         one.prompt_logprobs.extend(chunk.prompt_logprobs)

@@ -8,7 +8,7 @@ from localllm.engine.step import NOTHING, SAMPLED_LAST, CommitDraft, LogitEdit, 
 from localllm.wire import SamplingParams
 from tests.contract.conftest import Host
 from tests.contract.walk import Walk
-from tests.contract.worlds import BY_NAME, plain
+from tests.contract.worlds import BY_NAME, build, plain
 
 LLAMA, HYBRID = BY_NAME["llama"], BY_NAME["hybrid"]
 TOKENS = np.random.default_rng(8).integers(0, 80, 30).tolist()
@@ -108,6 +108,21 @@ def test_a_row_that_may_choose_nothing_fails_alone(host: Host) -> None:
     first, second = walk.step((1, TOKENS, Want(sample=nothing)), (2, TOKENS[:5], Want(sample=sample())))
     assert first.error and first.sampled == ()
     assert not second.error and len(second.sampled) == 1
+
+
+def test_logits_that_are_no_numbers_are_an_error_and_no_token(host: Host) -> None:
+    config, source = build(LLAMA)
+    norm = source.raw("output_norm.weight").view(np.float32).copy()
+    norm[3] = np.nan
+    source.put("output_norm.weight", norm)
+    walk = Walk(host.open(config, source))
+    greedy, random, all_of_them = walk.step(
+        (1, TOKENS, Want(sample=sample())),
+        (2, TOKENS[:5], Want(sample=sample(SamplingParams(temperature=1.0)))),
+        (3, TOKENS[:7], Want(logits="all", targets=(1,))),
+    )
+    assert [row.error_code for row in (greedy, random, all_of_them)] == ["bad_logits"] * 3
+    assert greedy.sampled == random.sampled == ()
 
 
 def test_log_probabilities_belong_to_the_logits(host: Host) -> None:

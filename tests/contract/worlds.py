@@ -78,6 +78,10 @@ class MemorySource:
     def raw(self, name: str) -> NDArray[np.uint8]:
         return self._blocks[name]
 
+    def put(self, name: str, values: NDArray[np.float32]) -> None:
+        """Other values of a weight that is float32."""
+        self._blocks[name] = blocks.encode(BlockType.F32, values).reshape(-1)
+
     def release(self, name: str) -> None: ...
 
     def decoded(self) -> dict[str, NDArray[np.float64]]:

@@ -1,12 +1,13 @@
 """Logits, scores and pooled vectors of whole prompts, whatever the chunks and the company."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from localllm.engine.step import Want
-from localllm.errors import NotEnoughMemory
+from localllm.engine.step import RowResult, StepResult, Want
+from localllm.errors import BadLogits, NotEnoughMemory
 
 from .worlds import (
     PROMPT,
@@ -67,6 +68,22 @@ def test_other_sequences_go_on_while_whole_answers_are_computed() -> None:
     engine.run_rows([range(40)], Want(pooled="last"))
     assert engine.snapshot().num_generated_tokens > 3
     assert finish(engine)["a"].ids == alone(max_tokens=20).ids
+
+
+def test_a_row_that_fails_is_the_error_of_the_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = fake()
+    engine, collect = engine_on(backend, token_budget=4), backend.collect
+
+    def failing() -> StepResult:
+        result = collect()
+        rows = tuple(RowResult(row.seq, error="no numbers", error_code=BadLogits.code) for row in result.rows)
+        return replace(result, rows=rows)
+
+    monkeypatch.setattr(backend, "collect", failing)
+    with pytest.raises(BadLogits, match="no numbers"):
+        engine.run_rows([PROMPT, PROMPT[:3]], Want(logits="all"))
+    assert not engine.has_work and engine.step() == []
+    assert_all_free(engine)
 
 
 def test_an_atomic_prompt_larger_than_the_pool_is_refused() -> None:

@@ -276,7 +276,8 @@ void Program::choose() {
                 }
             }
         }
-        argmax_[static_cast<size_t>(n)] = std::min(chosen, head_rows_ - 1);
+        // a NaN is above nothing, so that a line of them leaves the best where it began: NOT_USABLE of backends/batch.py
+        argmax_[static_cast<size_t>(n)] = std::isfinite(best) ? std::min(chosen, head_rows_ - 1) : -1;
     }
 }
 
