@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from localllm.engine.sampling import BadLogits, answer_row
+from localllm.engine.sampling import answer_row
 from localllm.engine.step import (
     NO_PAGE,
     SAMPLED_LAST,
@@ -22,6 +22,7 @@ from localllm.engine.step import (
     StepPlan,
     Want,
 )
+from localllm.errors import BadLogits
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]

@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from localllm.engine.sampling import (
-    BadLogits,
     NothingAllowed,
     _inverse_cdf,
     _nucleus,
@@ -27,6 +26,7 @@ from localllm.engine.sampling import (
     uniform,
 )
 from localllm.engine.step import LogitEdit, SampleWant, Want, plain_row
+from localllm.errors import BadLogits
 from localllm.wire import SamplingParams
 
 Logits = NDArray[np.float32]
