@@ -23,11 +23,24 @@ def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
-        reason = "is nested too deeply" if isinstance(error, RecursionError) else f"is not valid JSON: {error}"
-        raise BadModelFile(f"{source} {reason}") from None
+        raise BadModelFile(f"{source} {_why_not(error)}") from None
     if not isinstance(value, dict):
         raise BadModelFile(f"{source} is JSON, but not an object")
     return value
+
+
+def _why_not(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"is not valid JSON: byte {error.start} is no UTF-8"
+    if isinstance(error, json.JSONDecodeError | _Twice):
+        return f"is not valid JSON: {error}"
+    return "is not valid JSON: it has a number with thousands of digits"  # what else Python refuses, in words of ours
+
+
+class _Twice(ValueError):
+    """A key is there twice."""
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -35,5 +48,5 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in result if keys.count(key) > 1)
-        raise ValueError(f"key {twice[:100]!r} is there twice")
+        raise _Twice(f"key {twice[:100]!r} is there twice")
     return result

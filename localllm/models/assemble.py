@@ -57,6 +57,8 @@ def config_from_facts(
     if eps is None:
         kind = "layer_norm_rms_epsilon" if family.norm == "rms" else "layer_norm_epsilon"
         raise BadModelFile(f"the model file lacks {family.architecture}.attention.{kind}")
+    if eps < 0:
+        raise BadModelFile(f"the epsilon of norms must not be negative, as {eps} is")
     if facts.logit_scale == 0:
         raise BadModelFile("logit_scale must not be 0")
     return ModelConfig(

@@ -62,8 +62,10 @@ def known_types() -> set[str]:
 
 def _check_quantization(config: Config) -> None:
     quantization = config.get("quantization_config")
-    if not isinstance(quantization, Mapping):
+    if not quantization:
         return
+    if not isinstance(quantization, Mapping):
+        raise BadModelFile(f"quantization_config must be an object, not {quantization!r}"[:500])
     method = quantization.get("quant_method")
     if method not in _SUPPORTED_QUANTIZATIONS:
         raise UnsupportedModel(
@@ -78,6 +80,9 @@ def facts_from_hf(config: Config) -> Facts:
     named = {name: value for name, value in text_config(config).items() if value is not None}
     inner = {**dict(family.hf_defaults), **named}
     facts = facts_from_config(inner)
+    for name in ("rope_parameters", "rope_scaling"):
+        if not isinstance(inner.get(name, {}), Mapping):
+            raise BadModelFile(f"{name} must be an object, not {inner[name]!r}"[:500])
     for adjust in (_layers, _attention, _feed_forward, _rope):
         facts = adjust(facts, inner)
     return facts

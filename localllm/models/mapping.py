@@ -98,7 +98,7 @@ def _checked_vocab_size(size: int | None, metadata: Mapping[str, Any]) -> int:
 def hf_model(folder: TensorFolder) -> tuple[ModelConfig, WeightSource]:
     """Config and weights of an open safetensors checkpoint; UnsupportedModel or BadModelFile when it is not for us."""
     if not folder.config:
-        raise BadModelFile("the folder has no config.json", hint="take the whole folder from the hub")
+        raise BadModelFile("config.json is missing or says nothing", hint="take the whole folder from the hub")
     family = check_config(folder.config)
     pieces = pieces_of(folder.tensors, family)
     facts = facts_from_hf(folder.config)

@@ -12,8 +12,16 @@ import msgspec
 from localllm.errors import BadModelFile, ModelNotFound
 from localllm.formats.sniff import sniff
 from localllm.store.entry import Entry, ModelFile
-from localllm.store.folder import capabilities_of, count_text, describe_folder, picked_in, read_config, with_weights
-from localllm.store.pick import UNSAFE_SUFFIXES, Picked, candidates, pick_safetensors, tag_of
+from localllm.store.folder import (
+    capabilities_of,
+    count_text,
+    describe_folder,
+    named_shards,
+    picked_in,
+    read_config,
+    with_weights,
+)
+from localllm.store.pick import INDEX_NAME, UNSAFE_SUFFIXES, Picked, candidates, pick_safetensors, tag_of
 
 # general.file_type: what llama.cpp's quantize tool was asked for
 _FILE_TYPES = {
@@ -112,8 +120,10 @@ def _from_safetensors(entry: Entry, path: Path) -> Entry:
 
 
 def _no_model(path: Path, listing: list[str]) -> BadModelFile:
-    if any(name.endswith(".safetensors") and "/" not in name for name in listing):
+    if INDEX_NAME in listing or any(name.endswith(".safetensors") and "/" not in name for name in listing):
         read_config(path)  # says what is missing
+    if INDEX_NAME in listing:
+        named_shards(path / INDEX_NAME, set(listing))  # the same
     for file in listing:
         refuse_unsafe(Path(file))
     return BadModelFile(

@@ -206,6 +206,25 @@ def test_what_this_build_does_not_know_is_refused_by_name(config: dict[str, Any]
         hf_model(changed(checkpoint("llama", tmp_path), **config))
 
 
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"rms_norm_eps": -1.0}, "must not be negative"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a number"),
+        ({"rope_parameters": "yarn"}, "rope_parameters must be an object"),
+        ({"rope_scaling": [1]}, "rope_scaling must be an object"),
+        ({"quantization_config": "gptq"}, "quantization_config must be an object"),
+    ],
+)
+def test_what_makes_no_sense_in_a_config_is_refused(config: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(BadModelFile, match=says):
+        hf_model(changed(checkpoint("llama", tmp_path), **config))
+
+
+def test_an_empty_quantization_is_none(tmp_path: Path) -> None:
+    assert hf_model(changed(checkpoint("llama", tmp_path), quantization_config={}))
+
+
 def test_the_refusal_of_an_unknown_type_lists_the_known_ones() -> None:
     with pytest.raises(UnsupportedModel) as caught:
         check_config({"model_type": "perceptron"})

@@ -10,6 +10,7 @@ import pytest
 from localllm.errors import BadModelFile, DownloadError, LocalLLMError, ModelNotFound, UnsupportedModel
 from localllm.models.hf_facts import check_config
 from localllm.store.library import Library
+from localllm.store.pick import INDEX_NAME
 from tests.store.worlds import (
     CONFIG,
     FakeHub,
@@ -210,6 +211,13 @@ def test_in_a_folder_gguf_goes_before_safetensors_unless_the_file_is_named(tmp_p
         ({"config.json": CONFIG, "model.pth": b"pickle"}, "can run code"),
         ({"config.json": CONFIG, "model.safetensors": b"cut off"}, "header length is missing"),
         ({"config.json": CONFIG}, "holds no model"),
+        (
+            {"config.json": CONFIG, INDEX_NAME: b'{"weight_map": {"a": "../evil"}}'},
+            "names '../evil', which is no weight",
+        ),
+        ({"config.json": CONFIG, INDEX_NAME: b'{"weight_map": {"a": "b.safetensors"}}'}, "names 'b.safetensors'"),
+        ({"config.json": CONFIG, INDEX_NAME: b"{", "model-00001-of-00002.safetensors": b""}, "index.json is not valid"),
+        ({"config.json": CONFIG, INDEX_NAME: b"{}", "model-00001-of-00002.safetensors": b""}, "weight_map is missing"),
     ],
 )
 def test_a_folder_that_is_no_model_says_what_is_wrong(tmp_path: Path, files: dict[str, bytes], said: str) -> None:
