@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from localllm.errors import BadModelFile
 from localllm.formats.json_file import read_json_object
+from localllm.wire import SAMPLING_BOUNDS
 
 _SAMPLING_NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx")
 
 
 def folder_sampling(folder: Path) -> dict[str, float]:
-    """The defaults of generation_config.json under the names of `wire.SamplingParams`.
+    """The defaults of generation_config.json under the names of `wire.SamplingParams`; BadModelFile for one that is out
+    of bounds.
 
     Empty where it says `do_sample: false`: transformers then decodes greedily and ignores them, and so a file that
     says so carries them by accident.
@@ -22,7 +25,19 @@ def folder_sampling(folder: Path) -> dict[str, float]:
     said = read_json_object(path) if path.is_file() else {}
     if said.get("do_sample") is False:
         return {}
-    return {name: said[name] for name in _SAMPLING_NAMES if _is_number(said.get(name))}
+    if said.get("top_k") == -1:
+        said["top_k"] = 0  # both mean all tokens
+    return {name: _checked(path, name, said[name]) for name in _SAMPLING_NAMES if _is_number(said.get(name))}
+
+
+def _checked(path: Path, name: str, value: float) -> float:
+    low, high = next(bounds for field, *bounds in SAMPLING_BOUNDS if field == name)
+    if not low <= value <= high or (name == "top_k" and not isinstance(value, int)):  # also false for NaN
+        kind = "a whole number" if name == "top_k" else "a number"
+        raise BadModelFile(
+            f"{path}: {name} must be {kind} between {low} and {high}, not {value}", hint="correct the file or remove it"
+        )
+    return value
 
 
 def _is_number(value: Any) -> bool:

@@ -121,12 +121,21 @@ def test_what_is_no_model_is_named_with_a_next_step(tmp_path: Path, names: tuple
         ({"do_sample": False, "temperature": 0.6}, None),
         ({"do_sample": True, "temperature": None, "top_p": "0.9", "top_k": True}, None),
         ({"min_p": 0.1, "repetition_penalty": 1.1}, (0.1, 1.1)),
+        ({"top_k": -1}, (0,)),
     ],
 )
 def test_sampling_defaults_are_taken_as_they_are_meant(tmp_path: Path, said: dict[str, Any], expected: Any) -> None:
     (tmp_path / "generation_config.json").write_text(json.dumps(said))
     assert tuple(folder_sampling(tmp_path).values()) == (expected or ())
     assert folder_sampling(tmp_path / "elsewhere") == {}
+
+
+@pytest.mark.parametrize("said", ['{"temperature": NaN}', '{"top_k": -3}', '{"top_k": 2.5}', '{"top_p": 1e400}'])
+def test_sampling_defaults_out_of_bounds_are_the_fault_of_their_file(tmp_path: Path, said: str) -> None:
+    (tmp_path / "generation_config.json").write_text(said)
+    with pytest.raises(BadModelFile, match=r"generation_config\.json: t") as refused:
+        folder_sampling(tmp_path)
+    assert refused.value.hint
 
 
 def test_the_context_length_is_found_where_families_keep_it() -> None:
