@@ -1,6 +1,11 @@
 """`localllm convert`: a folder of safetensors to one GGUF file. Works on files; starts no daemon."""
 
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -35,7 +40,7 @@ def convert(
     target = float_type(kind)
     path = model_path(model, invocation.settings())
     written = output or output_path(path, target)
-    with invocation.progress() as progress:
+    with _leaving_tidily(), invocation.progress() as progress:
 
         def on_tensor(name: str, done_bytes: int, total_bytes: int) -> None:
             progress.update(f"writing {written.name}", done_bytes, total_bytes)
@@ -43,3 +48,19 @@ def convert(
         progress.status("reading the tokenizer")
         convert_model(path, written, target, replaces=force, progress=on_tensor)
     print_text(f"{written} ({size_text(written.stat().st_size)})")
+
+
+@contextmanager
+def _leaving_tidily() -> Iterator[None]:
+    """Whoever closes the terminal or ends this process finds no half-written file either."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, _leave) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)

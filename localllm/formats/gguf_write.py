@@ -73,7 +73,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"the disk is full while writing {path}", hint="free some space and try again") from None
-        raise StoreError(f"{path} cannot be written: {error.strerror}") from None
+        raise StoreError(f"{path} cannot be written: {error.strerror}", hint="write to another folder") from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -34,12 +34,14 @@ def convert_model(
 ) -> None:
     """Write `output`, whole or not at all. `target` None keeps the float types of the checkpoint.
 
-    UsageError for a model that is GGUF already, or when `output` exists and `replaces` is not set; UnsupportedModel and
-    BadModelFile for a checkpoint that this build cannot run; StoreError and DiskFull from the disk.
+    UsageError for a model that is GGUF already, when `output` is a folder, or exists and `replaces` is not set;
+    UnsupportedModel and BadModelFile for a checkpoint that this build cannot run; StoreError, DiskFull.
     """
     place = place_of(model)
     if place.kind == "gguf":
         raise UsageError(f"{place.path.name} is a GGUF file already", hint="convert takes folders of safetensors")
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder", hint="name the file to write with -o")
     if output.exists() and not replaces:
         raise UsageError(f"{output} is there already", hint="name another file with -o, or allow it with --force")
     if not output.parent.is_dir():
