@@ -57,13 +57,19 @@ class LoadWish(msgspec.Struct, frozen=True):
     quantize: str | None = None
 
     def checked(self) -> "LoadWish":
-        """Itself; InvalidRequest naming the field that has no such choice."""
+        """Itself; InvalidRequest naming the field that has no such choice, or none beside the others."""
         for name, choices in (("backend", BACKENDS), ("kv_type", KV_TYPES), ("quantize", QUANTIZE)):
             value = getattr(self, name)
             if value is not None and value not in choices:
                 raise InvalidRequest(
                     f"{name} must be one of {', '.join(filter(None, choices))}, not {value!r}", param=name
                 )
+        if self.device and self.backend not in (None, "auto", "torch") and self.device != "cpu":
+            raise InvalidRequest(
+                f"device {self.device!r} is one of the torch backend, not of {self.backend}",
+                hint="leave device out, or ask for the torch backend",
+                param="device",
+            )
         return self
 
 

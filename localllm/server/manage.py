@@ -187,6 +187,7 @@ def _ready_part(resident: Resident) -> dict[str, Any]:
     if ready is None:
         return {}
     return {
+        "size_bytes": ready.weight_bytes or resident.entry.size_bytes,  # rounded weights are smaller than their file
         "processor": "100% CPU" if ready.device.startswith("cpu") else "100% GPU",
         "device": ready.device,
         "backend": ready.backend,

@@ -2,6 +2,7 @@
 
 import pytest
 
+from localllm.errors import InvalidRequest
 from localllm.runtime.presets import LoadWish, load_order
 from localllm.settings import load_settings
 from localllm.store.entry import Entry
@@ -25,3 +26,11 @@ def test_a_wish_goes_before_the_settings_and_none_is_no_rounding() -> None:
     order = load_order(entry, settings, LoadWish(backend="torch", quantize="none"))
     assert (order.backend, order.device, order.kv_type, order.quantize) == ("torch", "mps", "f32", "")
     assert order.cache_dir == "/nowhere/cache"
+
+
+@pytest.mark.parametrize("backend", ["cpu", "metal", "reference"])
+def test_a_device_of_torch_is_none_of_another_backend(backend: str) -> None:
+    with pytest.raises(InvalidRequest, match="device 'cuda:1' is one of the torch backend") as refused:
+        LoadWish(backend=backend, device="cuda:1").checked()
+    assert refused.value.param == "device" and refused.value.hint
+    assert LoadWish(backend=backend, device="cpu").checked() and LoadWish(device="cuda:1").checked()
