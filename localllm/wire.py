@@ -173,7 +173,7 @@ class TokenChunk(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `num_cached` are prompt tokens found in the prefix cache. `prompt_logprobs` holds one entry per prompt token from
     the second on. `stop_id` is the id that ended the sequence (it is not in `ids`). A refused or failed sequence has
-    `finish="error"` with `error_code` and `error`.
+    `finish="error"` with `error_code`, `error` and perhaps `error_hint`.
     """
 
     request_id: str
@@ -187,6 +187,7 @@ class TokenChunk(msgspec.Struct, frozen=True, omit_defaults=True):
     stop_id: int | None = None
     error_code: str = ""
     error: str = ""
+    error_hint: str = ""
 
 
 class StepFrame(msgspec.Struct, frozen=True, tag="step"):

@@ -258,4 +258,4 @@ def _submit(request_id: str, ask: Ask) -> wire.Submit:
 def _error_of(chunk: wire.TokenChunk) -> LocalLLMError:
     if chunk.finish == "cancelled":
         return LocalLLMError("the request was cancelled")
-    return error_from(chunk.error_code, chunk.error or "the engine refused the request")
+    return error_from(chunk.error_code, chunk.error or "the engine refused the request", chunk.error_hint)

@@ -134,8 +134,7 @@ class Worker:
         try:
             engine.add(submit)
         except LocalLLMError as error:
-            refused = wire.TokenChunk(submit.request_id, finish="error", error_code=error.code, error=error.message)
-            self._send(wire.StepFrame([refused]))
+            self._send(wire.StepFrame([_refusal(submit.request_id, error)]))
 
     def _step(self, engine: EngineLike) -> None:
         self._is_dirty = True
@@ -201,6 +200,12 @@ class _Throttled:
         if stage != self._stage or now >= self._due or done_bytes >= total_bytes:
             self._stage, self._due = stage, now + PROGRESS_S
             self._send(wire.Progress(stage, done_bytes, total_bytes))
+
+
+def _refusal(request_id: str, error: LocalLLMError) -> wire.TokenChunk:
+    return wire.TokenChunk(
+        request_id, finish="error", error_code=error.code, error=error.message, error_hint=error.hint
+    )
 
 
 def _failure(error: Exception) -> wire.Failed:

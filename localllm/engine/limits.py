@@ -51,7 +51,11 @@ class Limits:
 
     def _check_ids(self, ids: Collection[int], param: str) -> None:
         if ids and (min(ids) < 0 or max(ids) >= self.vocab_size):
-            raise InvalidRequest(f"{param} names a token outside 0..{self.vocab_size - 1}", param=param)
+            raise InvalidRequest(
+                f"{param} names a token outside 0..{self.vocab_size - 1}",
+                hint="token ids, and the tokenizer beside the weights, must be those of this very model",
+                param=param,
+            )
 
 
 def _check_logprobs(number: int | None, param: str) -> None:

@@ -119,12 +119,12 @@ async def test_a_shared_prompt_is_counted_once() -> None:
     assert reply.stats.cached_tokens == 2
 
 
-async def test_an_error_of_the_engine_arrives_with_its_code() -> None:
+async def test_an_error_of_the_engine_arrives_with_its_code_and_next_step() -> None:
     resident, reply = opened()
-    resident.say(0, "", finish="error", error_code="not_enough_memory", error="no room")
+    resident.say(0, "", finish="error", error_code="not_enough_memory", error="no room", error_hint="ask for less")
     with pytest.raises(LocalLLMError, match="no room") as refused:
         await reply.gather()
-    assert refused.value.code == "not_enough_memory"
+    assert (refused.value.code, refused.value.hint) == ("not_enough_memory", "ask for less")
 
 
 @pytest.mark.parametrize(("max_tokens", "longest"), [(None, 511), (1, 511), (0, 512)])

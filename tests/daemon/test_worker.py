@@ -105,6 +105,7 @@ def test_a_refused_sequence_ends_with_an_error_and_harms_nobody(ready: Talk) -> 
     frame = ready.hear(wire.StepFrame)
     assert isinstance(frame, wire.StepFrame)
     assert (frame.chunks[0].finish, frame.chunks[0].error_code) == ("error", "context_length_exceeded")
+    assert frame.chunks[0].error_hint
     assert bytes(ready.tokens_of("good")).decode() == expected_text([97], 3)
 
 
