@@ -190,6 +190,12 @@ def _check_chat(request: ChatRequest) -> None:
         raise InvalidRequest(f"messages must hold 1 to {MAX_MESSAGES} messages", param="messages")
     if len(request.tools or []) > MAX_TOOLS:
         raise InvalidRequest(f"tools may hold at most {MAX_TOOLS} tools", param="tools")
+    if not all(map(_is_function, request.tools or [])):
+        raise InvalidRequest(
+            "tools must hold functions with a name",
+            hint='for example {"type": "function", "function": {"name": "f", "parameters": {}}}',
+            param="tools",
+        )
     if request.tool_choice not in (None, "none", "auto"):
         raise InvalidRequest("tool_choice other than none and auto is not supported yet", param="tool_choice")
     if request.tools and request.parallel_tool_calls is False:
@@ -198,6 +204,12 @@ def _check_chat(request: ChatRequest) -> None:
         raise InvalidRequest("response_format other than text is not supported yet", param="response_format")
     if request.modalities not in (None, ["text"]):
         raise InvalidRequest('modalities may only be ["text"]', param="modalities")
+
+
+def _is_function(tool: Mapping[str, Any]) -> bool:
+    function = tool.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return tool.get("type") == "function" and isinstance(name, str) and bool(name)
 
 
 def _check_completion(request: CompletionRequest) -> None:
