@@ -99,6 +99,13 @@ def _special_texts(config: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(_content(entry) for entry in entries) - {""}
 
 
+def _text_of(file: Path) -> str:
+    try:
+        return read_bounded(file, _MAX_CONFIG_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadModelFile(f"{file} is not UTF-8 at byte {error.start}") from None
+
+
 def chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """By name; `default` is the one used without asking. Files of templates win over the configuration."""
     said = config.get("chat_template") or read_json(folder / "chat_template.json").get("chat_template")
@@ -111,5 +118,5 @@ def chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
     for name, file in [("default", folder / "chat_template.jinja"), *((file.stem, file) for file in more)]:
         if file.is_file():
-            templates[name] = read_bounded(file, _MAX_CONFIG_BYTES).decode("utf-8", errors="replace")
+            templates[name] = _text_of(file)
     return templates

@@ -283,6 +283,12 @@ def test_a_hostile_folder_is_refused_with_an_error_of_ours(case: str, tmp_path: 
         Tokenizer.from_folder(tmp_path)
 
 
+def test_a_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (written_folder("tiny", tmp_path) / "chat_template.jinja").write_bytes(b"\xff\xfe{{ 1 }}")
+    with pytest.raises(BadModelFile, match=r"chat_template\.jinja is not UTF-8 at byte 0"):
+        Tokenizer.from_folder(tmp_path).chat_template()
+
+
 def test_a_split_expression_of_the_files_own_takes_only_shorter_texts(tmp_path: Path) -> None:
     folder = written_folder("tiny", tmp_path)
     text = (folder / "tokenizer.json").read_text(encoding="utf-8")
