@@ -223,13 +223,20 @@ def _pick(
     if flags.get(row.name) is not None:
         return row.checked(flags[row.name]), "flag"
     if row.env in env:
-        return parse_value(row, env[row.env]), f"environment ({row.env})"
+        return _from_environment(row, env, row.env), f"environment ({row.env})"
     if row.name in file_values:
         return file_values[row.name], "config file"
     for alias in row.aliases:
         if alias in env:
-            return parse_value(row, env[alias]), f"environment ({alias})"
+            return _from_environment(row, env, alias), f"environment ({alias})"
     return row.default, "default"
+
+
+def _from_environment(row: Setting, env: Mapping[str, str], variable: str) -> Any:
+    try:
+        return parse_value(row, env[variable])
+    except UsageError as error:
+        raise UsageError(error.message, hint=f"the environment says so: correct or unset {variable}") from None
 
 
 def _split_host(values: dict[str, Any], origin: dict[str, str]) -> None:

@@ -173,7 +173,7 @@ def _open_torch(config: ModelConfig, source: WeightSource, options: BackendOptio
     from localllm.backends.torch.library import torch_problem  # deferred: imports nothing heavy itself
 
     if problem := torch_problem():
-        raise UnsupportedModel(problem, hint="install localllm with its `torch` extra")
+        raise UnsupportedModel(problem, hint="pip install 'localllm[torch]', or choose another backend")
     from localllm.backends.torch.backend import TorchBackend  # deferred: imports torch, which takes seconds
 
     backend = TorchBackend(
@@ -204,7 +204,7 @@ def _open_metal(config: ModelConfig, source: WeightSource, options: BackendOptio
     from localllm.backends.metal.library import metal_problem  # deferred: imports nothing heavy itself
 
     if problem := metal_problem():
-        raise UnsupportedModel(problem, hint="install localllm with its `metal` extra")
+        raise UnsupportedModel(problem, hint="pip install 'localllm[metal]', or choose another backend")
     from localllm.backends.metal.backend import MetalBackend  # deferred: imports mlx
 
     return MetalBackend(config, source, page_size=options.page_size, kv_type=options.kv_type, notes=notes)

@@ -42,6 +42,13 @@ def test_environment_wins_and_says_so(cli: Cli, monkeypatch: pytest.MonkeyPatch)
     assert shown["value"] == 3 and shown["origin"] == "environment (LOCALLLM_THREADS)"
 
 
+@pytest.mark.parametrize(("name", "value"), [("BACKEND", "nonsense"), ("THREADS", "many"), ("PORT", "-1")])
+def test_a_wrong_environment_is_named(name: str, value: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"LOCALLLM_{name}", value)
+    wrong = cli("config", "list")
+    assert wrong.code == 2 and f"correct or unset LOCALLLM_{name}" in wrong.err
+
+
 def test_the_list_names_every_setting(cli: Cli) -> None:
     rows = json.loads(cli("config", "list", "--json").out)
     assert [row["name"] for row in rows] == [row.name for row in SETTINGS]

@@ -11,7 +11,7 @@ import importlib.util
 
 from localllm.errors import UnsupportedModel
 
-HINT = "install localllm with its `metal` extra, or choose another backend"
+HINT = "pip install 'localllm[metal]', or choose another backend"
 
 
 def metal_problem() -> str:

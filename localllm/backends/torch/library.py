@@ -13,7 +13,7 @@ from localllm.errors import NotEnoughMemory, UnsupportedModel, UsageError
 if TYPE_CHECKING:
     import torch
 
-INSTALL_HINT = "install localllm with its `torch` extra"
+INSTALL_HINT = "pip install 'localllm[torch]', or choose another backend"
 SMALL_MACHINE = 2
 """With so few cores two threads of torch wait for each other longer than they compute."""
 
