@@ -16,7 +16,7 @@ from localllm.daemon.crashes import CrashLog
 from localllm.daemon.keepalive import FOREVER, keep_alive_seconds
 from localllm.daemon.resident import Resident
 from localllm.daemon.sources import Sources, give_back_memory
-from localllm.errors import Overloaded
+from localllm.errors import Overloaded, UnsupportedModel
 from localllm.runtime.presets import NO_WISH, LoadWish, load_order
 from localllm.settings import Settings
 from localllm.store.entry import Entry
@@ -147,12 +147,20 @@ class Residency:
         if resident is not None and resident.state not in ("stopping", "failed") and not resident.fits(wish):
             await self._until_idle(resident, wish)
             if not resident.fits(wish):  # while it loaded nobody knew what `auto` would become
+                await self._refuse_missing(wish)
                 await self._evict(resident, "it is wanted on another backend, or quantized otherwise")
                 return None
         if resident is not None and resident.state in ("stopping", "failed"):
             await resident.gone.wait()
             return None
         return resident
+
+    async def _refuse_missing(self, wish: LoadWish) -> None:
+        """A wish for what is not installed must not cost others the model that they use."""
+        if wish.backend is not None and (
+            problem := await self.in_thread(partial(self._sources.backend_problem, wish.backend))
+        ):
+            raise UnsupportedModel(problem, hint="see `localllm doctor`, or choose another one", param="backend")
 
     async def _until_idle(self, resident: Resident, wish: LoadWish) -> None:
         """Returns when no request uses the model, or it turns out to fit. Overloaded when that takes too long."""

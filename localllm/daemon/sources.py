@@ -58,6 +58,13 @@ def load_text(entry: Entry) -> "TextSide":
     return text
 
 
+def backend_problem(backend: str) -> str:
+    """Why a backend cannot be used here; empty when it may."""
+    from localllm.backends.select import problem_of  # deferred: numpy comes with it
+
+    return problem_of(backend)
+
+
 class LibraryLike(Protocol):
     """The models there are."""
 
@@ -75,4 +82,5 @@ class Sources:
     worker_command: Sequence[str] = WORKER_COMMAND
     warm_up: Callable[[], None] = import_text_side
     available_memory_bytes: Callable[[], int] = available_memory_bytes
+    backend_problem: Callable[[str], str] = backend_problem
     clock: Callable[[], float] = time.monotonic

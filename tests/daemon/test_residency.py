@@ -12,7 +12,7 @@ from localllm import wire
 from localllm.daemon.residency import Residency
 from localllm.daemon.resident import Resident
 from localllm.daemon.sources import Sources
-from localllm.errors import BadModelFile, InvalidRequest, LocalLLMError, ModelNotFound, Overloaded
+from localllm.errors import BadModelFile, InvalidRequest, LocalLLMError, ModelNotFound, Overloaded, UnsupportedModel
 from localllm.runtime.load import TextSide
 from localllm.runtime.presets import NO_WISH, LoadWish
 from localllm.settings import load_settings
@@ -39,6 +39,7 @@ async def residency(home: Path, *, free_bytes: int = 10**12, **settings: Any) ->
         load_text=text_of,
         worker_command=WORKER_COMMAND,
         available_memory_bytes=lambda: free_bytes,
+        backend_problem=lambda backend: "MLX is not installed" if backend == "metal" else "",
     )
     made = Residency(load_settings({"LOCALLLM_HOME": str(home)}, **settings), sources)
     try:
@@ -262,6 +263,15 @@ async def test_answers_under_way_are_not_cut_off_by_a_wish_for_another_backend(t
             await asyncio.wait({waiting}, timeout=0.2)
             assert not waiting.done() and first.state == "ready"
         assert (await waiting).load.kv_type == "f32"
+
+
+async def test_a_wish_for_what_is_not_installed_leaves_the_loaded_model_alone(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        first = await use(models, "a")
+        with pytest.raises(UnsupportedModel, match="MLX is not installed") as refused:
+            await use(models, "a", wish=LoadWish(backend="metal"))
+        assert refused.value.param == "backend" and refused.value.hint
+        assert await use(models, "a") is first
 
 
 async def test_requests_that_wish_the_same_share_what_is_loaded_for_the_first(tmp_path: Path) -> None:

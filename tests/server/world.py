@@ -54,7 +54,12 @@ def daemon(
 ) -> Iterator[World]:
     """A daemon whose home is `home`, over toy models or other sources; more settings as keywords."""
     env = {"LOCALLLM_HOME": str(home)}
-    toys = Sources(library=library or ToyLibrary(), load_text=toy_text, worker_command=WORKER_COMMAND)
+    toys = Sources(
+        library=library or ToyLibrary(),
+        load_text=toy_text,
+        worker_command=WORKER_COMMAND,
+        backend_problem=lambda backend: "",
+    )
     ready, worlds, stop = threading.Event(), [], []
 
     async def main() -> None:
