@@ -22,6 +22,7 @@ from localllm.models.config import ModelConfig
 from localllm.runtime.folder_facts import context_length_of, folder_sampling
 from localllm.runtime.open_model import open_model
 from localllm.runtime.place import place_of
+from localllm.runtime.watched import WatchedSource
 
 if TYPE_CHECKING:
     from localllm.tokens.chat import ChatTemplate
@@ -55,7 +56,8 @@ def load_backend(
         config = replace(config, context_length=min(options.context_length, config.context_length))
     is_first = has_to_measure(name, opened.source, options)
     progress("measuring the backends, this once" if is_first else "loading weights", 0, 0 if is_first else total)
-    backend = open_backend(name, config, opened.source, options)
+    source = WatchedSource(opened.source, lambda share: progress("loading weights", int(share * total), total))
+    backend = open_backend(name, config, source, options)
     progress("loading weights", total, total)
     return LoadedModel(config, backend)
 

@@ -12,11 +12,13 @@ from localllm import wire
 from localllm.backends.select import BackendOptions, open_backend
 from localllm.engine.step import Want
 from localllm.errors import BadModelFile
+from localllm.quantize.source import QuantizedSource, quantize_target
 from localllm.runtime import load as load_module
 from localllm.runtime.folder_facts import context_length_of, folder_sampling
 from localllm.runtime.load import backend_options, load_backend, pages_that_fit
 from localllm.runtime.open_model import OpenModel
 from localllm.runtime.place import Place, place_of
+from localllm.runtime.watched import WatchedSource
 from tests.contract.walk import Walk
 from tests.contract.worlds import BY_NAME, build
 
@@ -69,7 +71,24 @@ def test_the_seconds_of_a_self_test_are_told_and_not_passed_off_as_loading(
     monkeypatch.setattr(load_module, "has_to_measure", lambda name, source, options: has_to_measure)
     told: list[tuple[str, int, int]] = []
     load_backend(Path("x"), "reference", BackendOptions(), lambda *stage: told.append(stage))
-    assert told == [first, (LOADING, 7, 7)]
+    assert told[0] == first and told[-1] == (LOADING, 7, 7)
+    assert {(stage, total) for stage, _, total in told[1:]} == {(LOADING, 7)}
+
+
+@pytest.mark.parametrize("quantize", ["", "q8_0"])
+def test_loading_is_told_weight_by_weight_and_rounded_weights_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, quantize: str
+) -> None:
+    config, source = build(BY_NAME["llama"])
+    rounded = QuantizedSource(source, quantize_target(quantize)) if quantize else source
+    monkeypatch.setattr(load_module, "open_model", lambda path, quantize: OpenModel(config, rounded, 1000))
+    told: list[int] = []
+    load_backend(Path("x"), "reference", BackendOptions(), lambda stage, done, total: told.append(done))
+    assert told == sorted(told) and told[0] == 0 and told[-1] == 1000
+    assert len(set(told)) > 5, "a bar that moves"
+    watched = WatchedSource(rounded, lambda share: None)
+    assert [watched.info(name) for name in watched.names()] == [rounded.info(name) for name in rounded.names()]
+    assert all(np.array_equal(watched.raw(name), rounded.raw(name)) for name in rounded.names())
 
 
 # ---- places
