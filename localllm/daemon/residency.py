@@ -160,7 +160,9 @@ class Residency:
         if wish.backend is not None and (
             problem := await self.in_thread(partial(self._sources.backend_problem, wish.backend))
         ):
-            raise UnsupportedModel(problem, hint="`localllm doctor` says what to install; or choose another one", param="backend")
+            raise UnsupportedModel(
+                problem, hint="`localllm doctor` says what to install; or choose another one", param="backend"
+            )
 
     async def _until_idle(self, resident: Resident, wish: LoadWish) -> None:
         """Returns when no request uses the model, or it turns out to fit. Overloaded when that takes too long."""
