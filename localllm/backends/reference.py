@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from localllm.backends.batch import Batch, Flattener, answer
 from localllm.backends.formulas import activate, attend, convolve, gate_times_up, rotate, route, softcap, visible
+from localllm.backends.named import NamedWeights
 from localllm.backends.paged import PagedMemory
 from localllm.engine.step import BackendInfo, CommitDraft, StepPlan, StepResult
-from localllm.errors import BadModelFile, UnsupportedModel
+from localllm.errors import UnsupportedModel
 from localllm.formats.blocks import decode, row_bytes
 from localllm.models.config import Activation, AttentionSpec, ModelConfig, MoeSpec, RopeSpec, ShortConvSpec
 from localllm.models.decoder import Decoder
@@ -67,28 +68,16 @@ class Tensor:
         return decode(self._type, blocks, self.shape[1:])
 
 
-class Tensors:
+class Tensors(NamedWeights[Tensor]):
     """Weights by canonical name; each is opened once."""
 
     def __init__(self, source: WeightSource, keeps: bool) -> None:
-        self._tensors: dict[str, Tensor] = {}
-        for name in source.names():
-            info = source.info(name)
-            if info is not None:
-                self._tensors[name] = Tensor(source, info, keeps)
-
-    def get(self, name: str) -> Tensor | None:
-        return self._tensors.get(name)
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor = self._tensors.get(name)
-        if tensor is None:
-            raise BadModelFile(f"the model file lacks the tensor {name}")
-        return tensor
+        infos = (source.info(name) for name in source.names())
+        super().__init__({info.name: Tensor(source, info, keeps) for info in infos if info is not None})
 
     @property
     def size_bytes(self) -> int:
-        return sum(tensor.size_bytes for tensor in self._tensors.values())
+        return sum(tensor.size_bytes for tensor in self._weights.values())
 
 
 class ReferenceOps:

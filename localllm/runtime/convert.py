@@ -10,17 +10,9 @@ from localllm.formats.blocks import BlockType
 from localllm.formats.safetensors import SafetensorsFolder
 from localllm.models.mapping import hf_model
 from localllm.quantize.convert import Progress, convert, tell_nobody
-from localllm.runtime.folder_facts import folder_sampling
+from localllm.runtime.folder_facts import GGUF_SAMPLING_KEYS, folder_sampling
 from localllm.runtime.place import Place, place_of
 from localllm.tokens.export import gguf_tokenizer
-
-_SAMPLING_KEYS = {
-    "temperature": "general.sampling.temp",
-    "top_k": "general.sampling.top_k",
-    "top_p": "general.sampling.top_p",
-    "min_p": "general.sampling.min_p",
-    "repetition_penalty": "general.sampling.penalty_repeat",
-}
 
 
 def output_path(model: Path, target: BlockType | None) -> Path:
@@ -50,7 +42,7 @@ def convert_model(
         config, _ = hf_model(folder)
         extra: dict[str, Any] = {"general.name": _name(place)}
         for name, value in folder_sampling(place.folder).items():
-            extra[_SAMPLING_KEYS[name]] = int(value) if name == "top_k" else float(value)
+            extra[GGUF_SAMPLING_KEYS[name]] = int(value) if name == "top_k" else float(value)
         extra |= gguf_tokenizer(place.folder, vocab_size=config.vocab_size)
         convert(folder, output, target, extra, progress)
 

@@ -10,7 +10,14 @@ from localllm.errors import BadModelFile
 from localllm.formats.json_file import read_json_object
 from localllm.wire import SAMPLING_BOUNDS
 
-_SAMPLING_NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+GGUF_SAMPLING_KEYS = {
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+}
+"""Fields of `wire.SamplingParams` that models bring defaults for, and where GGUF files keep them."""
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx")
 
 
@@ -27,7 +34,7 @@ def folder_sampling(folder: Path) -> dict[str, float]:
         return {}
     if said.get("top_k") == -1:
         said["top_k"] = 0  # both mean all tokens
-    return {name: _checked(path, name, said[name]) for name in _SAMPLING_NAMES if _is_number(said.get(name))}
+    return {name: _checked(path, name, said[name]) for name in GGUF_SAMPLING_KEYS if _is_number(said.get(name))}
 
 
 def _checked(path: Path, name: str, value: float) -> float:

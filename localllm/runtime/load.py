@@ -19,7 +19,7 @@ from localllm.errors import NotEnoughMemory
 from localllm.formats.gguf_read import GGUFFile
 from localllm.formats.json_file import read_json_object
 from localllm.models.config import ModelConfig
-from localllm.runtime.folder_facts import context_length_of, folder_sampling
+from localllm.runtime.folder_facts import GGUF_SAMPLING_KEYS, context_length_of, folder_sampling
 from localllm.runtime.open_model import open_model
 from localllm.runtime.place import place_of
 from localllm.runtime.watched import WatchedSource
@@ -183,15 +183,6 @@ def _context_length(metadata: Mapping[str, Any], architecture: str) -> int:
     return int(metadata.get(f"{architecture}.context_length", 0))
 
 
-_SAMPLING_KEYS = {
-    "general.sampling.temp": "temperature",
-    "general.sampling.top_k": "top_k",
-    "general.sampling.top_p": "top_p",
-    "general.sampling.min_p": "min_p",
-    "general.sampling.penalty_repeat": "repetition_penalty",
-}
-
-
 def sampling_defaults(metadata: Mapping[str, Any]) -> dict[str, float]:
     """The generation defaults that newer GGUF files carry, under the names of `wire.SamplingParams`."""
-    return {name: metadata[key] for key, name in _SAMPLING_KEYS.items() if key in metadata}
+    return {name: metadata[key] for name, key in GGUF_SAMPLING_KEYS.items() if key in metadata}

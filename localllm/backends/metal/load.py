@@ -14,7 +14,7 @@ from localllm.backends.metal.precision import HALVES, Precision
 from localllm.backends.metal.repack import AFFINE_BITS, affine, micro
 from localllm.backends.metal.shortage import shortage
 from localllm.backends.metal.weights import Dense, OnUse, Quantized, Weight
-from localllm.errors import BadModelFile
+from localllm.backends.named import NamedWeights
 from localllm.formats.blocks import BlockType, decode
 from localllm.models.source import WeightInfo, WeightSource
 
@@ -23,7 +23,7 @@ SHARE_FOR_WEIGHTS = 0.7
 """Of free memory: decoding at load may fill so much of it; the rest is for pages and for computing."""
 
 
-class Tensors:
+class Tensors(NamedWeights[Weight]):
     """Weights by canonical name. `decodes` says when types without a layout in MLX are decoded: once, or on each use.
 
     None: once, where that fits free memory.
@@ -33,20 +33,11 @@ class Tensors:
         infos = [info for name in source.names() if (info := source.info(name)) is not None]
         self._once = _fit(infos, precision) if decodes is None else decodes
         self._precision = precision
-        self._weights: dict[str, Weight] = {}
+        super().__init__({})
         for info in infos:
             with shortage(f"there is no memory for the tensor {info.name}", "choose a smaller quantization"):
                 self._weights[info.name] = self._load(source, info)
         self.notes = tuple(_notes(infos, precision, self._once))
-
-    def get(self, name: str) -> Weight | None:
-        return self._weights.get(name)
-
-    def __getitem__(self, name: str) -> Weight:
-        weight = self._weights.get(name)
-        if weight is None:
-            raise BadModelFile(f"the model file lacks the tensor {name}")
-        return weight
 
     @property
     def size_bytes(self) -> int:

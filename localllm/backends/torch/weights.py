@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from localllm.backends.named import NamedWeights
 from localllm.backends.torch.blocks import FLOAT_TYPES, TORCH_DECODABLE, decode_rows
 from localllm.backends.torch.library import free_bytes
 from localllm.errors import BadModelFile, UnsupportedModel
@@ -78,7 +79,7 @@ class Weight:
         return values.view(len(indices), rows, columns)
 
 
-class Weights:
+class Weights(NamedWeights[Weight]):
     """All weights of a source, loaded when this is made; `notes` say what a person should know of how they are kept.
 
     `keep_decoded` None: decoded once where that takes less than SHARE_FOR_DECODED of the free memory. Raises
@@ -90,17 +91,8 @@ class Weights:
         infos = [info for name in source.names() if (info := source.info(name)) is not None]
         decoded, free = sum(map(self._decoded_bytes, infos)), free_bytes(device)
         self._keeps_decoded = decoded < SHARE_FOR_DECODED * free if keep_decoded is None else keep_decoded
-        self._weights = {info.name: self._load(info) for info in infos}
+        super().__init__({info.name: self._load(info) for info in infos})
         self.notes = self._describe(decoded, free)
-
-    def get(self, name: str) -> Weight | None:
-        return self._weights.get(name)
-
-    def __getitem__(self, name: str) -> Weight:
-        weight = self._weights.get(name)
-        if weight is None:
-            raise BadModelFile(f"the model file lacks the tensor {name}")
-        return weight
 
     @property
     def size_bytes(self) -> int:
