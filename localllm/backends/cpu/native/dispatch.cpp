@@ -3,7 +3,7 @@
 
 #include "kernels.h"
 
-#ifdef LOCALLLM_HAS_AVX2
+#ifdef LOCALLLM_HAS_X86_SETS
 #include <cpuid.h>
 #endif
 
@@ -11,36 +11,42 @@ namespace localllm {
 
 namespace {
 
-#ifdef LOCALLLM_HAS_AVX2
+#ifdef LOCALLLM_HAS_X86_SETS
 // clang's and older GCC's __builtin_cpu_supports do not know this one
 bool has_half_conversion() {
     unsigned a = 0, b = 0, c = 0, d = 0;
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
-#endif
 
 bool has_avx2() {
-#ifdef LOCALLLM_HAS_AVX2
-    __builtin_cpu_init();
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_half_conversion();
-#else
-    return false;
-#endif
 }
 
-const Kernels* best_kernels() {
-#ifdef LOCALLLM_HAS_AVX2
-    if (has_avx2()) return &avx2_kernels();
-#endif
-    return &portable_kernels();
+bool has_avx512() {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
 }
+#endif
+
+struct Set {
+    const Kernels* kernels;
+    bool runs;
+};
 
 }  // namespace
 
+// Fastest first; a set that this machine does not run is passed over.
 const Kernels* find_kernels(const char* name) {
-    if (!std::strcmp(name, "auto")) return best_kernels();
-    if (!std::strcmp(name, "portable")) return &portable_kernels();
-    return !std::strcmp(name, "avx2") && has_avx2() ? best_kernels() : nullptr;
+#ifdef LOCALLLM_HAS_X86_SETS
+    __builtin_cpu_init();
+    const Set sets[] = {{&avx512_kernels(), has_avx512()}, {&avx2_kernels(), has_avx2()}, {&portable_kernels(), true}};
+#else
+    const Set sets[] = {{&portable_kernels(), true}};
+#endif
+    for (const Set& set : sets)
+        if (set.runs && (!std::strcmp(name, "auto") || !std::strcmp(name, set.kernels->name))) return set.kernels;
+    return nullptr;
 }
 
 }  // namespace localllm

@@ -196,6 +196,7 @@ struct Kernels {
 const Kernels* find_kernels(const char* name);
 const Kernels& portable_kernels();
 const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
 
 inline int value_stride(int value_dim) { return PARTIAL_HEAD + (value_dim + LANES - 1) / LANES * LANES; }
 
