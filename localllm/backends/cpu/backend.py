@@ -94,6 +94,7 @@ class CpuBackend:
             threads=self._program.threads,
             weight_bytes=self._program.weight_bytes,
             notes=notes,
+            same_in_any_step=True,
         )
 
     def allocate(self, num_pages: int, num_slots: int) -> None:

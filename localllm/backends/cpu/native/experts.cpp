@@ -138,8 +138,10 @@ private:
         for (size_t b = 0; b < ld; b++) {
             to[b].scale[slot % TILE] = from[b].scale[token % TILE];
             to[b].sum[slot % TILE] = from[b].sum[token % TILE];
-            for (int half = 0; half < BLOCK / HALF; half++)
+            for (int half = 0; half < BLOCK / HALF; half++) {
                 to[b].ratio[half][slot % TILE] = from[b].ratio[half][token % TILE];
+                to[b].sums[half][slot % TILE] = from[b].sums[half][token % TILE];
+            }
             std::memcpy(to[b].q[slot % TILE], from[b].q[token % TILE], BLOCK);
         }
     }

@@ -85,11 +85,13 @@ enum class Activation : int { silu, gelu, gelu_tanh, relu, relu2, swiglu_oai };
 // Four tokens' activations of 32 columns: value = scale * ratio[half] * q; sum is that of the 32 values.
 //
 // Each half has its own scale, as a whole multiple of a common one: halves are joined as integers and cost no float step
-// of their own. 12 bits are all that sums of 8-bit products leave free.
+// of their own. 12 bits are all that sums of 8-bit products leave free. (A set whose products leave more keeps floats in
+// the places of `ratio` and `sums`: a half's own scale, and its sum times that.)
 struct ActBlock {
     float scale[TILE];
     float sum[TILE];
     int32_t ratio[BLOCK / HALF][TILE];  // 1..RATIO_MOST, and the same again in the upper 16 bits
+    int32_t sums[BLOCK / HALF][TILE];   // of a half's q, times its ratio
     int8_t q[TILE][BLOCK];
 };
 constexpr int RATIO_MOST = 4095;

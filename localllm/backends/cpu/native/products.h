@@ -3,59 +3,74 @@
 #include "block_tiles.h"
 #include "rowwise.h"
 #include "tiles.h"
+#ifdef LOCALLLM_AVX512
+#include "vnni_tiles.h"
+#endif
 
 namespace localllm {
 namespace {
+
+#ifdef LOCALLLM_AVX512
+using PlainQ4_0 = Vnni<Q4_0>;
+using PlainQ4_1 = Vnni<Q4_1>;
+using PlainQ8_0 = Vnni<Q8_0>;
+template <class Form>
+using BlockTile = Vnni<Form>;
+#else
+using PlainQ4_0 = FourBit<false>;
+using PlainQ4_1 = FourBit<true>;
+using PlainQ8_0 = EightBit;
+template <class Form>
+using BlockTile = Blocks<Form>;
+#endif
 
 // activations that a pass over the weights works on should stay in the second-level cache
 constexpr size_t PASS_BYTES = 400 * 1024;
 
 INLINE int tokens_per_pass(int columns) {
     size_t bytes_per_token = static_cast<size_t>(columns) * sizeof(ActBlock) / (BLOCK * TILE) + 1;
-    int tokens = static_cast<int>(PASS_BYTES / bytes_per_token) / TILE * TILE;
+    int tokens = static_cast<int>(PASS_BYTES / bytes_per_token) / (2 * TILE) * (2 * TILE);
     return tokens < 32 ? 32 : tokens;
 }
 
-// emit(group - first, token, sums of 8 rows) for R groups and the up to TILE tokens from `token` on
-template <class W, int R, bool AHEAD, class Emit>
-INLINE void one_tile(const uint8_t* w, size_t stride, int columns, const Inputs& in, int token, int count, Emit emit) {
-    alignas(32) float sums[2 * TILE * LANES];
-#define CASE(T)                                                             \
-    W::template tile<R, T, AHEAD>(w, stride, columns, in, token, sums);     \
-    for (int r = 0; r < R; r++)                                             \
+// emit(group - first, token, sums of 8 rows) for R groups and the T tokens from `token` on. AHEAD: weights come from memory.
+template <class W, int R, int T, bool AHEAD, class Emit>
+INLINE void one_tile(const uint8_t* w, size_t stride, int columns, const Inputs& in, int token, Emit emit) {
+    alignas(64) float sums[R * T * LANES];
+    W::template tile<R, T, AHEAD>(w, stride, columns, in, token, sums);
+    for (int r = 0; r < R; r++)
         for (int t = 0; t < T; t++) emit(r, token + t, load(sums + (r * T + t) * LANES));
-    switch (count) {
-        case 1: { CASE(1) } break;
-        case 2: { CASE(2) } break;
-        case 3: { CASE(3) } break;
-        default: { CASE(4) }
-    }
-#undef CASE
 }
 
-// Groups in a row with the `count` tokens from `token` on; emit(group, token, sums). `ahead`: weights come from memory.
+// The same for 1 to TILE tokens.
+template <class W, int R, bool AHEAD, class Emit>
+INLINE void small_tile(const uint8_t* w, size_t stride, int columns, const Inputs& in, int token, int count, Emit emit) {
+    switch (count) {
+        case 1: return one_tile<W, R, 1, AHEAD>(w, stride, columns, in, token, emit);
+        case 2: return one_tile<W, R, 2, AHEAD>(w, stride, columns, in, token, emit);
+        case 3: return one_tile<W, R, 3, AHEAD>(w, stride, columns, in, token, emit);
+        default: return one_tile<W, R, 4, AHEAD>(w, stride, columns, in, token, emit);
+    }
+}
+
+// Groups in a row with the 1 to W::TOKENS tokens from `token` on; emit(group, token, sums).
 // `paired`: two groups at once. With one or two tokens memory is the limit, and one stream reads faster than two.
-template <class W, class Emit>
+template <class W, bool AHEAD, class Emit>
 INLINE void tile_groups(const uint8_t* w, size_t stride, int groups, int columns, const Inputs& in, int token, int count,
-                        bool ahead, bool paired, Emit emit) {
+                        bool paired, Emit emit) {
     int group = 0;
     auto put = [&](int r, int t, F8 sums) { emit(group + r, t, sums); };
-    if constexpr (W::PAIRED)
-        if (paired)
-            for (; group + 1 < groups; group += 2) {
-                const uint8_t* at = w + static_cast<size_t>(group) * stride;
-                if (ahead)
-                    one_tile<W, 2, true>(at, stride, columns, in, token, count, put);
-                else
-                    one_tile<W, 2, false>(at, stride, columns, in, token, count, put);
-            }
-    for (; group < groups; group++) {
-        const uint8_t* at = w + static_cast<size_t>(group) * stride;
-        if (ahead)
-            one_tile<W, 1, true>(at, stride, columns, in, token, count, put);
-        else
-            one_tile<W, 1, false>(at, stride, columns, in, token, count, put);
+    auto at = [&](int number) { return w + static_cast<size_t>(number) * stride; };
+    if constexpr (W::TOKENS > TILE) {
+        for (; paired && group + 1 < groups && count == W::TOKENS; group += 2)
+            one_tile<W, 2, W::TOKENS, AHEAD>(at(group), stride, columns, in, token, put);
+    } else if constexpr (W::PAIRED) {
+        for (; paired && group + 1 < groups; group += 2)
+            small_tile<W, 2, AHEAD>(at(group), stride, columns, in, token, count, put);
     }
+    for (; group < groups; group++)
+        for (int t = 0; t < count; t += TILE)
+            small_tile<W, 1, AHEAD>(at(group), stride, columns, in, token + t, count - t, put);
 }
 
 template <class W, class Emit>
@@ -65,28 +80,32 @@ INLINE void product(const Slice& w, size_t stride, int columns, const Inputs& in
     for (int group = 0; group < w.num_groups; group += step) {
         int size = w.num_groups - group < step ? w.num_groups - group : step;
         const uint8_t* at = w.data + static_cast<size_t>(group) * stride;
-        for (int token = first; token < last; token += TILE)
-            tile_groups<W>(at, stride, size, columns, in, token, last - token < TILE ? last - token : TILE,
-                           token == first, paired, [&](int g, int t, F8 sums) { emit(group + g, t, sums); });
+        auto put = [&](int g, int t, F8 sums) { emit(group + g, t, sums); };
+        int token = first, count = last - first < W::TOKENS ? last - first : W::TOKENS;
+        tile_groups<W, true>(at, stride, size, columns, in, token, count, paired, put);
+        for (token += count; token < last; token += count) {
+            count = last - token < W::TOKENS ? last - token : W::TOKENS;
+            tile_groups<W, W::ALWAYS_AHEAD>(at, stride, size, columns, in, token, count, paired, put);
+        }
     }
 }
 
 template <class Body>
 INLINE void with_format(Type type, Body body) {
     switch (type) {
-        case Type::Q4_0: body(FourBit<false>{}); break;
-        case Type::Q4_1: body(FourBit<true>{}); break;
-        case Type::Q8_0: body(EightBit{}); break;
-        case Type::Q5_0: body(Blocks<Q5_0>{}); break;
-        case Type::Q5_1: body(Blocks<Q5_1>{}); break;
-        case Type::Q2_K: body(Blocks<Q2_K>{}); break;
-        case Type::Q3_K: body(Blocks<Q3_K>{}); break;
-        case Type::Q4_K: body(Blocks<Q4_K>{}); break;
-        case Type::Q5_K: body(Blocks<Q5_K>{}); break;
-        case Type::Q6_K: body(Blocks<Q6_K>{}); break;
-        case Type::IQ4_NL: body(Blocks<IQ4_NL>{}); break;
-        case Type::IQ4_XS: body(Blocks<IQ4_XS>{}); break;
-        case Type::MXFP4: body(Blocks<MXFP4>{}); break;
+        case Type::Q4_0: body(PlainQ4_0{}); break;
+        case Type::Q4_1: body(PlainQ4_1{}); break;
+        case Type::Q8_0: body(PlainQ8_0{}); break;
+        case Type::Q5_0: body(BlockTile<Q5_0>{}); break;
+        case Type::Q5_1: body(BlockTile<Q5_1>{}); break;
+        case Type::Q2_K: body(BlockTile<Q2_K>{}); break;
+        case Type::Q3_K: body(BlockTile<Q3_K>{}); break;
+        case Type::Q4_K: body(BlockTile<Q4_K>{}); break;
+        case Type::Q5_K: body(BlockTile<Q5_K>{}); break;
+        case Type::Q6_K: body(BlockTile<Q6_K>{}); break;
+        case Type::IQ4_NL: body(BlockTile<IQ4_NL>{}); break;
+        case Type::IQ4_XS: body(BlockTile<IQ4_XS>{}); break;
+        case Type::MXFP4: body(BlockTile<MXFP4>{}); break;
         case Type::F16: body(Floats<PlainF16>{}); break;
         case Type::BF16: body(Floats<PlainBF16>{}); break;
         case Type::F32: body(Floats<PlainF32>{}); break;
@@ -119,13 +138,15 @@ void linear(const Slice& w, Type type, int columns, const Inputs& in, const Line
 }
 
 // A unit of hidden values of one tile of tokens, while it is in the first-level cache.
+template <int TOKENS>
 struct Hidden {
-    alignas(32) float gate[TILE][BLOCK];
-    alignas(32) float up[TILE][BLOCK];
+    alignas(32) float gate[TOKENS][BLOCK];
+    alignas(32) float up[TOKENS][BLOCK];
 };
 
-INLINE void emit_hidden(Hidden& hidden, int unit, int num_groups, int token, const GatedOut& out) {
-    int lane = token % TILE;
+// `lane`: where the token lies in the tile
+template <int TOKENS>
+INLINE void emit_hidden(Hidden<TOKENS>& hidden, int lane, int unit, int num_groups, int token, const GatedOut& out) {
     size_t row = static_cast<size_t>(unit) * BLOCK;
     for (int i = 0; i < num_groups * LANES; i += LANES) {
         F8 gate = load(hidden.gate[lane] + i), up = load(hidden.up[lane] + i);
@@ -135,7 +156,7 @@ INLINE void emit_hidden(Hidden& hidden, int unit, int num_groups, int token, con
     }
     if (out.blocks) {
         size_t tile = static_cast<size_t>(token / TILE) * static_cast<size_t>(out.blocks_per_token);
-        quantize_block(hidden.gate[lane], out.blocks[tile + static_cast<size_t>(unit)], lane);
+        quantize_block(hidden.gate[lane], out.blocks[tile + static_cast<size_t>(unit)], token % TILE);
     }
     if (out.values)
         for (int i = 0; i < num_groups * LANES; i += LANES)
@@ -146,8 +167,8 @@ INLINE void emit_hidden(Hidden& hidden, int unit, int num_groups, int token, con
 void some_groups(const uint8_t* w, Type type, int groups, int columns, const Inputs& in, int token, int count,
                  float (*to)[BLOCK]) {
     with_format(type, [&](auto format) {
-        tile_groups<decltype(format)>(w, group_bytes(type, columns), groups, columns, in, token, count, true, false,
-                                      [&](int group, int t, F8 sums) { store(to[t % TILE] + group * LANES, sums); });
+        tile_groups<decltype(format), true>(w, group_bytes(type, columns), groups, columns, in, token, count, false,
+                                            [&](int group, int t, F8 sums) { store(to[t - token] + group * LANES, sums); });
     });
 }
 
@@ -161,10 +182,10 @@ void gated_of_two_types(const Slice& w, Type gate, Type up, int columns, int gro
             const uint8_t* ups = at + gate_stride * static_cast<size_t>(size);
             for (int token = first; token < last; token += TILE) {
                 int end = last - token < TILE ? last : token + TILE;
-                Hidden hidden;
+                Hidden<TILE> hidden;
                 some_groups(at, gate, size, columns, in, token, end - token, hidden.gate);
                 some_groups(ups, up, size, columns, in, token, end - token, hidden.up);
-                for (int t = token; t < end; t++) emit_hidden(hidden, unit, size, t, out);
+                for (int t = token; t < end; t++) emit_hidden(hidden, t - token, unit, size, t, out);
             }
             at = ups + up_stride * static_cast<size_t>(size);
         }
@@ -181,17 +202,19 @@ void gated(const Slice& w, Type type, Type up, int columns, int groups, const In
             for (int unit = w.first_group; unit < w.first_group + w.num_groups; unit++) {
                 int size = groups - unit * UNIT_GROUPS < UNIT_GROUPS ? groups - unit * UNIT_GROUPS : UNIT_GROUPS;
                 // all of a tile's gate and up rows, then on: the unit's weights stay near
-                for (int token = first; token < last; token += TILE) {
-                    int end = last - token < TILE ? last : token + TILE;
-                    Hidden hidden;
+                for (int token = first; token < last; token += W::TOKENS) {
+                    int count = last - token < W::TOKENS ? last - token : W::TOKENS;
+                    Hidden<W::TOKENS> hidden;
                     auto put = [&](int group, int t, F8 sums) {
-                        float* to = group < size ? hidden.gate[t % TILE] + group * LANES
-                                                 : hidden.up[t % TILE] + (group - size) * LANES;
+                        float* to = group < size ? hidden.gate[t - token] + group * LANES
+                                                 : hidden.up[t - token] + (group - size) * LANES;
                         store(to, sums);
                     };
-                    tile_groups<W>(at, stride, 2 * size, columns, in, token, end - token, token == first,
-                                   last - first > 2, put);
-                    for (int t = token; t < end; t++) emit_hidden(hidden, unit, size, t, out);
+                    if (token == first)
+                        tile_groups<W, true>(at, stride, 2 * size, columns, in, token, count, last - first > 2, put);
+                    else
+                        tile_groups<W, W::ALWAYS_AHEAD>(at, stride, 2 * size, columns, in, token, count, true, put);
+                    for (int t = token; t < token + count; t++) emit_hidden(hidden, t - token, unit, size, t, out);
                 }
                 at += stride * static_cast<size_t>(2 * size);
             }

@@ -51,12 +51,24 @@ INLINE HalfScales scales_of(float left, float right) {
     return out;
 }
 
+INLINE void put_float(int32_t& place, float value) { std::memcpy(&place, &value, sizeof place); }
+
 INLINE void put_scales(const HalfScales& scales, int left_sum, int right_sum, ActBlock& out, int t) {
     out.scale[t] = scales.scale;
     // whole numbers below 2^24, so floats hold them
     float sum = static_cast<float>(scales.ratio[0]) * static_cast<float>(left_sum);
     out.sum[t] = scales.scale * (sum + static_cast<float>(scales.ratio[1]) * static_cast<float>(right_sum));
-    for (int half = 0; half < 2; half++) out.ratio[half][t] = twice(scales.ratio[half]);
+    for (int half = 0; half < 2; half++) {
+        int half_sum = half ? right_sum : left_sum;
+#ifdef LOCALLLM_AVX512
+        float scale = scales.scale * static_cast<float>(scales.ratio[half]);
+        put_float(out.ratio[half][t], scale);
+        put_float(out.sums[half][t], scale * static_cast<float>(half_sum));
+#else
+        out.ratio[half][t] = twice(scales.ratio[half]);
+        out.sums[half][t] = scales.ratio[half] * half_sum;
+#endif
+    }
 }
 
 // 32 values to lane `t`
