@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from localllm.engine.sampling import answer_row
 from localllm.engine.step import (
     NO_PAGE,
+    NO_SLOT,
     SAMPLED_LAST,
     CommitDraft,
     PageId,
@@ -57,6 +58,8 @@ class Batch:
     needs_logits: NDArray[np.bool_]  # (N,)
     wants_hidden: bool
     """Some row wants a pooled vector: the final hidden states are needed."""
+    only_argmax: bool
+    """No logits have to come to the host."""
 
     @property
     def num_tokens(self) -> int:
@@ -66,10 +69,19 @@ class Batch:
     def num_rows(self) -> int:
         return len(self.slots)
 
-    @property
-    def only_argmax(self) -> bool:
-        """No logits have to come to the host."""
-        return not self.needs_logits.any()
+
+@dataclass(frozen=True, slots=True)
+class _Steady:
+    """What is the same in every step of R rows that compute and sample one token each; never written to."""
+
+    counts: Ints  # (R + 1,)
+    no_slots: Ints  # (R,)
+    none: NDArray[np.bool_]  # (R,)
+
+    @classmethod
+    def of(cls, num_rows: int) -> _Steady:
+        no_slots = np.full(num_rows, NO_SLOT, np.int32)
+        return cls(np.arange(num_rows + 1, dtype=np.int32), no_slots, np.zeros(num_rows, np.bool_))
 
 
 class Flattener:
@@ -83,9 +95,45 @@ class Flattener:
         self._num_groups = num_groups
         self._sampled: dict[SeqId, tuple[int, ...]] = {}
         self._tables: dict[tuple[SeqId, int], tuple[tuple[PageId, ...], Ints]] = {}
+        self._steady: dict[int, _Steady] = {}
 
     def flatten(self, plan: StepPlan) -> Batch:
-        rows = plan.rows
+        """The plan's rows as arrays; they are not written to, and some are shared with other batches."""
+        return (self._decoding(plan.rows) if plan.rows else None) or self._any(plan.rows)
+
+    def _decoding(self, rows: tuple[Row, ...]) -> Batch | None:
+        """The common step, in which every row computes a token and samples the next: nearly everything is known from
+        steps like it. None for any other."""
+        token_ids, positions, needs, slots = [], [], [], []
+        for row in rows:
+            want = row.want
+            if len(row.token_ids) != 1 or row.atomic or want.sample is None or want.targets or want.pooled is not None:
+                return None
+            token_ids.append(row.token_ids[0] if row.token_ids[0] != SAMPLED_LAST else self._sampled[row.seq][-1])
+            positions.append(row.start)
+            needs.append(not wants_only_argmax(want))
+            slots.append(row.slot)
+        steady = self._steady.get(len(rows))
+        if steady is None:
+            steady = self._steady[len(rows)] = _Steady.of(len(rows))
+            _trim(self._steady)
+        only_argmax = True not in needs
+        return Batch(
+            token_ids=np.array(token_ids, np.int32),
+            positions=np.array(positions, np.int32),
+            row_of=steady.counts[:-1],
+            row_starts=steady.counts,
+            tables=tuple([self._table(rows, group) for group in range(self._num_groups)]),
+            slots=steady.no_slots if max(slots) == NO_SLOT else np.array(slots, np.int32),
+            atomic=steady.none,
+            taken=steady.counts[:-1],
+            taken_starts=steady.counts,
+            needs_logits=steady.none if only_argmax else np.array(needs, np.bool_),
+            wants_hidden=False,
+            only_argmax=only_argmax,
+        )
+
+    def _any(self, rows: tuple[Row, ...]) -> Batch:
         lengths = [len(row.token_ids) for row in rows]
         row_starts = _sums(lengths)
         row_of = np.repeat(np.arange(len(rows), dtype=np.int32), lengths)
@@ -105,6 +153,7 @@ class Flattener:
             taken_starts=_sums([head + tail for head, tail in spans]),
             needs_logits=np.array(needs, np.bool_),
             wants_hidden=any(row.want.pooled is not None for row in rows),
+            only_argmax=True not in needs,
         )
 
     def remember(self, results: tuple[RowResult, ...]) -> None:
@@ -140,7 +189,7 @@ class Flattener:
         """The table as an array; seen tables are kept, as comparing is far cheaper than converting."""
         key = (seq, group)
         known = self._tables.get(key)
-        if known is not None and known[0] == pages:
+        if known is not None and (known[0] is pages or known[0] == pages):
             return known[1]
         array = np.array(pages, np.int32)
         self._tables.pop(key, None)
@@ -159,7 +208,11 @@ def taken_span(want: Want, num_tokens: int) -> tuple[int, int]:
 
 
 def answer(
-    plan: StepPlan, batch: Batch, logits: Floats | None, hidden: Floats | None = None, argmax: Ints | None = None
+    plan: StepPlan,
+    batch: Batch,
+    logits: Floats | None,
+    hidden: Floats | None = None,
+    argmax: Ints | list[int] | None = None,
 ) -> tuple[RowResult, ...]:
     """Every row's want, from what the device computed.
 
@@ -168,12 +221,15 @@ def answer(
     `argmax`: the first index of the largest logit, NOT_USABLE where that is NaN or infinite.
     A row that cannot be answered carries its error.
     """
+    best = argmax.tolist() if isinstance(argmax, np.ndarray) else argmax
+    if best is not None and batch.only_argmax and batch.num_tokens == len(best) == len(plan.rows):
+        return tuple([_chosen(row, [token]) for row, token in zip(plan.rows, best, strict=True)])
     starts, taken_starts = batch.row_starts.tolist(), batch.taken_starts.tolist()
     results = []
     for index, row in enumerate(plan.rows):
         first, end = taken_starts[index], taken_starts[index + 1]
-        if argmax is not None and wants_only_argmax(row.want):
-            results.append(_chosen(row, argmax[first:end].tolist()))
+        if best is not None and wants_only_argmax(row.want):
+            results.append(_chosen(row, best[first:end]))
             continue
         pooled = None
         if row.want.pooled is not None and hidden is not None:
@@ -196,7 +252,7 @@ def wants_only_argmax(want: Want) -> bool:
 
 
 def is_greedy(sample: SampleWant) -> bool:
-    return sample.params.temperature == 0 and not sample.edits and not sample.masks
+    return sample.params.temperature == 0 and not (sample.edits or sample.masks or sample.draft_edits)
 
 
 def pool(kind: str, hidden: Floats) -> Floats:

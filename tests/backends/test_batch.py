@@ -1,5 +1,7 @@
 """A plan as arrays, and answers from taken logits."""
 
+import dataclasses
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,6 +131,32 @@ def test_a_row_without_usable_logits_carries_the_error_alone() -> None:
     bad, good, drawn = answer(plan, batch, logits, argmax=np.array([NOT_USABLE, 4, NOT_USABLE], np.int32))
     assert (bad.error_code, drawn.error_code) == ("bad_logits", "bad_logits")
     assert good.sampled == (4,) and not good.error
+
+
+@given(st.data())
+def test_steps_that_only_decode_are_flattened_as_any_other(data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+    with_slots = data.draw(st.booleans())
+    flattener = Flattener(2)
+    for _ in range(2):
+        rows = tuple(
+            Row(
+                SeqId(seq),
+                (data.draw(st.sampled_from([5, SAMPLED_LAST])),),
+                seq + 3,
+                (tuple(PageId(page) for page in range(pages)), (NO_PAGE,) * pages),
+                data.draw(st.sampled_from([PICK, DRAWN])),
+                SlotId(seq) if with_slots else NO_SLOT,
+            )
+            for seq, pages in enumerate(sizes)
+        )
+        flattener.remember(tuple(RowResult(row.seq, (data.draw(st.integers(0, 99)),)) for row in rows))
+        quick, plain = flattener._decoding(rows), flattener._any(rows)
+        assert quick is not None
+        for field in dataclasses.fields(Batch):
+            mine, expected = getattr(quick, field.name), getattr(plain, field.name)
+            for one, other in zip(*((a if isinstance(a, tuple) else (a,)) for a in (mine, expected)), strict=True):
+                assert np.array_equal(one, other) and np.asarray(one).dtype == np.asarray(other).dtype, field.name
 
 
 def test_what_was_sampled_last_takes_the_place_of_its_sign() -> None:

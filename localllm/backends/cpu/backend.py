@@ -6,8 +6,6 @@ import time
 from collections import deque
 from typing import Literal
 
-import numpy as np
-
 from localllm.backends.batch import Batch, Flattener, answer
 from localllm.backends.cpu.library import default_threads, require_kernels
 from localllm.backends.layout import cache_layout, state_bytes
@@ -139,7 +137,7 @@ class CpuBackend:
         if any(row.adapter for row in plan.rows):
             raise UnsupportedModel("the cpu backend runs no adapters yet")
         batch = self._flattener.flatten(plan)
-        before = self._slots.before(plan)
+        before = self._slots.before(plan) if self.layout.has_state else {}
         argmax = self._run(batch, keeps_inputs=bool(before))
         self._slots.after(plan, batch, before)
         rows = self._answer(plan, batch, argmax)
@@ -164,4 +162,4 @@ class CpuBackend:
     def _answer(self, plan: StepPlan, batch: Batch, argmax: list[int]) -> tuple[RowResult, ...]:
         logits = None if batch.only_argmax else self._program.logits(len(batch.taken))
         hidden = self._program.hidden(batch.num_tokens, self._hidden_size) if batch.wants_hidden else None
-        return answer(plan, batch, logits, hidden, np.array(argmax, np.int32))
+        return answer(plan, batch, logits, hidden, argmax)
