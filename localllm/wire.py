@@ -212,7 +212,8 @@ class SequenceView(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     """The engine at one moment. `pages` has one byte per page: 0 free, 1 cached (free to take), 2 owned, 3 shared.
 
-    Counters rise for ever; rates are the reader's work. `time_s` is the worker's monotonic clock.
+    Counters rise for ever; rates are the reader's work. `time_s` is the worker's monotonic clock. Of the drafted
+    tokens, which were guessed and then checked, the accepted ones stand; they count as generated, too.
     """
 
     time_s: float
@@ -227,6 +228,8 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     last_step_s: float
     last_step_tokens: int
     sequences: list[SequenceView] = []
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):

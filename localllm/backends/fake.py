@@ -111,11 +111,11 @@ class _Cache:
 
 @dataclass(slots=True)
 class _Trace:
-    """What is remembered of a sequence between steps: its last sample, and its states for rolling a draft back."""
+    """What is remembered of a sequence between steps: its last samples, and its states for rolling a draft back."""
 
     step_id: int
     slot: SlotId
-    sampled: int | None
+    sampled: tuple[int, ...]
     states: list[State] = field(default_factory=list)
 
 
@@ -211,7 +211,8 @@ class FakeBackend:
 
     def _roll_back(self, seq: SeqId, num_rejected: int) -> None:
         trace = self._traces[seq]
-        _demand(0 <= num_rejected < max(1, len(trace.states)), "more tokens are rejected than were drafted")
+        _demand(0 <= num_rejected < max(1, len(trace.sampled)), "more tokens are rejected than were drafted")
+        trace.sampled = trace.sampled[: len(trace.sampled) - num_rejected]
         if trace.slot != NO_SLOT:
             self._slots[trace.slot] = trace.states[len(trace.states) - 1 - num_rejected]
 
@@ -261,9 +262,10 @@ class FakeBackend:
         _demand(all(0 <= target < self.vocab_size for target in want.targets), "a target outside the vocabulary")
         if want.sample is None:
             return
-        edited = [edit.token_id for edit in want.sample.edits]
         _demand(1 <= want.sample.num_positions <= num_tokens, "more positions to sample than tokens")
-        _demand(len(set(edited)) == len(edited), "a token is edited twice")
+        edits = (want.sample.edits, *want.sample.draft_edits)
+        _demand(all(len({e.token_id for e in line}) == len(line) for line in edits), "a token is edited twice")
+        _demand(len(want.sample.draft_edits) in (0, want.sample.num_positions - 1), "edits for each draft, or for none")
         _demand(len(want.sample.masks) in (0, want.sample.num_positions), "one mask per position, or none")
         _demand(all(len(mask) * 8 >= self.vocab_size for mask in want.sample.masks), "a mask is too short")
 
@@ -297,8 +299,7 @@ class FakeBackend:
         for line, index in enumerate(positions):
             logits[line] = self._logits(row, index, states)
         result = answer_row(row, logits, self._pooled(row))
-        sampled = result.sampled[-1] if result.sampled else None
-        self._traces[row.seq] = _Trace(step_id, row.slot, sampled, states)
+        self._traces[row.seq] = _Trace(step_id, row.slot, result.sampled, states)
         return result
 
     def _resolved(self, step_id: int, row: Row) -> list[int]:
@@ -308,10 +309,8 @@ class FakeBackend:
         trace = self._traces.get(row.seq)
         _demand(trace is not None and trace.step_id == self._last_step, f"sequence {row.seq} was not in the last step")
         assert trace is not None
-        _demand(trace.sampled is not None, f"sequence {row.seq} sampled nothing in the last step")
-        return [
-            trace.sampled if token == SAMPLED_LAST and trace.sampled is not None else token for token in row.token_ids
-        ]
+        _demand(bool(trace.sampled), f"sequence {row.seq} sampled nothing in the last step")
+        return [trace.sampled[-1] if token == SAMPLED_LAST else token for token in row.token_ids]
 
     def _write(self, row: Row, token_ids: list[int]) -> None:
         places = np.arange(row.start, row.start + len(token_ids))

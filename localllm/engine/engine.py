@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from localllm.engine.limits import Limits
 from localllm.engine.memory import Memory
-from localllm.engine.scheduler import Scheduler, rank_at
+from localllm.engine.scheduler import NO_DRAFTS, Scheduler, rank_at
 from localllm.engine.sequence import Sequence as Running
-from localllm.engine.step import Backend, RowResult, StepResult, Want
+from localllm.engine.speculative import Drafter, num_standing
+from localllm.engine.step import Backend, RowResult, StepPlan, StepResult, Want
 from localllm.engine.views import Counters, snapshot
 from localllm.engine.whole import joined
 from localllm.errors import InvalidRequest, LocalLLMError
@@ -30,14 +31,15 @@ class _InFlight:
     sequences: list[Running]
     ends: list[int]
     lives: list[int]
-    num_tokens: int
+    plan: StepPlan
 
 
 class Engine:
     """Runs sequences on a backend. `clock` gives seconds and only ever rises.
 
     `num_pages` pages of `page_size` tokens (the layout's), at most `token_budget` tokens a step and `max_sequences`
-    sequences at a time. NotEnoughMemory when the backend cannot hold the pool.
+    sequences at a time. `drafter` guesses tokens to be checked, where the backend does not overlap steps: a guess can
+    only be made once the last token is known. NotEnoughMemory when the backend cannot hold the pool.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         prefix_cache: bool = True,
         num_checkpoints: int = 16,
+        drafter: Drafter | None = None,
     ) -> None:
         layout = backend.layout
         if page_size != layout.page_size:
@@ -65,6 +68,7 @@ class Engine:
         self._backend = backend
         self._clock = clock
         self._depth = 2 if backend.info.overlaps else 1
+        self._drafter = None if backend.info.overlaps else drafter
         self._in_flight: deque[_InFlight] = deque()
         self._sequences: dict[str, Running] = {}
         self._num_added = 0
@@ -135,7 +139,8 @@ class Engine:
 
     def _fill(self) -> None:
         while len(self._in_flight) < self._depth:
-            planned = self.scheduler.plan(self._num_planned)
+            drafts = self._drafter.propose(self.scheduler.running) if self._drafter else NO_DRAFTS
+            planned = self.scheduler.plan(self._num_planned, drafts)
             if planned is None:
                 return
             plan, sequences = planned
@@ -143,12 +148,14 @@ class Engine:
             self._backend.submit(plan)
             ends = [sequence.num_computed for sequence in sequences]
             lives = [sequence.num_preemptions for sequence in sequences]
-            self._in_flight.append(_InFlight(sequences, ends, lives, plan.num_tokens))
+            self._in_flight.append(_InFlight(sequences, ends, lives, plan))
 
     def _count_step(self, done: _InFlight, result: StepResult) -> None:
         self.counters.num_steps += 1
         self.counters.last_step_s = result.seconds
-        self.counters.last_step_tokens = done.num_tokens
+        self.counters.last_step_tokens = done.plan.num_tokens
+        if self._drafter is not None:
+            self._drafter.note(done.plan, result.seconds)
 
     def _digest(self, sequence: Running, end: int, life: int, row: RowResult) -> TokenChunk | None:
         """What a row's answer means for its sequence; None when there is nothing to say. A sequence that ended while
@@ -158,9 +165,30 @@ class Engine:
         if sequence.whole is not None:
             self._take_part(sequence, end, life, row)
             return None
+        if sequence.drafted:
+            if row.error:
+                self._do_without_drafts(sequence)
+                return None
+            row = self._settle(sequence, row)
+            end = sequence.num_computed
         if row.error:
             return self._fail(sequence, row)
         return self._generate(sequence, end, row)
+
+    def _settle(self, sequence: Running, row: RowResult) -> RowResult:
+        """Keep what the model said after the last known token and after each draft token that it said itself."""
+        num_right = num_standing(sequence.drafted, row.sampled)
+        self.counters.num_drafted_tokens += len(sequence.drafted)
+        self.counters.num_accepted_tokens += num_right
+        self.scheduler.settle(sequence, num_right)
+        return replace(row, sampled=row.sampled[: num_right + 1], logprobs=row.logprobs[: num_right + 1])
+
+    def _do_without_drafts(self, sequence: Running) -> None:
+        """A row fails as a whole, and perhaps only a wrong guess made it fail: compute it again without any."""
+        sequence.may_draft = False
+        sequence.num_pending -= 1
+        self.scheduler.settle(sequence, 0)
+        self.scheduler.start_again(sequence)
 
     def _generate(self, sequence: Running, end: int, row: RowResult) -> TokenChunk | None:
         scored = list(row.targets)
@@ -175,7 +203,7 @@ class Engine:
         chunk = TokenChunk(
             sequence.request_id,
             ids,
-            list(row.logprobs) if ids else [],
+            list(row.logprobs[: len(ids)]),
             scored,
             *self._start_of(sequence),
             sequence.num_reported,
@@ -192,12 +220,12 @@ class Engine:
             is_done = not sequence.generates and end == sequence.num_prompt
             return [], "length" if is_done else None, None
         sequence.num_pending -= 1
-        token = row.sampled[0]
-        if token in sequence.stop_ids:
-            return [], "stop", token
-        sequence.accept(token)
-        self.counters.num_generated_tokens += 1
-        return [token], "length" if len(sequence.ids) >= sequence.limit else None, None
+        for place, token in enumerate(row.sampled):
+            if token in sequence.stop_ids:
+                return list(row.sampled[:place]), "stop", token
+            sequence.accept(token)
+            self.counters.num_generated_tokens += 1
+        return list(row.sampled), "length" if len(sequence.ids) >= sequence.limit else None, None
 
     def _start_of(self, sequence: Running) -> tuple[bool, int]:
         """Whether this is the first that is said of the sequence, and then its cached tokens."""

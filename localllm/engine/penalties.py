@@ -39,6 +39,32 @@ class Penalties:
             self._frozen = tuple(self._edits.values())
         return self._frozen
 
+    def edits_along(self, num_generated: int, drafted: Sequence[int]) -> tuple[tuple[LogitEdit, ...], ...]:
+        """The edits after each drafted token in turn, should those before it stand and be number `num_generated` and
+        on; empty where no token changes any."""
+        if not self.needs_history and num_generated >= self._params.min_tokens:
+            return ()
+        along = []
+        for number, token_id in enumerate(drafted, num_generated + 1):
+            self._ids.append(token_id)
+            self.note(token_id)
+            along.append(self.edits(number))
+        for token_id in reversed(drafted):
+            self._forget(token_id)
+            self._ids.pop()
+        return tuple(along)
+
+    def _forget(self, token_id: int) -> None:
+        """Undo `note` of the last token."""
+        if not self.needs_history:
+            return
+        if self._counts_generated:
+            self._generated[token_id] -= 1
+        if self._repeats:
+            self._slide_window(token_id, -1)
+        self._refresh(token_id)
+        self._frozen = None
+
     def note(self, token_id: int) -> None:
         """The sequence generated this token, which is the last of its ids by now."""
         if not self.needs_history:
@@ -46,7 +72,7 @@ class Penalties:
         if self._counts_generated:
             self._generated[token_id] += 1
         if self._repeats:
-            self._slide_window(token_id)
+            self._slide_window(token_id, 1)
         self._refresh(token_id)
         self._frozen = None
 
@@ -56,12 +82,13 @@ class Penalties:
         last_n = self._params.repeat_last_n
         return self._ids if last_n < 0 else self._ids[-last_n:]
 
-    def _slide_window(self, token_id: int) -> None:
-        self._repeated[token_id] += 1
+    def _slide_window(self, token_id: int, step: int) -> None:
+        """On (1) over the last token, or back again (-1)."""
+        self._repeated[token_id] += step
         last_n = self._params.repeat_last_n
         if 0 < last_n < len(self._ids):
             left = self._ids[-last_n - 1]
-            self._repeated[left] -= 1
+            self._repeated[left] -= step
             self._refresh(left)
 
     def _refresh(self, token: int) -> None:

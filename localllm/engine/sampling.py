@@ -53,7 +53,7 @@ def sample_logits(
     BadLogits and NothingAllowed when no choice is possible.
     """
     _check_raw(logits)
-    allowed = _masked(edited(logits, want.edits), want, position_index)
+    allowed = _masked(edited(logits, want.edits_at(position_index)), want, position_index)
     if want.params.temperature == 0.0:
         token = int(allowed.argmax())
         if allowed[token] == -np.inf:

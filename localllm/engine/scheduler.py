@@ -8,10 +8,15 @@ gets on, and nobody is passed by for ever.
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Mapping
 
 from localllm.engine.memory import Hit, Memory
 from localllm.engine.sequence import Sequence
-from localllm.engine.step import MemoryOp, Row, StepPlan
+from localllm.engine.step import CommitDraft, MemoryOp, Row, StepPlan
+
+Drafts = Mapping[Sequence, tuple[int, ...]]
+"""Guesses of the tokens that some sequences will go on with."""
+NO_DRAFTS: Drafts = {}
 
 AGING_STEPS = 64
 MAX_PRIORITY = 1000
@@ -40,6 +45,7 @@ class Scheduler:
         self._chosen: dict[Sequence, int] = {}  # tokens that each computes in the step being planned
         self._budget = 0
         self._starts: list[MemoryOp] = []
+        self._settled: list[CommitDraft] = []
         self._preempted = False
         self._blocked: tuple[Sequence, int, int] | None = None
 
@@ -52,15 +58,27 @@ class Scheduler:
         (self.running if sequence.holding is not None else self.waiting).remove(sequence)
         self.memory.release(sequence)
 
-    def plan(self, step_id: int) -> tuple[StepPlan, list[Sequence]] | None:
-        """The next step and the sequences of its rows; None when nothing can be planned before a result comes in."""
+    def settle(self, sequence: Sequence, num_standing: int) -> None:
+        """Of what was drafted for it in the last step so many tokens stand; the backend hears of it with the next."""
+        self._settled.append(sequence.settle(num_standing))
+
+    def start_again(self, sequence: Sequence) -> None:
+        """Compute a running sequence anew, from its first token."""
+        self._preempt(sequence)
+
+    def plan(self, step_id: int, drafts: Drafts = NO_DRAFTS) -> tuple[StepPlan, list[Sequence]] | None:
+        """The next step and the sequences of its rows; None when nothing can be planned before a result comes in.
+        `drafts` ride along where a sequence computes its last known token, and budget and memory are left."""
         self._chosen, self._budget, self._starts, self._preempted = {}, self.token_budget, [], False
         self._grow_running()
         self._admit_waiting()
         if not self._chosen:
             return None
+        for sequence, drafted in drafts.items():
+            self._append_draft(sequence, drafted)
         sequences = list(self._chosen)
-        memory = self._starts + self._saves(sequences)
+        memory = [*self._settled, *self._starts, *self._saves(sequences)]
+        self._settled = []
         rows = tuple(self._rows())
         for sequence in sequences:
             self.memory.learn(sequence)
@@ -106,6 +124,17 @@ class Scheduler:
             return gap if gap <= self._budget or all(n == 1 for n in self._chosen.values()) else 0
         wanted = min(gap, self._budget)
         return self.memory.cut_for_state(sequence, wanted) if wanted > 1 else wanted
+
+    def _append_draft(self, sequence: Sequence, drafted: tuple[int, ...]) -> None:
+        """Last of all, with what is left: a draft takes nothing from anybody."""
+        if self._chosen.get(sequence) != 1 or sequence.gap != 1:
+            return
+        room = min(len(drafted), self._budget, self.memory.room_for(sequence, 1 + len(drafted)) - 1)
+        if room > 0:
+            self.memory.grow(sequence, 1 + room)
+            sequence.drafted = drafted[:room]
+            self._chosen[sequence] = 1 + room
+            self._budget -= room
 
     def _preempt(self, victim: Sequence) -> None:
         """Take its memory away; it will be computed again when there is room."""

@@ -14,6 +14,7 @@ from localllm.engine.step import (
     NO_SLOT,
     NOTHING,
     SAMPLED_LAST,
+    CommitDraft,
     PageId,
     Row,
     RowResult,
@@ -102,6 +103,8 @@ class Sequence:
         self.holding: Holding | None = None
         self.num_computed = 0
         self.num_pending = 0  # samples planned and not yet collected
+        self.may_draft = True
+        self.drafted: tuple[int, ...] = ()  # guesses of the tokens after the known ones, in the step under way
         self.num_cached = 0
         self.num_scored = 0
         self.num_reported = 0
@@ -129,15 +132,22 @@ class Sequence:
             return 0  # nothing more is wanted, or the next edits depend on the token that is still out
         return known + pending - self.num_computed
 
+    @property
+    def room_for_draft(self) -> int:
+        """Tokens that may be guessed in a step that computes the last known one and samples after each."""
+        is_open = self.may_draft and self.generates and not self.num_pending
+        return self.limit - len(self.ids) - 1 if is_open else 0
+
     def row(self, num_tokens: int) -> Row:
-        """Its part of the next step; counts the tokens as computed and the sample as pending."""
+        """Its part of the next step, `drafted` at its end; counts the tokens as computed and the sample as pending."""
         holding = self.holding
         assert holding is not None
         start = self.num_computed
         end = start + num_tokens
         known = len(self.ids)
         # a token beyond the known ones is the one that the last step samples
-        token_ids = tuple(self.ids[start:end]) if end <= known else (*self.ids[start:known], SAMPLED_LAST)
+        unknown = self.drafted or (SAMPLED_LAST,)
+        token_ids = tuple(self.ids[start:end]) if end <= known else (*self.ids[start:known], *unknown)
         want = self._want(start, end)
         self.num_computed = end
         if want.sample is not None:
@@ -148,7 +158,7 @@ class Sequence:
         total = len(self.ids) + self.num_pending
         if self.whole is not None:
             return self._part_of_whole(start, end)
-        sample = self._sample(total) if self.generates and end == total else None
+        sample = self._sample(total) if self.generates and end == total + len(self.drafted) else None
         if self.prompt_logprobs is not None and start < self.num_prompt - 1 and end > self.num_scored:
             targets = tuple(self.ids[start + 1 : min(end + 1, self.num_prompt)])
             return Want(sample, self.top_logprobs if sample else None, targets, self.prompt_logprobs)
@@ -158,7 +168,11 @@ class Sequence:
 
     def _sample(self, total: int) -> SampleWant:
         generated = total - self.num_prompt
-        return SampleWant(self.params, self.seed, generated, 1, self.penalties.edits(generated))
+        edits = self.penalties.edits(generated)
+        if not self.drafted:
+            return SampleWant(self.params, self.seed, generated, 1, edits)
+        along = self.penalties.edits_along(generated, self.drafted)
+        return SampleWant(self.params, self.seed, generated, 1 + len(self.drafted), edits, (), along)
 
     def _part_of_whole(self, start: int, end: int) -> Want:
         """A chunk of a request that wants something of all its tokens: only the last position, or every one."""
@@ -176,6 +190,13 @@ class Sequence:
         kind = self.whole.pooled if self.whole else None
         return kind == "mean" or (kind == "first" and start == 0) or (kind == "last" and is_last)
 
+    def settle(self, num_standing: int) -> CommitDraft:
+        """Of the drafted tokens so many stand; the others count as never computed."""
+        num_drafted = len(self.drafted)
+        self.num_computed -= num_drafted - num_standing
+        self.drafted = ()
+        return CommitDraft(self.seq_id, num_standing, num_drafted)
+
     def accept(self, token_id: int) -> None:
         """A sampled token that stands."""
         self.ids.append(token_id)
@@ -184,5 +205,6 @@ class Sequence:
     def restart(self) -> None:
         """Its memory was taken away: everything known is to be computed again."""
         self.num_computed = 0
+        self.drafted = ()
         self.num_preemptions += 1
         self.parts.clear()

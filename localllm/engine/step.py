@@ -66,6 +66,7 @@ class SampleWant:
 
     `counter` numbers the first of these among the sequence's generated tokens: with the seed it fixes the random
     number, whatever the batch. `mask`: bit i of byte i // 8 allows token i; one mask per position, or none.
+    `draft_edits`: the edits of the second position and those after it, where they differ from `edits`; else empty.
     """
 
     params: SamplingParams
@@ -74,6 +75,10 @@ class SampleWant:
     num_positions: int = 1
     edits: tuple[LogitEdit, ...] = ()
     masks: tuple[bytes, ...] = ()
+    draft_edits: tuple[tuple[LogitEdit, ...], ...] = ()
+
+    def edits_at(self, position_index: int) -> tuple[LogitEdit, ...]:
+        return self.draft_edits[position_index - 1] if position_index and self.draft_edits else self.edits
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +229,8 @@ class BackendInfo:
     notes: tuple[str, ...] = field(default=())
     free_bytes: int | None = None
     """Memory of the device that is left for pages once the weights are loaded; None: it is the system's memory."""
+    same_in_any_step: bool = False
+    """True where the logits after a token are the same bits, whatever else is computed in its row and its step."""
 
 
 class Backend(Protocol):

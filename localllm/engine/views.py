@@ -20,6 +20,8 @@ class Counters:
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_generated_tokens: int = 0
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
     last_step_s: float = 0.0
     last_step_tokens: int = 0
 
@@ -36,6 +38,8 @@ def snapshot(scheduler: Scheduler, counters: Counters, time_s: float) -> Snapsho
         num_prompt_tokens=counters.num_prompt_tokens,
         num_cached_tokens=counters.num_cached_tokens,
         num_generated_tokens=counters.num_generated_tokens,
+        num_drafted_tokens=counters.num_drafted_tokens,
+        num_accepted_tokens=counters.num_accepted_tokens,
         num_preemptions=scheduler.num_preemptions,
         last_step_s=counters.last_step_s,
         last_step_tokens=counters.last_step_tokens,
