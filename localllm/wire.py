@@ -6,6 +6,7 @@ Text never travels here: the daemon tokenizes and detokenizes, a worker sees ids
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -88,6 +89,7 @@ class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     token_budget: int = 512
     max_sequences: int = 256
     context_length: int = 0
+    speculation: Literal["auto", "off", "4", "8", "16", "32"] = "auto"
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
@@ -255,9 +257,37 @@ def encode_frame(message: ToWorker | FromWorker) -> bytes:
     return len(body).to_bytes(HEADER_BYTES, "little") + body
 
 
-def decode_to_worker(body: bytes) -> ToWorker:
+class FrameSplitter:
+    """Bytes as they arrive to whole frame bodies. ValueError for a frame longer than the wire allows."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, received: bytes) -> Iterator[bytes | bytearray]:
+        """The bodies of all frames that are complete now."""
+        data: bytes | bytearray = received
+        if self._rest:  # seldom: most frames are short and come whole
+            self._rest += received
+            data = self._rest
+        at, length = 0, len(data)
+        while length - at >= HEADER_BYTES:
+            size = int.from_bytes(data[at : at + HEADER_BYTES], "little")
+            if size > MAX_FRAME_BYTES:
+                raise ValueError(f"a frame of {size} bytes is longer than the wire allows")
+            end = at + HEADER_BYTES + size
+            if length < end:
+                break
+            yield data[at + HEADER_BYTES : end]
+            at = end
+        if data is received:
+            self._rest += received[at:]
+        else:
+            del self._rest[:at]
+
+
+def decode_to_worker(body: bytes | bytearray) -> ToWorker:
     return _to_worker.decode(body)
 
 
-def decode_from_worker(body: bytes) -> FromWorker:
+def decode_from_worker(body: bytes | bytearray) -> FromWorker:
     return _from_worker.decode(body)

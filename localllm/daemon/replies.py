@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -93,6 +93,7 @@ class Reply:
         self._pending: dict[int, Piece] = {}
         self._error: LocalLLMError | None = None
         self._ready = asyncio.Event()
+        self._listener: Callable[[], None] | None = None
 
     @classmethod
     def open(cls, resident: Resident, asks: Sequence[Ask], *, load_s: float = 0.0) -> "Reply":
@@ -132,6 +133,10 @@ class Reply:
                     await self._ready.wait()
             except TimeoutError:
                 return []
+        return self.take()
+
+    def take(self) -> list[Piece]:
+        """What has gathered, without waiting. Raises what ended the reply early once there is nothing left."""
         self._ready.clear()
         pieces, self._pending = list(self._pending.values()), {}
         if self._error is not None and not pieces:
@@ -139,6 +144,15 @@ class Reply:
         if self._error is not None:
             self._ready.set()
         return pieces
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call this after every step that brought something, and when the reply fails; it must not raise."""
+        self._listener = listener
+
+    def flush(self) -> None:
+        """The step is over: whoever listens may take what gathered."""
+        if self._listener is not None and (self._pending or self._error is not None):
+            self._listener()
 
     def close(self) -> None:
         """Cancel what still runs. Safe to call at any time, more than once."""
@@ -156,6 +170,7 @@ class Reply:
     def fail(self, error: LocalLLMError) -> None:
         self._error = self._error or error
         self._ready.set()
+        self.flush()
 
     def pending(self, index: int) -> Piece:
         """The piece that gathers for this sequence; the reader is woken."""
@@ -199,6 +214,9 @@ class _Sequence:
             hit = self._cutter.finish(piece)
             is_cut = chunk.finish == "length" and hit is None
             self._finish(piece, "length" if is_cut else "stop", chunk.stop_id if hit is None else hit)
+
+    def flush(self) -> None:
+        self._reply.flush()
 
     def fail(self, error: LocalLLMError) -> None:
         self.is_finished = True

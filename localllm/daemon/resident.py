@@ -33,6 +33,9 @@ class Sink(Protocol):
 
     def feed(self, chunk: wire.TokenChunk) -> None: ...
 
+    def flush(self) -> None:
+        """A step's chunks have all been fed."""
+
     def fail(self, error: LocalLLMError) -> None: ...
 
 
@@ -133,7 +136,7 @@ class Resident:
         """Start the worker and follow it to its end. Never raises: the outcome is in `state` and `error`."""
         text = asyncio.get_running_loop().run_in_executor(None, self._load_text, self.entry)
         try:
-            self._process = await WorkerProcess.start(self.load, self._command)
+            self._process = await WorkerProcess.start(self.load, self._command, deliver=self._deliver)
             watch = asyncio.create_task(self._watch(self._process))
             try:
                 await self._follow(self._process, text)
@@ -153,8 +156,6 @@ class Resident:
         async for message in process.messages():
             self._last_frame = time.monotonic()
             match message:
-                case wire.StepFrame(chunks):
-                    self._deliver(chunks)
                 case wire.Snapshot():
                     self._note_rate(message)
                     self._changed(self)
@@ -194,17 +195,21 @@ class Resident:
         self._changed(self)
 
     def _deliver(self, chunks: list[wire.TokenChunk]) -> None:
+        fed = []
         for chunk in chunks:
             sink = self._sinks.get(chunk.request_id)
             if sink is None:
                 continue
             if chunk.finish is not None:
                 del self._sinks[chunk.request_id]
+            fed.append(sink)
             try:
                 sink.feed(chunk)
             except Exception as error:  # one stream's text must not end the others
                 self.cancel(chunk.request_id)
                 sink.fail(as_ours(error))
+        for sink in fed:
+            sink.flush()
 
     def _note_rate(self, snapshot: wire.Snapshot) -> None:
         before, self.snapshot = self.snapshot, snapshot

@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from localllm import wire
@@ -48,26 +48,6 @@ class EngineLike(Protocol):
 
 ReportProgress = Callable[[str, int, int], None]
 LoadEngine = Callable[[wire.Load, ReportProgress], tuple[EngineLike, wire.Ready]]
-
-
-class FrameSplitter:
-    """Bytes as they arrive to whole frame bodies. ValueError for a frame longer than the wire allows."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, received: bytes) -> Iterator[bytes]:
-        self._buffer += received
-        while len(self._buffer) >= wire.HEADER_BYTES:
-            size = int.from_bytes(self._buffer[: wire.HEADER_BYTES], "little")
-            if size > wire.MAX_FRAME_BYTES:
-                raise ValueError(f"a frame of {size} bytes is longer than the wire allows")
-            end = wire.HEADER_BYTES + size
-            if len(self._buffer) < end:
-                return
-            body = bytes(self._buffer[wire.HEADER_BYTES : end])
-            del self._buffer[:end]
-            yield body
 
 
 class Worker:
@@ -155,7 +135,7 @@ class Worker:
     # ---- the socket's thread
 
     def _read_for_ever(self) -> None:
-        splitter = FrameSplitter()
+        splitter = wire.FrameSplitter()
         beat_due = time.monotonic() + HEARTBEAT_S
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
@@ -166,7 +146,7 @@ class Worker:
                 self._beat()
                 beat_due = time.monotonic() + HEARTBEAT_S
 
-    def _receive(self, splitter: FrameSplitter) -> None:
+    def _receive(self, splitter: wire.FrameSplitter) -> None:
         try:
             received = self._socket.recv(RECEIVE_BYTES)
             for body in splitter.feed(received):

@@ -194,6 +194,8 @@ async def test_stopping_a_model_ends_its_streams_with_an_error(tmp_path: Path) -
 
         def feed(self, chunk: wire.TokenChunk) -> None: ...
 
+        def flush(self) -> None: ...
+
         def fail(self, error: LocalLLMError) -> None:
             self.errors.append(error)
 
@@ -223,6 +225,8 @@ async def test_a_sink_that_fails_harms_no_other(tmp_path: Path) -> None:
         def feed(self, chunk: wire.TokenChunk) -> None:
             raise RuntimeError("cannot show this token")
 
+        def flush(self) -> None: ...
+
         def fail(self, error: LocalLLMError) -> None:
             self.failures += 1
 
@@ -233,6 +237,8 @@ async def test_a_sink_that_fails_harms_no_other(tmp_path: Path) -> None:
         def feed(self, chunk: wire.TokenChunk) -> None:
             if chunk.finish:
                 self.done.set()
+
+        def flush(self) -> None: ...
 
         def fail(self, error: LocalLLMError) -> None: ...
 

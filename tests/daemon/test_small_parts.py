@@ -10,7 +10,6 @@ from localllm import wire
 from localllm.daemon.crashes import CrashLog
 from localllm.daemon.failures import error_from
 from localllm.daemon.keepalive import keep_alive_seconds
-from localllm.daemon.worker import FrameSplitter
 from localllm.errors import BadModelFile, InvalidRequest, LocalLLMError, WorkerCrashed
 
 
@@ -82,7 +81,7 @@ def test_a_restart_heals_but_the_count_stays() -> None:
 def test_frames_come_out_whole_however_they_were_cut(numbers: list[int], cuts: list[int]) -> None:
     sent = [wire.Cancel(str(number)) for number in numbers]
     stream = b"".join(wire.encode_frame(message) for message in sent)
-    splitter, received, position, turn = FrameSplitter(), [], 0, 0
+    splitter, received, position, turn = wire.FrameSplitter(), [], 0, 0
     while position < len(stream):
         size = cuts[turn % len(cuts)]
         received += [wire.decode_to_worker(body) for body in splitter.feed(stream[position : position + size])]
@@ -92,7 +91,7 @@ def test_frames_come_out_whole_however_they_were_cut(numbers: list[int], cuts: l
 
 def test_a_frame_that_claims_to_be_huge_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="longer than the wire allows"):
-        list(FrameSplitter().feed(b"\xff\xff\xff\xff"))
+        list(wire.FrameSplitter().feed(b"\xff\xff\xff\xff"))
 
 
 def test_errors_come_back_from_a_worker_as_what_they_were() -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from localllm import wire
 from localllm.daemon.process import child_environment
-from localllm.daemon.worker import FrameSplitter
 from tests.daemon.toy import WORKER_COMMAND, expected_text
 
 LOAD = wire.Load(path="toy:")
@@ -31,8 +30,8 @@ class Talk:
             self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=child_environment())
         self._bodies = self._read()
 
-    def _read(self) -> Iterator[bytes]:
-        splitter = FrameSplitter()
+    def _read(self) -> Iterator[bytes | bytearray]:
+        splitter = wire.FrameSplitter()
         while received := self.socket.recv(65536):
             yield from splitter.feed(received)
 
