@@ -20,6 +20,8 @@ DEFAULT_PORT = 11435
 BACKENDS = ("auto", "cpu", "torch", "metal", "reference")
 KvType = Literal["auto", "f16", "f32"]
 KV_TYPES: tuple[KvType, ...] = ("auto", "f16", "f32")
+Speculation = Literal["auto", "off", "4", "8", "16", "32"]
+SPECULATIONS: tuple[Speculation, ...] = ("auto", "off", "4", "8", "16", "32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ SETTINGS: tuple[Setting, ...] = (
     _row("device", str, "", "device of the torch backend: cpu, cuda, cuda:1, mps; empty: the best one"),
     _row("kv_type", str, "auto", "how keys and values are kept; auto: what suits the backend", choices=KV_TYPES),
     _row("threads", int, 0, "threads of the CPU backend; 0: one per physical core", low=0, high=256),
+    _row("speculation", str, "auto", "most tokens guessed from the text and checked in a step", choices=SPECULATIONS),
     _row("kv_pages", int, 0, "pages of the KV pool; 0: as many as memory allows", low=0),
     _row("page_size", int, 16, "tokens in a page", low=1),
     _row("token_budget", int, 512, "tokens computed in one step at most", low=1),
@@ -117,6 +120,7 @@ class Settings:
     device: str
     kv_type: KvType
     threads: int
+    speculation: Speculation
     kv_pages: int
     page_size: int
     token_budget: int
@@ -164,6 +168,11 @@ class Settings:
     def cache_dir(self) -> Path:
         """What can be found out again: how fast the backends are."""
         return self.home / "cache"
+
+    @property
+    def bench_dir(self) -> Path:
+        """Benchmark runs that were kept under a name."""
+        return self.home / "bench"
 
     @property
     def repl_history_file(self) -> Path:

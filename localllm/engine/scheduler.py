@@ -129,7 +129,9 @@ class Scheduler:
         """Last of all, with what is left: a draft takes nothing from anybody."""
         if self._chosen.get(sequence) != 1 or sequence.gap != 1:
             return
-        room = min(len(drafted), self._budget, self.memory.room_for(sequence, 1 + len(drafted)) - 1)
+        room = min(len(drafted), sequence.room_for_draft, self._budget)
+        if room > 0:
+            room = self.memory.room_for(sequence, 1 + room) - 1
         if room > 0:
             self.memory.grow(sequence, 1 + room)
             sequence.drafted = drafted[:room]

@@ -15,7 +15,7 @@ from localllm.engine.lookup import Lookup
 from localllm.engine.pace import Pace
 from localllm.engine.scheduler import NO_DRAFTS, Drafts
 from localllm.engine.sequence import Sequence as Running
-from localllm.engine.step import Row, StepPlan
+from localllm.engine.step import BackendInfo, Row, StepPlan
 
 MOST_ROWS = 4
 """With more sequences at a time a step is bound by arithmetic, and drafted tokens are no longer nearly free."""
@@ -28,7 +28,7 @@ class Drafter(Protocol):
     """Guesses for the engine, which asks before each step. Whatever it answers, no sequence's tokens change."""
 
     def propose(self, running: Sequence[Running]) -> Drafts:
-        """Next tokens of some sequences, each of which has one token to compute, at most `room_for_draft` of them."""
+        """Next tokens of some sequences; those of a sequence that has more to compute than one token are not used."""
 
     def note(self, plan: StepPlan, seconds: float) -> None:
         """How long the step took on the device."""
@@ -79,6 +79,14 @@ class LookupDrafter:
             if gain > best_gain:
                 best, best_gain = lengths, gain
         return best
+
+
+def drafter_for(speculation: str, backend: BackendInfo) -> LookupDrafter | None:
+    """What the setting asks for: "off", the most tokens of a draft, or "auto": drafts where they cannot change a token.
+    On other backends a near tie between two tokens may go the other way when more is computed beside it."""
+    if speculation == "auto":
+        return LookupDrafter() if backend.same_in_any_step else None
+    return None if speculation == "off" else LookupDrafter(int(speculation))
 
 
 def num_standing(drafted: Sequence[int], sampled: Sequence[int]) -> int:

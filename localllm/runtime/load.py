@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from localllm import wire
 from localllm.backends.select import BackendOptions, has_to_measure, open_backend
 from localllm.engine.engine import Engine
+from localllm.engine.speculative import drafter_for
 from localllm.engine.step import Backend, CacheLayout
 from localllm.errors import NotEnoughMemory
 from localllm.formats.gguf_read import GGUFFile
@@ -89,6 +90,7 @@ def load_engine(load: wire.Load, progress: ProgressCallback = ignore_progress) -
         page_size=load.page_size,
         token_budget=load.token_budget,
         max_sequences=load.max_sequences,
+        drafter=drafter_for(load.speculation, model.backend.info),
     )
     return engine, _ready(load, model, context_length, num_pages, time.monotonic() - started)
 

@@ -86,6 +86,7 @@ def load_order(entry: Entry, settings: Settings, wish: LoadWish = NO_WISH) -> wi
         kv_type=settings.kv_type,
         cache_dir=str(settings.cache_dir),
         threads=settings.threads,
+        speculation=settings.speculation,
         kv_pages=settings.kv_pages,
         page_size=settings.page_size,
         token_budget=settings.token_budget,
