@@ -187,7 +187,7 @@ class Engine:
         """A row fails as a whole, and perhaps only a wrong guess made it fail: compute it again without any."""
         sequence.may_draft = False
         sequence.num_pending -= 1
-        self.scheduler.settle(sequence, 0)
+        sequence.settle(0)  # nothing for the backend to commit: its row gave no tokens, and all of it comes again
         self.scheduler.start_again(sequence)
 
     def _generate(self, sequence: Running, end: int, row: RowResult) -> TokenChunk | None:
