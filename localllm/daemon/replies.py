@@ -67,6 +67,11 @@ class Piece:
     finish: Finish | None = None
     stop: str | int | None = None
 
+    @property
+    def is_text(self) -> bool:
+        """Nothing but text, perhaps none yet."""
+        return not (self.finish or self.reasoning or self.tool_calls)
+
 
 @dataclass(slots=True)
 class Stats:

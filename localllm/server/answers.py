@@ -18,6 +18,7 @@ Kind = Literal["chat", "text"]
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": waiting\n\n"
 
+_PLAIN_END = b'"logprobs":null,"finish_reason":null}]}\n\n'
 _encode = msgspec.json.Encoder().encode
 
 
@@ -64,6 +65,14 @@ class Chunks:
     def chunk(self, choice: dict[str, Any], **extra: Any) -> bytes:
         tail = b"]}\n\n" if not extra else b"]," + _encode(extra)[1:] + b"\n\n"
         return self._open + _encode(choice) + tail
+
+    def content(self, index: int, text: str) -> bytes:
+        """`chunk` of a delta that is content and nothing else, as most are."""
+        return self._open + b'{"index":%d,"delta":{"content":%b},%b' % (index, _encode(text), _PLAIN_END)
+
+    def text(self, index: int, text: str) -> bytes:
+        """`chunk` of a choice that is text and nothing else."""
+        return self._open + b'{"index":%d,"text":%b,%b' % (index, _encode(text), _PLAIN_END)
 
     def last(self, **extra: Any) -> bytes:
         """The chunk without choices that ends a stream with usage."""

@@ -112,17 +112,27 @@ class Json(Response):
         return msgspec.json.encode(content)
 
 
-class EventStream(Response):
-    """Server-sent events, or lines, from a generator that is closed when the client leaves or stops reading."""
+async def in_time(write: Awaitable[None]) -> bool:
+    """Whether the client took it; one that stopped reading is to be hung up on."""
+    try:
+        async with asyncio.timeout(STALLED_WRITE_S):
+            await write
+    except TimeoutError:
+        logger.warning("a client did not read for %.0f s and is hung up on", STALLED_WRITE_S)
+        return False
+    return True
 
-    def __init__(self, events: AsyncIterator[bytes], media_type: str = "text/event-stream; charset=utf-8") -> None:
+
+class Streamed(Response):
+    """A body of unknown length. It is closed when the client leaves or stops reading."""
+
+    def __init__(self, media_type: str = "text/event-stream; charset=utf-8") -> None:
         super().__init__(None, media_type=None, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self.headers["content-type"] = media_type
-        self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        writer = asyncio.create_task(self._write(send))
+        writer = asyncio.create_task(self._send_all(scope, send))
         gone = asyncio.create_task(_until_gone(receive))
         try:
             await asyncio.wait({writer, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -130,20 +140,36 @@ class EventStream(Response):
                 writer.result()
         finally:
             await _cancelled(writer, gone)
-            await self._close()
+            await self.close()
 
-    async def _write(self, send: Send) -> None:
+    async def _send_all(self, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for event in self._events:
-            try:
-                async with asyncio.timeout(STALLED_WRITE_S):
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
-            except TimeoutError:
-                logger.warning("a client did not read for %.0f s and is hung up on", STALLED_WRITE_S)
-                return  # without an end: the server closes the connection
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if await self.write(scope, send):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        # otherwise without an end: the server closes the connection
 
-    async def _close(self) -> None:
+    async def write(self, scope: Scope, send: Send) -> bool:
+        """Write all of the body; False when the client does not read."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Nothing more will be written."""
+
+
+class EventStream(Streamed):
+    """Server-sent events, or lines, from a generator."""
+
+    def __init__(self, events: AsyncIterator[bytes], media_type: str = "text/event-stream; charset=utf-8") -> None:
+        super().__init__(media_type)
+        self._events = events
+
+    async def write(self, scope: Scope, send: Send) -> bool:
+        async for event in self._events:
+            if not await in_time(send({"type": "http.response.body", "body": event, "more_body": True})):
+                return False
+        return True
+
+    async def close(self) -> None:
         close = getattr(self._events, "aclose", None)  # async generators have it, plain iterators need not
         if close is not None:
             await close()

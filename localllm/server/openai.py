@@ -16,7 +16,7 @@ from localllm.errors import Overloaded
 from localllm.server import answers
 from localllm.server.asks import chat_asks, completion_asks, wish_of
 from localllm.server.fields import ChatRequest, CompletionRequest, parse
-from localllm.server.http import EventStream, Json, attended, read_object
+from localllm.server.http import Json, attended, read_object
 from localllm.server.writing import Answer, streamed, whole
 from localllm.settings import Settings
 from localllm.store.entry import Entry
@@ -63,7 +63,7 @@ class OpenAI:
             answer = await attended(request, self._begin(stack, wanted, make, shape, warnings))
             if wanted.stream:
                 await attended(request, answer.first_word())
-                return EventStream(streamed(answer, stack.pop_all()))
+                return streamed(answer, stack.pop_all())
             return Json(await attended(request, whole(answer)))
         finally:
             await stack.aclose()

@@ -23,6 +23,7 @@ from localllm.daemon.sources import Sources
 from localllm.errors import DaemonUnreachable, LocalLLMError, PortInUse, UsageError, WorkerCrashed
 from localllm.server.app import Daemon
 from localllm.server.logs import start_logging
+from localllm.server.outlet import HttpProtocol
 from localllm.settings import Settings, load_settings
 
 logger = logging.getLogger("localllm.server")
@@ -142,7 +143,7 @@ class _Serving(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 date_header=False,
-                http="h11",  # the one that bounds headers
+                http=HttpProtocol,  # of h11, which bounds headers
                 ws="none",
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
                 timeout_graceful_shutdown=int(LAST_EVENTS_S),

@@ -1,20 +1,19 @@
 """An answer under way, written down as one body or as a stream of events."""
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from localllm.daemon.replies import Ask, Piece, Reply
 from localllm.daemon.resident import Resident
-from localllm.errors import LocalLLMError
 from localllm.server import answers
 from localllm.server.collect import Collected, collect
 from localllm.server.fields import ChatRequest, CompletionRequest
+from localllm.server.pump import AnswerStream
 
 FIRST_EVENT_S = 10.0
 """How long the status line waits for the engine's first word: a refusal then still gets its own status."""
-KEEP_ALIVE_S = 10.0
 
 
 @dataclass(slots=True)
@@ -32,13 +31,6 @@ class Answer:
     async def first_word(self) -> None:
         """Wait for the first pieces. Raises when the engine refuses the request."""
         self.early = await self.reply.gather(FIRST_EVENT_S)
-
-    async def batches(self) -> AsyncIterator[list[Piece]]:
-        """The pieces as they come; an empty list when nothing came for a while."""
-        if self.early:
-            yield self.early
-        while not self.reply.is_done:
-            yield await self.reply.gather(KEEP_ALIVE_S)
 
     @property
     def extras(self) -> dict[str, Any]:
@@ -116,26 +108,33 @@ def _completion_choice(answer: Answer, wanted: CompletionRequest, rank: int, pie
 # ---- streams
 
 
-async def streamed(answer: Answer, stack: contextlib.AsyncExitStack) -> AsyncIterator[bytes]:
-    """Events until the answer is done; an error in the middle is an event too. Closing it frees the pages."""
-    async with stack:
+def streamed(answer: Answer, stack: contextlib.AsyncExitStack) -> AnswerStream:
+    """Events until the answer is done. Closing it frees the pages."""
+    return AnswerStream(answer.reply, answer.early, _Script(answer).events, stack)
+
+
+class _Script:
+    """The events of one answer: its pieces', then usage where it was asked for, then the end."""
+
+    def __init__(self, answer: Answer) -> None:
         options = answer.wanted.stream_options
-        shows_usage = bool(options and options.include_usage)
-        writer = _writer(answer)
-        chunks = answers.Chunks(answer.envelope, announces_usage=shows_usage)
-        try:
-            async for pieces in answer.batches():
-                for piece in pieces:
-                    is_last = answer.reply.is_done and piece is pieces[-1] and not shows_usage
-                    yield writer.events(chunks, piece, answer.extras if is_last else {})
-                if not pieces:
-                    yield answers.KEEP_ALIVE
-        except LocalLLMError as error:
-            yield answers.error_event(error)
-            return
-        if shows_usage:
-            yield chunks.last(usage=answers.usage(answer.reply.stats), **answer.extras)
-        yield answers.DONE
+        self._answer = answer
+        self._shows_usage = bool(options and options.include_usage)
+        self._writer = _writer(answer)
+        self._chunks = answers.Chunks(answer.envelope, announces_usage=self._shows_usage)
+
+    def events(self, pieces: list[Piece]) -> bytes:
+        is_done = self._answer.reply.is_done
+        written = b"".join([self._writer.events(self._chunks, piece, {}) for piece in pieces[:-1]])
+        extra = self._answer.extras if is_done and not self._shows_usage else {}
+        written += self._writer.events(self._chunks, pieces[-1], extra)
+        return written + self._ending() if is_done else written
+
+    def _ending(self) -> bytes:
+        if not self._shows_usage:
+            return answers.DONE
+        usage = answers.usage(self._answer.reply.stats)
+        return self._chunks.last(usage=usage, **self._answer.extras) + answers.DONE
 
 
 def _writer(answer: Answer) -> "_ChatWriter | _TextWriter":
@@ -151,9 +150,12 @@ class _ChatWriter:
         self._wanted = wanted
         self._has_begun: set[int] = set()
         self._has_called: set[int] = set()
+        self._shows_tokens = bool(wanted.logprobs or wanted.return_token_ids)
 
     def events(self, chunks: answers.Chunks, piece: Piece, extra: dict[str, Any]) -> bytes:
         wanted, written = self._wanted, b""
+        if piece.is_text and piece.index in self._has_begun and not self._shows_tokens:
+            return chunks.content(piece.index, piece.text) if piece.text else b""
         if piece.index not in self._has_begun:
             self._has_begun.add(piece.index)
             ids = {"prompt_token_ids": self._answer.asks[0].prompt} if wanted.return_token_ids else {}
@@ -166,11 +168,6 @@ class _ChatWriter:
             reason = answers.finish_reason(piece, has_called_tools=piece.index in self._has_called)
             written += chunks.chunk(answers.delta_choice(piece.index, {}, reason, stop_reason=piece.stop), **extra)
         return written
-
-    @property
-    def _shows_tokens(self) -> bool:
-        wanted = self._wanted
-        return bool(wanted.logprobs or wanted.return_token_ids)
 
     def _details(self, piece: Piece) -> dict[str, Any]:
         wanted = self._wanted
@@ -193,6 +190,8 @@ class _TextWriter:
 
     def events(self, chunks: answers.Chunks, piece: Piece, extra: dict[str, Any]) -> bytes:
         wanted, written = self._wanted, b""
+        if piece.is_text and not (wanted.echo or wanted.logprobs is not None or wanted.return_token_ids):
+            return chunks.text(piece.index, piece.text) if piece.text else b""
         if wanted.echo and piece.index not in self._has_echoed:
             self._has_echoed.add(piece.index)
             written += chunks.chunk(self._echo(piece))

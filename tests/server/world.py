@@ -13,6 +13,7 @@ import uvicorn
 
 from localllm.daemon.sources import Sources
 from localllm.server.app import Daemon
+from localllm.server.outlet import HttpProtocol
 from localllm.settings import load_settings
 from tests.daemon.toy import WORKER_COMMAND, ToyLibrary, toy_text
 
@@ -69,7 +70,9 @@ def daemon(
             listener.listen(256)
             listener.setblocking(False)
             made = Daemon(load_settings(env, **settings), sources or toys)
-            config = uvicorn.Config(made.application(), lifespan="on", log_config=None, access_log=False, ws="none")
+            config = uvicorn.Config(
+                made.application(), lifespan="on", log_config=None, access_log=False, ws="none", http=HttpProtocol
+            )
             server = uvicorn.Server(config)
             stop.append(server)
             worlds.append(World(made, listener.getsockname()[1], asyncio.get_running_loop()))
