@@ -25,8 +25,7 @@ struct Blocks {
     static constexpr BlockShape SHAPE = shape_of(Form::TYPE);
     static constexpr int BYTES = LANES * SHAPE.bytes;
     static constexpr int RUNS = SHAPE.values / BLOCK;
-    static constexpr int TOKENS = TILE;
-    static constexpr bool PAIRED = false, ALWAYS_AHEAD = true;
+    static constexpr bool PAIRED = false, HAS_PANELS = false;
 
     // The products of half a run, times the ratio of the activations.
     template <int T>

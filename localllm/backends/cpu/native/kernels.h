@@ -85,8 +85,8 @@ enum class Activation : int { silu, gelu, gelu_tanh, relu, relu2, swiglu_oai };
 // Four tokens' activations of 32 columns: value = scale * ratio[half] * q; sum is that of the 32 values.
 //
 // Each half has its own scale, as a whole multiple of a common one: halves are joined as integers and cost no float step
-// of their own. 12 bits are all that sums of 8-bit products leave free. (A set whose products leave more keeps floats in
-// the places of `ratio` and `sums`: a half's own scale, and its sum times that.)
+// of their own. 12 bits are all that sums of 8-bit products leave free. (The AVX-512 set keeps the bits of a float in
+// `ratio`, a half's own scale, and -128 times its plain sum in `sums`.)
 struct ActBlock {
     float scale[TILE];
     float sum[TILE];
@@ -202,6 +202,7 @@ const Kernels& avx512_kernels();
 
 inline int value_stride(int value_dim) { return PARTIAL_HEAD + (value_dim + LANES - 1) / LANES * LANES; }
 
+constexpr int PANEL_TOKENS = 128;           // that share weights unpacked into a panel, where a set has panels
 constexpr int UNIT_GROUPS = BLOCK / LANES;  // groups of gate, and of up, that make one block of hidden values
 
 }  // namespace localllm

@@ -15,13 +15,13 @@ using PlainQ4_0 = Vnni<Q4_0>;
 using PlainQ4_1 = Vnni<Q4_1>;
 using PlainQ8_0 = Vnni<Q8_0>;
 template <class Form>
-using BlockTile = Vnni<Form>;
+using Quantized = Vnni<Form>;
 #else
 using PlainQ4_0 = FourBit<false>;
 using PlainQ4_1 = FourBit<true>;
 using PlainQ8_0 = EightBit;
 template <class Form>
-using BlockTile = Blocks<Form>;
+using Quantized = Blocks<Form>;
 #endif
 
 // activations that a pass over the weights works on should stay in the second-level cache
@@ -29,64 +29,90 @@ constexpr size_t PASS_BYTES = 400 * 1024;
 
 INLINE int tokens_per_pass(int columns) {
     size_t bytes_per_token = static_cast<size_t>(columns) * sizeof(ActBlock) / (BLOCK * TILE) + 1;
-    int tokens = static_cast<int>(PASS_BYTES / bytes_per_token) / (2 * TILE) * (2 * TILE);
+    int tokens = static_cast<int>(PASS_BYTES / bytes_per_token) / TILE * TILE;
     return tokens < 32 ? 32 : tokens;
 }
 
-// emit(group - first, token, sums of 8 rows) for R groups and the T tokens from `token` on. AHEAD: weights come from memory.
-template <class W, int R, int T, bool AHEAD, class Emit>
-INLINE void one_tile(const uint8_t* w, size_t stride, int columns, const Inputs& in, int token, Emit emit) {
-    alignas(64) float sums[R * T * LANES];
-    W::template tile<R, T, AHEAD>(w, stride, columns, in, token, sums);
-    for (int r = 0; r < R; r++)
-        for (int t = 0; t < T; t++) emit(r, token + t, load(sums + (r * T + t) * LANES));
-}
-
-// The same for 1 to TILE tokens.
+// emit(group - first, token, sums of 8 rows) for R groups and the up to TILE tokens from `token` on
 template <class W, int R, bool AHEAD, class Emit>
-INLINE void small_tile(const uint8_t* w, size_t stride, int columns, const Inputs& in, int token, int count, Emit emit) {
+INLINE void one_tile(const uint8_t* w, size_t stride, int columns, const Inputs& in, int token, int count, Emit emit) {
+    alignas(32) float sums[2 * TILE * LANES];
+#define CASE(T)                                                             \
+    W::template tile<R, T, AHEAD>(w, stride, columns, in, token, sums);     \
+    for (int r = 0; r < R; r++)                                             \
+        for (int t = 0; t < T; t++) emit(r, token + t, load(sums + (r * T + t) * LANES));
     switch (count) {
-        case 1: return one_tile<W, R, 1, AHEAD>(w, stride, columns, in, token, emit);
-        case 2: return one_tile<W, R, 2, AHEAD>(w, stride, columns, in, token, emit);
-        case 3: return one_tile<W, R, 3, AHEAD>(w, stride, columns, in, token, emit);
-        default: return one_tile<W, R, 4, AHEAD>(w, stride, columns, in, token, emit);
+        case 1: { CASE(1) } break;
+        case 2: { CASE(2) } break;
+        case 3: { CASE(3) } break;
+        default: { CASE(4) }
     }
+#undef CASE
 }
 
-// Groups in a row with the 1 to W::TOKENS tokens from `token` on; emit(group, token, sums).
+// Groups in a row with the `count` tokens from `token` on; emit(group, token, sums). `ahead`: weights come from memory.
 // `paired`: two groups at once. With one or two tokens memory is the limit, and one stream reads faster than two.
-template <class W, bool AHEAD, class Emit>
+template <class W, class Emit>
 INLINE void tile_groups(const uint8_t* w, size_t stride, int groups, int columns, const Inputs& in, int token, int count,
-                        bool paired, Emit emit) {
+                        bool ahead, bool paired, Emit emit) {
     int group = 0;
     auto put = [&](int r, int t, F8 sums) { emit(group + r, t, sums); };
-    auto at = [&](int number) { return w + static_cast<size_t>(number) * stride; };
-    if constexpr (W::TOKENS > TILE) {
-        for (; paired && group + 1 < groups && count == W::TOKENS; group += 2)
-            one_tile<W, 2, W::TOKENS, AHEAD>(at(group), stride, columns, in, token, put);
-    } else if constexpr (W::PAIRED) {
-        for (; paired && group + 1 < groups; group += 2)
-            small_tile<W, 2, AHEAD>(at(group), stride, columns, in, token, count, put);
+    if constexpr (W::PAIRED)
+        if (paired)
+            for (; group + 1 < groups; group += 2) {
+                const uint8_t* at = w + static_cast<size_t>(group) * stride;
+                if (ahead)
+                    one_tile<W, 2, true>(at, stride, columns, in, token, count, put);
+                else
+                    one_tile<W, 2, false>(at, stride, columns, in, token, count, put);
+            }
+    for (; group < groups; group++) {
+        const uint8_t* at = w + static_cast<size_t>(group) * stride;
+        if (ahead)
+            one_tile<W, 1, true>(at, stride, columns, in, token, count, put);
+        else
+            one_tile<W, 1, false>(at, stride, columns, in, token, count, put);
     }
-    for (; group < groups; group++)
-        for (int t = 0; t < count; t += TILE)
-            small_tile<W, 1, AHEAD>(at(group), stride, columns, in, token + t, count - t, put);
 }
+
+#ifdef LOCALLLM_AVX512
+// Pairs of groups with tokens first..last by panels, if the format has them and the tokens are many; how many groups
+// are done.
+template <class W, class Emit>
+INLINE int panel_groups(const uint8_t* w, size_t stride, int groups, int columns, const Inputs& in, int first, int last,
+                        Emit emit) {
+    int group = 0;
+    if constexpr (W::HAS_PANELS) {
+        if (last - first <= TILE) return 0;
+        alignas(64) float sums[PANEL_TOKENS * 2 * LANES];
+        for (; group + 1 < groups; group += 2)
+            for (int token = first; token < last; token += PANEL_TOKENS) {
+                int end = last - token < PANEL_TOKENS ? last : token + PANEL_TOKENS;
+                W::panels(w + static_cast<size_t>(group) * stride, stride, columns, in, token, end, sums);
+                for (int t = token; t < end; t++)
+                    for (int g = 0; g < 2; g++) emit(group + g, t, load(sums + ((t - token) * 2 + g) * LANES));
+            }
+    }
+    return group;
+}
+#else
+template <class W, class Emit>
+INLINE int panel_groups(const uint8_t*, size_t, int, int, const Inputs&, int, int, Emit) {
+    return 0;
+}
+#endif
 
 template <class W, class Emit>
 INLINE void product(const Slice& w, size_t stride, int columns, const Inputs& in, int first, int last, Emit emit) {
+    int done = panel_groups<W>(w.data, stride, w.num_groups, columns, in, first, last, emit);
     bool paired = W::PAIRED && last - first > 2;
     int step = paired ? 2 : 1;
-    for (int group = 0; group < w.num_groups; group += step) {
+    for (int group = done; group < w.num_groups; group += step) {
         int size = w.num_groups - group < step ? w.num_groups - group : step;
         const uint8_t* at = w.data + static_cast<size_t>(group) * stride;
-        auto put = [&](int g, int t, F8 sums) { emit(group + g, t, sums); };
-        int token = first, count = last - first < W::TOKENS ? last - first : W::TOKENS;
-        tile_groups<W, true>(at, stride, size, columns, in, token, count, paired, put);
-        for (token += count; token < last; token += count) {
-            count = last - token < W::TOKENS ? last - token : W::TOKENS;
-            tile_groups<W, W::ALWAYS_AHEAD>(at, stride, size, columns, in, token, count, paired, put);
-        }
+        for (int token = first; token < last; token += TILE)
+            tile_groups<W>(at, stride, size, columns, in, token, last - token < TILE ? last - token : TILE,
+                           token == first, paired, [&](int g, int t, F8 sums) { emit(group + g, t, sums); });
     }
 }
 
@@ -96,16 +122,16 @@ INLINE void with_format(Type type, Body body) {
         case Type::Q4_0: body(PlainQ4_0{}); break;
         case Type::Q4_1: body(PlainQ4_1{}); break;
         case Type::Q8_0: body(PlainQ8_0{}); break;
-        case Type::Q5_0: body(BlockTile<Q5_0>{}); break;
-        case Type::Q5_1: body(BlockTile<Q5_1>{}); break;
-        case Type::Q2_K: body(BlockTile<Q2_K>{}); break;
-        case Type::Q3_K: body(BlockTile<Q3_K>{}); break;
-        case Type::Q4_K: body(BlockTile<Q4_K>{}); break;
-        case Type::Q5_K: body(BlockTile<Q5_K>{}); break;
-        case Type::Q6_K: body(BlockTile<Q6_K>{}); break;
-        case Type::IQ4_NL: body(BlockTile<IQ4_NL>{}); break;
-        case Type::IQ4_XS: body(BlockTile<IQ4_XS>{}); break;
-        case Type::MXFP4: body(BlockTile<MXFP4>{}); break;
+        case Type::Q5_0: body(Quantized<Q5_0>{}); break;
+        case Type::Q5_1: body(Quantized<Q5_1>{}); break;
+        case Type::Q2_K: body(Quantized<Q2_K>{}); break;
+        case Type::Q3_K: body(Quantized<Q3_K>{}); break;
+        case Type::Q4_K: body(Quantized<Q4_K>{}); break;
+        case Type::Q5_K: body(Quantized<Q5_K>{}); break;
+        case Type::Q6_K: body(Quantized<Q6_K>{}); break;
+        case Type::IQ4_NL: body(Quantized<IQ4_NL>{}); break;
+        case Type::IQ4_XS: body(Quantized<IQ4_XS>{}); break;
+        case Type::MXFP4: body(Quantized<MXFP4>{}); break;
         case Type::F16: body(Floats<PlainF16>{}); break;
         case Type::BF16: body(Floats<PlainBF16>{}); break;
         case Type::F32: body(Floats<PlainF32>{}); break;
@@ -137,38 +163,36 @@ void linear(const Slice& w, Type type, int columns, const Inputs& in, const Line
     });
 }
 
-// A unit of hidden values of one tile of tokens, while it is in the first-level cache.
+// A unit of hidden values of some tokens, while it is in a near cache.
 template <int TOKENS>
 struct Hidden {
     alignas(32) float gate[TOKENS][BLOCK];
     alignas(32) float up[TOKENS][BLOCK];
 };
 
-// `lane`: where the token lies in the tile
-template <int TOKENS>
-INLINE void emit_hidden(Hidden<TOKENS>& hidden, int lane, int unit, int num_groups, int token, const GatedOut& out) {
+INLINE void emit_hidden(float* gates, const float* ups, int unit, int num_groups, int token, const GatedOut& out) {
     size_t row = static_cast<size_t>(unit) * BLOCK;
     for (int i = 0; i < num_groups * LANES; i += LANES) {
-        F8 gate = load(hidden.gate[lane] + i), up = load(hidden.up[lane] + i);
+        F8 gate = load(gates + i), up = load(ups + i);
         if (out.gate_bias) gate = gate + load(out.gate_bias + row + i);
         if (out.up_bias) up = up + load(out.up_bias + row + i);
-        store(hidden.gate[lane] + i, gate_times_up(gate, up, out.activation));
+        store(gates + i, gate_times_up(gate, up, out.activation));
     }
     if (out.blocks) {
         size_t tile = static_cast<size_t>(token / TILE) * static_cast<size_t>(out.blocks_per_token);
-        quantize_block(hidden.gate[lane], out.blocks[tile + static_cast<size_t>(unit)], token % TILE);
+        quantize_block(gates, out.blocks[tile + static_cast<size_t>(unit)], token % TILE);
     }
     if (out.values)
         for (int i = 0; i < num_groups * LANES; i += LANES)
-            store(out.values + static_cast<size_t>(token) * out.ld + row + i, load(hidden.gate[lane] + i));
+            store(out.values + static_cast<size_t>(token) * out.ld + row + i, load(gates + i));
 }
 
 // Groups of one matrix of a unit, where gate and up differ in type and no loop holds both.
 void some_groups(const uint8_t* w, Type type, int groups, int columns, const Inputs& in, int token, int count,
                  float (*to)[BLOCK]) {
     with_format(type, [&](auto format) {
-        tile_groups<decltype(format), true>(w, group_bytes(type, columns), groups, columns, in, token, count, false,
-                                            [&](int group, int t, F8 sums) { store(to[t - token] + group * LANES, sums); });
+        tile_groups<decltype(format)>(w, group_bytes(type, columns), groups, columns, in, token, count, true, false,
+                                      [&](int group, int t, F8 sums) { store(to[t % TILE] + group * LANES, sums); });
     });
 }
 
@@ -185,11 +209,33 @@ void gated_of_two_types(const Slice& w, Type gate, Type up, int columns, int gro
                 Hidden<TILE> hidden;
                 some_groups(at, gate, size, columns, in, token, end - token, hidden.gate);
                 some_groups(ups, up, size, columns, in, token, end - token, hidden.up);
-                for (int t = token; t < end; t++) emit_hidden(hidden, t - token, unit, size, t, out);
+                for (int t = token; t < end; t++)
+                    emit_hidden(hidden.gate[t % TILE], hidden.up[t % TILE], unit, size, t, out);
             }
             at = ups + up_stride * static_cast<size_t>(size);
         }
     });
+}
+
+// One unit: all of a tile's gate and up rows, then on, so that the unit's weights stay near.
+template <class W>
+INLINE void unit_of_hidden(const uint8_t* w, size_t stride, int columns, const Inputs& in, int first, int last, int unit,
+                           int size, const GatedOut& out) {
+    constexpr int TOKENS = W::HAS_PANELS ? PANEL_TOKENS : TILE;
+    for (int token = first; token < last; token += TOKENS) {
+        int count = last - token < TOKENS ? last - token : TOKENS;
+        Hidden<TOKENS> hidden;
+        auto put = [&](int group, int t, F8 sums) {
+            float* to = group < size ? hidden.gate[t - token] + group * LANES : hidden.up[t - token] + (group - size) * LANES;
+            store(to, sums);
+        };
+        int done = panel_groups<W>(w, stride, 2 * size, columns, in, token, token + count, put);
+        for (int t = 0; t < count && done < 2 * size; t += TILE)
+            tile_groups<W>(w + static_cast<size_t>(done) * stride, stride, 2 * size - done, columns, in, token + t,
+                           count - t < TILE ? count - t : TILE, token + t == first, last - first > 2,
+                           [&](int group, int at, F8 sums) { put(done + group, at, sums); });
+        for (int t = 0; t < count; t++) emit_hidden(hidden.gate[t], hidden.up[t], unit, size, token + t, out);
+    }
 }
 
 void gated(const Slice& w, Type type, Type up, int columns, int groups, const Inputs& in, const GatedOut& out) {
@@ -201,21 +247,7 @@ void gated(const Slice& w, Type type, Type up, int columns, int groups, const In
             const uint8_t* at = w.data;
             for (int unit = w.first_group; unit < w.first_group + w.num_groups; unit++) {
                 int size = groups - unit * UNIT_GROUPS < UNIT_GROUPS ? groups - unit * UNIT_GROUPS : UNIT_GROUPS;
-                // all of a tile's gate and up rows, then on: the unit's weights stay near
-                for (int token = first; token < last; token += W::TOKENS) {
-                    int count = last - token < W::TOKENS ? last - token : W::TOKENS;
-                    Hidden<W::TOKENS> hidden;
-                    auto put = [&](int group, int t, F8 sums) {
-                        float* to = group < size ? hidden.gate[t - token] + group * LANES
-                                                 : hidden.up[t - token] + (group - size) * LANES;
-                        store(to, sums);
-                    };
-                    if (token == first)
-                        tile_groups<W, true>(at, stride, 2 * size, columns, in, token, count, last - first > 2, put);
-                    else
-                        tile_groups<W, W::ALWAYS_AHEAD>(at, stride, 2 * size, columns, in, token, count, true, put);
-                    for (int t = token; t < token + count; t++) emit_hidden(hidden, t - token, unit, size, t, out);
-                }
+                unit_of_hidden<W>(at, stride, columns, in, first, last, unit, size, out);
                 at += stride * static_cast<size_t>(2 * size);
             }
         });

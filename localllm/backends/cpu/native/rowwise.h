@@ -63,7 +63,7 @@ INLINE void put_scales(const HalfScales& scales, int left_sum, int right_sum, Ac
 #ifdef LOCALLLM_AVX512
         float scale = scales.scale * static_cast<float>(scales.ratio[half]);
         put_float(out.ratio[half][t], scale);
-        put_float(out.sums[half][t], scale * static_cast<float>(half_sum));
+        out.sums[half][t] = -128 * half_sum;
 #else
         out.ratio[half][t] = twice(scales.ratio[half]);
         out.sums[half][t] = scales.ratio[half] * half_sum;

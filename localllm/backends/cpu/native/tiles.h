@@ -23,8 +23,7 @@ template <bool HAS_MIN>
 struct FourBit {
     static constexpr int BYTES = HAS_MIN ? 160 : 144;
     static constexpr int QUANTS = HAS_MIN ? 32 : 16;
-    static constexpr int TOKENS = TILE;
-    static constexpr bool PAIRED = true, ALWAYS_AHEAD = false;
+    static constexpr bool PAIRED = true, HAS_PANELS = false;
 
     INLINE static void scales(const uint8_t* w, F8& d, F8& m) {
         d = load_half(w);
@@ -208,8 +207,7 @@ struct FourBit {
 struct EightBit {
     static constexpr int BYTES = 272;
     static constexpr int QUANTS = 16;
-    static constexpr int TOKENS = TILE;
-    static constexpr bool PAIRED = false, ALWAYS_AHEAD = false;
+    static constexpr bool PAIRED = false, HAS_PANELS = false;
 
     template <int R, int T, bool AHEAD>
     INLINE static void tile(const uint8_t* w, size_t, int columns, const Inputs& in, int token, float* out) {
@@ -281,8 +279,7 @@ struct PlainBF16 {
 template <class Plain>
 struct Floats {
     static constexpr size_t COLUMN_BYTES = LANES * Plain::VALUE_BYTES;
-    static constexpr int TOKENS = TILE;
-    static constexpr bool PAIRED = false, ALWAYS_AHEAD = false;
+    static constexpr bool PAIRED = false, HAS_PANELS = false;
 
     template <int R, int T, bool AHEAD>
     INLINE static void tile(const uint8_t* w, size_t, int columns, const Inputs& in, int token, float* out) {

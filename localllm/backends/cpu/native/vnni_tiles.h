@@ -18,19 +18,16 @@ struct Rows<1> {
     using I = __m256i;
     using F = __m256;
     INLINE static I zero() { return _mm256_setzero_si256(); }
-    INLINE static I dots(I sum, I quants, const int8_t* q) { return _mm256_dpbusd_epi32(sum, quants, _mm256_set1_epi32(word(q))); }
+    INLINE static I every(int32_t x) { return _mm256_set1_epi32(x); }
+    INLINE static I dots(I sum, I quants, const int8_t* q) { return _mm256_dpbusd_epi32(sum, quants, every(four(q))); }
     INLINE static F floats(I v) { return _mm256_cvtepi32_ps(v); }
-    INLINE static F every(float x) { return _mm256_set1_ps(x); }
-    INLINE static F every_bits(int32_t x) { return _mm256_castsi256_ps(_mm256_set1_epi32(x)); }
+    INLINE static F bits(I v) { return _mm256_castsi256_ps(v); }
+    INLINE static F all(float x) { return _mm256_set1_ps(x); }
     INLINE static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
-    INLINE static void put(float* out, int, F x) { _mm256_storeu_ps(out, x); }
-    template <class Get>
-    INLINE static auto of_each(const uint8_t* w, size_t, Get get) { return get(w); }
-
-    INLINE static int32_t word(const int8_t* q) {
-        int32_t four;
-        std::memcpy(&four, q, 4);
-        return four;
+    INLINE static int32_t four(const int8_t* q) {
+        int32_t word;
+        std::memcpy(&word, q, 4);
+        return word;
     }
 };
 
@@ -39,24 +36,14 @@ struct Rows<2> {
     using I = __m512i;
     using F = __m512;
     INLINE static I zero() { return _mm512_setzero_si512(); }
+    INLINE static I every(int32_t x) { return _mm512_set1_epi32(x); }
     INLINE static I dots(I sum, I quants, const int8_t* q) {
-        return _mm512_dpbusd_epi32(sum, quants, _mm512_set1_epi32(Rows<1>::word(q)));
+        return _mm512_dpbusd_epi32(sum, quants, every(Rows<1>::four(q)));
     }
     INLINE static F floats(I v) { return _mm512_cvtepi32_ps(v); }
-    INLINE static F every(float x) { return _mm512_set1_ps(x); }
-    INLINE static F every_bits(int32_t x) { return _mm512_castsi512_ps(_mm512_set1_epi32(x)); }
+    INLINE static F bits(I v) { return _mm512_castsi512_ps(v); }
+    INLINE static F all(float x) { return _mm512_set1_ps(x); }
     INLINE static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-    INLINE static void put(float* out, int stride, F x) {
-        _mm256_storeu_ps(out, _mm512_castps512_ps256(x));
-        _mm256_storeu_ps(out + stride, _mm512_extractf32x8_ps(x, 1));
-    }
-    // What both groups have, side by side.
-    template <class Get>
-    INLINE static auto of_each(const uint8_t* w, size_t stride, Get get) {
-        return joined(get(w), get(w + stride));
-    }
-    INLINE static I joined(__m256i a, __m256i b) { return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1); }
-    INLINE static F joined(F8 a, F8 b) { return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1); }
 };
 
 // ---- the types that blocks.h does not have
@@ -86,98 +73,179 @@ struct Q8_0 {
     INLINE static Words quants(const uint8_t* w, int, int j) { return word(w, 2, j); }
 };
 
+// ---- what a set of quants looks like to the products
+
+// Quants and this are 0..255; products of the signed ones come out where sums begin at `sums` of the activations.
+constexpr int BIAS = 128;
+
+template <class Form>
+INLINE Words unsigned_quants(const uint8_t* w, int run, int j) {
+    Words v = Form::quants(w, run, j);
+    return Form::IS_SIGNED ? _mm256_add_epi8(v, _mm256_set1_epi8(static_cast<char>(BIAS))) : v;
+}
+
+// Activations: tiles of TILE tokens lie `tile_stride` apart.
+struct Tokens {
+    const ActBlock* first;
+    size_t tile_stride;
+    INLINE const ActBlock& of(int t) const { return first[static_cast<size_t>(t / TILE) * tile_stride]; }
+};
+
+// What products need to know of a type.
+template <bool SIGNED, bool FLOOR, bool HALVES>
+struct Kind {
+    static constexpr bool IS_SIGNED = SIGNED, HAS_FLOOR = FLOOR, PER_HALF = HALVES;
+};
+template <class Form>
+using KindOf = Kind<Form::IS_SIGNED, Form::HAS_FLOOR, Form::PER_HALF>;
+
+// One run's products with T tokens onto their sums. `quants(half, j)`: four columns; `scale(half)` and `floor(half)`.
+template <class K, int R, int T, class Quants, class Scale, class Floor>
+INLINE void add_run(const Tokens& a, typename Rows<R>::F* sum, Quants quants, Scale scale, Floor floor) {
+    using V = Rows<R>;
+    typename V::F part[T];
+    auto add_part = [&](int half) __attribute__((always_inline)) {
+        auto by = scale(half);
+        UNROLL for (int t = 0; t < T; t++) sum[t] = V::fma(part[t], by, sum[t]);
+    };
+    UNROLL for (int half = 0; half < BLOCK / HALF; half++) {
+        typename V::I exact[T];
+        UNROLL for (int t = 0; t < T; t++) exact[t] = K::IS_SIGNED ? V::every(a.of(t).sums[half][t % TILE]) : V::zero();
+        UNROLL for (int j = 0; j < HALF / 4; j++) {
+            auto v = quants(half, half * (HALF / 4) + j);
+            asm volatile("" : "+v"(v));  // unpacked once, not once a token
+            UNROLL for (int t = 0; t < T; t++) exact[t] = V::dots(exact[t], v, a.of(t).q[t % TILE] + half * HALF + 4 * j);
+        }
+        UNROLL for (int t = 0; t < T; t++) {
+            auto x = V::floats(exact[t]), its = V::bits(V::every(a.of(t).ratio[half][t % TILE]));
+            part[t] = K::PER_HALF || !half ? x * its : V::fma(x, its, part[t]);
+        }
+        if (K::PER_HALF) add_part(half);
+    }
+    if (!K::PER_HALF) add_part(0);
+    if constexpr (K::HAS_FLOOR)
+        UNROLL for (int half = 0; half < 1 + K::PER_HALF; half++) {
+            auto by = floor(half);
+            UNROLL for (int t = 0; t < T; t++) {
+                const ActBlock& of = a.of(t);
+                auto total = V::bits(V::every(*reinterpret_cast<const int32_t*>(of.sum + t % TILE)));
+                if (K::PER_HALF)
+                    total = V::floats(V::every(of.sums[half][t % TILE])) * V::bits(V::every(of.ratio[half][t % TILE])) *
+                            V::all(-1.0f / BIAS);
+                sum[t] = V::fma(by, total, sum[t]);
+            }
+        }
+}
+
+// ---- many tokens: 16 rows of up to PANEL_RUNS runs unpacked, small enough to stay in the first-level cache
+
+constexpr int PANEL_RUNS = 8;
+
+struct Panel {
+    alignas(64) uint8_t quants[PANEL_RUNS][BLOCK / 4][64];
+    alignas(64) float scale[PANEL_RUNS][2][2 * LANES];
+    alignas(64) float floor[PANEL_RUNS][2][2 * LANES];
+};
+
+template <class Form>
+INLINE void unpack_run(const uint8_t* w, size_t stride, int run, Panel& panel, int at) {
+    constexpr int RUN_BYTES = LANES * shape_of(Form::TYPE).bytes / (shape_of(Form::TYPE).values / BLOCK);
+    for (int group = 0; group < 2; group++) {
+        const uint8_t* rows = w + static_cast<size_t>(group) * stride;
+        for (int at = 0; at < RUN_BYTES; at += 64) prefetch(rows + PREFETCH_BYTES + run * RUN_BYTES + at);
+        UNROLL for (int j = 0; j < BLOCK / 4; j++)
+            _mm256_store_si256(reinterpret_cast<__m256i*>(panel.quants[at][j] + 32 * group), unsigned_quants<Form>(rows, run, j));
+        Scales by = Form::scales(rows, Form::unit(rows), run);
+        for (int half = 0; half < 1 + Form::PER_HALF; half++) {
+            store(panel.scale[at][half] + LANES * group, by.scale[half]);
+            if (Form::HAS_FLOOR) store(panel.floor[at][half] + LANES * group, by.floor[half]);
+        }
+    }
+}
+
+// Runs first..last of 16 rows.
+template <class Form>
+INLINE void unpack_panel(const uint8_t* w, size_t stride, int first, int last, Panel& panel) {
+    constexpr BlockShape SHAPE = shape_of(Form::TYPE);
+    constexpr int RUNS = SHAPE.values / BLOCK, BYTES = LANES * SHAPE.bytes;
+    for (int run = first; run < last; run++)
+        unpack_run<Form>(w + static_cast<size_t>(run / RUNS) * BYTES, stride, run % RUNS, panel, run - first);
+}
+
+// sums (T, 16) of T tokens go on with the runs of a panel.
+template <class K, int T>
+__attribute__((noinline)) void add_panel(const Panel& panel, int runs, Tokens a, float* sums) {
+    using V = Rows<2>;
+    V::F sum[T];
+    UNROLL for (int t = 0; t < T; t++) sum[t] = _mm512_load_ps(sums + t * 2 * LANES);
+    for (int run = 0; run < runs; run++, a.first++)
+        add_run<K, 2, T>(
+            a, sum, [&](int, int j) __attribute__((always_inline)) { return _mm512_load_si512(panel.quants[run][j]); },
+            [&](int half) __attribute__((always_inline)) { return _mm512_load_ps(panel.scale[run][half]); },
+            [&](int half) __attribute__((always_inline)) { return _mm512_load_ps(panel.floor[run][half]); });
+    UNROLL for (int t = 0; t < T; t++) _mm512_store_ps(sums + t * 2 * LANES, sum[t]);
+}
+
 template <class Form>
 struct Vnni {
     static constexpr BlockShape SHAPE = shape_of(Form::TYPE);
     static constexpr int BYTES = LANES * SHAPE.bytes;
     static constexpr int RUNS = SHAPE.values / BLOCK;
     static constexpr int RUN_BYTES = BYTES / RUNS;
-    static constexpr int TOKENS = 8;
-    static constexpr bool PAIRED = true, ALWAYS_AHEAD = true;
-    // quants and bias together are 0..255
-    static constexpr int BIAS = !Form::IS_SIGNED ? 0 : Form::MOST < 128 - 1 ? Form::MOST : 128;
-    static constexpr bool HAS_FLOOR = BIAS || Form::HAS_FLOOR;
-
-    INLINE static Words quants(const uint8_t* w, int run, int j) {
-        Words v = Form::quants(w, run, j);
-        return BIAS ? _mm256_add_epi8(v, _mm256_set1_epi8(static_cast<char>(BIAS))) : v;
-    }
-    INLINE static Scales scales(const uint8_t* w, int run) {
-        Scales by = Form::scales(w, Form::unit(w), run);
-        for (int half = 0; half < 1 + Form::PER_HALF; half++)
-            if (BIAS) by.floor[half] = by.scale[half] * all(-static_cast<float>(BIAS));
-        return by;
-    }
-
-    // Activations of token `t`: tiles of TILE tokens lie `tile_stride` apart.
-    struct Tokens {
-        const ActBlock* first;
-        size_t tile_stride;
-        INLINE const ActBlock& of(int t) const { return first[static_cast<size_t>(t / TILE) * tile_stride]; }
-    };
-
-    template <int R, int T>
-    INLINE static void half_run(const uint8_t* w, size_t stride, int run, int half, const Tokens& a, typename Rows<R>::I* sum) {
-        UNROLL for (int t = 0; t < T; t++) sum[t] = Rows<R>::zero();
-        UNROLL for (int j = 0; j < 4; j++) {
-            auto v = Rows<R>::of_each(w, stride, [&](const uint8_t* group) __attribute__((always_inline)) { return quants(group, run, half * 4 + j); });
-            asm volatile("" : "+v"(v));  // unpacked once, not once a token
-            UNROLL for (int t = 0; t < T; t++) sum[t] = Rows<R>::dots(sum[t], v, a.of(t).q[t % TILE] + half * HALF + 4 * j);
-        }
-    }
-
-    template <int R, int T>
-    INLINE static void one_run(const uint8_t* w, size_t stride, int run, const Tokens& a, typename Rows<R>::F* sum) {
-        using V = Rows<R>;
-        typename V::F part[T];
-        UNROLL for (int half = 0; half < BLOCK / HALF; half++) {
-            typename V::I exact[T];
-            half_run<R, T>(w, stride, run, half, a, exact);
-            UNROLL for (int t = 0; t < T; t++) {
-                auto x = V::floats(exact[t]), scale = V::every_bits(a.of(t).ratio[half][t % TILE]);
-                part[t] = Form::PER_HALF || !half ? x * scale : V::fma(x, scale, part[t]);
-            }
-            if constexpr (Form::PER_HALF) add_scaled_part<R, T>(w, stride, run, half, a, part, sum);
-        }
-        if constexpr (!Form::PER_HALF) add_scaled_part<R, T>(w, stride, run, 0, a, part, sum);
-    }
-
-    template <int R, int T>
-    INLINE static void add_scaled_part(const uint8_t* w, size_t stride, int run, int half, const Tokens& a,
-                                       const typename Rows<R>::F* part, typename Rows<R>::F* sum) {
-        using V = Rows<R>;
-        auto scale = V::of_each(w, stride, [&](const uint8_t* group) __attribute__((always_inline)) { return scales(group, run).scale[half]; });
-        UNROLL for (int t = 0; t < T; t++) sum[t] = V::fma(part[t], scale, sum[t]);
-        if constexpr (HAS_FLOOR) {
-            auto floor = V::of_each(w, stride, [&](const uint8_t* group) __attribute__((always_inline)) { return scales(group, run).floor[half]; });
-            UNROLL for (int t = 0; t < T; t++) {
-                const ActBlock& of = a.of(t);
-                auto total = Form::PER_HALF ? V::every_bits(of.sums[half][t % TILE]) : V::every(of.sum[t % TILE]);
-                sum[t] = V::fma(floor, total, sum[t]);
-            }
-        }
-    }
+    static constexpr bool PAIRED = false, HAS_PANELS = true;
 
     // not inlined: three products would otherwise hold a copy each of every type
-    template <int R, int T>
-    static __attribute__((noinline)) void rows(const uint8_t* w, size_t stride, int columns, const ActBlock* first, float* out) {
-        Tokens a{first, static_cast<size_t>(columns / BLOCK)};
-        typename Rows<R>::F sum[T];
-        UNROLL for (int t = 0; t < T; t++) sum[t] = Rows<R>::every(0.0f);
-        for (int b = 0; b < columns / SHAPE.values; b++, w += BYTES)
+    template <int T>
+    static __attribute__((noinline)) void rows(const uint8_t* w, int columns, const ActBlock* first, float* out) {
+        Tokens a{first, 0};
+        F8 sum[T];
+        UNROLL for (int t = 0; t < T; t++) sum[t] = all(0.0f);
+        for (int b = 0; b < columns / SHAPE.values; b++, w += BYTES) {
+            Unit unit = Form::unit(w);
             for (int run = 0; run < RUNS; run++, a.first++) {
-                for (int at = 0; at < RUN_BYTES; at += 64)
-                    for (int group = 0; group < R; group++)
-                        prefetch(w + static_cast<size_t>(group) * stride + PREFETCH_BYTES + run * RUN_BYTES + at);
-                one_run<R, T>(w, stride, run, a, sum);
+                for (int at = 0; at < RUN_BYTES; at += 64) prefetch(w + PREFETCH_BYTES + run * RUN_BYTES + at);
+                Scales by = Form::scales(w, unit, run);
+                add_run<KindOf<Form>, 1, T>(
+                    a, sum, [&](int, int j) __attribute__((always_inline)) { return unsigned_quants<Form>(w, run, j); },
+                    [&](int half) __attribute__((always_inline)) { return by.scale[half]; },
+                    [&](int half) __attribute__((always_inline)) { return by.floor[half]; });
             }
-        UNROLL for (int t = 0; t < T; t++) Rows<R>::put(out + t * LANES, T * LANES, sum[t]);
+        }
+        UNROLL for (int t = 0; t < T; t++) store(out + t * LANES, sum[t]);
     }
 
-    // sums (R, T, LANES)
     template <int R, int T, bool AHEAD>
-    INLINE static void tile(const uint8_t* w, size_t stride, int columns, const Inputs& in, int token, float* sums) {
-        rows<R, T>(w, stride, columns, tile_of(in, token, columns), sums);
+    INLINE static void tile(const uint8_t* w, size_t, int columns, const Inputs& in, int token, float* out) {
+        static_assert(R == 1, "two groups go as panels");
+        rows<T>(w, columns, tile_of(in, token, columns), out);
+    }
+
+    // Two groups with tokens first..last; sums (last - first, 16) on a line of cache.
+    static __attribute__((noinline)) void panels(const uint8_t* w, size_t stride, int columns, const Inputs& in, int first,
+                                                 int last, float* sums) {
+        Panel panel;
+        const int blocks = columns / BLOCK;
+        std::memset(sums, 0, static_cast<size_t>(last - first) * 2 * LANES * sizeof(float));
+        for (int run = 0; run < blocks; run += PANEL_RUNS) {
+            int runs = blocks - run < PANEL_RUNS ? blocks - run : PANEL_RUNS;
+            unpack_panel<Form>(w, stride, run, run + runs, panel);
+            for (int token = first; token < last; token += 2 * TILE) {
+                Tokens a{tile_of(in, token, columns) + run, static_cast<size_t>(blocks)};
+                add(panel, runs, a, last - token, sums + static_cast<size_t>(token - first) * 2 * LANES);
+            }
+        }
+    }
+    static void add(const Panel& panel, int runs, const Tokens& a, int count, float* sums) {
+        switch (count) {
+            case 1: return add_panel<KindOf<Form>, 1>(panel, runs, a, sums);
+            case 2: return add_panel<KindOf<Form>, 2>(panel, runs, a, sums);
+            case 3: return add_panel<KindOf<Form>, 3>(panel, runs, a, sums);
+            case 4: return add_panel<KindOf<Form>, 4>(panel, runs, a, sums);
+            case 5: return add_panel<KindOf<Form>, 5>(panel, runs, a, sums);
+            case 6: return add_panel<KindOf<Form>, 6>(panel, runs, a, sums);
+            case 7: return add_panel<KindOf<Form>, 7>(panel, runs, a, sums);
+            default: return add_panel<KindOf<Form>, 8>(panel, runs, a, sums);
+        }
     }
 
     static void unpack(const uint8_t* w, int columns, int lane, float* out) { Blocks<Form>::unpack(w, columns, lane, out); }
