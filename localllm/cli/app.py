@@ -8,7 +8,7 @@ import typer
 
 from localllm.cli.failures import run_guarded
 from localllm.cli.invocation import Invocation
-from localllm.cli.lazy import Branch, Leaf, lazy_typer, with_commands
+from localllm.cli.lazy import DEFAULT, Branch, Leaf, lazy_typer, with_commands
 
 SUMMARY = "Pull a model, run it fast on what you own, and see inside while it runs."
 
@@ -39,6 +39,14 @@ EVAL = Branch(
     {"ppl": Leaf("evaluate:ppl", "Measure the perplexity of a text, by llama.cpp's method.")},
     "Inside",
 )
+BENCH = Branch(
+    "Measure how fast a model runs here.",
+    {
+        DEFAULT: Leaf("bench:bench", "Measure how fast a model reads and writes, in this process.", is_hidden=True),
+        "serve": Leaf("bench_serve:serve", "Measure how a server bears several clients."),
+    },
+    "Inside",
+)
 COMMANDS: Mapping[str, Leaf | Branch] = {
     "run": Leaf("run:run", "Ask a model, or talk to it when no prompt is given.", "Talk"),
     "chat": Leaf("run:chat", "Talk to the default model.", "Talk"),
@@ -61,6 +69,7 @@ COMMANDS: Mapping[str, Leaf | Branch] = {
     "stop": Leaf("loaded:stop", "Unload a model.", "Daemon"),
     "tokenize": Leaf("tokenize:tokenize", "Show how a model splits a text into tokens.", "Inside"),
     "eval": EVAL,
+    "bench": BENCH,
     "config": CONFIG,
     "doctor": Leaf("doctor:doctor", "Check this machine and say what would run, and why.", "Setup"),
     "version": Leaf("version:version", "Print the version of this program and of the daemon.", "Setup"),

@@ -9,6 +9,8 @@ import typer
 import typer.core
 import typer.main
 
+DEFAULT = ""
+"""The name, in a branch, of the command that is meant where the first word is none of the others."""
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -57,12 +59,22 @@ class QuickCommand(typer.core.TyperCommand):
     def get_help_option(self, ctx: Any) -> Any:
         return _coerced_cheaply(super().get_help_option(ctx))
 
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        # the default command of a branch has no name, and would leave two blanks
+        formatter.write_usage(" ".join(ctx.command_path.split()), " ".join(self.collect_usage_pieces(ctx)))
+
 
 class LazyGroup(typer.core.TyperGroup):
     """A group that prints its help from the table, without importing any command."""
 
     def get_help_option(self, ctx: Any) -> Any:
         return _coerced_cheaply(super().get_help_option(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        table = cast(LazyCommands, self.commands).table
+        if DEFAULT in table and not (args and args[0] in table) and not (ctx.resilient_parsing and not args):
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         table = cast(LazyCommands, self.commands).table
