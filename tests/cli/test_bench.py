@@ -9,7 +9,8 @@ import pytest
 
 from localllm.lab.bench_rows import BenchPlan, Row
 from localllm.settings import Settings, load_settings
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, in_new_process
+from tests.cli.test_help import AFTER_MAIN
 from tests.server.world import daemon
 
 KEYS = {
@@ -172,3 +173,9 @@ def test_without_a_daemon_the_next_step_is_told(cli: Cli, monkeypatch: pytest.Mo
     monkeypatch.setattr("localllm.cli.bench_serve.running_client", lambda settings: None)
     outcome = cli("bench", "serve")
     assert outcome.code == 3 and "no daemon runs" in outcome.err and "--url" in outcome.err
+
+
+@pytest.mark.parametrize("line", ["bench --help", "bench serve --help"])
+def test_help_loads_nothing_heavy(line: str) -> None:
+    outcome = in_new_process(*line.split(), code=AFTER_MAIN)
+    assert outcome.out and outcome.err == ""
