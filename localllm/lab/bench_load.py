@@ -121,8 +121,8 @@ async def _drive(plan: LoadPlan, progress: Progress, clock: Callable[[], float])
         return await exchange(plan.address, path, plan.body(number), plan.api_key, plan.timeout_s, clock)
 
     warm = await ask(-1)
-    if warm.error:
-        raise LocalLLMError(f"the server refuses: {warm.error}", hint="check --model, --input-len and --output-len")
+    if problem := warm.problem:
+        raise LocalLLMError(f"the server refuses: {problem}", hint="check --model, --input-len and --output-len")
     free = asyncio.Semaphore(plan.clients)
     answers: list[Answer | None] = [None] * plan.num_prompts
     num_done, tenth = 0, -(-plan.num_prompts // NUM_PROGRESS)

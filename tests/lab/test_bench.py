@@ -58,6 +58,12 @@ def test_only_decoding_has_a_share_of_the_bandwidth(rows: list[Row]) -> None:
             assert row.read_bytes is None and row.bandwidth_share is None
 
 
+def test_with_guesses_nobody_says_how_much_a_token_reads(folder: Path) -> None:
+    settings = load_settings(backend="reference", kv_pages=64, speculation="4")
+    (row,) = bench(str(folder), BenchPlan((0,), (3,), repetitions=1), settings=settings)
+    assert row.speculation == "4" and row.read_bytes is None and row.bandwidth_share is None
+
+
 def test_a_step_reads_weights_once_and_each_sequences_cache(rows: list[Row]) -> None:
     read = {row.test: row.read_bytes or 0 for row in rows}
     cached = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, their width, bytes: of one token

@@ -12,7 +12,7 @@ from localllm.errors import DaemonUnreachable, LocalLLMError, UsageError
 from localllm.lab.bench_load import LoadPlan, drive, goals
 from localllm.lab.bench_stream import Address
 
-EVENTS = [{"choices": [{"text": text}]} for text in ("a", "b", "")]
+EVENTS: list[dict[str, Any]] = [{"choices": [{"text": text}]} for text in ("a", "b", "")]
 USAGE = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
 
 
@@ -26,6 +26,7 @@ class Server:
         self.crowd, self.most, self._now = 1, 0, 0
         self.refuse_from = 1_000_000
         self.breaks = False
+        self.events: list[dict[str, Any]] = EVENTS
         self.address = Address("127.0.0.1", 0)
         self.listener: asyncio.Server | None = None
         self._waiting: list[asyncio.Future[None]] = []
@@ -69,7 +70,7 @@ class Server:
         if number >= self.refuse_from:
             body = b'{"error":{"message":"too many"}}'
             return b"HTTP/1.1 503 Busy\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-        lines = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in [*EVENTS, USAGE])
+        lines = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in [*self.events, USAGE])
         head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         end = b"" if self.breaks else b"0\r\n\r\n"
         return head + b"%x\r\n%s\r\n" % (len(lines), lines) + end
@@ -145,6 +146,12 @@ def test_failures_are_counted_and_do_not_end_the_load(server: Server) -> None:
     server.refuse_from = 4
     load = drive(plan_for(server, clients=1))
     assert [answer.error for answer in load.answers] == ["", "", "", "too many", "too many", "too many"]
+
+
+def test_a_first_answer_without_content_ends_it(server: Server) -> None:
+    server.events = []
+    with pytest.raises(LocalLLMError, match="without content"):
+        drive(plan_for(server))
 
 
 def test_a_first_request_that_fails_ends_it(server: Server) -> None:

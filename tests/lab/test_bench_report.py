@@ -4,9 +4,10 @@ import math
 
 import pytest
 
+from localllm.lab.bench_events import Usage
 from localllm.lab.bench_load import Load, LoadPlan
 from localllm.lab.bench_report import Spread, Timing, as_json, report
-from localllm.lab.bench_stream import Address, Answer, Usage
+from localllm.lab.bench_stream import Address, Answer
 
 PLAN = LoadPlan(Address("a", 1), "m", input_len=7, goodput={"ttft": 600.0, "tpot": 400.0})
 QUICK = Answer(10.0, [10.5, 11.0, 12.0], Usage(8, 6))  # its three events bring six tokens

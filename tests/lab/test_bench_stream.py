@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.errors import UsageError
-from localllm.lab.bench_stream import Address, AnswerReader, BrokenAnswer, Event, error_text, request_bytes
+from localllm.errors import NetworkError, UsageError
+from localllm.lab.bench_events import AnswerReader, Event, error_text
+from localllm.lab.bench_stream import Address, request_bytes
 
 TEXT = 'data: {"choices":[{"index":0,"text":"é"}],"usage":null}\n\n'
 SAID, PING = '{"choices":[{"delta":{"content":"b"}}]}', ": ping"
@@ -88,7 +89,7 @@ def test_an_answer_that_breaks_off_is_not_done() -> None:
     ],
 )
 def test_what_is_no_stream_of_events_is_told(data: bytes, said: str) -> None:
-    with pytest.raises(BrokenAnswer, match=said):
+    with pytest.raises(NetworkError, match=said):
         AnswerReader().feed(data)
 
 
