@@ -91,6 +91,18 @@ struct Tokens {
     INLINE const ActBlock& of(int t) const { return first[static_cast<size_t>(t / TILE) * tile_stride]; }
 };
 
+// What comes FAR_BYTES later, to the second-level cache. Blocks of one run are read byte after byte, which the machine
+// foresees by itself, and then asking only takes the place of loads.
+constexpr int FAR_BYTES = 8192;
+
+template <class Form>
+INLINE void fetch_run(const uint8_t* w, int run) {
+    constexpr int RUNS = shape_of(Form::TYPE).values / BLOCK, RUN_BYTES = LANES * shape_of(Form::TYPE).bytes / RUNS;
+    if (RUNS == 1) return;
+    for (int at = 0; at < RUN_BYTES; at += 64)
+        _mm_prefetch(reinterpret_cast<const char*>(w) + FAR_BYTES + run * RUN_BYTES + at, _MM_HINT_T1);
+}
+
 // What products need to know of a type.
 template <bool SIGNED, bool FLOOR, bool HALVES>
 struct Kind {
@@ -149,10 +161,9 @@ struct Panel {
 
 template <class Form>
 INLINE void unpack_run(const uint8_t* w, size_t stride, int run, Panel& panel, int at) {
-    constexpr int RUN_BYTES = LANES * shape_of(Form::TYPE).bytes / (shape_of(Form::TYPE).values / BLOCK);
     for (int group = 0; group < 2; group++) {
         const uint8_t* rows = w + static_cast<size_t>(group) * stride;
-        for (int at = 0; at < RUN_BYTES; at += 64) prefetch(rows + PREFETCH_BYTES + run * RUN_BYTES + at);
+        fetch_run<Form>(rows, run);
         UNROLL for (int j = 0; j < BLOCK / 4; j++)
             _mm256_store_si256(reinterpret_cast<__m256i*>(panel.quants[at][j] + 32 * group), unsigned_quants<Form>(rows, run, j));
         Scales by = Form::scales(rows, Form::unit(rows), run);
@@ -191,7 +202,6 @@ struct Vnni {
     static constexpr BlockShape SHAPE = shape_of(Form::TYPE);
     static constexpr int BYTES = LANES * SHAPE.bytes;
     static constexpr int RUNS = SHAPE.values / BLOCK;
-    static constexpr int RUN_BYTES = BYTES / RUNS;
     static constexpr bool PAIRED = false, HAS_PANELS = true;
 
     // not inlined: three products would otherwise hold a copy each of every type
@@ -202,8 +212,9 @@ struct Vnni {
         UNROLL for (int t = 0; t < T; t++) sum[t] = all(0.0f);
         for (int b = 0; b < columns / SHAPE.values; b++, w += BYTES) {
             Unit unit = Form::unit(w);
-            for (int run = 0; run < RUNS; run++, a.first++) {
-                for (int at = 0; at < RUN_BYTES; at += 64) prefetch(w + PREFETCH_BYTES + run * RUN_BYTES + at);
+            // unrolled, so that every shift is by a constant
+            UNROLL for (int run = 0; run < RUNS; run++, a.first++) {
+                fetch_run<Form>(w, run);
                 Scales by = Form::scales(w, unit, run);
                 add_run<KindOf<Form>, 1, T>(
                     a, sum, [&](int, int j) __attribute__((always_inline)) { return unsigned_quants<Form>(w, run, j); },
