@@ -5,6 +5,7 @@
 #include "tiles.h"
 #ifdef LOCALLLM_AVX512
 #include "vnni_tiles.h"
+#include "wide_floats.h"
 #endif
 
 namespace localllm {
@@ -16,12 +17,16 @@ using PlainQ4_1 = Vnni<Q4_1>;
 using PlainQ8_0 = Vnni<Q8_0>;
 template <class Form>
 using Quantized = Vnni<Form>;
+template <class Plain>
+using Unquantized = WideFloats<Plain>;
 #else
 using PlainQ4_0 = FourBit<false>;
 using PlainQ4_1 = FourBit<true>;
 using PlainQ8_0 = EightBit;
 template <class Form>
 using Quantized = Blocks<Form>;
+template <class Plain>
+using Unquantized = Floats<Plain>;
 #endif
 
 // activations that a pass over the weights works on should stay in the second-level cache
@@ -83,7 +88,7 @@ INLINE int panel_groups(const uint8_t* w, size_t stride, int groups, int columns
                         Emit emit) {
     int group = 0;
     if constexpr (W::HAS_PANELS) {
-        if (last - first <= TILE) return 0;
+        if (last - first < W::PANEL_FROM) return 0;
         alignas(64) float sums[PANEL_TOKENS * 2 * LANES];
         for (; group + 1 < groups; group += 2)
             for (int token = first; token < last; token += PANEL_TOKENS) {
@@ -132,9 +137,9 @@ INLINE void with_format(Type type, Body body) {
         case Type::IQ4_NL: body(Quantized<IQ4_NL>{}); break;
         case Type::IQ4_XS: body(Quantized<IQ4_XS>{}); break;
         case Type::MXFP4: body(Quantized<MXFP4>{}); break;
-        case Type::F16: body(Floats<PlainF16>{}); break;
-        case Type::BF16: body(Floats<PlainBF16>{}); break;
-        case Type::F32: body(Floats<PlainF32>{}); break;
+        case Type::F16: body(Unquantized<PlainF16>{}); break;
+        case Type::BF16: body(Unquantized<PlainBF16>{}); break;
+        case Type::F32: body(Unquantized<PlainF32>{}); break;
     }
 }
 

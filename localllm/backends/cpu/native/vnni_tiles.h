@@ -203,6 +203,7 @@ struct Vnni {
     static constexpr int BYTES = LANES * SHAPE.bytes;
     static constexpr int RUNS = SHAPE.values / BLOCK;
     static constexpr bool PAIRED = false, HAS_PANELS = true;
+    static constexpr int PANEL_FROM = TILE + 1;  // tokens; fewer unpack as they go
 
     // not inlined: three products would otherwise hold a copy each of every type
     template <int T>
