@@ -45,7 +45,7 @@ class Message(msgspec.Struct):
 
 
 class LoadRequest(msgspec.Struct):
-    """A model that is loaded with another backend, device, KV type, number of threads or quantization is loaded again."""
+    """A model that is loaded with another backend, device, KV type, threads or quantization is loaded again."""
 
     model: str | UnsetType = UNSET
     keep_alive: str | float | UnsetType | None = UNSET
