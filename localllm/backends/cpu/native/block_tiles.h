@@ -37,27 +37,30 @@ constexpr int WORDS_THAT_FIT = 8 * Form::MOST * 128 < (1 << 15) ? 4 : 4 * Form::
 
 template <class Form, int R, int T, class Run>
 INLINE void half_products(const Run& run, const ActBlock& a, int half, Ints (*out)[R]) {
-    constexpr int FIT = WORDS_THAT_FIT<Form>;
+    constexpr int FIT = WORDS_THAT_FIT<Form>, STEP = FIT > 1 ? 2 : 1;
     __m256i sums[T][R];
-    UNROLL for (int j = 0; j < 4; j++) {
-        decltype(run.word(0, 0)) words[R];
-        UNROLL for (int r = 0; r < R; r++) {
-            words[r] = run.word(r, half * 4 + j);
-            words[r].keep();
-        }
-        UNROLL for (int t = 0; t < T; t++) {
-            __m256i x = FourBit<true>::four(a.q[t] + half * HALF + 4 * j);
+    UNROLL for (int first = 0; first < 4; first += STEP) {
+        decltype(run.word(0, 0)) words[STEP][R];
+        UNROLL for (int i = 0; i < STEP; i++)
             UNROLL for (int r = 0; r < R; r++) {
-                __m256i pairs = words[r].pairs(x);
-                sums[t][r] = j % FIT ? _mm256_add_epi16(sums[t][r], pairs) : pairs;
-                if (FIT > 1) KEEP(sums[t][r]);
+                words[i][r] = run.word(r, half * 4 + first + i);
+                words[i][r].keep();
             }
-            if (j % FIT == FIT - 1)
+        UNROLL for (int t = 0; t < T; t++) {
+            UNROLL for (int i = 0; i < STEP; i++) {
+                __m256i x = FourBit<true>::four(a.q[t] + half * HALF + 4 * (first + i));
                 UNROLL for (int r = 0; r < R; r++) {
-                    __m256i scaled = FourBit<true>::scaled(sums[t][r], a, half, t);
-                    out[t][r] = j >= FIT ? add(out[t][r], scaled) : scaled;
-                    KEEP(out[t][r]);
+                    __m256i pairs = words[i][r].pairs(x);
+                    sums[t][r] = (first + i) % FIT ? _mm256_add_epi16(sums[t][r], pairs) : pairs;
                 }
+            }
+            UNROLL for (int r = 0; r < R; r++) {
+                if (FIT > 1) KEEP(sums[t][r]);
+                if ((first + STEP) % FIT) continue;
+                __m256i scaled = FourBit<true>::scaled(sums[t][r], a, half, t);
+                out[t][r] = first >= FIT ? add(out[t][r], scaled) : scaled;
+                KEEP(out[t][r]);
+            }
         }
     }
 }
@@ -204,11 +207,13 @@ struct PanelRun {
             return SmallWord{load_words(open.quants[j][r])};
     }
     INLINE Ints complete(int r, Ints exact, const ActBlock& a, int part, int t) const {
-        if constexpr (!Form::IS_SIGNED) return exact;
-        __m256i left = all_ints(&a.ratio[0][t]), right = all_ints(&a.ratio[1][t]), none = _mm256_setzero_si256();
-        if (Form::PER_HALF) (part ? left : right) = none;
-        __m256i surplus = load_words(reinterpret_cast<const uint8_t*>(open.surplus[r]));
-        return add(exact, _mm256_madd_epi16(surplus, _mm256_blend_epi16(left, right, 0xaa)));
+        if constexpr (Form::IS_SIGNED) {
+            __m256i left = all_ints(&a.ratio[0][t]), right = all_ints(&a.ratio[1][t]);
+            if (Form::PER_HALF) (part ? left : right) = _mm256_setzero_si256();
+            __m256i surplus = load_words(reinterpret_cast<const uint8_t*>(open.surplus[r]));
+            exact = add(exact, _mm256_madd_epi16(surplus, _mm256_blend_epi16(left, right, 0xaa)));
+        }
+        return exact;
     }
     INLINE F8 scale(int r, int part) const { return load(open.scales[part][r]); }
     INLINE F8 floor(int r, int part) const { return load(open.floors[part][r]); }
