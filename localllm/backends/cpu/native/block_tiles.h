@@ -37,7 +37,7 @@ constexpr int WORDS_THAT_FIT = 8 * Form::MOST * 128 < (1 << 15) ? 4 : 4 * Form::
 
 template <class Form, int R, int T, class Run>
 INLINE void half_products(const Run& run, const ActBlock& a, int half, Ints (*out)[R]) {
-    constexpr int FIT = WORDS_THAT_FIT<Form>, STEP = FIT > 1 ? 2 : 1;
+    constexpr int FIT = WORDS_THAT_FIT<Form>, STEP = FIT > 1 && !Form::IS_SIGNED ? 2 : 1;
     __m256i sums[T][R];
     UNROLL for (int first = 0; first < 4; first += STEP) {
         decltype(run.word(0, 0)) words[STEP][R];
