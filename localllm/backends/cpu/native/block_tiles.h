@@ -1,7 +1,7 @@
 // Products of packed rows in any of the blocks of blocks.h with T tokens.
 //
-// Few tokens unpack words of quants as they need them. More tokens share a panel: a piece of one or two groups, unpacked
-// into the first-level cache. Both do the same float operations per (row, token), run by run.
+// Few tokens unpack words of quants as they need them. More tokens share a panel: a piece of two groups, unpacked into the
+// first-level cache. Both do the same float operations per (row, token), run by run.
 #pragma once
 #include "blocks.h"
 #include "tiles.h"
@@ -91,7 +91,9 @@ INLINE void half_products(const Run& run, const ActBlock& a, int half, Ints (*ou
 // ---- whole runs; `run` has word(r, j), scale(r, part), floor(r, part), sum(r, t) and keep(r, t, sum)
 
 // The sum of 16 activations, the same in all lanes.
-INLINE F8 sum_of_half(const ActBlock& a, int half, int t) { return floats(all_ints(&a.sums[half][t])) * all_at(a.scale + t); }
+INLINE F8 sum_of_half(const ActBlock& a, int half, int t) {
+    return floats(all_ints(&a.sums[half][t])) * all_at(a.scale + t);
+}
 
 // Adds products of a run, or of its half `part`, to the sums.
 template <class Form, int R, int T, class Run>
@@ -310,6 +312,7 @@ struct Blocks {
         }
     }
     static void unpack_run(const uint8_t* w, const Unit& unit, int run, int lane, float* out) {
+        constexpr int OFFSET = OffsetOf<Form>::VALUE;
         Scales by = Form::scales(w, unit, run);
         for (int j = 0; j < BLOCK / 4; j++) {
             int part = Form::PER_HALF ? j / 4 : 0;
@@ -320,7 +323,7 @@ struct Blocks {
             if (Form::HAS_FLOOR) store(floor, by.floor[part]);
             std::memcpy(quants, &v, sizeof quants);
             for (int i = 0; i < 4; i++)
-                out[4 * j + i] = scale[lane] * static_cast<float>(quants[4 * lane + i] - OffsetOf<Form>::VALUE) + floor[lane];
+                out[4 * j + i] = scale[lane] * static_cast<float>(quants[4 * lane + i] - OFFSET) + floor[lane];
         }
     }
 };
