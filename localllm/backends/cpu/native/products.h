@@ -22,7 +22,7 @@ using Unquantized = WideFloats<Plain>;
 #else
 using PlainQ4_0 = FourBit<false>;
 using PlainQ4_1 = FourBit<true>;
-using PlainQ8_0 = EightBit;
+using PlainQ8_0 = Blocks<Q8_0>;
 template <class Form>
 using Quantized = Blocks<Form>;
 template <class Plain>
@@ -80,7 +80,6 @@ INLINE void tile_groups(const uint8_t* w, size_t stride, int groups, int columns
     }
 }
 
-#ifdef LOCALLLM_AVX512
 // Pairs of groups with tokens first..last by panels, if the format has them and the tokens are many; how many groups
 // are done.
 template <class W, class Emit>
@@ -100,12 +99,6 @@ INLINE int panel_groups(const uint8_t* w, size_t stride, int groups, int columns
     }
     return group;
 }
-#else
-template <class W, class Emit>
-INLINE int panel_groups(const uint8_t*, size_t, int, int, const Inputs&, int, int, Emit) {
-    return 0;
-}
-#endif
 
 template <class W, class Emit>
 INLINE void product(const Slice& w, size_t stride, int columns, const Inputs& in, int first, int last, Emit emit) {

@@ -46,33 +46,6 @@ struct Rows<2> {
     INLINE static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 };
 
-// ---- the types that blocks.h does not have
-
-struct Q4_0 {
-    static constexpr Type TYPE = Type::Q4_0;
-    static constexpr bool IS_SIGNED = true, HAS_FLOOR = false, PER_HALF = false;
-    static constexpr int MOST = 8;
-    INLINE static Unit unit(const uint8_t* w) { return {half(w, 0), all(0.0f)}; }
-    INLINE static Scales scales(const uint8_t*, const Unit& unit, int) { return {{unit.scale}, {}}; }
-    INLINE static Words quants(const uint8_t* w, int, int j) { return minus(nibbles(word(w, 2, j % 4), j / 4), 8); }
-};
-struct Q4_1 {
-    static constexpr Type TYPE = Type::Q4_1;
-    static constexpr bool IS_SIGNED = false, HAS_FLOOR = true, PER_HALF = false;
-    static constexpr int MOST = 15;
-    INLINE static Unit unit(const uint8_t* w) { return {half(w, 0), half(w, 2)}; }
-    INLINE static Scales scales(const uint8_t*, const Unit& unit, int) { return {{unit.scale}, {unit.floor}}; }
-    INLINE static Words quants(const uint8_t* w, int, int j) { return nibbles(word(w, 4, j % 4), j / 4); }
-};
-struct Q8_0 {
-    static constexpr Type TYPE = Type::Q8_0;
-    static constexpr bool IS_SIGNED = true, HAS_FLOOR = false, PER_HALF = false;
-    static constexpr int MOST = 128;
-    INLINE static Unit unit(const uint8_t* w) { return {half(w, 0), all(0.0f)}; }
-    INLINE static Scales scales(const uint8_t*, const Unit& unit, int) { return {{unit.scale}, {}}; }
-    INLINE static Words quants(const uint8_t* w, int, int j) { return word(w, 2, j); }
-};
-
 // ---- what a set of quants looks like to the products
 
 // Quants and this are 0..255; products of the signed ones come out where sums begin at `sums` of the activations.
@@ -80,8 +53,9 @@ constexpr int BIAS = 128;
 
 template <class Form>
 INLINE Words unsigned_quants(const uint8_t* w, int run, int j) {
+    constexpr int OFFSET = OffsetOf<Form>::VALUE;
     Words v = Form::quants(w, run, j);
-    return Form::IS_SIGNED ? _mm256_add_epi8(v, _mm256_set1_epi8(static_cast<char>(BIAS))) : v;
+    return Form::IS_SIGNED || OFFSET ? _mm256_add_epi8(v, _mm256_set1_epi8(static_cast<char>(BIAS - OFFSET))) : v;
 }
 
 // Activations: tiles of TILE tokens lie `tile_stride` apart.
@@ -109,7 +83,7 @@ struct Kind {
     static constexpr bool IS_SIGNED = SIGNED, HAS_FLOOR = FLOOR, PER_HALF = HALVES;
 };
 template <class Form>
-using KindOf = Kind<Form::IS_SIGNED, Form::HAS_FLOOR, Form::PER_HALF>;
+using KindOf = Kind<Form::IS_SIGNED || OffsetOf<Form>::VALUE, Form::HAS_FLOOR, Form::PER_HALF>;
 
 // One run's products with T tokens onto their sums. `quants(half, j)`: four columns; `scale(half)` and `floor(half)`.
 template <class K, int R, int T, class Quants, class Scale, class Floor>
