@@ -13,11 +13,6 @@
 namespace localllm {
 namespace {
 
-template <int N>
-struct Number {
-    static constexpr int value = N;
-};
-
 template <class L>
 INLINE auto read_stored(const uint16_t* p) { return L::read_half(p); }
 template <class L>
@@ -342,7 +337,8 @@ INLINE void weigh_rest(const AttentionTask& task, const Weighing& work, int firs
             float sum = 0.0f;
             for (int i = work.low; i < work.high; i++) {
                 const S* room = room_at<S>(task.values, task, work.start + i);
-                sum += work.chances[r * SPLIT + i] * number(room[(work.start + i) % task.page_size * task.value_dim + d]);
+                const S* row = room + (work.start + i) % task.page_size * task.value_dim;
+                sum += work.chances[r * SPLIT + i] * number(row[d]);
             }
             work.out[r * work.out_stride + d] = sum;
         }
@@ -382,7 +378,10 @@ INLINE void scale_chances(const AttentionTask& task, const Weighing& work, int b
             }
         }
         for (; n < run; n++)
-            for (int r = 0; r < R; r++) scaled[r * SPLIT + i + n] = work.chances[r * SPLIT + i + n] * from_half(scales[n]);
+            for (int r = 0; r < R; r++) {
+                int at = r * SPLIT + i + n;
+                scaled[at] = work.chances[at] * from_half(scales[n]);
+            }
         i += run;
     }
 }
@@ -434,19 +433,41 @@ void attend_tile(const AttentionTask& task, int split, int row, float* partial) 
     weigh_all<R, S>(task, {start, low, high, last, scores, partial + PARTIAL_HEAD, stride});
 }
 
+// Queries of the largest tile: as many as there are registers for their sums.
+#if defined(LOCALLLM_AVX512)
+constexpr int LARGEST_TILE = 12;
+#elif defined(LOCALLLM_AVX2) || defined(LOCALLLM_NEON)
+constexpr int LARGEST_TILE = 6;
+#else
+constexpr int LARGEST_TILE = 4;
+#endif
+
+// How many of the queries that are left go through a tile together; none shall stay alone.
+INLINE int next_tile(int left) {
+    if (LARGEST_TILE >= 12 && left >= 12) return 12;
+    if (LARGEST_TILE >= 6 && left >= 6 && left != 7 && left != 8) return 6;  // these go as fours
+    if (left == 5) return 3;
+    return left < 4 ? left : 4;
+}
+
 template <class S>
 void attend_stored(const AttentionTask& task, int split, float* partial) {
     const int stride = value_stride(task.value_dim);
-    auto tile = [&](int row, auto rows) { attend_tile<S, decltype(rows)::value>(task, split, row, partial + row * stride); };
-    for (int row = 0; row < task.num_queries;) {
-        int left = task.num_queries - row, done = 1;
-        if (Widest::COUNT > 8 && left >= 12) tile(row, Number<12>{}), done = 12;
-        else if (left >= 6 && left != 7 && left != 8) tile(row, Number<6>{}), done = 6;  // these go as fours
-        else if (left >= 4 && left != 5) tile(row, Number<4>{}), done = 4;
-        else if (left >= 3) tile(row, Number<3>{}), done = 3;
-        else if (left == 2) tile(row, Number<2>{}), done = 2;
-        else tile(row, Number<1>{});
-        row += done;
+    for (int row = 0, count; row < task.num_queries; row += count) {
+        float* out = partial + row * stride;
+        count = next_tile(task.num_queries - row);
+        switch (count) {
+            case 1: attend_tile<S, 1>(task, split, row, out); break;
+            case 2: attend_tile<S, 2>(task, split, row, out); break;
+            case 3: attend_tile<S, 3>(task, split, row, out); break;
+            case 4: attend_tile<S, 4>(task, split, row, out); break;
+            case 6:
+                if constexpr (LARGEST_TILE >= 6) attend_tile<S, 6>(task, split, row, out);
+                break;
+            case 12:
+                if constexpr (LARGEST_TILE >= 12) attend_tile<S, 12>(task, split, row, out);
+                break;
+        }
     }
 }
 

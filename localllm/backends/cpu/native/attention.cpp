@@ -119,12 +119,14 @@ struct Attend : Instruction {
         const Step& step = program.step();
         if (step.num_tokens == 1) return lone_token(program, tid);
         int unit = 0;
-        for (int row = 0; row < step.num_rows; row++)
-            for (int token = step.row_starts[row]; token < step.row_starts[row + 1]; token += tile_tokens)
+        for (int row = 0; row < step.num_rows; row++) {
+            const int end = step.row_starts[row + 1];
+            for (int token = step.row_starts[row]; token < end; token += tile_tokens)
                 for (int head = 0; head < spec.num_kv_heads; head++)
                     // interleaved, so that early and late tokens of a prompt balance
                     if (unit++ % program.threads() == tid)
-                        attend(program, {row, token, std::min(tile_tokens, step.row_starts[row + 1] - token)}, head, tid);
+                        attend(program, {row, token, std::min(tile_tokens, end - token)}, head, tid);
+        }
     }
 
     void merge_lone(Program& program, int tid) {
@@ -140,9 +142,9 @@ struct Attend : Instruction {
     }
 
 private:
-    float* partial_of(int head, int split) const {
+    float* partial_of(int head, int split, int query = 0) const {
         size_t index = static_cast<size_t>(head) * max_splits + static_cast<size_t>(split);
-        return partials.as<float>() + index * stride * static_cast<size_t>(num_shared);
+        return partials.as<float>() + (index * static_cast<size_t>(num_shared) + static_cast<size_t>(query)) * stride;
     }
 
     Visible visible_to(Program& program, int row, int token) const {
@@ -242,13 +244,15 @@ private:
                 is_gathered = true;
                 task.q = gathered + from;
                 task.num_queries = to - from;
-                program.kernels.attend(task, split, partial_of(head, split - seen.first / SPLIT) + static_cast<size_t>(from) * stride);
+                program.kernels.attend(task, split, partial_of(head, split - seen.first / SPLIT, from));
             }
         }
     }
 
     // Of a split whose queries have so many positions each: those that begin before `border`.
-    int queries_before(int border, int length) const { return std::min(ceil_div(std::max(border, 0), length), num_shared); }
+    int queries_before(int border, int length) const {
+        return std::min(ceil_div(std::max(border, 0), length), num_shared);
+    }
 
     void deliver(Program& program, float* state, float* own, int token, int head, int tid) const {
         int width = num_shared * spec.value_dim;

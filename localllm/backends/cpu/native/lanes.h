@@ -1,5 +1,5 @@
 // Eight floats at once: AVX2 registers, or vectors that any compiler lowers to what its target has. Sixteen where AVX-512
-// has registers for them; loops that gain by it are written over the widths at the end of this file.
+// has them: loops that gain by it are written over the widths at the end.
 #pragma once
 #include <cmath>
 #include <cstddef>
@@ -185,7 +185,9 @@ struct Sixteen {
     using F = F16;
     static constexpr int COUNT = 16;
     static INLINE F read(const float* p) { return _mm512_loadu_ps(p); }
-    static INLINE F read_half(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+    static INLINE F read_half(const void* p) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+    }
     static INLINE F read_bytes(const int8_t* p) {
         return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
     }
