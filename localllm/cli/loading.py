@@ -15,7 +15,7 @@ Device = Annotated[
     str | None, typer.Option("--device", metavar="NAME", help="Device of the torch backend: cpu, cuda, cuda:1, mps.")
 ]
 KvType = Annotated[
-    str | None, typer.Option("--kv-type", metavar="TYPE", help="How keys and values are kept: auto, f16 or f32.")
+    str | None, typer.Option("--kv-type", metavar="TYPE", help="How keys and values are kept: auto, f16, f32 or q8_0.")
 ]
 Threads = Annotated[
     int | None,
