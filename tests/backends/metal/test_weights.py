@@ -131,8 +131,8 @@ def test_floats_keep_their_type(kind: BlockType) -> None:
 
 
 def test_a_type_without_a_decoder_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModel, match="IQ2_XXS"):
-        load(BlockType.IQ2_XXS, np.zeros(66, np.uint8), (1, 256), EXACT)
+    with pytest.raises(UnsupportedModel, match="NVFP4"):
+        load(BlockType.NVFP4, np.zeros(36, np.uint8), (1, 64), EXACT)
 
 
 def test_what_was_copied_is_released_and_what_is_missing_is_named() -> None:

@@ -30,10 +30,20 @@ enum class Type : int {
     Q4_K = 12,
     Q5_K = 13,
     Q6_K = 14,
+    IQ2_XXS = 16,
+    IQ2_XS = 17,
+    IQ3_XXS = 18,
+    IQ1_S = 19,
     IQ4_NL = 20,
+    IQ3_S = 21,
+    IQ2_S = 22,
     IQ4_XS = 23,
+    IQ1_M = 29,
     BF16 = 30,
-    MXFP4 = 39
+    TQ1_0 = 34,
+    TQ2_0 = 35,
+    MXFP4 = 39,
+    Q1_0 = 41
 };
 
 // How many columns share a block, and its bytes; both are zero for a type that is none of ours.
@@ -61,6 +71,16 @@ constexpr BlockShape shape_of(Type type) {
         case Type::IQ4_NL: return {32, 18};
         case Type::IQ4_XS: return {256, 136};
         case Type::MXFP4: return {32, 17};
+        case Type::IQ1_S: return {256, 50};
+        case Type::IQ1_M: return {256, 56};
+        case Type::IQ2_XXS: return {256, 66};
+        case Type::IQ2_XS: return {256, 74};
+        case Type::IQ2_S: return {256, 82};
+        case Type::IQ3_XXS: return {256, 98};
+        case Type::IQ3_S: return {256, 110};
+        case Type::TQ1_0: return {256, 54};
+        case Type::TQ2_0: return {256, 66};
+        case Type::Q1_0: return {128, 18};
     }
     return {0, 0};
 }

@@ -1,6 +1,7 @@
 // Matrix products of one thread's rows: plain, gated, and the vocabulary head.
 #pragma once
 #include "block_tiles.h"
+#include "grid_blocks.h"
 #include "rowwise.h"
 #include "tiles.h"
 #ifdef LOCALLLM_AVX512
@@ -137,6 +138,16 @@ INLINE void with_format(Type type, Body body) {
         case Type::IQ4_NL: body(Quantized<IQ4_NL>{}); break;
         case Type::IQ4_XS: body(Quantized<IQ4_XS>{}); break;
         case Type::MXFP4: body(Quantized<MXFP4>{}); break;
+        case Type::IQ1_S: body(Quantized<IQ1_S>{}); break;
+        case Type::IQ1_M: body(Quantized<IQ1_M>{}); break;
+        case Type::IQ2_XXS: body(Quantized<IQ2_XXS>{}); break;
+        case Type::IQ2_XS: body(Quantized<IQ2_XS>{}); break;
+        case Type::IQ2_S: body(Quantized<IQ2_S>{}); break;
+        case Type::IQ3_XXS: body(Quantized<IQ3_XXS>{}); break;
+        case Type::IQ3_S: body(Quantized<IQ3_S>{}); break;
+        case Type::TQ1_0: body(Quantized<TQ1_0>{}); break;
+        case Type::TQ2_0: body(Quantized<TQ2_0>{}); break;
+        case Type::Q1_0: body(Quantized<Q1_0>{}); break;
         case Type::F16: body(Unquantized<PlainF16>{}); break;
         case Type::BF16: body(Unquantized<PlainBF16>{}); break;
         case Type::F32: body(Unquantized<PlainF32>{}); break;
