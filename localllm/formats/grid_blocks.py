@@ -52,7 +52,8 @@ def _pairs(field: Bytes) -> NDArray[np.uint16]:
 def _fields(numbers: Ints, width: int, count: int) -> NDArray[np.uint16]:
     """`count` fields of `width` bits of each number (n, k), lowest first: (n, k * count)."""
     shifts = np.arange(0, width * count, width, dtype=numbers.dtype)
-    return (numbers[..., None] >> shifts & numbers.dtype.type((1 << width) - 1)).astype(np.uint16).reshape(len(numbers), -1)
+    fields = numbers[..., None] >> shifts & numbers.dtype.type((1 << width) - 1)
+    return np.asarray(fields, np.uint16).reshape(len(numbers), -1)
 
 
 def _signs(masks: Ints) -> NDArray[np.int8]:
@@ -151,7 +152,7 @@ def _digits(packed: Bytes, count: int) -> NDArray[np.uint16]:
     """The first digit of all bytes (n, k), then the second of all, ...: (n, k * count)."""
     powers = (3 ** np.arange(count)).astype(np.uint8)
     fractions: Bytes = packed[:, None] * powers[:, None]
-    return (fractions.astype(np.uint16) * 3 >> 8).reshape(len(packed), -1)
+    return np.asarray(fractions.astype(np.uint16) * 3 >> 8, np.uint16).reshape(len(packed), -1)
 
 
 def decode_tq2_0(blocks: Bytes) -> Floats:

@@ -11,58 +11,11 @@ from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.formats.blocks import BLOCK_LAYOUTS, DECODABLE, PLAINLY_ENCODABLE, BlockType, decode, encode, row_bytes
+from tests.oracles.random_blocks import random_blocks, set_scales
 
 ENCODABLE = sorted(PLAINLY_ENCODABLE)
-# where the float16 scales lie in a block
-HALF_OFFSETS = {
-    BlockType.F16: (0,),
-    BlockType.Q4_0: (0,),
-    BlockType.Q4_1: (0, 2),
-    BlockType.Q5_0: (0,),
-    BlockType.Q5_1: (0, 2),
-    BlockType.Q8_0: (0,),
-    BlockType.Q2_K: (80, 82),
-    BlockType.Q3_K: (108,),
-    BlockType.Q4_K: (0, 2),
-    BlockType.Q5_K: (0, 2),
-    BlockType.Q6_K: (208,),
-    BlockType.IQ4_NL: (0,),
-    BlockType.IQ4_XS: (0,),
-    BlockType.Q1_0: (0,),
-    BlockType.IQ1_S: (0,),
-    BlockType.IQ2_XXS: (0,),
-    BlockType.IQ2_XS: (0,),
-    BlockType.IQ2_S: (0,),
-    BlockType.IQ3_XXS: (0,),
-    BlockType.IQ3_S: (0,),
-    BlockType.TQ1_0: (52,),
-    BlockType.TQ2_0: (64,),
-}
 WITHOUT_ORACLE = {BlockType.Q1_0}
 """Types that the package can name but not decode."""
-
-
-def random_blocks(block_type: BlockType, num_blocks: int, seed: int) -> NDArray[np.uint8]:
-    """Random bytes (num_blocks, bytes_per_block), with scales that are finite."""
-    random = np.random.default_rng(seed)
-    if block_type in (BlockType.F32, BlockType.BF16):
-        numbers = random.normal(size=num_blocks).astype(np.float32)
-        return numbers.view(np.uint8).reshape(num_blocks, 4)[:, -BLOCK_LAYOUTS[block_type].bytes_per_block :].copy()
-    blocks = random.integers(0, 256, (num_blocks, BLOCK_LAYOUTS[block_type].bytes_per_block), dtype=np.uint8)
-    for offset in HALF_OFFSETS.get(block_type, ()):
-        scales = random.normal(size=(num_blocks, 1)).astype(np.float16)
-        blocks[:, offset : offset + 2] = scales.view(np.uint8)
-    if block_type is BlockType.MXFP4:
-        blocks[:, 0] %= 250  # larger exponents overflow float32
-    if block_type is BlockType.IQ1_M:
-        spread_half(blocks, random.normal(size=num_blocks).astype(np.float16))
-    return blocks
-
-
-def spread_half(blocks: NDArray[np.uint8], scales: NDArray[np.float16]) -> None:
-    """The scale of an IQ1_M block lies in the upper nibbles of every other one of its last eight bytes."""
-    nibbles = scales.view(np.uint16)[:, None] >> np.arange(0, 16, 4, dtype=np.uint16) & 15
-    blocks[:, 49:56:2] = blocks[:, 49:56:2] & 15 | (nibbles << 4).astype(np.uint8)
 
 
 def oracle(block_type: BlockType, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -154,7 +107,7 @@ def test_iq2_xxs_by_hand() -> None:
 
 def test_iq1_m_by_hand() -> None:
     raw = np.zeros((1, 56), np.uint8)
-    spread_half(raw, np.array([0.5], np.float16))
+    set_scales(BlockType.IQ1_M, raw, np.array([0.5], np.float16))
     raw[0, 32] = 0x80  # the second eight values are shifted down
     raw[0, 48] |= 0b001_000  # the second scale is 1, which means 3
     values = decode(BlockType.IQ1_M, raw.reshape(-1), (256,))

@@ -99,7 +99,9 @@ def _iq3_s(blocks: Tensor) -> Tensor:
 def _iq1_s(blocks: Tensor) -> Tensor:
     pairs = _pairs(blocks[:, 34:])
     indices = blocks[:, 2:34].int() | _fields(pairs, 3, 4) << 8
-    return _times(_eighths(indices, (pairs >> 15).repeat_interleave(4, dim=1)), _half(blocks[:, :2]) * _odd(pairs >> 12 & 7))
+    return _times(
+        _eighths(indices, (pairs >> 15).repeat_interleave(4, dim=1)), _half(blocks[:, :2]) * _odd(pairs >> 12 & 7)
+    )
 
 
 def _iq1_m(blocks: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from localllm.backends.cpu.library import KERNEL_SETS, native_problem
 from localllm.formats.blocks import BLOCK_LAYOUTS, BlockType, decode, encode, row_bytes
-from tests.formats.test_blocks import spread_half
+from tests.oracles.random_blocks import set_scales
 
 NONE = -1
 FLOATS = (BlockType.F32, BlockType.F16, BlockType.BF16)
@@ -104,7 +104,7 @@ def random_blocks(kind: BlockType, rows: int, columns: int, seed: int = 0) -> ND
     if kind == BlockType.MXFP4:
         blocks[:, 0] = rng.integers(120, 128, len(blocks))
     if kind == BlockType.IQ1_M:
-        spread_half(blocks, (rng.uniform(0.002, 0.01, len(blocks)) * rng.choice([-1, 1], len(blocks))).astype("<f2"))
+        set_scales(kind, blocks, rng.uniform(-0.01, 0.01, len(blocks)).astype(np.float16))
     return blocks
 
 

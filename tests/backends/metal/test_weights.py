@@ -13,7 +13,7 @@ from localllm.backends.metal.weights import Dense, OnUse, Quantized, Weight  # n
 from localllm.errors import BadModelFile, UnsupportedModel  # noqa: E402
 from localllm.formats.blocks import BLOCK_LAYOUTS, DECODABLE, BlockType, decode  # noqa: E402
 from tests.contract.worlds import BY_NAME, build  # noqa: E402
-from tests.formats.test_blocks import random_blocks  # noqa: E402
+from tests.oracles.random_blocks import random_blocks  # noqa: E402
 
 EXACT, HALF = Precision(half=False), Precision(half=True)
 FLOATS = (BlockType.F32, BlockType.F16, BlockType.BF16)

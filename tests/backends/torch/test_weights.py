@@ -14,7 +14,7 @@ from localllm.backends.torch.weights import Compute, Weight, Weights  # noqa: E4
 from localllm.errors import BadModelFile, UnsupportedModel  # noqa: E402
 from localllm.formats.blocks import BLOCK_LAYOUTS, DECODABLE, BlockType, decode  # noqa: E402
 from localllm.models.source import WeightInfo  # noqa: E402
-from tests.formats.test_blocks import random_blocks  # noqa: E402
+from tests.oracles.random_blocks import random_blocks  # noqa: E402
 
 NUM_EXPERTS, ROWS = 3, 5
 
