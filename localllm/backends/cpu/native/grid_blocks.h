@@ -22,10 +22,17 @@ INLINE Numbers part(Numbers n, int shift, int mask) {
     return _mm256_and_si256(_mm256_srli_epi32(n, shift), _mm256_set1_epi32(mask));
 }
 INLINE Numbers beside(Numbers a, Numbers b, int shift) { return _mm256_or_si256(a, _mm256_slli_epi32(b, shift)); }
-// The first word of entries of WORDS words
-template <int WORDS>
-INLINE Words entries(const uint32_t* table, Numbers at) {
-    return _mm256_i32gather_epi32(reinterpret_cast<const int*>(table), at, 4 * WORDS);
+INLINE Numbers differing(Numbers a, Numbers b) { return _mm256_xor_si256(a, b); }
+INLINE Words fours(const uint32_t* table, Numbers at) {
+    return _mm256_i32gather_epi32(reinterpret_cast<const int*>(table), at, 4);
+}
+// Half `upper` of entries of eight bytes. Both halves come from the same look-ups, which compilers then do once.
+INLINE Words eights(const uint32_t* table, Numbers at, int upper) {
+    __m128i first = _mm256_castsi256_si128(at), second = _mm256_extracti128_si256(at, 1);
+    const long long* entries = reinterpret_cast<const long long*>(table);
+    __m256 outer = _mm256_castsi256_ps(_mm256_i32gather_epi64(entries, _mm_unpacklo_epi64(first, second), 8));
+    __m256 inner = _mm256_castsi256_ps(_mm256_i32gather_epi64(entries, _mm_unpackhi_epi64(first, second), 8));
+    return _mm256_castps_si256(upper ? _mm256_shuffle_ps(outer, inner, 0xdd) : _mm256_shuffle_ps(outer, inner, 0x88));
 }
 INLINE F8 floats_of(Numbers n) { return _mm256_cvtepi32_ps(n); }
 INLINE Words plus(Words a, Words b) { return _mm256_add_epi8(a, b); }
@@ -106,9 +113,14 @@ INLINE Numbers part(Numbers n, int shift, int mask) {
 INLINE Numbers beside(Numbers a, Numbers b, int shift) {
     return each_number([&](int i) { return a.at[i] | b.at[i] << shift; });
 }
-template <int WORDS>
-INLINE Words entries(const uint32_t* table, Numbers at) {
-    return as_words(each_number([&](int i) { return table[WORDS * at.at[i]]; }));
+INLINE Numbers differing(Numbers a, Numbers b) {
+    return each_number([&](int i) { return a.at[i] ^ b.at[i]; });
+}
+INLINE Words fours(const uint32_t* table, Numbers at) {
+    return as_words(each_number([&](int i) { return table[at.at[i]]; }));
+}
+INLINE Words eights(const uint32_t* table, Numbers at, int upper) {
+    return as_words(each_number([&](int i) { return table[2 * at.at[i] + static_cast<uint32_t>(upper)]; }));
 }
 INLINE F8 floats_of(Numbers n) {
     float x[LANES];
@@ -145,18 +157,17 @@ INLINE F8 half_in_quarters(const uint8_t* p) {
 
 // ---- signs
 
-// Sets the eighth bit of each byte so that an even number of them is set.
-INLINE Words even(Words codes) {
-    alignas(16) static constexpr int8_t ODD[16] = {0,    -128, -128, 0,    -128, 0,    0,    -128,
-                                                   -128, 0,    0,    -128, 0,    -128, -128, 0};
-    Words odd_low = look_up(ODD, bits(codes, 0, 15)), odd_high = look_up(ODD, bits(codes, 4, 15));
-    // odd in one of them alone: the top bits differ, which addition without carry tells
-    return plus(codes, plus(odd_low, odd_high));
+// Sets the eighth bit of each of four bytes so that an even number of bits is set.
+INLINE Words even(Numbers codes) {
+    Numbers folded = differing(codes, part(codes, 4, 0x07070707));
+    folded = differing(folded, part(folded, 2, 0x03030303));
+    folded = part(differing(folded, part(folded, 1, 0x01010101)), 0, 0x01010101);
+    return as_words(beside(codes, folded, 7));
 }
 // Four times seven bits, and four that are left out.
 INLINE Words four_codes(Numbers n) {
     Numbers lower = beside(part(n, 0, 127), part(n, 7, 127), 8);
-    return even(as_words(beside(lower, beside(part(n, 14, 127), part(n, 21, 127), 8), 16)));
+    return even(beside(lower, beside(part(n, 14, 127), part(n, 21, 127), 8), 16));
 }
 
 // ---- scales
@@ -181,7 +192,7 @@ struct IQ2_XXS {
     }
     INLINE static Words quants(const uint8_t* w, int run, int j) {
         Numbers entry = part(numbers(word(w, 2, 2 * run)), j / 2 * 8, 255);
-        return with_signs(entries<2>(GRIDS.iq2_xxs + j % 2, entry), four_bits(four_codes(codes(w, run)), j));
+        return with_signs(eights(GRIDS.iq2_xxs, entry, j % 2), four_bits(four_codes(codes(w, run)), j));
     }
     INLINE static Numbers codes(const uint8_t* w, int run) { return numbers(word(w, 2, 2 * run + 1)); }
 };
@@ -196,8 +207,8 @@ struct IQ2_XS {
     }
     INLINE static Words quants(const uint8_t* w, int run, int j) {
         Numbers two = numbers(word(w, 2, 2 * run + j / 4));  // entries of 9 bits, each with 7 bits of signs above it
-        Words signs = even(as_words(beside(part(two, 9, 127), part(two, 25, 127), 8)));
-        return with_signs(entries<2>(GRIDS.iq2_xs + j % 2, part(two, j / 2 % 2 * 16, 511)), four_bits(signs, j % 4));
+        Words signs = even(beside(part(two, 9, 127), part(two, 25, 127), 8));
+        return with_signs(eights(GRIDS.iq2_xs, part(two, j / 2 % 2 * 16, 511), j % 2), four_bits(signs, j % 4));
     }
 };
 
@@ -212,7 +223,7 @@ struct IQ2_S {
     INLINE static Words quants(const uint8_t* w, int run, int j) {
         Numbers low = part(numbers(word(w, 2, run)), j / 2 * 8, 255), high = numbers(byte(w, 66, run));
         Numbers entry = beside(low, part(high, j / 2 * 2, 3), 8);
-        return with_signs(entries<2>(GRIDS.iq2_s + j % 2, entry), four_bits(word(w, 34, run), j));
+        return with_signs(eights(GRIDS.iq2_s, entry, j % 2), four_bits(word(w, 34, run), j));
     }
 };
 
@@ -226,7 +237,7 @@ struct IQ3_XXS {
     }
     INLINE static Words quants(const uint8_t* w, int run, int j) {
         Numbers entry = part(numbers(word(w, 2, 2 * run + j / 4)), j % 4 * 8, 255);
-        return with_signs(entries<1>(GRIDS.iq3_xxs, entry), four_bits(four_codes(codes(w, run)), j));
+        return with_signs(fours(GRIDS.iq3_xxs, entry), four_bits(four_codes(codes(w, run)), j));
     }
     INLINE static Numbers codes(const uint8_t* w, int run) { return numbers(word(w, 66, run)); }
 };
@@ -241,7 +252,7 @@ struct IQ3_S {
     }
     INLINE static Words quants(const uint8_t* w, int run, int j) {
         Numbers low = part(numbers(word(w, 2, 2 * run + j / 4)), j % 4 * 8, 255), high = numbers(byte(w, 66, run));
-        Words sizes = entries<1>(GRIDS.iq3_s, beside(low, part(high, j, 1), 8));
+        Words sizes = fours(GRIDS.iq3_s, beside(low, part(high, j, 1), 8));
         return with_signs(sizes, four_bits(word(w, 74, run), j));
     }
 };
@@ -259,7 +270,7 @@ struct IQ1_S {
     INLINE static Words quants(const uint8_t* w, int run, int j) {
         Numbers low = part(numbers(word(w, 2, run)), j / 2 * 8, 255), high = pairs(field(w, 34 + 2 * run));
         Numbers entry = beside(low, part(high, j / 2 * 3, 7), 8);
-        return plus(entries<2>(GRIDS.iq1 + j % 2, entry), ones(part(high, 15, 1)));
+        return plus(eights(GRIDS.iq1, entry, j % 2), ones(part(high, 15, 1)));
     }
 };
 
@@ -277,7 +288,7 @@ struct IQ1_M {
         Numbers low = part(numbers(word(w, 0, run)), j / 2 * 8, 255);
         Numbers high = part(numbers(byte(w, 32, 2 * run + j / 4)), j / 2 % 2 * 4, 15);
         Numbers entry = beside(low, part(high, 0, 7), 8);
-        return plus(entries<2>(GRIDS.iq1 + j % 2, entry), ones(part(high, 3, 1)));
+        return plus(eights(GRIDS.iq1, entry, j % 2), ones(part(high, 3, 1)));
     }
 };
 
