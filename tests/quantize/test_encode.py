@@ -63,6 +63,10 @@ def test_every_type_that_can_be_read_can_be_written_or_needs_knowledge_of_the_da
     without = {name for name in BlockType.__members__ if name.startswith(("IQ1", "IQ2", "IQ3", "TQ", "Q1"))}
     assert {kind.name for kind in DECODABLE - ENCODABLE} == without
     assert ENCODABLE < DECODABLE
+    for kind in DECODABLE - ENCODABLE:
+        with pytest.raises(UnsupportedModel, match=kind.name) as refusal:
+            encode(kind, normal(1, 256))
+        assert "q8_0" in refusal.value.hint
 
 
 @each_type
