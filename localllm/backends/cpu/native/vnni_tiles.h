@@ -65,14 +65,12 @@ struct Tokens {
     INLINE const ActBlock& of(int t) const { return first[static_cast<size_t>(t / TILE) * tile_stride]; }
 };
 
-// What comes FAR_BYTES later, to the second-level cache. Blocks of one run are read byte after byte, which the machine
-// foresees by itself, and then asking only takes the place of loads.
+// What comes FAR_BYTES later, to the second-level cache.
 constexpr int FAR_BYTES = 8192;
 
 template <class Form>
 INLINE void fetch_run(const uint8_t* w, int run) {
     constexpr int RUNS = shape_of(Form::TYPE).values / BLOCK, RUN_BYTES = LANES * shape_of(Form::TYPE).bytes / RUNS;
-    if (RUNS == 1) return;
     for (int at = 0; at < RUN_BYTES; at += 64)
         _mm_prefetch(reinterpret_cast<const char*>(w) + FAR_BYTES + run * RUN_BYTES + at, _MM_HINT_T1);
 }
@@ -181,15 +179,16 @@ struct Vnni {
 
     // not inlined: three products would otherwise hold a copy each of every type
     template <int T>
-    static __attribute__((noinline)) void rows(const uint8_t* w, int columns, const ActBlock* first, float* out) {
-        Tokens a{first, 0};
+    static __attribute__((noinline)) void rows(const uint8_t* w, int columns, const ActBlock* first, float* out, int out_stride) {
+        Tokens a{first, static_cast<size_t>(columns / BLOCK)};
         F8 sum[T];
         UNROLL for (int t = 0; t < T; t++) sum[t] = all(0.0f);
         for (int b = 0; b < columns / SHAPE.values; b++, w += BYTES) {
             Unit unit = Form::unit(w);
             // unrolled, so that every shift is by a constant
             UNROLL for (int run = 0; run < RUNS; run++, a.first++) {
-                fetch_run<Form>(w, run);
+                // a lone token reads blocks of one run byte after byte, which the machine foresees by itself
+                if (RUNS > 1 || T > 1) fetch_run<Form>(w, run);
                 Scales by = Form::scales(w, unit, run);
                 add_run<KindOf<Form>, 1, T>(
                     a, sum, [&](int, int j) __attribute__((always_inline)) { return unsigned_quants<Form>(w, run, j); },
@@ -197,18 +196,19 @@ struct Vnni {
                     [&](int half) __attribute__((always_inline)) { return by.floor[half]; });
             }
         }
-        UNROLL for (int t = 0; t < T; t++) store(out + t * LANES, sum[t]);
+        UNROLL for (int t = 0; t < T; t++) store(out + t * out_stride, sum[t]);
     }
 
     template <int R, int T, bool AHEAD>
     INLINE static void tile(const uint8_t* w, size_t, int columns, const Inputs& in, int token, float* out) {
         static_assert(R == 1, "two groups go as panels");
-        rows<T>(w, columns, tile_of(in, token, columns), out);
+        rows<T>(w, columns, tile_of(in, token, columns), out, LANES);
     }
 
     // Two groups with tokens first..last; sums (last - first, 16) on a line of cache.
     static __attribute__((noinline)) void panels(const uint8_t* w, size_t stride, int columns, const Inputs& in, int first,
                                                  int last, float* sums) {
+        if (last - first <= FEW) return without_panels(w, stride, columns, in, first, last, sums);
         Panel panel;
         const int blocks = columns / BLOCK;
         std::memset(sums, 0, static_cast<size_t>(last - first) * 2 * LANES * sizeof(float));
@@ -219,6 +219,27 @@ struct Vnni {
                 Tokens a{tile_of(in, token, columns) + run, static_cast<size_t>(blocks)};
                 add(panel, runs, a, last - token, sums + static_cast<size_t>(token - first) * 2 * LANES);
             }
+        }
+    }
+    // Memory is read while products are computed, where panels do one after the other: better until tokens are many.
+    static constexpr int FEW = 32;
+    static void without_panels(const uint8_t* w, size_t stride, int columns, const Inputs& in, int first, int last,
+                               float* sums) {
+        for (int group = 0; group < 2; group++)
+            for (int token = first; token < last; token += 2 * TILE)
+                some_rows(w + static_cast<size_t>(group) * stride, columns, tile_of(in, token, columns), last - token,
+                          sums + (2 * (token - first) + group) * LANES);
+    }
+    static void some_rows(const uint8_t* w, int columns, const ActBlock* first, int count, float* out) {
+        switch (count) {
+            case 1: return rows<1>(w, columns, first, out, 2 * LANES);
+            case 2: return rows<2>(w, columns, first, out, 2 * LANES);
+            case 3: return rows<3>(w, columns, first, out, 2 * LANES);
+            case 4: return rows<4>(w, columns, first, out, 2 * LANES);
+            case 5: return rows<5>(w, columns, first, out, 2 * LANES);
+            case 6: return rows<6>(w, columns, first, out, 2 * LANES);
+            case 7: return rows<7>(w, columns, first, out, 2 * LANES);
+            default: return rows<8>(w, columns, first, out, 2 * LANES);
         }
     }
     static void add(const Panel& panel, int runs, const Tokens& a, int count, float* sums) {
