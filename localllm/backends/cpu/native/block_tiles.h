@@ -246,7 +246,7 @@ struct Blocks {
     template <int T>
     static __attribute__((noinline)) void rows(const uint8_t* w, int num_blocks, const ActBlock* a, float* out) {
         F8 sum[T];
-        for (int t = 0; t < T; t++) sum[t] = all(0.0f);
+        UNROLL for (int t = 0; t < T; t++) sum[t] = all(0.0f);
         for (int b = 0; b < num_blocks; b++, w += BYTES, a += RUNS) {
             Unit unit = Form::unit(w);
             UNROLL for (int run = 0; run < RUNS; run++) {
@@ -254,7 +254,7 @@ struct Blocks {
                 add_run<Form, 1, T>(PackedRun<Form>{w, run, Form::scales(w, unit, run), sum}, a[run]);
             }
         }
-        for (int t = 0; t < T; t++) store(out + t * LANES, sum[t]);
+        UNROLL for (int t = 0; t < T; t++) store(out + t * LANES, sum[t]);
     }
 
     template <int R, int T, bool AHEAD>

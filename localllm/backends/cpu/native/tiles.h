@@ -227,7 +227,7 @@ struct Floats {
         static_assert(R == 1, "float rows go one group at a time");
         const float* x = in.values + static_cast<size_t>(token) * in.ld;
         F8 even[T], odd[T];
-        for (int t = 0; t < T; t++) even[t] = odd[t] = all(0.0f);
+        UNROLL for (int t = 0; t < T; t++) even[t] = odd[t] = all(0.0f);
         int c = 0;
         for (; c + 1 < columns; c += 2, w += 2 * COLUMN_BYTES) {
             if (AHEAD && c % 4 == 0) prefetch(w + PREFETCH_BYTES);
@@ -238,8 +238,8 @@ struct Floats {
             }
         }
         if (c < columns)
-            for (int t = 0; t < T; t++) even[t] = fma(Plain::values(w), all_at(x + t * in.ld + c), even[t]);
-        for (int t = 0; t < T; t++) store(out + t * LANES, even[t] + odd[t]);
+            UNROLL for (int t = 0; t < T; t++) even[t] = fma(Plain::values(w), all_at(x + t * in.ld + c), even[t]);
+        UNROLL for (int t = 0; t < T; t++) store(out + t * LANES, even[t] + odd[t]);
     }
 
     static void unpack(const uint8_t* w, int columns, int lane, float* out) {
