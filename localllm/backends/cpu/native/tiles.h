@@ -223,7 +223,8 @@ struct Floats {
     static constexpr bool PAIRED = false, HAS_PANELS = false;
 
     template <int R, int T, bool AHEAD>
-    INLINE static void tile(const uint8_t* w, size_t, int columns, const Inputs& in, int token, float* out) {
+    // not inlined: in a larger function the compiler keeps sums in memory
+    static __attribute__((noinline)) void tile(const uint8_t* w, size_t, int columns, const Inputs& in, int token, float* out) {
         static_assert(R == 1, "float rows go one group at a time");
         const float* x = in.values + static_cast<size_t>(token) * in.ld;
         F8 even[T], odd[T];
