@@ -50,19 +50,10 @@ struct Blocks {
         }
         UNROLL for (int t = 0; t < T; t++) out[t] = FITS ? FourBit<true>::scaled(sum[t], a, half, t) : sum[t];
 #else
-        int8_t v[4][4 * LANES];
-        for (int j = 0; j < 4; j++) {
-            Words quants = Form::quants(w, run, half * 4 + j);
-            std::memcpy(v[j], &quants, sizeof quants);
-        }
-        for (int t = 0; t < T; t++) {
-            int32_t exact[LANES] = {};
-            const int8_t* q = a.q[t] + half * HALF;
-            for (int j = 0; j < 4; j++)
-                for (int lane = 0; lane < LANES; lane++)
-                    for (int c = 0; c < 4; c++) exact[lane] += v[j][4 * lane + c] * q[4 * j + c];
-            for (int lane = 0; lane < LANES; lane++) out[t].at[lane] = exact[lane] * once(a.ratio[half][t]);
-        }
+        Words v[4];
+        UNROLL for (int j = 0; j < 4; j++) v[j] = Form::quants(w, run, half * 4 + j);
+        UNROLL for (int t = 0; t < T; t++)
+            out[t] = times(dots<Form::MOST>(v, a.q[t] + half * HALF), once(a.ratio[half][t]));
 #endif
     }
 
