@@ -54,6 +54,7 @@ struct Blocks {
         UNROLL for (int j = 0; j < 4; j++) v[j] = Form::quants(w, run, half * 4 + j);
         UNROLL for (int t = 0; t < T; t++)
             out[t] = times(dots<Form::MOST>(v, a.q[t] + half * HALF), once(a.ratio[half][t]));
+        UNROLL for (int t = 0; t < T; t++) pin(out[t]);
 #endif
     }
 

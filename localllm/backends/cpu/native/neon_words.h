@@ -22,7 +22,9 @@ INLINE Words load_words(const uint8_t* p) { return {vld1q_u8(p), vld1q_u8(p + 16
 // operators, for a shift that is known becomes one instruction
 INLINE Words bits(Words v, int shift, int mask) {
     uint8x16_t by = vdupq_n_u8(static_cast<uint8_t>(shift)), kept = vdupq_n_u8(static_cast<uint8_t>(mask));
-    return {(v.low >> by) & kept, (v.high >> by) & kept};
+    v = {v.low >> by, v.high >> by};
+    if (__builtin_constant_p(shift) && mask == 255 >> shift) return v;  // no other bits are left
+    return {v.low & kept, v.high & kept};
 }
 INLINE Words with_upper(Words a, Words b, int shift) {
     uint8x16_t by = vdupq_n_u8(static_cast<uint8_t>(shift));
@@ -45,6 +47,8 @@ INLINE uint8x16_t four_bits(uint8x16_t v, int j) {
 }
 INLINE Words four_bits(Words v, int j) { return {four_bits(v.low, j), four_bits(v.high, j)}; }
 
+// What is summed so far is summed before anything else is loaded: GCC otherwise unpacks all first and spills.
+INLINE void pin(Ints& sums) { asm volatile("" : "+w"(sums.low), "+w"(sums.high)); }
 INLINE Ints add(Ints a, Ints b) { return {vaddq_s32(a.low, b.low), vaddq_s32(a.high, b.high)}; }
 INLINE Ints times(Ints a, int b) { return {vmulq_n_s32(a.low, b), vmulq_n_s32(a.high, b)}; }
 INLINE F8 floats(Ints v) { return {vcvtq_f32_s32(v.low), vcvtq_f32_s32(v.high)}; }

@@ -161,6 +161,7 @@ struct FourBit {
             if (AHEAD) ahead(w, b);
             Ints left[T], right[T];
             half<T>(w, 0, *a, left);
+            UNROLL for (int t = 0; t < T; t++) pin(left[t]);
             half<T>(w, 1, *a, right);
             F8 d, m;
             scales(w, d, m);
@@ -241,6 +242,7 @@ struct EightBit {
                 UNROLL for (int t = 0; t < T; t++) {
                     Ints p = times(dots<128>(v, a->q[t] + half * HALF), once(a->ratio[half][t]));
                     part[t] = half ? add(part[t], p) : p;
+                    pin(part[t]);
                 }
             }
             UNROLL for (int t = 0; t < T; t++) sum[t] = fma(floats(part[t]), d * all_at(a->scale + t), sum[t]);

@@ -74,6 +74,7 @@ INLINE Words four_bits(Words v, int j) {
     std::memcpy(&v, words, sizeof v);
     return v;
 }
+INLINE void pin(Ints&) {}
 INLINE Ints add(Ints a, Ints b) {
     for (int i = 0; i < LANES; i++) a.at[i] += b.at[i];
     return a;
