@@ -48,15 +48,21 @@ public:
     void same(const char* what, const std::vector<float>& a, const std::vector<float>& b) {
         count(what, a.size() == b.size() && !std::memcmp(a.data(), b.data(), a.size() * sizeof(float)), "bits differ");
     }
+    // zeros are equal whatever their signs
+    void equal(const char* what, const std::vector<float>& a, const std::vector<float>& b) {
+        count(what, a == b, "values differ");
+    }
     void near(const char* what, double value, double expected, double tolerance) {
         bool fits = std::fabs(value - expected) <= tolerance;
         char difference[96] = "";
-        if (!fits) std::snprintf(difference, sizeof difference, "%.9g, expected %.9g +- %.2g", value, expected, tolerance);
+        if (!fits)
+            std::snprintf(difference, sizeof difference, "%.9g, expected %.9g +- %.2g", value, expected, tolerance);
         count(what, fits, difference);
     }
-    void near(const char* what, const std::vector<float>& values, const std::vector<double>& expected, double tolerance) {
+    void near(const char* what, const std::vector<float>& values, const std::vector<double>& expected,
+              double tolerance) {
         for (size_t i = 0; i < expected.size(); i++)
-            near(what, static_cast<double>(values[i]), expected[i], tolerance * (1 + std::fabs(expected[i])));
+            near(what, values[i], expected[i], tolerance * (1 + std::fabs(expected[i])));
     }
     void is(const char* what, bool claim) { count(what, claim, "is not so"); }
 
@@ -118,7 +124,8 @@ inline void draw_block(Random& random, Type type, uint8_t* packed) {
     const int bytes = shape_of(type).bytes * LANES;
     for (int i = 0; i < bytes; i++) packed[i] = static_cast<uint8_t>(random.bits());
     for (int offset : halves_of(type))
-        for (int lane = 0; lane < LANES; lane++) put_half(packed + (offset + 0) * LANES + 2 * lane, random.uniform(-0.02f, 0.02f));
+        for (int lane = 0; lane < LANES; lane++)
+            put_half(packed + offset * LANES + 2 * lane, random.uniform(-0.02f, 0.02f));
     if (type == Type::MXFP4)
         for (int lane = 0; lane < LANES; lane++) packed[lane] = static_cast<uint8_t>(random.whole(110, 130));
     if (!is_quantized(type))
@@ -128,8 +135,8 @@ inline void draw_block(Random& random, Type type, uint8_t* packed) {
 
 // Groups as they lie packed: any bytes are quants, so none has to be packed first.
 inline std::vector<uint8_t> draw_groups(Random& random, Type type, int columns, int groups) {
-    std::vector<uint8_t> packed(group_bytes(type, columns) * static_cast<size_t>(groups));
-    const size_t block = static_cast<size_t>(shape_of(type).bytes) * LANES;
+    std::vector<uint8_t> packed(group_bytes(type, columns) * groups);
+    const size_t block = shape_of(type).bytes * LANES;
     for (size_t at = 0; at < packed.size(); at += block) draw_block(random, type, packed.data() + at);
     return packed;
 }
@@ -145,8 +152,8 @@ inline std::vector<Type> all_types() {
 // What an activation of a block is worth: one set keeps a float in the place of the ratio.
 inline double half_scale(const Kernels& set, const ActBlock& block, int half, int t) {
     int32_t ratio = block.ratio[half][t];
-    if (!std::strcmp(set.name, "avx512")) return static_cast<double>(bits_to_float(static_cast<uint32_t>(ratio)));
-    return static_cast<double>(block.scale[t]) * once(ratio);
+    if (!std::strcmp(set.name, "avx512")) return bits_to_float(static_cast<uint32_t>(ratio));
+    return double(block.scale[t]) * once(ratio);
 }
 
 // Tokens as floats and as a set's blocks.
@@ -158,19 +165,19 @@ struct Tokens {
     Tokens(const Kernels& set, std::vector<float> x, int columns) : columns(columns), values(std::move(x)) {
         count = static_cast<int>(values.size()) / columns;
         const int per_token = columns / BLOCK;
-        blocks.resize(static_cast<size_t>((count + TILE - 1) / TILE * per_token));
+        blocks.resize((count + TILE - 1) / TILE * per_token);
         if (columns % BLOCK == 0)
             for (int t = 0; t < count; t++) set.quantize(row(t), columns, blocks.data(), per_token, 0, t);
     }
-    const float* row(int token) const { return values.data() + static_cast<size_t>(token) * static_cast<size_t>(columns); }
-    Inputs inputs() const { return {values.data(), static_cast<size_t>(columns), blocks.data(), count}; }
+    const float* row(int token) const { return values.data() + token * columns; }
+    Inputs inputs() const { return {values.data(), size_t(columns), blocks.data(), count}; }
     Tokens only(const Kernels& set, int token) const { return {set, {row(token), row(token) + columns}, columns}; }
     const ActBlock& block(int token, int column) const {
-        return blocks[static_cast<size_t>(token / TILE * (columns / BLOCK) + column / BLOCK)];
+        return blocks[token / TILE * (columns / BLOCK) + column / BLOCK];
     }
     // what a product takes it for
     double value(const Kernels& set, Type type, int token, int column) const {
-        if (!is_quantized(type)) return static_cast<double>(row(token)[column]);
+        if (!is_quantized(type)) return row(token)[column];
         const ActBlock& from = block(token, column);
         int t = token % TILE, at = column % BLOCK;
         return half_scale(set, from, at / HALF, t) * from.q[t][at];
@@ -179,7 +186,7 @@ struct Tokens {
 
 // Columns with very different magnitudes, some halves all zero.
 inline std::vector<float> draw_values(Random& random, int count, int columns) {
-    std::vector<float> out = random.floats(static_cast<size_t>(count * columns), 1.0f);
+    std::vector<float> out = random.floats(count * columns, 1.0f);
     float most = 1.0f;
     for (size_t i = 0; i < out.size(); i++) {
         if (i % HALF == 0) most = random.chance(5) ? 0.0f : std::exp(random.uniform(-4.0f, 3.0f));

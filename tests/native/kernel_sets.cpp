@@ -1,4 +1,4 @@
-// Holds every kernel set that this machine runs against arithmetic in doubles and against the portable set, on random shapes:
+// Holds every kernel set that this machine runs against arithmetic in doubles and the portable set, on random shapes:
 //
 //     kernel_sets [--trials N] [--seed S] [SET ...]
 //

@@ -13,7 +13,7 @@ void compare_quantize(Trial& trial) {
     const Kernels& set = trial.set;
     const int columns = trial.random.whole(1, 5) * BLOCK, count = trial.random.whole(1, 6);
     std::vector<float> x = draw_values(trial.random, count, columns);
-    for (int i = 0; i < HALF; i++) x[static_cast<size_t>(i)] *= 1e-36f;  // too small for a scale
+    for (int i = 0; i < HALF; i++) x[i] *= 1e-36f;  // too small for a scale
     Tokens tokens(set, x, columns), twin(trial.portable, x, columns);
     trial.checks.about = std::to_string(columns) + " columns, token of " + std::to_string(count);
     for (int token = 0; token < count; token++)
@@ -22,7 +22,7 @@ void compare_quantize(Trial& trial) {
             int t = token % TILE, at = c % BLOCK;
             double scale = half_scale(set, block, at / HALF, t);
             trial.checks.is("a quantized value is the portable set's", block.q[t][at] == other.q[t][at]);
-            trial.checks.near("a quantized value", scale * block.q[t][at], static_cast<double>(x[static_cast<size_t>(token * columns + c)]),
+            trial.checks.near("a quantized value", scale * block.q[t][at], x[token * columns + c],
                               0.501 * scale + 1e-30);
             if (at) continue;
             trial.checks.same("scale of a block", &block.scale[t], &other.scale[t], sizeof(float));
@@ -44,33 +44,32 @@ void survive_infinities(Trial& trial) {
     x[2 * BLOCK + 9] = INFINITY;
     Tokens after(trial.set, x, BLOCK);
     trial.checks.same("a row beside one of NaNs", before.blocks[0].q[0], after.blocks[0].q[0], BLOCK);
-    trial.checks.same("the scale of a row beside one of NaNs", before.blocks[0].scale, after.blocks[0].scale, sizeof(float));
+    trial.checks.same("its scale", before.blocks[0].scale, after.blocks[0].scale, sizeof(float));
 }
 
 void compare_norms(Trial& trial) {
     Random& random = trial.random;
     const int length = random.whole(1, 70), runs = random.whole(1, 4), width = length * runs;
     trial.checks.about = std::to_string(runs) + " runs of " + std::to_string(length);
-    std::vector<float> x = random.floats(static_cast<size_t>(width), 3.0f), weight = random.floats(static_cast<size_t>(width), 1.0f);
-    std::vector<float> bias = random.floats(static_cast<size_t>(width), 1.0f), out(x.size());
+    std::vector<float> x = random.floats(width, 3.0f), weight = random.floats(width, 1.0f);
+    std::vector<float> bias = random.floats(width, 1.0f), out(x.size());
     const float eps = 1e-5f;
     Doubles expected(x.size());
     for (int i = 0; i < width; i++) {
         double squares = 0;
-        for (int j = i / length * length; j < i / length * length + length; j++) squares += std::pow(x[static_cast<size_t>(j)], 2);
-        expected[static_cast<size_t>(i)] = static_cast<double>(x[static_cast<size_t>(i)]) / std::sqrt(squares / length + static_cast<double>(eps)) *
-                                           static_cast<double>(weight[static_cast<size_t>(i % length)]);
+        for (int j = i / length * length; j < i / length * length + length; j++) squares += std::pow(x[j], 2);
+        expected[i] = x[i] / std::sqrt(squares / length + eps) * weight[i % length];
     }
     trial.set.rms_norm(x.data(), width, length, weight.data(), eps, out.data());
     trial.checks.near("rms_norm", out, expected, 2e-6);
 
     double mean = 0, variance = 0;
-    for (float value : x) mean += static_cast<double>(value) / width;
-    for (float value : x) variance += std::pow(static_cast<double>(value) - mean, 2) / width;
+    for (float value : x) mean += double(value) / width;
+    for (float value : x) variance += std::pow(value - mean, 2) / width;
     for (bool with_bias : {false, true}) {
         for (size_t i = 0; i < x.size(); i++) {
-            expected[i] = (static_cast<double>(x[i]) - mean) / std::sqrt(variance + static_cast<double>(eps)) * static_cast<double>(weight[i]);
-            if (with_bias) expected[i] += static_cast<double>(bias[i]);
+            expected[i] = (x[i] - mean) / std::sqrt(variance + eps) * weight[i];
+            if (with_bias) expected[i] += bias[i];
         }
         trial.set.layer_norm(x.data(), width, weight.data(), with_bias ? bias.data() : nullptr, eps, out.data());
         // a single value is its own mean: what is left of it is rounding, and nothing divides it
@@ -99,7 +98,7 @@ double gated(double gate, double up, Activation activation) {
 
 void compare_activations(Trial& trial) {
     const int width = trial.random.whole(1, 9) * LANES;
-    std::vector<float> x = trial.random.floats(static_cast<size_t>(width), 12.0f), up = trial.random.floats(static_cast<size_t>(width), 9.0f);
+    std::vector<float> x = trial.random.floats(width, 12.0f), up = trial.random.floats(width, 9.0f);
     x[0] = 100.0f;
     x[1] = -100.0f;
     x[2] = 0.0f;
@@ -109,8 +108,8 @@ void compare_activations(Trial& trial) {
         trial.checks.about = "activation " + std::to_string(number);
         Doubles plain(x.size()), product(x.size());
         for (size_t i = 0; i < x.size(); i++) {
-            plain[i] = activated(static_cast<double>(x[i]), activation);
-            product[i] = gated(static_cast<double>(x[i]), static_cast<double>(up[i]), activation);
+            plain[i] = activated(x[i], activation);
+            product[i] = gated(x[i], up[i], activation);
         }
         trial.set.activate(x.data(), width, activation, out.data());
         trial.checks.near("activate", out, plain, 3e-6);
@@ -122,13 +121,13 @@ void compare_activations(Trial& trial) {
 void compare_sums(Trial& trial) {
     const int width = trial.random.whole(1, 9) * LANES;
     trial.checks.about = std::to_string(width) + " columns";
-    std::vector<float> x = trial.random.floats(static_cast<size_t>(width), 50.0f), y = trial.random.floats(static_cast<size_t>(width), 2.0f);
+    std::vector<float> x = trial.random.floats(width, 50.0f), y = trial.random.floats(width, 2.0f);
     std::vector<float> out(x.size());
     float factor = trial.random.uniform(0.1f, 3.0f);
     Doubles sum(x.size()), scaled(x.size()), capped(x.size());
     for (size_t i = 0; i < x.size(); i++) {
-        double a = static_cast<double>(x[i]), f = static_cast<double>(factor);
-        sum[i] = a + static_cast<double>(y[i]) * f;
+        double a = x[i], f = factor;
+        sum[i] = a + y[i] * f;
         scaled[i] = a * f;
         capped[i] = std::tanh(a / 30) * 30;
     }
@@ -144,18 +143,18 @@ void compare_rope(Trial& trial) {
     Random& random = trial.random;
     const int half = random.whole(1, 40), dims = 2 * half, head_dim = dims + random.whole(0, 20);
     trial.checks.about = std::to_string(dims) + " of " + std::to_string(head_dim) + " dimensions";
-    std::vector<float> x = random.floats(static_cast<size_t>(head_dim), 4.0f), cosines(static_cast<size_t>(half)), sines(cosines);
+    std::vector<float> x = random.floats(head_dim, 4.0f), cosines(half), sines(cosines);
     const float factor = random.uniform(0.1f, 2.0f);
     Doubles expected = doubles(x);
     for (int i = 0; i < half; i++) {
-        double angle = static_cast<double>(random.uniform(0.0f, 6.0f));
-        size_t left = static_cast<size_t>(i), right = static_cast<size_t>(half + i);
+        double angle = random.uniform(0.0f, 6.0f);
+        int left = i, right = half + i;
         cosines[left] = static_cast<float>(std::cos(angle));
         sines[left] = static_cast<float>(std::sin(angle));
-        expected[left] = static_cast<double>(x[left]) * std::cos(angle) - static_cast<double>(x[right]) * std::sin(angle);
-        expected[right] = static_cast<double>(x[right]) * std::cos(angle) + static_cast<double>(x[left]) * std::sin(angle);
+        expected[left] = x[left] * std::cos(angle) - x[right] * std::sin(angle);
+        expected[right] = x[right] * std::cos(angle) + x[left] * std::sin(angle);
     }
-    for (double& value : expected) value *= static_cast<double>(factor);
+    for (double& value : expected) value *= factor;
     trial.set.rope(x.data(), head_dim, dims, cosines.data(), sines.data(), factor, x.data());  // in place
     trial.checks.near("rope", x, expected, 2e-6);
 }

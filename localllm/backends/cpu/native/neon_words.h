@@ -40,7 +40,7 @@ INLINE Words look_up(const int8_t* table, Words v) {
 }
 // Bits 4j..4j+3 of each row's word, one to a byte.
 INLINE uint8x16_t four_bits(uint8x16_t v, int j) {
-    uint8x16_t first = vreinterpretq_u8_u64(vcombine_u64(vcreate_u64(0x0404040400000000), vcreate_u64(0x0c0c0c0c08080808)));
+    uint8x16_t first = vreinterpretq_u8_u32(uint32x4_t{0, 0x04040404, 0x08080808, 0x0c0c0c0c});
     uint8x16_t byte = vqtbl1q_u8(v, vaddq_u8(first, vdupq_n_u8(static_cast<uint8_t>(j / 2))));
     uint8x16_t bit = vreinterpretq_u8_u32(vdupq_n_u32(j % 2 ? 0x80402010 : 0x08040201));
     return vandq_u8(vtstq_u8(byte, bit), vdupq_n_u8(1));
