@@ -183,10 +183,10 @@ class Client:
         self._call("POST", "/localllm/v1/shutdown", {}, msgspec.Raw)
 
     def load(
-        self, model: str, keep_alive: str | None = None, wish: Mapping[str, str] = NO_WISH
+        self, model: str, keep_alive: str | None = None, wish: Mapping[str, str | int] = NO_WISH
     ) -> Iterator[LoadProgress]:
         """Makes a model resident; ends with the line whose status is `ready`. `wish`: backend, device, kv_type,
-        quantize; a model that is loaded otherwise is loaded again."""
+        threads, quantize; a model that is loaded otherwise is loaded again."""
         body = {"model": model, **wish} | ({"keep_alive": keep_alive} if keep_alive is not None else {})
         with self._answer("POST", "/localllm/v1/load", body) as response:
             status = ""

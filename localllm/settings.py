@@ -18,8 +18,8 @@ from localllm.errors import UsageError
 
 DEFAULT_PORT = 11435
 BACKENDS = ("auto", "cpu", "torch", "metal", "reference")
-KvType = Literal["auto", "f16", "f32"]
-KV_TYPES: tuple[KvType, ...] = ("auto", "f16", "f32")
+KvType = Literal["auto", "f16", "f32", "q8_0"]
+KV_TYPES: tuple[KvType, ...] = ("auto", "f16", "f32", "q8_0")
 Speculation = Literal["auto", "off", "4", "8", "16", "32"]
 SPECULATIONS: tuple[Speculation, ...] = ("auto", "off", "4", "8", "16", "32")
 

@@ -80,7 +80,7 @@ class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     path: str
     backend: str = "auto"
     device: str = ""
-    kv_type: Literal["auto", "f16", "f32"] = "auto"
+    kv_type: Literal["auto", "f16", "f32", "q8_0"] = "auto"
     quantize: str = ""
     cache_dir: str = ""
     threads: int = 0

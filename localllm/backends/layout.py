@@ -18,9 +18,12 @@ class KvPlace:
     index: int
 
 
-def cache_layout(config: ModelConfig, page_size: int, value_bytes: int = 2) -> CacheLayout:
+def cache_layout(
+    config: ModelConfig, page_size: int, value_bytes: int = 2, *, layer_bytes: int | None = None
+) -> CacheLayout:
     """The layout of `config` with pages of `page_size` tokens and `value_bytes` per cached number.
 
+    `layer_bytes`: the room of one layer in a page, where that is more than its numbers.
     Layers of one window share groups, all groups have room for the same number of layers; a group may be short of
     some, which stay unused.
     """
@@ -33,8 +36,9 @@ def cache_layout(config: ModelConfig, page_size: int, value_bytes: int = 2) -> C
         for window, layers in by_window.items()
         for first in range(0, len(layers), per_group)
     )
-    page_bytes = per_group * layer_values(config) * page_size * value_bytes
-    return CacheLayout(page_size, groups, page_bytes, state_bytes(config))
+    if layer_bytes is None:
+        layer_bytes = layer_values(config) * page_size * value_bytes
+    return CacheLayout(page_size, groups, per_group * layer_bytes, state_bytes(config))
 
 
 def layers_per_group(counts: list[int]) -> int:

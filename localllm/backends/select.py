@@ -30,7 +30,7 @@ class BackendOptions:
     threads: int = 0
     max_tokens_per_step: int = 512
     context_length: int = 0
-    kv_type: Literal["auto", "f16", "f32"] = "auto"
+    kv_type: Literal["auto", "f16", "f32", "q8_0"] = "auto"
     device: str = ""
     cache_dir: str = ""
 
@@ -151,6 +151,14 @@ def _opener(name: str) -> Opener:
     return openers[name]
 
 
+def _unrounded(options: BackendOptions, backend: str) -> Literal["auto", "f16", "f32"]:
+    """The KV type, for a backend that keeps none in blocks. UnsupportedModel, naming it, for a type in blocks."""
+    if options.kv_type == "q8_0":
+        hint = "choose the cpu backend, or the KV type f16"
+        raise UnsupportedModel(f"the {backend} backend does not keep keys and values as q8_0", hint=hint)
+    return options.kv_type
+
+
 def _open_cpu(config: ModelConfig, source: WeightSource, options: BackendOptions, notes: tuple[str, ...]) -> Backend:
     if problem := native_problem():
         raise UnsupportedModel(problem, hint="install a C++17 compiler and install localllm again")
@@ -182,7 +190,7 @@ def _open_torch(config: ModelConfig, source: WeightSource, options: BackendOptio
         page_size=options.page_size,
         threads=options.threads,
         device=options.device,
-        kv_type=options.kv_type,
+        kv_type=_unrounded(options, "torch"),
         notes=notes,
     )
     backend.info = replace(backend.info, free_bytes=_free_on(backend.info.device.partition(" ")[0]))
@@ -207,7 +215,7 @@ def _open_metal(config: ModelConfig, source: WeightSource, options: BackendOptio
         raise UnsupportedModel(problem, hint="pip install 'localllm[metal]', or choose another backend")
     from localllm.backends.metal.backend import MetalBackend  # deferred: imports mlx
 
-    return MetalBackend(config, source, page_size=options.page_size, kv_type=options.kv_type, notes=notes)
+    return MetalBackend(config, source, page_size=options.page_size, kv_type=_unrounded(options, "metal"), notes=notes)
 
 
 def _open_reference(
@@ -218,5 +226,5 @@ def _open_reference(
 
     from localllm.backends.reference import ReferenceBackend
 
-    kv_type = np.float16 if options.kv_type == "f16" else np.float32
+    kv_type = np.float16 if _unrounded(options, "reference") == "f16" else np.float32
     return ReferenceBackend(config, source, page_size=options.page_size, kv_type=kv_type, notes=notes)

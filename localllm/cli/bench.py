@@ -8,7 +8,7 @@ import typer
 from localllm.cli.human import size_text, table
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson, Model
-from localllm.cli.loading import Backend, Device, KvType, Quantize, wish_of
+from localllm.cli.loading import Backend, Device, KvType, Quantize, target_of
 from localllm.cli.output import print_json, print_text
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def bench(
         threads=numbers("-t", threads),
         repetitions=repetitions,
     ).checked()
-    wish = LoadWish(quantize=wish_of(settings, quantize).get("quantize"))
+    wish = LoadWish(quantize=target_of(quantize))
     saved = bench_saved.SavedRuns(settings.bench_dir)
     if save is not None:
         saved.path_of(save)  # a wrong name is told now, not after minutes of measuring

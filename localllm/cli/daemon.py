@@ -10,7 +10,7 @@ import typer
 
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson
-from localllm.cli.loading import Backend, Device, KvType
+from localllm.cli.loading import Backend, Device, KvType, Threads
 from localllm.cli.output import print_json, print_text
 from localllm.cli.sanitize import sanitize
 from localllm.errors import StoreError
@@ -25,21 +25,26 @@ def serve(
     backend: Backend = None,
     device: Device = None,
     kv_type: KvType = None,
+    threads: Threads = None,
 ) -> None:
     """Run the daemon in the foreground. Ctrl-C or SIGTERM lets answers under way finish, then it ends."""
     from localllm.server.app import library_of  # the web framework is loaded by this command only
     from localllm.server.serving import run
 
-    settings = Invocation.of(ctx).settings(host=host, port=port, backend=backend, device=device, kv_type=kv_type)
+    settings = Invocation.of(ctx).settings(
+        host=host, port=port, backend=backend, device=device, kv_type=kv_type, threads=threads
+    )
     raise typer.Exit(run(settings, library_of(settings)))
 
 
-def start(ctx: typer.Context, backend: Backend = None, device: Device = None, kv_type: KvType = None) -> None:
+def start(
+    ctx: typer.Context, backend: Backend = None, device: Device = None, kv_type: KvType = None, threads: Threads = None
+) -> None:
     """Start the daemon if none runs."""
     from localllm.daemon.lifecycle import ensure_daemon, find_daemon  # see `connect.py`
 
     invocation = Invocation.of(ctx)
-    settings = invocation.settings(backend=backend, device=device, kv_type=kv_type)
+    settings = invocation.settings(backend=backend, device=device, kv_type=kv_type, threads=threads)
     if running := find_daemon(settings):
         print_text(f"the daemon runs already, at {running.url}")
         return
@@ -57,10 +62,12 @@ def stop(ctx: typer.Context) -> None:
     print_text("the daemon has stopped" if was_running else "no daemon runs")
 
 
-def restart(ctx: typer.Context, backend: Backend = None, device: Device = None, kv_type: KvType = None) -> None:
+def restart(
+    ctx: typer.Context, backend: Backend = None, device: Device = None, kv_type: KvType = None, threads: Threads = None
+) -> None:
     """Stop the daemon and start a new one."""
     stop(ctx)
-    start(ctx, backend, device, kv_type)
+    start(ctx, backend, device, kv_type, threads)
 
 
 def status(ctx: typer.Context, as_json: AsJson = False) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson, Model
-from localllm.cli.loading import Backend, Device, KvType, Quantize, wish_of
+from localllm.cli.loading import Backend, Device, KvType, Quantize, Threads, target_of
 from localllm.cli.output import print_json, print_text
 from localllm.errors import UsageError
 
@@ -23,6 +23,7 @@ def ppl(
     backend: Backend = None,
     device: Device = None,
     kv_type: KvType = None,
+    threads: Threads = None,
     quantize: Quantize = None,
     as_json: AsJson = False,
 ) -> None:
@@ -31,8 +32,8 @@ def ppl(
     from localllm.runtime.presets import LoadWish
 
     invocation = Invocation.of(ctx)
-    settings = invocation.settings(backend=backend, device=device, kv_type=kv_type)
-    wish = LoadWish(quantize=wish_of(settings, quantize).get("quantize"))
+    settings = invocation.settings(backend=backend, device=device, kv_type=kv_type, threads=threads)
+    wish = LoadWish(quantize=target_of(quantize))
     with invocation.progress() as progress:
 
         def on_chunk(done: int, total: int, value: float) -> None:

@@ -1,4 +1,4 @@
-"""The options that say how a model is to be open: backend, device, KV type, quantization."""
+"""The options that say how a model is to be open: backend, device, KV type, threads, quantization."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -15,23 +15,33 @@ Device = Annotated[
     str | None, typer.Option("--device", metavar="NAME", help="Device of the torch backend: cpu, cuda, cuda:1, mps.")
 ]
 KvType = Annotated[
-    str | None, typer.Option("--kv-type", metavar="TYPE", help="How keys and values are kept: auto, f16 or f32.")
+    str | None, typer.Option("--kv-type", metavar="TYPE", help="How keys and values are kept: auto, f16, f32 or q8_0.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=0, max=256, help="Threads of the CPU backend; 0: one per physical core."),
 ]
 Quantize = Annotated[
     str | None,
     typer.Option("--quantize", metavar="TYPE", help="Round float weights while they load: q8_0, q4_0 or q4_k."),
 ]
-LOAD_FIELDS = ("backend", "device", "kv_type", "quantize")
+LOAD_FIELDS = ("backend", "device", "kv_type", "threads", "quantize")
 TARGETS = ("q8_0", "q4_0", "q4_k", "none")
 
 
-def wish_of(settings: Settings, quantize: str | None) -> Mapping[str, str]:
-    """What a daemon that runs already must be told: flags, and what this shell's environment says."""
+def target_of(quantize: str | None) -> str | None:
+    """What `--quantize` asks for; UsageError names the choices."""
     if quantize is not None and quantize.lower() not in TARGETS:
         raise UsageError(f"weights cannot be rounded to {quantize!r}", hint=f"choose one of {', '.join(TARGETS)}")
+    return quantize.lower() if quantize is not None else None
+
+
+def wish_of(settings: Settings, quantize: str | None) -> Mapping[str, str | int]:
+    """What a daemon that runs already must be told: flags, and what this shell's environment says."""
+    target = target_of(quantize)
     own = {
-        name: str(getattr(settings, name))
-        for name in LOAD_FIELDS[:3]
+        name: getattr(settings, name)
+        for name in LOAD_FIELDS[:4]
         if settings.origin[name].startswith(("flag", "environment"))
     }
-    return own | ({"quantize": quantize.lower()} if quantize else {})
+    return own | ({"quantize": target} if target else {})

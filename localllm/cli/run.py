@@ -15,7 +15,7 @@ from localllm.cli.conversation import Conversation
 from localllm.cli.failures import EXIT_INTERRUPTED
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import Model
-from localllm.cli.loading import LOAD_FIELDS, Backend, Device, KvType, Quantize, wish_of
+from localllm.cli.loading import LOAD_FIELDS, Backend, Device, KvType, Quantize, Threads, wish_of
 from localllm.errors import ModelNotFound, UsageError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def run(
     backend: Backend = None,
     device: Device = None,
     kv_type: KvType = None,
+    threads: Threads = None,
     quantize: Quantize = None,
 ) -> None:
     """Ask a model, or talk to it when no prompt is given. Text on stdin goes before the prompt."""
@@ -81,7 +82,7 @@ def run(
     conversation = Conversation(
         as_seen_by_daemon(model), system, parameters={k: v for k, v in given.items() if v is not None}
     )
-    settings = invocation.settings(backend=backend, device=device, kv_type=kv_type)
+    settings = invocation.settings(backend=backend, device=device, kv_type=kv_type, threads=threads)
     conversation.extras.update(wish_of(settings, quantize))
     if keepalive is not None:
         conversation.extras["keep_alive"] = keepalive
@@ -108,6 +109,7 @@ def chat(
     backend: Backend = None,
     device: Device = None,
     kv_type: KvType = None,
+    threads: Threads = None,
     quantize: Quantize = None,
 ) -> None:
     """Talk to the default model, or to the one named."""
@@ -122,6 +124,7 @@ def chat(
         backend=backend,
         device=device,
         kv_type=kv_type,
+        threads=threads,
         quantize=quantize,
     )
 

@@ -130,7 +130,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     own = {"LOCALLLM_HOME": str(settings.home), "LOCALLLM_HOST": settings.host, "LOCALLLM_PORT": str(settings.port)}
     flags = {
         BY_NAME[name].env: str(getattr(settings, name))
-        for name in ("backend", "device", "kv_type")
+        for name in ("backend", "device", "kv_type", "threads")
         if settings.origin[name] == "flag"
     }
     return {**child_environment(), **own, **flags}

@@ -37,12 +37,15 @@ class _Frames(asyncio.Protocol):
         self._splitter = wire.FrameSplitter()
 
     def data_received(self, data: bytes) -> None:
+        chunks: list[wire.TokenChunk] = []
         for body in self._splitter.feed(data):
             message = wire.decode_from_worker(body)
             if type(message) is wire.StepFrame:
-                self._deliver(message.chunks)
+                chunks += message.chunks
             else:
                 self.waiting.put_nowait(message)
+        if chunks:  # of several steps, where they come faster than we read
+            self._deliver(chunks)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.error = exc

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from localllm.engine.limits import Limits
 from localllm.engine.memory import Memory
-from localllm.engine.scheduler import NO_DRAFTS, Scheduler, rank_at
+from localllm.engine.scheduler import NO_DRAFTS, Drafts, Scheduler, rank_at
 from localllm.engine.sequence import Sequence as Running
 from localllm.engine.speculative import Drafter, num_standing
 from localllm.engine.step import Backend, RowResult, StepPlan, StepResult, Want
@@ -68,7 +68,7 @@ class Engine:
         self._backend = backend
         self._clock = clock
         self._depth = 2 if backend.info.overlaps else 1
-        self._drafter = None if backend.info.overlaps else drafter
+        self.drafter = drafter
         self._in_flight: deque[_InFlight] = deque()
         self._sequences: dict[str, Running] = {}
         self._num_added = 0
@@ -139,8 +139,7 @@ class Engine:
 
     def _fill(self) -> None:
         while len(self._in_flight) < self._depth:
-            drafts = self._drafter.propose(self.scheduler.running) if self._drafter else NO_DRAFTS
-            planned = self.scheduler.plan(self._num_planned, drafts)
+            planned = self.scheduler.plan(self._num_planned, self._drafts())
             if planned is None:
                 return
             plan, sequences = planned
@@ -150,12 +149,17 @@ class Engine:
             lives = [sequence.num_preemptions for sequence in sequences]
             self._in_flight.append(_InFlight(sequences, ends, lives, plan))
 
+    def _drafts(self) -> Drafts:
+        if self.drafter is None or self._depth > 1:
+            return NO_DRAFTS
+        return self.drafter.propose(self.scheduler.running)
+
     def _count_step(self, done: _InFlight, result: StepResult) -> None:
         self.counters.num_steps += 1
         self.counters.last_step_s = result.seconds
         self.counters.last_step_tokens = done.plan.num_tokens
-        if self._drafter is not None:
-            self._drafter.note(done.plan, result.seconds)
+        if self.drafter is not None:
+            self.drafter.note(done.plan, result.seconds)
 
     def _digest(self, sequence: Running, end: int, life: int, row: RowResult) -> TokenChunk | None:
         """What a row's answer means for its sequence; None when there is nothing to say. A sequence that ended while

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile, UnsupportedModel
+from localllm.formats.grid_blocks import GRID_DECODERS
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -290,6 +291,12 @@ def _decode_mxfp4(blocks: Bytes) -> Floats:
     return bits.view(np.float32) * np.array(MXFP4_VALUES_DOUBLED, np.float32)[_halves_in_order(blocks[:, 1:])]
 
 
+def _decode_q1_0(blocks: Bytes) -> Floats:
+    """A bit says which sign the scale has."""
+    bits = np.unpackbits(np.ascontiguousarray(blocks[:, 2:]), axis=1, bitorder="little")
+    return _half(blocks[:, :2]) * (np.float32(2) * bits.astype(np.float32) - np.float32(1))
+
+
 _DECODERS: Mapping[BlockType, Callable[[Bytes], Floats]] = MappingProxyType(
     {
         BlockType.F32: _decode_f32,
@@ -308,6 +315,8 @@ _DECODERS: Mapping[BlockType, Callable[[Bytes], Floats]] = MappingProxyType(
         BlockType.IQ4_NL: _decode_iq4_nl,
         BlockType.IQ4_XS: _decode_iq4_xs,
         BlockType.MXFP4: _decode_mxfp4,
+        BlockType.Q1_0: _decode_q1_0,
+        **{BlockType[name]: expand for name, expand in GRID_DECODERS.items()},
     }
 )
 DECODABLE: frozenset[BlockType] = frozenset(_DECODERS)

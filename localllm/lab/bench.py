@@ -93,10 +93,10 @@ def _samples(stopwatch: Stopwatch, work: Work, repetitions: int, progress: Progr
 
 
 def row_of(shared: Bench, work: Work, samples: list[Sample]) -> Row:
-    """The row of one work; `bandwidth_share` only where tokens are generated and memory was measured."""
+    """The row of one work. What a step reads is told only where a step gives each sequence one token."""
     rates = [sample.rate for sample in samples]
     mean, deviation = mean_and_deviation(rates)
-    read = read_bytes(shared, work) if work.n_gen else None
+    read = read_bytes(shared, work) if work.n_gen and shared.speculation == "off" else None
     share = read * mean / work.n_parallel / shared.bandwidth if read is not None and shared.bandwidth else None
     return Row(
         model=shared.model,

@@ -26,7 +26,7 @@ def memory_bandwidth(threads: int, *, clock: Callable[[], float] = time.perf_cou
     if not size:
         return 0.0
     with ThreadPoolExecutor(threads) as team:
-        parts = list(team.map(lambda _: b"\1" * size, range(threads)))  # each thread writes what it will read
+        parts = list(team.map(lambda _: b"\1" * size, range(threads)))
         spent: list[float] = []
         while len(spent) < NUM_PASSES and sum(spent) < BUDGET_S:
             started = clock()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
 
-from localllm.errors import LocalLLMError, UsageError
+from localllm.errors import DaemonUnreachable, LocalLLMError, UsageError
 from localllm.lab.bench_stream import Address, Answer, exchange
 
 WORDS = (
@@ -121,8 +121,8 @@ async def _drive(plan: LoadPlan, progress: Progress, clock: Callable[[], float])
         return await exchange(plan.address, path, plan.body(number), plan.api_key, plan.timeout_s, clock)
 
     warm = await ask(-1)
-    if warm.error:
-        raise LocalLLMError(f"the server refuses: {warm.error}", hint="check --model, --input-len and --output-len")
+    if problem := warm.problem:
+        raise LocalLLMError(f"the server refuses: {problem}", hint="check --model, --input-len and --output-len")
     free = asyncio.Semaphore(plan.clients)
     answers: list[Answer | None] = [None] * plan.num_prompts
     num_done, tenth = 0, -(-plan.num_prompts // NUM_PROGRESS)
@@ -130,7 +130,7 @@ async def _drive(plan: LoadPlan, progress: Progress, clock: Callable[[], float])
     async def client(number: int) -> None:
         nonlocal num_done
         async with free:
-            answers[number] = await ask(number)
+            answers[number] = await _kept(ask(number), clock)
         num_done += 1
         if num_done % tenth == 0:
             progress(num_done, plan.num_prompts)
@@ -142,6 +142,14 @@ async def _drive(plan: LoadPlan, progress: Progress, clock: Callable[[], float])
             await asyncio.sleep(_pause(plan, number))
     duration = clock() - started
     return Load([answer for answer in answers if answer], duration, time.process_time() - cpu_started)
+
+
+async def _kept(asked: Awaitable[Answer], clock: Callable[[], float]) -> Answer:
+    """A server that is no longer there fails this request, and not the whole load."""
+    try:
+        return await asked
+    except DaemonUnreachable as error:
+        return Answer(clock(), error=error.message)
 
 
 def _pause(plan: LoadPlan, number: int) -> float:

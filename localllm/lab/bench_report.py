@@ -100,8 +100,8 @@ class Report:
 
 def report(load: Load, plan: LoadPlan) -> Report:
     """The figures of the answers that succeeded; the others are counted, and each different error told once."""
-    good = [answer for answer in load.answers if not answer.error and answer.event_times]
-    errors = dict.fromkeys(answer.error or "an answer without content" for answer in load.answers if answer not in good)
+    good = [answer for answer in load.answers if not answer.problem]
+    errors = dict.fromkeys(answer.problem for answer in load.answers if answer.problem)
     timings = [Timing.of(answer, plan.prefix_len + plan.input_len) for answer in good]
     return Report(
         completed=len(timings),

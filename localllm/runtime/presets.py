@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from localllm import wire
-from localllm.errors import InvalidRequest
-from localllm.settings import BACKENDS, KV_TYPES, Settings
+from localllm.errors import InvalidRequest, UsageError
+from localllm.settings import BACKENDS, BY_NAME, KV_TYPES, Settings
 from localllm.store.entry import Entry
 
 PRESET_NAMES = {"repeat_penalty": "repetition_penalty"}
@@ -54,6 +54,7 @@ class LoadWish(msgspec.Struct, frozen=True):
     backend: str | None = None
     device: str | None = None
     kv_type: str | None = None
+    threads: int | None = None
     quantize: str | None = None
 
     def checked(self) -> "LoadWish":
@@ -64,6 +65,11 @@ class LoadWish(msgspec.Struct, frozen=True):
                 raise InvalidRequest(
                     f"{name} must be one of {', '.join(filter(None, choices))}, not {value!r}", param=name
                 )
+        if self.threads is not None:
+            try:
+                BY_NAME["threads"].checked(self.threads)
+            except UsageError as error:
+                raise InvalidRequest(error.message, param="threads") from None
         if self.device and self.backend not in (None, "auto", "torch") and self.device != "cpu":
             raise InvalidRequest(
                 f"device {self.device!r} is one of the torch backend, not of {self.backend}",

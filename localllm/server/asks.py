@@ -37,7 +37,7 @@ def sampling_of(request: Common, params: Mapping[str, Any], file_defaults: Mappi
 
 def wish_of(request: Common) -> LoadWish:
     """How the request wants its model to be open."""
-    return LoadWish(request.backend, request.device, request.kv_type, request.quantize)
+    return LoadWish(request.backend, request.device, request.kv_type, request.threads, request.quantize)
 
 
 def _bias(bias: Mapping[str, float]) -> dict[int, float]:

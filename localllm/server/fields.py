@@ -61,6 +61,7 @@ class Common(msgspec.Struct, kw_only=True):
     backend: str | None = None
     device: str | None = None
     kv_type: str | None = None
+    threads: int | None = None
     quantize: str | None = None
     priority: int | None = None
     cache_salt: str | None = None

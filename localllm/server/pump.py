@@ -53,16 +53,19 @@ class Pump:
 
     async def run(self, early: list[Piece]) -> bool:
         """Until all is written; False when the client does not read. Raises what rendering raised."""
-        self._push(lambda: early)
-        self._reply.listen(self._push)
-        self._push()
-        while self._outlet.is_full or not self._is_over:
-            if not self._outlet.is_full:
-                await self._idle()
-            elif await in_time(self._outlet.drain()):
-                self._push()
-            else:
-                return False
+        try:
+            self._push(lambda: early)
+            self._reply.listen(self._push)
+            self._push()
+            while self._outlet.is_full or not self._is_over:
+                if not self._outlet.is_full:
+                    await self._idle()
+                elif await in_time(self._outlet.drain()):
+                    self._push()
+                else:
+                    return False
+        finally:
+            self._is_over = True  # the connection may carry something else from here on
         if self._failure is not None:
             raise self._failure
         return True

@@ -45,13 +45,14 @@ class Message(msgspec.Struct):
 
 
 class LoadRequest(msgspec.Struct):
-    """A model that is loaded with another backend, device, KV type or quantization is loaded again."""
+    """A model that is loaded with another backend, device, KV type, threads or quantization is loaded again."""
 
     model: str | UnsetType = UNSET
     keep_alive: str | float | UnsetType | None = UNSET
     backend: str | UnsetType | None = UNSET
     device: str | UnsetType | None = UNSET
     kv_type: str | UnsetType | None = UNSET
+    threads: int | UnsetType | None = UNSET
     quantize: str | UnsetType | None = UNSET
 
 

@@ -15,6 +15,7 @@ from localllm.errors import ModelNotFound, StoreError, UsageError
 from localllm.settings import Settings
 from localllm.store.blobs import FreeBytes, free_bytes, model_lock
 from localllm.store.catalog import Catalog, CatalogEntry, Source
+from localllm.store.described import Descriptions
 from localllm.store.entry import NEIGHBOURS, Entry, PullEvent, SearchHit, UpdateCheck, VerifyResult
 from localllm.store.manifests import Manifests, digest_of
 from localllm.store.modelfile import Modelfile
@@ -51,6 +52,7 @@ class Library:
         self._given_catalog = catalog
         self._free = free
         self._pause = pause
+        self._descriptions = Descriptions()
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -77,7 +79,7 @@ class Library:
         entry = self._ours(ref) or self._neighbour(ref)
         if entry is None:
             raise self._not_here(ref)
-        return _with_files(entry)
+        return self._with_files(entry)
 
     def where(self, text: str) -> list[Path]:
         """The files of a model."""
@@ -184,12 +186,19 @@ class Library:
     # behind the scenes
 
     def _at_path(self, ref: Ref) -> Entry:
-        from localllm.store.details import describe  # deferred: it brings numpy, which `list` must not load
-
         path = Path(ref.target)
         modified = path.stat().st_mtime if path.exists() else 0.0
-        entry = describe(Entry(name=ref.target, path=ref.target, source="path", modified=modified))
+        entry = self._descriptions.of(Entry(name=ref.target, path=ref.target, source="path", modified=modified))
         return msgspec.structs.replace(entry, digest=digest_of(entry))
+
+    def _with_files(self, entry: Entry) -> Entry:
+        """The entry once its files are known to exist; a neighbour's with what its file says about itself."""
+        for file in entry.files:
+            if not os.path.exists(file.path):
+                raise ModelNotFound(
+                    f"{file.path} of {entry.name} is gone", hint=f"fetch it again with: localllm pull {entry.name}"
+                )
+        return self._descriptions.of(entry) if entry.source in NEIGHBOURS else entry
 
     def _own_ref(self, ref: Ref) -> Ref | None:
         """The name under which a model of ours is meant: as typed, or as the catalog completes it."""
@@ -394,17 +403,3 @@ def _bare(name: str) -> str:
 def _as_ours(entry: Entry) -> Entry:
     """A neighbour's model under a name of ours: its files stay the neighbour's."""
     return msgspec.structs.replace(entry, source="path") if entry.source in NEIGHBOURS else entry
-
-
-def _with_files(entry: Entry) -> Entry:
-    """The entry once its files are known to exist; a neighbour's with what its file says about itself."""
-    for file in entry.files:
-        if not os.path.exists(file.path):
-            raise ModelNotFound(
-                f"{file.path} of {entry.name} is gone", hint=f"fetch it again with: localllm pull {entry.name}"
-            )
-    if entry.source not in NEIGHBOURS:
-        return entry
-    from localllm.store.details import describe  # deferred: it brings numpy, which `list` must not load
-
-    return describe(entry)

@@ -113,8 +113,8 @@ def test_how_a_model_is_to_be_open_travels_with_the_load_and_with_the_question(
     cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCALLLM_KV_TYPE", "f32")
-    wish = {"backend": "torch", "device": "cuda:1", "kv_type": "f32", "quantize": "q4_0"}
-    options = ("--backend", "torch", "--device", "cuda:1", "--quantize", "q4_0")
+    wish = {"backend": "torch", "device": "cuda:1", "kv_type": "f32", "threads": 3, "quantize": "q4_0"}
+    options = ("--backend", "torch", "--device", "cuda:1", "--threads", "3", "--quantize", "q4_0")
     assert cli("run", "tiny", "hi", *options).code == 0
     assert cli("chat", "tiny", *options, stdin="hi").code == 0
     for path in ("/localllm/v1/load", CHAT):
@@ -124,7 +124,7 @@ def test_how_a_model_is_to_be_open_travels_with_the_load_and_with_the_question(
 def test_without_a_wish_a_loaded_model_is_taken_as_it_is(cli: Cli, daemon: FakeDaemon) -> None:
     cli("run", "tiny", "hi")
     for body in (daemon.bodies("/localllm/v1/load")[0], daemon.bodies(CHAT)[0]):
-        assert not {"backend", "device", "kv_type", "quantize"} & body.keys()
+        assert not {"backend", "device", "kv_type", "threads", "quantize"} & body.keys()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,10 +13,10 @@ from localllm.errors import UnsupportedModel
 from localllm.formats.blocks import BlockType
 from localllm.models.config import ModelConfig
 from localllm.models.source import WeightSource
+from localllm.settings import KvType as KvType
 from tests.contract.worlds import MemorySource, World, build
 
 PAGE_SIZE = 4
-KvType = Literal["auto", "f16", "f32"]
 
 
 def nothing_missing() -> str:

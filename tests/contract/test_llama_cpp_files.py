@@ -3,6 +3,7 @@
 Runs where llama-cpp-python is installed, which CI does not do (it is built from source for ten minutes).
 """
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,17 @@ RECIPES = {
     "MOSTLY_IQ4_NL": BlockType.IQ4_NL,
     "MOSTLY_IQ4_XS": BlockType.IQ4_XS,
     "MOSTLY_MXFP4_MOE": BlockType.MXFP4,
+    "MOSTLY_IQ3_S": BlockType.IQ3_S,
+    "MOSTLY_IQ3_XXS": BlockType.IQ3_XXS,
+    "MOSTLY_IQ2_S": BlockType.IQ2_XS,
+    "MOSTLY_IQ2_M": BlockType.IQ2_S,
+    "MOSTLY_IQ2_XS": BlockType.IQ2_XS,
+    "MOSTLY_IQ2_XXS": BlockType.IQ2_XXS,
+    "MOSTLY_IQ1_M": BlockType.IQ1_M,
+    "MOSTLY_IQ1_S": BlockType.IQ1_S,
+    "MOSTLY_TQ1_0": BlockType.TQ1_0,
+    "MOSTLY_TQ2_0": BlockType.TQ2_0,
+    "MOSTLY_Q1_0": BlockType.Q1_0,
 }
 SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "tie_word_embeddings": True}
 PROMPT = [int(token) for token in np.random.default_rng(0).integers(0, 80, 48)]
@@ -60,8 +72,18 @@ def quantized(original: Path, recipe: str, path: Path, *, pure: bool) -> Path:
     """`pure`: every matrix in the type of the recipe's name, instead of better ones for some."""
     params: Any = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.pure, params.nthread = getattr(llama_cpp, f"LLAMA_FTYPE_{recipe}"), pure, 1
+    if recipe.startswith(("MOSTLY_IQ1", "MOSTLY_IQ2", "MOSTLY_IQ3")):
+        params.imatrix = even_importance(original)
     assert llama_cpp.llama_model_quantize(str(original).encode(), str(path).encode(), params) == 0
     return path
+
+
+def even_importance(original: Path) -> Any:
+    """Of every column of every matrix the same: the small types insist on being told."""
+    with GGUFFile.open(original) as file:
+        widths = {name: tensor.shape[-1] for name, tensor in file.tensors.items() if len(tensor.shape) > 1}
+    told = [(name.encode(), (ctypes.c_float * width)(*[1.0] * width), width) for name, width in widths.items()]
+    return (llama_cpp.llama_model_imatrix_data * (len(told) + 1))(*told)
 
 
 def our_logits(path: Path, backend_name: str) -> NDArray[np.float32]:

@@ -21,8 +21,9 @@ from localllm.models.config import (
     ShortConvSpec,
 )
 from localllm.models.source import WeightInfo
-from localllm.quantize.encode import encode
+from localllm.quantize.encode import ENCODABLE, encode
 from tests.oracles.plain import Plain
+from tests.oracles.random_blocks import blocks_like
 
 HIDDEN, WIDTH, VOCAB, CONTEXT = 64, 96, 80, 128
 ROPE = RopeSpec(16, 10000.0)
@@ -48,6 +49,14 @@ class World:
     width: int = WIDTH
 
 
+def packed(kind: BlockType, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Blocks of the values, or random ones for types that nothing encodes."""
+    if kind not in ENCODABLE:
+        return blocks_like(kind, values)
+    # the plain encoder writes any number, so a world may hold some that are none
+    return blocks.encode(kind, values) if kind in blocks.PLAINLY_ENCODABLE else encode(kind, values)
+
+
 class MemorySource:
     """A WeightSource over arrays; matrices are in blocks of `block_type`, vectors and tiny rows are float32."""
 
@@ -65,9 +74,7 @@ class MemorySource:
             of_its_own = (kind for suffix, kind in types.items() if name.endswith(suffix))
             kind = next(of_its_own, BlockType.F32 if small else block_type)
             self._infos[name] = WeightInfo(name, array.shape, kind)
-            # the plain encoder writes any number, so a world may hold some that are none
-            pack = blocks.encode if kind in blocks.PLAINLY_ENCODABLE else encode
-            self._blocks[name] = pack(kind, array).reshape(-1)
+            self._blocks[name] = packed(kind, array).reshape(-1)
 
     def names(self) -> Iterable[str]:
         return self._infos
@@ -225,7 +232,24 @@ OF_32_OR_ANY = (
     BlockType.IQ4_NL,
     BlockType.MXFP4,
 )
-OF_256 = (BlockType.Q2_K, BlockType.Q3_K, BlockType.Q4_K, BlockType.Q5_K, BlockType.Q6_K, BlockType.IQ4_XS)
+OF_256 = (
+    BlockType.Q2_K,
+    BlockType.Q3_K,
+    BlockType.Q4_K,
+    BlockType.Q5_K,
+    BlockType.Q6_K,
+    BlockType.IQ4_XS,
+    BlockType.IQ1_S,
+    BlockType.IQ1_M,
+    BlockType.IQ2_XXS,
+    BlockType.IQ2_XS,
+    BlockType.IQ2_S,
+    BlockType.IQ3_XXS,
+    BlockType.IQ3_S,
+    BlockType.TQ1_0,
+    BlockType.TQ2_0,
+    BlockType.Q1_0,
+)
 
 WORLDS = (
     World("llama"),

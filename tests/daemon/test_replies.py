@@ -35,6 +35,7 @@ class FakeResident:
         request_id = list(self.sinks)[index]
         chunk = wire.TokenChunk(request_id, ids=list(text.encode()), **fields)  # type: ignore[arg-type]  # test data
         self.sinks[request_id].feed(chunk)
+        self.sinks[request_id].flush()
 
 
 def opened(*asks: Ask) -> tuple[FakeResident, Reply]:

@@ -13,6 +13,7 @@ import pytest
 
 from localllm import wire
 from localllm.daemon.process import child_environment
+from localllm.daemon.worker import Worker
 from tests.daemon.toy import WORKER_COMMAND, expected_text
 
 LOAD = wire.Load(path="toy:")
@@ -177,3 +178,56 @@ def test_the_worker_module_brings_no_server_and_no_text(tmp_path: Path) -> None:
         "print([n for n in ('asyncio', 'starlette', 'uvicorn', 'tokenizers', 'jinja2', 'torch') if n in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", script], env=child_environment()).strip() == b"[]"
+
+
+class Counting:
+    """An engine that gives a token a step, `seconds` apart, and tells the worker to stop behind the last."""
+
+    def __init__(self, num_tokens: int, seconds: float) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self._left, self._seconds = num_tokens, seconds
+        self.worker = Worker(self._theirs, lambda load, report: pytest.fail("it is loaded"))
+
+    @property
+    def has_work(self) -> bool:
+        return self._left > 0
+
+    def add(self, submit: wire.Submit) -> None: ...
+
+    def abort(self, request_id: str) -> object: ...
+
+    def step(self) -> list[wire.TokenChunk]:
+        time.sleep(self._seconds)
+        self._left -= 1
+        if not self._left:
+            self.worker._commands.put(wire.Stop())
+        return [wire.TokenChunk("r", ids=[self._left])]
+
+    def snapshot(self) -> wire.Snapshot:
+        return wire.Snapshot(
+            time_s=0.0, pages=b"", num_waiting=0, num_running=0, num_steps=0, num_prompt_tokens=0, num_cached_tokens=0,
+            num_generated_tokens=0, num_preemptions=0, last_step_s=0.0, last_step_tokens=0,
+        )  # fmt: skip
+
+    def frames(self) -> list[list[int]]:
+        """Serve to the end; the token ids of every frame."""
+        with self._ours, self._theirs:
+            self.worker._serve(self)
+            received = self._ours.recv(2**20)
+        messages = [wire.decode_from_worker(body) for body in wire.FrameSplitter().feed(received)]
+        return [
+            [token for chunk in frame.chunks for token in chunk.ids]
+            for frame in messages
+            if isinstance(frame, wire.StepFrame)
+        ]
+
+
+def test_tokens_that_come_quickly_travel_together_and_in_order() -> None:
+    first, *rest = Counting(400, 0.0).frames()
+    assert first == [399], "nobody waits for the first"
+    assert [token for frame in rest for token in frame] == list(range(398, -1, -1))
+    assert len(rest) < 200
+
+
+def test_tokens_that_come_slowly_travel_alone() -> None:
+    assert Counting(5, 0.006).frames() == [[4], [3], [2], [1], [0]]

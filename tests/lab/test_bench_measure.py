@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
+from localllm.backends.fake import FakeBackend
 from localllm.engine.engine import Engine
 from localllm.engine.step import StepPlan, StepResult
 from localllm.errors import LocalLLMError, NotEnoughMemory, UsageError
 from localllm.lab.bench_measure import Sample, Stopwatch
 from localllm.lab.bench_rows import Work
 from localllm.wire import TokenChunk
-from tests.engine.worlds import PAGE_SIZE, SHAPES, VOCAB_SIZE, FakeBackend, engine_on
+from tests.engine.worlds import PAGE_SIZE, SHAPES, VOCAB_SIZE, engine_on
 
 
 class SlowBackend(FakeBackend):

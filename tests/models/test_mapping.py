@@ -68,14 +68,14 @@ def test_runnable_says_why_not_in_a_sentence() -> None:
     assert runnable("llama", [BlockType.Q4_K, BlockType.F32]) is None
     assert runnable("llama", ["Q8_0", "F32"]) is None
     assert "'perceptron'" in str(runnable("perceptron", []))
-    assert "IQ1_S" in str(runnable("llama", [BlockType.F32, BlockType.IQ1_S]))
+    assert "NVFP4" in str(runnable("llama", [BlockType.F32, BlockType.NVFP4]))
     assert "IQ9_X" in str(runnable("llama", ["IQ9_X"]))
 
 
 def test_a_file_with_blocks_we_cannot_read_is_refused_before_its_weights_are() -> None:
     file = MemoryFile(LLAMA, {"token_embd.weight": np.zeros((80, 64), np.float32)})
-    file.tensors["token_embd.weight"] = type(file.tensors["token_embd.weight"])((80, 64), BlockType.IQ1_S)
-    with pytest.raises(UnsupportedModel, match="IQ1_S"):
+    file.tensors["token_embd.weight"] = type(file.tensors["token_embd.weight"])((80, 64), BlockType.NVFP4)
+    with pytest.raises(UnsupportedModel, match="NVFP4"):
         gguf_model(file)
 
 

@@ -101,6 +101,9 @@ inline std::vector<int> halves_of(Type type) {
         case Type::Q2_K: return {80, 82};
         case Type::Q3_K: return {108};
         case Type::Q6_K: return {208};
+        case Type::TQ1_0: return {52};
+        case Type::TQ2_0: return {64};
+        case Type::IQ1_M:
         case Type::MXFP4: return {};
         default: return {0};
     }
@@ -120,12 +123,24 @@ inline void put_value(uint8_t* place, Type type, float value) {
     if (type == Type::F16) put_half(place, value);
 }
 
+// The half of a row of IQ1_M, in the topmost bits of four numbers.
+inline void put_quarters(uint8_t* numbers, int lane, float value) {
+    uint16_t half = float_to_half(value);
+    for (int i = 0; i < 4; i++) {
+        uint8_t* upper = numbers + 2 * (i * LANES + lane) + 1;
+        *upper = static_cast<uint8_t>((*upper & 15) | (half >> 4 * i & 15) << 4);
+    }
+}
+
 inline void draw_block(Random& random, Type type, uint8_t* packed) {
     const int bytes = shape_of(type).bytes * LANES;
     for (int i = 0; i < bytes; i++) packed[i] = static_cast<uint8_t>(random.bits());
     for (int offset : halves_of(type))
         for (int lane = 0; lane < LANES; lane++)
             put_half(packed + offset * LANES + 2 * lane, random.uniform(-0.02f, 0.02f));
+    if (type == Type::IQ1_M)
+        for (int lane = 0; lane < LANES; lane++)
+            put_quarters(packed + 48 * LANES, lane, random.uniform(-0.02f, 0.02f));
     if (type == Type::MXFP4)
         for (int lane = 0; lane < LANES; lane++) packed[lane] = static_cast<uint8_t>(random.whole(110, 130));
     if (!is_quantized(type))

@@ -157,7 +157,7 @@ def test_targets_in_any_case(text: str) -> None:
     assert quantize_target(text) is BlockType.Q4_K
 
 
-@pytest.mark.parametrize("text", ["", "q5_k", "q4_k_m", "f16"])
+@pytest.mark.parametrize("text", ["", "q5_k", "q4_k_m", "f16", "iq2_xxs"])
 def test_other_targets_are_refused_with_the_choices(text: str) -> None:
     with pytest.raises(UsageError) as refusal:
         quantize_target(text)

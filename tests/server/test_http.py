@@ -1,12 +1,17 @@
 """Streams to clients that do not read, or leave."""
 
 import asyncio
+import re
+import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from localllm.server.http import EventStream
+from tests.server.world import daemon
 
 SCOPE: dict[str, Any] = {"type": "http"}
 
@@ -70,3 +75,46 @@ async def test_a_server_that_gives_up_closes_the_stream() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def raw(port: int, version: str, *bodies: dict[str, Any]) -> bytes:
+    """What a server answers to completions on one connection, until it closes it."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        for number, body in enumerate(bodies, start=1):
+            content = msgspec.json.encode({"model": "toy:1b", "temperature": 0, "max_tokens": 8, **body})
+            last = "Connection: close\r\n" if number == len(bodies) else ""
+            head = f"POST /v1/completions HTTP/{version}\r\nHost: localhost\r\n{last}"
+            connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def unchunked(body: bytes) -> bytes:
+    """RFC 9112, 7.1, to the letter: sizes must fit, and nothing may follow the end."""
+    data = b""
+    while True:
+        size, _, body = body.partition(b"\r\n")
+        length = int(size, 16)
+        assert body[length : length + 2] == b"\r\n"
+        data, body = data + body[:length], body[length + 2 :]
+        if not length:
+            assert body == b""
+            return data
+
+
+def test_a_stream_is_cut_into_chunks_and_for_old_clients_ends_with_the_connection(tmp_path: Path) -> None:
+    with daemon(tmp_path) as world:
+        new, old = (raw(world.port, version, {"prompt": "abc", "stream": True}) for version in ("1.1", "1.0"))
+    head, _, body = new.partition(b"\r\n\r\n")
+    old_head, _, old_body = old.partition(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head.lower() and b"chunked" not in old_head.lower()
+    texts = [b"".join(re.findall(rb'"text":"([^"]*)"', events)) for events in (unchunked(body), old_body)]
+    assert texts[0] == texts[1] != b""
+    assert unchunked(body).endswith(b"data: [DONE]\n\n") and old_body.endswith(b"data: [DONE]\n\n")
+
+
+def test_after_a_stream_the_connection_answers_again(tmp_path: Path) -> None:
+    with daemon(tmp_path) as world:
+        streamed = {"prompt": "abc", "stream": True}
+        answered = raw(world.port, "1.1", streamed, streamed, {"prompt": "abc"})
+    assert answered.count(b"HTTP/1.1 200 OK") == 3
+    assert answered.count(b"data: [DONE]\n\n\r\n0\r\n\r\n") == 2

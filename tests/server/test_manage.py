@@ -119,9 +119,13 @@ def test_a_load_says_how_the_model_is_to_be_open(world: World) -> None:
     assert world.chat("Hello").status_code == 200 and world.ps()[0]["pid"] == pid
     assert world.chat("Hello", quantize="none").status_code == 200
     assert world.ps()[0]["pid"] != pid and world.ps()[0]["quantize"] == ""
+    pid = world.ps()[0]["pid"]
+    assert world.chat("Hello", threads=3).status_code == 200 and world.ps()[0]["pid"] != pid
 
 
-@pytest.mark.parametrize("wish", [{"backend": "abacus"}, {"kv_type": "f8"}, {"quantize": "q3"}, {"backend": 3}])
+@pytest.mark.parametrize(
+    "wish", [{"backend": "abacus"}, {"kv_type": "f8"}, {"quantize": "q3"}, {"backend": 3}, {"threads": 257}]
+)
 def test_a_way_to_load_that_does_not_exist_is_a_plain_400(world: World, wish: dict[str, object]) -> None:
     for refused in (
         world.client.post("/localllm/v1/load", json={"model": "toy:1b", **wish}),

@@ -44,6 +44,21 @@ def test_a_path_is_found_without_being_installed(library: Library, file: Path) -
     assert library.entries() == []
 
 
+def test_a_file_is_opened_again_only_after_a_change(
+    library: Library, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = library.find(str(file))
+    with monkeypatch.context() as patch:
+        patch.setattr("localllm.formats.gguf_read.GGUFFile.open", lambda path: pytest.fail("it did not change"))
+        assert library.find(str(file)) == first
+    tiny_gguf(file, architecture="qwen3", seed=1)
+    second = library.find(str(file))
+    assert second.architecture == "qwen3" and second.digest != first.digest
+    file.unlink()
+    with pytest.raises(ModelNotFound):
+        library.find(str(file))
+
+
 def test_paths_that_are_no_model_say_what_they_are(library: Library, tmp_path: Path, file: Path) -> None:
     with pytest.raises(ModelNotFound, match="does not exist"):
         library.find(str(tmp_path / "none.gguf"))

@@ -104,6 +104,8 @@ def test_a_tag_names_the_block_types_that_must_be_there() -> None:
     assert types_of("Q4_K_M") == ("Q4_K", "Q6_K")
     assert types_of("UD-Q4_K_XL") == ("Q4_K", "Q6_K")
     assert types_of("fp16") == ("F16",)
+    assert types_of("IQ2_XXS") == ("IQ2_XXS",) and types_of("IQ1_M") == ("IQ1_M",)
+    assert types_of("IQ2_M") == ("IQ2_S",) and types_of("UD-IQ3_XS") == ("IQ3_S",)
     assert types_of("") == ()
     assert available_tags(BARTOWSKI + LIQUID) == ["F16", "Q4_K_L", "Q4_K_M"]
 

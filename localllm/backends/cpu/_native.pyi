@@ -26,7 +26,7 @@ class Program:
         windows: Sequence[int],
         state_floats: int,
     ) -> None:
-        """`windows`: per KV group, 0 for all. `max_tokens`: of one step. `kv_type`: "f16" or "f32"."""
+        """`windows`: per KV group, 0 for all. `max_tokens`: of one step. `kv_type`: "f16", "f32" or "q8_0"."""
 
     kernels: str
     threads: int

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Literal
 
 from localllm.backends.batch import Batch, Flattener, answer
 from localllm.backends.cpu.library import default_threads, require_kernels
+from localllm.backends.cpu.rooms import layer_bytes
 from localllm.backends.layout import cache_layout, state_bytes
 from localllm.engine.step import (
     BackendInfo,
@@ -22,16 +22,16 @@ from localllm.engine.step import (
 from localllm.errors import BadModelFile, InvalidRequest, NotEnoughMemory, UnsupportedModel
 from localllm.models.config import ModelConfig
 from localllm.models.source import WeightSource
+from localllm.settings import KvType
 
 FLOAT_BYTES = 4
-VALUE_BYTES = {"f16": 2, "f32": 4}
 
 
 class CpuBackend:
     """Backend over a native `Program`. Steps are computed when they are submitted.
 
     `threads` 0: one per physical core. `kernels`: "auto", or a set by name, for tests. `kv_type`: how keys
-    and values are kept, "auto" as f16. Raises UnsupportedModel for a
+    and values are kept, "auto" as f16; see rooms.py. Raises UnsupportedModel for a
     block type without kernels or a missing native library, BadModelFile where tensors do not fit together, UsageError
     for a kernel set that this machine does not run.
     """
@@ -46,7 +46,7 @@ class CpuBackend:
         max_tokens_per_step: int = 512,
         context_length: int = 0,
         kernels: str = "auto",
-        kv_type: Literal["auto", "f16", "f32"] = "auto",
+        kv_type: KvType = "auto",
         notes: tuple[str, ...] = (),
     ) -> None:
         require_kernels(kernels)
@@ -60,7 +60,8 @@ class CpuBackend:
         context_length = context_length or config.context_length
         nodes = fuse(record(config, source))
         kept = "f16" if kv_type == "auto" else kv_type
-        self.layout = cache_layout(config, page_size, VALUE_BYTES[kept])
+        room = layer_bytes(config, page_size, kept)
+        self.layout = cache_layout(config, page_size, layer_bytes=room)
         self.vocab_size = config.vocab_size
         self._hidden_size = config.hidden_size
         try:
@@ -76,7 +77,7 @@ class CpuBackend:
                 windows=[group.window or 0 for group in self.layout.groups],
                 state_floats=state_bytes(config) // FLOAT_BYTES,
             )
-            emitter = Emitter(self._program, config, source, self.layout, context_length, VALUE_BYTES[kept])
+            emitter = Emitter(self._program, config, source, self.layout, context_length, room)
             emitter.emit(nodes)
         except ValueError as error:
             raise BadModelFile(f"the model's tensors do not fit together: {error}") from None

@@ -10,7 +10,7 @@ from localllm.backends.cpu._native import Program
 from localllm.backends.cpu.buffers import Buffer, Buffers, Kind
 from localllm.backends.cpu.nodes import Node, Value
 from localllm.backends.cpu.pack import NONE, Pack
-from localllm.backends.layout import KvPlace, kv_places, layer_values, state_places
+from localllm.backends.layout import KvPlace, kv_places, state_places
 from localllm.engine.step import CacheLayout
 from localllm.models.config import ModelConfig, PositionGrowth, RopeSpec
 from localllm.models.rope import rope_frequencies
@@ -36,13 +36,13 @@ class Emitter:
         source: WeightSource,
         layout: CacheLayout,
         context_length: int,
-        value_bytes: int,
+        layer_bytes: int,
     ) -> None:
         self._program = program
         self._context_length = context_length
         self._pack = Pack(program, source)
         self._buffers = Buffers(program)
-        self._layer_bytes = layer_values(config) * layout.page_size * value_bytes
+        self._layer_bytes = layer_bytes
         self._windows = [group.window for group in layout.groups]
         self._kv_places: dict[int, KvPlace] = kv_places(layout)
         self._state_places = state_places(config)

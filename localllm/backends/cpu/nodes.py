@@ -22,6 +22,16 @@ NATIVE_QUANTIZED = frozenset(
         BlockType.IQ4_NL,
         BlockType.IQ4_XS,
         BlockType.MXFP4,
+        BlockType.IQ1_S,
+        BlockType.IQ1_M,
+        BlockType.IQ2_XXS,
+        BlockType.IQ2_XS,
+        BlockType.IQ2_S,
+        BlockType.IQ3_XXS,
+        BlockType.IQ3_S,
+        BlockType.TQ1_0,
+        BlockType.TQ2_0,
+        BlockType.Q1_0,
     }
 )
 """Matrices of these types take activations rounded to 8 bits; the float types take floats."""

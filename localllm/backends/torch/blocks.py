@@ -8,6 +8,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from localllm.backends.torch.grid_blocks import GRID_DECODERS
 from localllm.formats.blocks import BLOCK_LAYOUTS, IQ4_VALUES, MXFP4_VALUES_DOUBLED, BlockType
 
 FLOAT_TYPES: Mapping[BlockType, torch.dtype] = MappingProxyType(
@@ -142,6 +143,10 @@ def _mxfp4(blocks: Tensor) -> Tensor:
     return bits.view(torch.float32) * _values(MXFP4_VALUES_DOUBLED, _halves_in_order(blocks[:, 1:]))
 
 
+def _q1_0(blocks: Tensor) -> Tensor:
+    return _half(blocks[:, :2]) * (2 * _bits(blocks[:, 2:], 1, 1).float() - 1)
+
+
 _DECODERS: Mapping[BlockType, Callable[[Tensor], Tensor]] = MappingProxyType(
     {
         BlockType.F32: lambda blocks: blocks.view(torch.float32),
@@ -160,6 +165,8 @@ _DECODERS: Mapping[BlockType, Callable[[Tensor], Tensor]] = MappingProxyType(
         BlockType.IQ4_NL: _iq4_nl,
         BlockType.IQ4_XS: _iq4_xs,
         BlockType.MXFP4: _mxfp4,
+        BlockType.Q1_0: _q1_0,
+        **{BlockType[name]: expand for name, expand in GRID_DECODERS.items()},
     }
 )
 TORCH_DECODABLE: frozenset[BlockType] = frozenset(_DECODERS)

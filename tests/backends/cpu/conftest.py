@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from localllm.backends.cpu.library import KERNEL_SETS, native_problem
 from localllm.formats.blocks import BLOCK_LAYOUTS, BlockType, decode, encode, row_bytes
+from tests.oracles.random_blocks import set_scales
 
 NONE = -1
 FLOATS = (BlockType.F32, BlockType.F16, BlockType.BF16)
@@ -33,6 +34,16 @@ DRAWN = {
     BlockType.IQ4_NL: Fields((0,), (2, 18)),
     BlockType.IQ4_XS: Fields((0,), (8, 136)),
     BlockType.MXFP4: Fields((), (1, 17)),
+    BlockType.IQ1_S: Fields((0,), (2, 34)),
+    BlockType.IQ1_M: Fields((), (0, 48)),
+    BlockType.IQ2_XXS: Fields((0,), (2, 66)),
+    BlockType.IQ2_XS: Fields((0,), (2, 66)),
+    BlockType.IQ2_S: Fields((0,), (2, 74)),
+    BlockType.IQ3_XXS: Fields((0,), (2, 98)),
+    BlockType.IQ3_S: Fields((0,), (2, 106)),
+    BlockType.TQ1_0: Fields((52,), (0, 52)),
+    BlockType.TQ2_0: Fields((64,), (0, 64)),
+    BlockType.Q1_0: Fields((0,), (2, 18)),
 }
 """Any bytes are a block of these types, as long as the halves are finite: so every bit of them is tried."""
 QUANTIZED = (*ENCODED, *DRAWN)
@@ -92,6 +103,8 @@ def random_blocks(kind: BlockType, rows: int, columns: int, seed: int = 0) -> ND
         blocks[:, offset : offset + 2] = halves.astype("<f2").view(np.uint8)
     if kind == BlockType.MXFP4:
         blocks[:, 0] = rng.integers(120, 128, len(blocks))
+    if kind == BlockType.IQ1_M:
+        set_scales(kind, blocks, rng.uniform(-0.01, 0.01, len(blocks)).astype(np.float16))
     return blocks
 
 

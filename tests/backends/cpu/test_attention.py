@@ -10,6 +10,7 @@ from localllm.backends.cpu.backend import CpuBackend
 from localllm.backends.reference import ReferenceBackend
 from localllm.engine.step import Want
 from localllm.models.config import LayerSpec
+from localllm.settings import KvType
 from tests.contract.walk import Walk
 from tests.contract.worlds import ATTENTION, MemorySource, World, draw, shapes
 from tests.contract.worlds import build as build_world
@@ -38,18 +39,23 @@ def logits_of(backend: Any, chunks: list[int]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"num_heads": 3, "num_kv_heads": 1, "head_dim": 64, "value_dim": 64},
-        {"num_heads": 7, "num_kv_heads": 1, "head_dim": 24, "value_dim": 40},
-        {"num_heads": 10, "num_kv_heads": 2, "value_dim": 12},
-        {"num_heads": 8, "num_kv_heads": 2, "window": 150},
-        {"num_heads": 2, "num_kv_heads": 2, "softcap": 2.0, "window": 5},
-        {"num_heads": 12, "num_kv_heads": 2, "head_dim": 20, "value_dim": 6, "rope": None},
-    ],
-    ids=str,
+SHAPES: tuple[dict[str, Any], ...] = (
+    {"num_heads": 3, "num_kv_heads": 1, "head_dim": 64, "value_dim": 64},
+    {"num_heads": 7, "num_kv_heads": 1, "head_dim": 24, "value_dim": 40},
+    {"num_heads": 10, "num_kv_heads": 2, "value_dim": 12},
+    {"num_heads": 8, "num_kv_heads": 2, "window": 150},
+    {"num_heads": 2, "num_kv_heads": 2, "softcap": 2.0, "window": 5},
+    {"num_heads": 12, "num_kv_heads": 2, "head_dim": 20, "value_dim": 6, "rope": None},
 )
+MANY_SHARE: tuple[dict[str, Any], ...] = (
+    {"num_heads": 4, "num_kv_heads": 1, "head_dim": 64, "value_dim": 72},
+    {"num_heads": 11, "num_kv_heads": 1, "window": 90},
+    {"num_heads": 50, "num_kv_heads": 1},
+    {"num_heads": 16, "num_kv_heads": 2, "softcap": 2.0, "value_dim": 36, "head_dim": 40, "rope": None},
+)
+
+
+@pytest.mark.parametrize("changes", SHAPES, ids=str)
 @pytest.mark.parametrize("page_size", [4, 8, 16, 64])
 def test_long_contexts_equal_the_reference(kernels: str, page_size: int, changes: dict[str, Any]) -> None:
     config, source = build(**changes)
@@ -58,6 +64,34 @@ def test_long_contexts_equal_the_reference(kernels: str, page_size: int, changes
     expected = logits_of(judge, [300])
     ours_logits = logits_of(ours, [290, *[1] * 10])
     assert np.abs(ours_logits - expected).max() <= 2e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+@pytest.mark.parametrize("changes", [*SHAPES, *MANY_SHARE], ids=str)
+@pytest.mark.parametrize("page_size", [4, 8, 16, 64])
+def test_a_token_is_the_same_to_the_last_bit_alone_and_beside_others(
+    kernels: str, page_size: int, changes: dict[str, Any], kv_type: KvType
+) -> None:
+    config, source = build(**changes)
+
+    def chunked(threads: int, chunks: list[int]) -> np.ndarray:
+        return logits_of(CpuBackend(config, source, page_size=page_size, threads=threads, kernels=kernels,
+                                    kv_type=kv_type), chunks)  # fmt: skip
+
+    whole = chunked(1, [300])
+    assert np.isfinite(whole).all()
+    assert np.array_equal(chunked(3, [121, 2, 1, 5, 7, 3, 11, *[1] * 140, 10]), whole)
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_share_out_the_heads_and_splits_of_a_lone_token(kernels: str, threads: int, kv_type: KvType) -> None:
+    config, source = build(num_heads=15, num_kv_heads=3)
+    alone, together = (
+        logits_of(CpuBackend(config, source, threads=n, kernels=kernels, kv_type=kv_type), [130, *[1] * 10, 120, 1])
+        for n in (1, threads)
+    )
+    assert np.array_equal(alone, together)
 
 
 def test_stale_numbers_in_a_page_are_never_used(kernels: str) -> None:

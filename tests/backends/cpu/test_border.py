@@ -101,8 +101,8 @@ class Relabelled(MemorySource):
 
 def test_a_block_type_without_kernels_is_refused_by_name() -> None:
     config, source = build(BY_NAME["llama"])
-    claim = WeightInfo("blk.1.ffn_down.weight", (64, 256), BlockType.IQ2_XXS)
-    with pytest.raises(UnsupportedModel, match=r"blk\.1\.ffn_down\.weight is of type IQ2_XXS"):
+    claim = WeightInfo("blk.1.ffn_down.weight", (64, 256), BlockType.NVFP4)
+    with pytest.raises(UnsupportedModel, match=r"blk\.1\.ffn_down\.weight is of type NVFP4"):
         CpuBackend(config, Relabelled(source, claim), threads=1)
 
 

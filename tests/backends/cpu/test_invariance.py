@@ -29,7 +29,7 @@ WORLDS = (
 )
 
 
-FLOAT_PAGES = (
+OTHER_PAGES = (
     BY_NAME["llama"],
     BY_NAME["sinks"],
     BY_NAME["attention softcap"],
@@ -87,11 +87,12 @@ def test_chunks_batches_and_threads_change_no_bit(kernels: str, world: World) ->
     assert np.array_equal(last_logits(crowded, [20, 20], crowd=True), alone)
 
 
+@pytest.mark.parametrize("kv_type", ["f32", "q8_0"])
 @pytest.mark.parametrize("page_size", [4, 8, 16])
-@pytest.mark.parametrize("world", FLOAT_PAGES, ids=lambda world: world.name)
-def test_float32_pages_change_no_bit_either(kernels: str, world: World, page_size: int) -> None:
+@pytest.mark.parametrize("world", OTHER_PAGES, ids=lambda world: world.name)
+def test_pages_of_other_types_change_no_bit_either(kernels: str, world: World, page_size: int, kv_type: KvType) -> None:
     def opened(threads: int) -> Walk:
-        return open_walk(world, kernels, threads, "f32", page_size)
+        return open_walk(world, kernels, threads, kv_type, page_size)
 
     alone = last_logits(opened(1), [40])
     assert np.isfinite(alone).all()

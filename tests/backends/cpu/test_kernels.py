@@ -80,7 +80,7 @@ def test_bias_and_scaled_residual_are_added_in_the_product(kernels: str, tokens:
     assert_close(bench.read(residual), before + (rounded(x) @ matrix.values.T + bias) * np.float32(0.5))
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 5])
+@pytest.mark.parametrize("tokens", [1, 2, 5, 10])
 @pytest.mark.parametrize("width", [32, 96, 40])
 @pytest.mark.parametrize("kind", (BlockType.F16, *QUANTIZED), ids=lambda kind: kind.name)
 def test_gate_and_up_go_in_one_pass(kernels: str, kind: BlockType, width: int, tokens: int) -> None:
@@ -134,9 +134,9 @@ def test_gate_and_up_that_read_different_forms_are_refused(kernels: str) -> None
 def test_activations_that_8_bits_hold_lose_nothing(kernels: str, kind: BlockType) -> None:
     columns = columns_of(kind, 96)
     matrix = random_matrix(kind, 20, columns)
-    x = np.random.default_rng(3).integers(-127, 128, (5, columns)).astype(np.float32)
+    x = np.random.default_rng(3).integers(-127, 128, (10, columns)).astype(np.float32)
     x[:, ::16] = 127
-    bench = Bench(kernels, 5)
+    bench = Bench(kernels, 10)
     out = bench.buffer(20)
     bench.program.linear(bench.input_for(kind, x), bench.matrix(matrix), NONE, NONE, 1.0, out, True)
     bench.run()
@@ -145,8 +145,8 @@ def test_activations_that_8_bits_hold_lose_nothing(kernels: str, kind: BlockType
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
 def test_a_row_s_product_does_not_know_of_other_rows(kernels: str, kind: BlockType) -> None:
-    columns = columns_of(kind, 96)
-    matrix, x = random_matrix(kind, 21, columns), normal(11, columns)
+    columns = columns_of(kind, 544)  # more than kernels unpack at once, as are the tokens
+    matrix, x = random_matrix(kind, 21, columns), normal(139, columns)
 
     def product(rows: Floats) -> Floats:
         bench = Bench(kernels, len(rows))
@@ -156,7 +156,7 @@ def test_a_row_s_product_does_not_know_of_other_rows(kernels: str, kind: BlockTy
         return bench.read(out)
 
     together = product(x)
-    for first, last in [(0, 1), (3, 5), (4, 7), (7, 11), (10, 11)]:
+    for first, last in [(0, 1), (3, 5), (4, 7), (7, 11), (10, 11), (2, 12), (60, 139), (138, 139)]:
         assert np.array_equal(product(x[first:last]), together[first:last])
 
 
@@ -353,7 +353,7 @@ def largest_matrix(kind: BlockType, columns: int) -> Matrix:
 
 
 @pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)
-@pytest.mark.parametrize("tokens", [1, 4])
+@pytest.mark.parametrize("tokens", [1, 4, 11])
 def test_the_largest_sums_do_not_wrap(kernels: str, kind: BlockType, tokens: int) -> None:
     columns = columns_of(kind, 64)
     matrix = largest_matrix(kind, columns)

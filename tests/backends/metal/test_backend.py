@@ -37,7 +37,7 @@ from localllm.models.source import WeightInfo  # noqa: E402
 from localllm.wire import SamplingParams  # noqa: E402
 from tests.contract.walk import Walk  # noqa: E402
 from tests.contract.worlds import BY_NAME, WORLDS, MemorySource, World, build, plain  # noqa: E402
-from tests.formats.test_blocks import random_blocks  # noqa: E402
+from tests.oracles.random_blocks import random_blocks  # noqa: E402
 
 ALL, LAST = Want(logits="all"), Want(logits="last")
 GREEDY = Want(sample=SampleWant(SamplingParams(temperature=0.0), 0, 0))

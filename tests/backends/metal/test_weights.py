@@ -13,7 +13,7 @@ from localllm.backends.metal.weights import Dense, OnUse, Quantized, Weight  # n
 from localllm.errors import BadModelFile, UnsupportedModel  # noqa: E402
 from localllm.formats.blocks import BLOCK_LAYOUTS, DECODABLE, BlockType, decode  # noqa: E402
 from tests.contract.worlds import BY_NAME, build  # noqa: E402
-from tests.formats.test_blocks import random_blocks  # noqa: E402
+from tests.oracles.random_blocks import random_blocks  # noqa: E402
 
 EXACT, HALF = Precision(half=False), Precision(half=True)
 FLOATS = (BlockType.F32, BlockType.F16, BlockType.BF16)
@@ -131,8 +131,8 @@ def test_floats_keep_their_type(kind: BlockType) -> None:
 
 
 def test_a_type_without_a_decoder_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModel, match="IQ2_XXS"):
-        load(BlockType.IQ2_XXS, np.zeros(66, np.uint8), (1, 256), EXACT)
+    with pytest.raises(UnsupportedModel, match="NVFP4"):
+        load(BlockType.NVFP4, np.zeros(36, np.uint8), (1, 64), EXACT)
 
 
 def test_what_was_copied_is_released_and_what_is_missing_is_named() -> None:

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 
 from localllm.backends.torch.blocks import TORCH_DECODABLE, decode_rows  # noqa: E402  # needs torch
 from localllm.formats.blocks import BLOCK_LAYOUTS, DECODABLE, BlockType, decode  # noqa: E402
-from tests.formats.test_blocks import random_blocks  # noqa: E402
+from tests.oracles.random_blocks import random_blocks  # noqa: E402
 
 
 def test_every_type_that_numpy_decodes_is_decoded_here() -> None:

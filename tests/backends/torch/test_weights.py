@@ -14,7 +14,7 @@ from localllm.backends.torch.weights import Compute, Weight, Weights  # noqa: E4
 from localllm.errors import BadModelFile, UnsupportedModel  # noqa: E402
 from localllm.formats.blocks import BLOCK_LAYOUTS, DECODABLE, BlockType, decode  # noqa: E402
 from localllm.models.source import WeightInfo  # noqa: E402
-from tests.formats.test_blocks import random_blocks  # noqa: E402
+from tests.oracles.random_blocks import random_blocks  # noqa: E402
 
 NUM_EXPERTS, ROWS = 3, 5
 
@@ -120,8 +120,8 @@ def test_how_much_memory_is_free_decides_and_is_told(
 
 def test_a_type_without_a_decoder_is_refused_by_name(device: str) -> None:
     source = blocks(BlockType.Q4_0, (ROWS,))
-    source._info = replace(source._info, type=BlockType.IQ1_M)
-    with pytest.raises(UnsupportedModel, match="IQ1_M"):
+    source._info = replace(source._info, type=BlockType.NVFP4)
+    with pytest.raises(UnsupportedModel, match="NVFP4"):
         load(source, device, None)
 
 

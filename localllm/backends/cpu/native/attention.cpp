@@ -1,6 +1,7 @@
 // Instructions that read and write a sequence's memory: pages of keys and values, slots of recurrent state.
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 
 #include "record.h"
@@ -16,12 +17,14 @@ constexpr int MAX_HEAD_DIM = 1024;
 struct Room {
     size_t keys, values;
 };
+size_t bytes_of(const Limits& limits, int dims, int num_heads) {
+    size_t one = room_bytes(limits.kv_type, static_cast<size_t>(dims), static_cast<size_t>(limits.page_size));
+    return checked_mul(one, static_cast<size_t>(num_heads));
+}
 Room room_of(const AttentionSpec& spec, const Limits& limits, int kv_head) {
-    size_t tokens = static_cast<size_t>(limits.page_size) * bytes_of(limits.kv_type);
-    size_t head = static_cast<size_t>(kv_head);
-    size_t all_keys = tokens * static_cast<size_t>(spec.num_kv_heads * spec.head_dim);
-    return {spec.offset + tokens * head * static_cast<size_t>(spec.head_dim),
-            spec.offset + all_keys + tokens * head * static_cast<size_t>(spec.value_dim)};
+    size_t all_keys = bytes_of(limits, spec.head_dim, spec.num_kv_heads);
+    return {spec.offset + bytes_of(limits, spec.head_dim, kv_head),
+            spec.offset + all_keys + bytes_of(limits, spec.value_dim, kv_head)};
 }
 
 // Rotates and scales q, rotates k, and puts k and v into their pages.
@@ -76,67 +79,90 @@ private:
         int slot;
         uint8_t* at = page(program, token, &slot) + room_of(spec, program.limits, head).values;
         const float* own = program.row(*v, token, tid) + head * spec.value_dim;
-        program.kernels.write_values(own, spec.value_dim, slot, program.limits.kv_type, at);
+        const Limits& limits = program.limits;
+        program.kernels.write_values(own, spec.value_dim, limits.page_size, slot, limits.kv_type, at);
     }
 };
 
-// Splits of one token are computed and merged in order. A lone token's splits are spread over the members; then every
+// Neighbouring tokens of a sequence; their queries of one KV head go through the kernel together.
+struct Tile {
+    int row, token, count;
+};
+
+// So many queries fill the largest tile of a kernel.
+constexpr int QUERIES = 12;
+
+// Tokens whose queries fill the kernel's tiles, and no more than a few of them: later ones see more than early ones.
+int tokens_of_tile(int num_shared) {
+    int tokens = QUERIES / std::gcd(QUERIES, num_shared);
+    return tokens * num_shared <= 4 * QUERIES ? tokens : std::max(1, 2 * QUERIES / num_shared);
+}
+
+// Splits of a query are computed and merged in order. A lone token's splits are spread over the members; then every
 // member merges them for itself (Merge), in the same order.
 struct Attend : Instruction {
     const Buffer *q, *values, *blocks;
     const float* sinks;
     AttentionSpec spec;
-    int num_shared;
-    size_t partial_floats;
-    Mapping partials;  // of a lone token: (kv_heads, splits)
+    int num_shared, tile_tokens;
+    size_t stride;         // floats of a partial of one query
+    Mapping partials;      // of a lone token: (kv_heads, splits, num_shared)
     size_t max_splits;
 
+    // A tile's queries, its state, and the partials of a split, whose place the results take.
+    size_t scratch_floats() const {
+        size_t queries = static_cast<size_t>(tile_tokens * num_shared);
+        return queries * (static_cast<size_t>(spec.head_dim) + 2 * stride);
+    }
+
     void run(Program& program, int tid) override {
-        if (program.step().num_tokens == 1) return lone_token(program, tid);
-        int units = program.step().num_tokens * spec.num_kv_heads;
-        // interleaved, so that early and late tokens of a prompt balance
-        for (int unit = tid; unit < units; unit += program.threads()) {
-            int token = unit / spec.num_kv_heads, head = unit % spec.num_kv_heads;
-            AttentionTask task = task_of(program, token, head, tid);
-            float *state = program.scratch(tid), *partial = state + partial_floats;
-            int first = first_split(task);
-            program.kernels.attend(task, first, state);
-            for (int split = first + 1; split * SPLIT < task.last; split++) {
-                program.kernels.attend(task, split, partial);
-                program.kernels.merge(state, partial, num_shared, spec.value_dim);
-            }
-            deliver(program, state, token, head, tid);
+        const Step& step = program.step();
+        if (step.num_tokens == 1) return lone_token(program, tid);
+        int unit = 0;
+        for (int row = 0; row < step.num_rows; row++) {
+            const int end = step.row_starts[row + 1];
+            for (int token = step.row_starts[row]; token < end; token += tile_tokens)
+                for (int head = 0; head < spec.num_kv_heads; head++)
+                    // interleaved, so that early and late tokens of a prompt balance
+                    if (unit++ % program.threads() == tid)
+                        attend(program, {row, token, std::min(tile_tokens, end - token)}, head, tid);
         }
     }
 
     void merge_lone(Program& program, int tid) {
+        Visible seen = visible_to(program, 0, 0);
+        float* state = program.scratch(tid);
         for (int head = 0; head < spec.num_kv_heads; head++) {
-            AttentionTask task = task_of(program, 0, head, tid);
-            float* state = program.scratch(tid);
-            int first = first_split(task);
-            std::memcpy(state, partial_of(head, 0), partial_floats * sizeof(float));
-            for (int split = first + 1; split * SPLIT < task.last; split++)
+            int first = seen.first / SPLIT;
+            std::memcpy(state, partial_of(head, 0), stride * static_cast<size_t>(num_shared) * sizeof(float));
+            for (int split = first + 1; split * SPLIT < seen.last; split++)
                 program.kernels.merge(state, partial_of(head, split - first), num_shared, spec.value_dim);
-            deliver(program, state, 0, head, tid);
+            deliver(program, state, state + stride * static_cast<size_t>(num_shared), 0, head, tid);
         }
     }
 
 private:
-    static int first_split(const AttentionTask& task) { return task.first / SPLIT; }
-
-    float* partial_of(int head, int split) const {
+    float* partial_of(int head, int split, int query = 0) const {
         size_t index = static_cast<size_t>(head) * max_splits + static_cast<size_t>(split);
-        return partials.as<float>() + index * partial_floats;
+        return partials.as<float>() + (index * static_cast<size_t>(num_shared) + static_cast<size_t>(query)) * stride;
     }
 
-    AttentionTask task_of(Program& program, int token, int head, int tid) const {
+    Visible visible_to(Program& program, int row, int token) const {
         const Step& step = program.step();
-        int row = step.row_of[static_cast<size_t>(token)], position = step.positions[token];
-        const Table& table = step.tables[static_cast<size_t>(spec.group)];
+        int position = step.positions[token];
+        Visible seen{spec.window ? std::max(0, position - spec.window + 1) : 0, position + 1};
+        if (!spec.causal || step.atomic[row]) {
+            int end = step.positions[step.row_starts[row + 1] - 1] + 1;
+            seen.last = spec.window ? std::min(end, position + spec.window) : end;
+        }
+        return seen;
+    }
+
+    // Without its queries.
+    AttentionTask task_of(Program& program, int row, int head) const {
+        const Table& table = program.step().tables[static_cast<size_t>(spec.group)];
         Room room = room_of(spec, program.limits, head);
         AttentionTask task{};
-        task.q = program.row(*q, token, tid) + head * num_shared * spec.head_dim;
-        task.num_shared = num_shared;
         task.head_dim = spec.head_dim;
         task.value_dim = spec.value_dim;
         task.softcap = spec.softcap;
@@ -145,30 +171,91 @@ private:
         task.keys = program.pages() + room.keys;
         task.values = program.pages() + room.values;
         task.page_bytes = program.limits.page_bytes;
+        task.queries_per_token = num_shared;
         task.table = table.pages + static_cast<size_t>(row) * static_cast<size_t>(table.width);
-        task.first = spec.window ? std::max(0, position - spec.window + 1) : 0;
-        task.last = position + 1;
-        if (!spec.causal || step.atomic[row]) {
-            int end = step.positions[step.row_starts[row + 1] - 1] + 1;
-            task.last = spec.window ? std::min(end, position + spec.window) : end;
-        }
         return task;
     }
 
-    void lone_token(Program& program, int tid) {
-        AttentionTask task = task_of(program, 0, 0, tid);
-        int first = first_split(task), splits = ceil_div(task.last, SPLIT) - first;
-        // neighbouring splits of a head go to one member, which fetches the next while it works on this
-        Span span = share(splits * spec.num_kv_heads, tid, program.threads());
-        for (int unit = span.first; unit < span.last; unit++) {
-            int head = unit / splits, split = unit % splits;
-            program.kernels.attend(task_of(program, 0, head, tid), first + split, partial_of(head, split));
+    // The queries of a tile to (head_dim, count * num_shared), a token's next to each other.
+    void gather(Program& program, const Tile& tile, int head, int tid, float* out) const {
+        const int queries = tile.count * num_shared;
+        for (int t = 0; t < tile.count; t++) {
+            const float* rows = program.row(*q, tile.token + t, tid) + head * num_shared * spec.head_dim;
+            for (int r = 0; r < num_shared; r++)
+                for (int d = 0; d < spec.head_dim; d++)
+                    out[d * queries + t * num_shared + r] = rows[r * spec.head_dim + d];
         }
     }
 
-    void deliver(Program& program, float* state, int token, int head, int tid) const {
+    void attend(Program& program, const Tile& tile, int head, int tid) {
+        const size_t queries = static_cast<size_t>(tile.count * num_shared);
+        const size_t token_floats = stride * static_cast<size_t>(num_shared);
+        float* gathered = program.scratch(tid);
+        float *state = gathered + queries * static_cast<size_t>(spec.head_dim), *partial = state + queries * stride;
+        Visible visible[QUERIES];
+        int first = visible_to(program, tile.row, tile.token).first / SPLIT, last = 0;
+        for (int t = 0; t < tile.count; t++) {
+            visible[t] = visible_to(program, tile.row, tile.token + t);
+            last = std::max(last, visible[t].last);
+        }
+        gather(program, tile, head, tid, gathered);
+        AttentionTask task = task_of(program, tile.row, head);
+        task.q = gathered;
+        task.q_ld = task.num_queries = static_cast<int>(queries);
+        task.visible = visible;
+        for (int split = first; split * SPLIT < last; split++) {
+            program.kernels.attend(task, split, partial);
+            for (int t = 0; t < tile.count; t++)
+                take_in(program, visible[t], split, partial + static_cast<size_t>(t) * token_floats,
+                        state + static_cast<size_t>(t) * token_floats);
+        }
+        for (int t = 0; t < tile.count; t++)
+            deliver(program, state + static_cast<size_t>(t) * token_floats, partial, tile.token + t, head, tid);
+    }
+
+    // One token's partials of a split into its state.
+    void take_in(Program& program, const Visible& seen, int split, const float* partial, float* state) const {
+        const int first = seen.first / SPLIT;
+        if (split < first || split * SPLIT >= seen.last) return;
+        if (split == first)
+            std::memcpy(state, partial, stride * static_cast<size_t>(num_shared) * sizeof(float));
+        else
+            program.kernels.merge(state, partial, num_shared, spec.value_dim);
+    }
+
+    // Every member takes as many positions as the others, of neighbouring splits of a head: it fetches the next while it
+    // works on one. The queries of a split at the border of two members' parts are shared out.
+    void lone_token(Program& program, int tid) {
+        const Visible seen = visible_to(program, 0, 0);
+        const Span part = share((seen.last - seen.first) * spec.num_heads, tid, program.threads());
+        float* gathered = program.scratch(tid);
+        int done = 0;  // positions, once for each query
+        for (int head = 0; head < spec.num_kv_heads; head++) {
+            bool is_gathered = false;
+            AttentionTask task = task_of(program, 0, head);
+            task.visible = &seen;
+            task.q_ld = num_shared;
+            for (int split = seen.first / SPLIT; split * SPLIT < seen.last; split++) {
+                int length = std::min(seen.last, (split + 1) * SPLIT) - std::max(seen.first, split * SPLIT);
+                int from = queries_before(part.first - done, length), to = queries_before(part.last - done, length);
+                done += length * num_shared;
+                if (from == to) continue;
+                if (!is_gathered) gather(program, {0, 0, 1}, head, tid, gathered);
+                is_gathered = true;
+                task.q = gathered + from;
+                task.num_queries = to - from;
+                program.kernels.attend(task, split, partial_of(head, split - seen.first / SPLIT, from));
+            }
+        }
+    }
+
+    // Of a split whose queries have so many positions each: those that begin before `border`.
+    int queries_before(int border, int length) const {
+        return std::min(ceil_div(std::max(border, 0), length), num_shared);
+    }
+
+    void deliver(Program& program, float* state, float* own, int token, int head, int tid) const {
         int width = num_shared * spec.value_dim;
-        float* own = state + 2 * partial_floats;
         float* out = values ? program.row(*values, token, tid) + head * width : own;
         program.kernels.finish(state, num_shared, spec.value_dim, sinks ? sinks + head * num_shared : nullptr, out);
         if (blocks) program.quantize(out, width, *blocks, head * width / BLOCK, token, tid);
@@ -226,9 +313,8 @@ void check_heads(const AttentionSpec& spec) {
 }
 
 void check_room(const Program& program, const AttentionSpec& spec) {
-    size_t values = static_cast<size_t>(spec.num_kv_heads) * static_cast<size_t>(spec.head_dim + spec.value_dim);
-    size_t page_size = static_cast<size_t>(program.limits.page_size);
-    size_t bytes = checked_mul(values, checked_mul(page_size, bytes_of(program.limits.kv_type)));
+    size_t keys = bytes_of(program.limits, spec.head_dim, spec.num_kv_heads);
+    size_t bytes = checked_add(keys, bytes_of(program.limits, spec.value_dim, spec.num_kv_heads));
     if (checked_add(spec.offset, bytes) > program.limits.page_bytes)
         throw std::invalid_argument("a layer does not fit in its page");
     if (spec.group < 0 || static_cast<size_t>(spec.group) >= program.limits.windows.size())
@@ -283,12 +369,12 @@ void record_attention(Program& program, int q, int k, int v, int turned_q, const
             throw std::invalid_argument("the output of an attention has the wrong shape or place");
     if (!attend->values && !attend->blocks) throw std::invalid_argument("attention must go somewhere");
     if (attend->blocks && width % BLOCK) throw std::invalid_argument("a KV head's values are no whole number of blocks");
-    size_t stride = static_cast<size_t>(value_stride(spec.value_dim));
-    attend->partial_floats = stride * static_cast<size_t>(attend->num_shared);
+    attend->tile_tokens = tokens_of_tile(attend->num_shared);
+    attend->stride = static_cast<size_t>(value_stride(spec.value_dim));
     attend->max_splits = static_cast<size_t>(program.limits.context_length / SPLIT + 2);
-    size_t count = checked_mul(static_cast<size_t>(spec.num_kv_heads), attend->max_splits);
-    attend->partials = Mapping(checked_mul(count, attend->partial_floats * sizeof(float)));
-    program.need_scratch(3 * attend->partial_floats);
+    size_t count = checked_mul(static_cast<size_t>(spec.num_heads), attend->max_splits);
+    attend->partials = Mapping(checked_mul(count, attend->stride * sizeof(float)));
+    program.need_scratch(attend->scratch_floats());
     auto merge = std::make_unique<Merge>();
     merge->attend = attend.get();
     merge->is_private = true;

@@ -2,13 +2,24 @@
 //
 // A packed block keeps the file's fields, each unit of a field (a word of quants, a half, a byte of scales) eight times,
 // row by row: what has offset `o` in the file's block lies at LANES * o. A run is 32 columns; `j` is a word of a run, which
-// is four columns. A value is scale * quant + floor.
+// is four columns. A value is scale * (quant - OFFSET) + floor. Quants are unsigned, or signed with no offset, and of
+// sizes up to MOST.
 #pragma once
 #include "kernels.h"
 #include "words.h"
 
 namespace localllm {
 namespace {
+
+// A type's OFFSET, a power of two, or zero where it has none.
+template <class Form, class = int>
+struct OffsetOf {
+    static constexpr int VALUE = 0;
+};
+template <class Form>
+struct OffsetOf<Form, decltype(Form::OFFSET + 0)> {
+    static constexpr int VALUE = Form::OFFSET;
+};
 
 // Of one run. The second ones are those of the right half, in types with a scale per half.
 struct Scales {
@@ -26,19 +37,50 @@ INLINE uint64_t byte(const uint8_t* w, int offset, int index) { return load_byte
 INLINE F8 half(const uint8_t* w, int offset) { return load_half(field(w, offset)); }
 INLINE Words nibbles(Words v, int upper) { return bits(v, 4 * upper, 15); }
 
+// ---- 8 bits
+
+struct Q8_0 {
+    static constexpr Type TYPE = Type::Q8_0;
+    static constexpr bool IS_SIGNED = true, HAS_FLOOR = false, PER_HALF = false;
+    static constexpr int MOST = 128;
+    INLINE static Unit unit(const uint8_t* w) { return {half(w, 0), all(0.0f)}; }
+    INLINE static Scales scales(const uint8_t*, const Unit& unit, int) { return {{unit.scale}, {}}; }
+    INLINE static Words quants(const uint8_t* w, int, int j) { return word(w, 2, j); }
+};
+
+// ---- 4 bits: the low ones of a word's bytes are columns 4j.., the high ones 16 + 4j..
+
+struct Q4_0 {
+    static constexpr Type TYPE = Type::Q4_0;
+    static constexpr bool IS_SIGNED = false, HAS_FLOOR = false, PER_HALF = false;
+    static constexpr int MOST = 15, OFFSET = 8;
+    INLINE static Unit unit(const uint8_t* w) { return {half(w, 0), all(0.0f)}; }
+    INLINE static Scales scales(const uint8_t*, const Unit& unit, int) { return {{unit.scale}, {}}; }
+    INLINE static Words quants(const uint8_t* w, int, int j) { return nibbles(word(w, 2, j % 4), j / 4); }
+};
+
+struct Q4_1 {
+    static constexpr Type TYPE = Type::Q4_1;
+    static constexpr bool IS_SIGNED = false, HAS_FLOOR = true, PER_HALF = false;
+    static constexpr int MOST = 15;
+    INLINE static Unit unit(const uint8_t* w) { return {half(w, 0), half(w, 2)}; }
+    INLINE static Scales scales(const uint8_t*, const Unit& unit, int) { return {{unit.scale}, {unit.floor}}; }
+    INLINE static Words quants(const uint8_t* w, int, int j) { return nibbles(word(w, 4, j % 4), j / 4); }
+};
+
 // ---- 5 bits: the fifth ones in a word of their own
 
 INLINE Words five_bits(const uint8_t* w, int high, int quants, int j) {
-    return with_upper(nibbles(word(w, quants, j % 4), j / 4), four_bits(word(w, high, 0), j), 4);
+    return nibbles(word(w, quants, j % 4), j / 4) | four_bits(word(w, high, 0), j, 16);
 }
 
 struct Q5_0 {
     static constexpr Type TYPE = Type::Q5_0;
-    static constexpr bool IS_SIGNED = true, HAS_FLOOR = false, PER_HALF = false;
-    static constexpr int MOST = 16;
+    static constexpr bool IS_SIGNED = false, HAS_FLOOR = false, PER_HALF = false;
+    static constexpr int MOST = 31, OFFSET = 16;
     INLINE static Unit unit(const uint8_t* w) { return {half(w, 0), all(0.0f)}; }
     INLINE static Scales scales(const uint8_t*, const Unit& unit, int) { return {{unit.scale}, {}}; }
-    INLINE static Words quants(const uint8_t* w, int, int j) { return minus(five_bits(w, 2, 6, j), 16); }
+    INLINE static Words quants(const uint8_t* w, int, int j) { return five_bits(w, 2, 6, j); }
 };
 
 struct Q5_1 {
@@ -71,8 +113,8 @@ struct Q2_K {
 
 struct Q3_K {
     static constexpr Type TYPE = Type::Q3_K;
-    static constexpr bool IS_SIGNED = true, HAS_FLOOR = false, PER_HALF = true;
-    static constexpr int MOST = 4;
+    static constexpr bool IS_SIGNED = false, HAS_FLOOR = false, PER_HALF = true;
+    static constexpr int MOST = 7, OFFSET = 4;
     INLINE static Unit unit(const uint8_t* w) { return {half(w, 108), all(0.0f)}; }
     INLINE static Scales scales(const uint8_t* w, const Unit& unit, int run) {
         return {{unit.scale * six_bits(w, 2 * run), unit.scale * six_bits(w, 2 * run + 1)}, {}};
@@ -83,7 +125,7 @@ struct Q3_K {
         return floats(low | high << 4) - all(32.0f);
     }
     INLINE static Words quants(const uint8_t* w, int run, int j) {
-        return minus(with_upper(two_bits(w, 32, run, j), bits(word(w, 0, j), run, 1), 2), 4);
+        return two_bits(w, 32, run, j) | bits_at(word(w, 0, j), run, 1, 2);
     }
 };
 
@@ -121,14 +163,14 @@ struct Q5_K {
     INLINE static Unit unit(const uint8_t* w) { return Q4_K::unit(w); }
     INLINE static Scales scales(const uint8_t* w, const Unit& unit, int run) { return pairs_of_six_bits(w, unit, run); }
     INLINE static Words quants(const uint8_t* w, int run, int j) {
-        return with_upper(four_bits_of_k(w, 48, run, j), bits(word(w, 16, j), run, 1), 4);
+        return four_bits_of_k(w, 48, run, j) | bits_at(word(w, 16, j), run, 1, 4);
     }
 };
 
 struct Q6_K {
     static constexpr Type TYPE = Type::Q6_K;
-    static constexpr bool IS_SIGNED = true, HAS_FLOOR = false, PER_HALF = true;
-    static constexpr int MOST = 32;
+    static constexpr bool IS_SIGNED = false, HAS_FLOOR = false, PER_HALF = true;
+    static constexpr int MOST = 63, OFFSET = 32;
     INLINE static Unit unit(const uint8_t* w) { return {half(w, 208), all(0.0f)}; }
     INLINE static Scales scales(const uint8_t* w, const Unit& unit, int run) {
         F8 left = signed_floats(byte(w, 192, 2 * run)), right = signed_floats(byte(w, 192, 2 * run + 1));
@@ -136,14 +178,15 @@ struct Q6_K {
     }
     INLINE static Words quants(const uint8_t* w, int run, int j) {
         Words low = nibbles(word(w, 0, run / 4 * 16 + run % 2 * 8 + j), run % 4 / 2);
-        return minus(with_upper(low, two_bits(w, 128, run, j), 4), 32);
+        return low | bits_at(word(w, 128, run / 4 * 8 + j), run % 4 * 2, 3, 4);
     }
 };
 
 // ---- 4 bits that choose from a codebook
 
 alignas(16) constexpr int8_t IQ4_VALUES[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-alignas(16) constexpr int8_t MXFP4_VALUES_DOUBLED[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+// doubled, and 16 more
+alignas(16) constexpr int8_t MXFP4_VALUES[16] = {16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4};
 
 struct IQ4_NL {
     static constexpr Type TYPE = Type::IQ4_NL;
@@ -172,12 +215,12 @@ struct IQ4_XS {
 
 struct MXFP4 {
     static constexpr Type TYPE = Type::MXFP4;
-    static constexpr bool IS_SIGNED = true, HAS_FLOOR = false, PER_HALF = false;
-    static constexpr int MOST = 12;
+    static constexpr bool IS_SIGNED = false, HAS_FLOOR = false, PER_HALF = false;
+    static constexpr int MOST = 28, OFFSET = 16;
     INLINE static Unit unit(const uint8_t* w) { return {powers(field(w, 0)), all(0.0f)}; }
     INLINE static Scales scales(const uint8_t*, const Unit& unit, int) { return {{unit.scale}, {}}; }
     INLINE static Words quants(const uint8_t* w, int, int j) {
-        return look_up(MXFP4_VALUES_DOUBLED, nibbles(word(w, 1, j % 4), j / 4));
+        return look_up(MXFP4_VALUES, nibbles(word(w, 1, j % 4), j / 4));
     }
     // Half of 2^(e - 127), as the codebook is doubled; the two smallest are no normal numbers.
     INLINE static F8 powers(const uint8_t* exponents) {

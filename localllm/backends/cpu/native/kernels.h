@@ -30,10 +30,20 @@ enum class Type : int {
     Q4_K = 12,
     Q5_K = 13,
     Q6_K = 14,
+    IQ2_XXS = 16,
+    IQ2_XS = 17,
+    IQ3_XXS = 18,
+    IQ1_S = 19,
     IQ4_NL = 20,
+    IQ3_S = 21,
+    IQ2_S = 22,
     IQ4_XS = 23,
+    IQ1_M = 29,
     BF16 = 30,
-    MXFP4 = 39
+    TQ1_0 = 34,
+    TQ2_0 = 35,
+    MXFP4 = 39,
+    Q1_0 = 41
 };
 
 // How many columns share a block, and its bytes; both are zero for a type that is none of ours.
@@ -61,6 +71,16 @@ constexpr BlockShape shape_of(Type type) {
         case Type::IQ4_NL: return {32, 18};
         case Type::IQ4_XS: return {256, 136};
         case Type::MXFP4: return {32, 17};
+        case Type::IQ1_S: return {256, 50};
+        case Type::IQ1_M: return {256, 56};
+        case Type::IQ2_XXS: return {256, 66};
+        case Type::IQ2_XS: return {256, 74};
+        case Type::IQ2_S: return {256, 82};
+        case Type::IQ3_XXS: return {256, 98};
+        case Type::IQ3_S: return {256, 110};
+        case Type::TQ1_0: return {256, 54};
+        case Type::TQ2_0: return {256, 66};
+        case Type::Q1_0: return {128, 18};
     }
     return {0, 0};
 }
@@ -76,9 +96,23 @@ inline size_t group_bytes(Type type, int columns) {
 
 }  // namespace
 
-// How pages store keys and values; the number is the bytes of one.
-enum class KvType : int { f16 = 2, f32 = 4 };
-inline size_t bytes_of(KvType type) { return static_cast<size_t>(type); }
+// How pages store keys and values. q8_0: 8 bits, and a half as the scale of up to 32 dimensions of a position's head.
+enum class KvType : int { f16, f32, q8_0 };
+
+namespace {
+
+// Bytes of one head's keys or values in a page: numbers, keys as (dims, page_size), values as (page_size, dims); then,
+// for q8_0, scales (ceil(dims / 32), page_size), from an even offset on.
+constexpr size_t number_bytes(KvType type, size_t dims, size_t page_size) {
+    size_t count = dims * page_size;
+    return type == KvType::f32 ? 4 * count : type == KvType::f16 ? 2 * count : count + count % 2;
+}
+constexpr size_t room_bytes(KvType type, size_t dims, size_t page_size) {
+    size_t scales = type == KvType::q8_0 ? 2 * page_size * ((dims + BLOCK - 1) / BLOCK) : 0;
+    return number_bytes(type, dims, page_size) + scales;
+}
+
+}  // namespace
 
 enum class Activation : int { silu, gelu, gelu_tanh, relu, relu2, swiglu_oai };
 
@@ -146,18 +180,24 @@ struct HeadOut {
     int32_t* best_group;  // (count, LANES)
 };
 
-// One KV head of one layer and the query heads that share it, for one token.
+// The positions that a query sees: [first, last).
+struct Visible {
+    int first, last;
+};
+
+// Queries against one KV head of one layer: the query heads that share it, of one token or of several of a sequence.
 struct AttentionTask {
-    const float* q;  // (num_shared, head_dim), scaled already
-    int num_shared, head_dim, value_dim;
+    const float* q;  // (head_dim, q_ld), scaled already; a column is a query
+    int q_ld;
+    int num_queries, queries_per_token, head_dim, value_dim;
+    const Visible* visible;  // per token
     float softcap;
     KvType kv_type;
     int page_size;
-    const uint8_t* keys;    // of page 0: (head_dim, page_size)
-    const uint8_t* values;  // of page 0: (page_size, value_dim)
+    const uint8_t* keys;    // of page 0, laid out as number_bytes says
+    const uint8_t* values;
     size_t page_bytes;      // between pages of the pool
     const int32_t* table;
-    int first, last;  // visible positions: [first, last)
 };
 
 struct Kernels {
@@ -183,15 +223,15 @@ struct Kernels {
     // One head in halves; values past `dims` are copied. out may be x. All are multiplied by `scale`.
     void (*rope)(const float* x, int head_dim, int dims, const float* cos, const float* sin, float scale, float* out);
 
-    // Token slot `slot` of a page: keys scattered, values in a row.
-    void (*write_keys)(const float* k, int head_dim, int page_size, int slot, KvType, uint8_t* page);
-    void (*write_values)(const float* v, int value_dim, int slot, KvType, uint8_t* page);
-    // Partial of one split: per shared head PARTIAL_HEAD + round_up(value_dim, 8) floats.
+    // Token slot `slot` of one head's room in a page.
+    void (*write_keys)(const float* k, int head_dim, int page_size, int slot, KvType, uint8_t* room);
+    void (*write_values)(const float* v, int value_dim, int page_size, int slot, KvType, uint8_t* room);
+    // Partial of one split: value_stride(value_dim) floats per query; those of a query that sees nothing of it are void.
     void (*attend)(const AttentionTask&, int split, float* partial);
     // state = state merged with partial, both as above.
-    void (*merge)(float* state, const float* partial, int num_shared, int value_dim);
-    // out (num_shared, value_dim) = values / sum; `sinks` (num_shared,) may be null.
-    void (*finish)(const float* state, int num_shared, int value_dim, const float* sinks, float* out);
+    void (*merge)(float* state, const float* partial, int num_queries, int value_dim);
+    // out (num_queries, value_dim) = values / sum; `sinks` (num_queries,) may be null.
+    void (*finish)(const float* state, int num_queries, int value_dim, const float* sinks, float* out);
 };
 
 // The named set, or the best this machine runs for "auto"; null for a set that it does not run.

@@ -1,4 +1,5 @@
 // Eight floats at once: AVX2 registers, pairs of NEON's, or vectors that any compiler lowers to what its target has.
+// Sixteen where AVX-512 has them: loops that gain by it are written over the widths at the end.
 #pragma once
 #include <cmath>
 #include <cstddef>
@@ -7,7 +8,14 @@
 
 #include "half.h"
 #ifdef LOCALLLM_AVX2
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns of its own _mm512_undefined_ps
+#endif
 #include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #endif
 
 #define INLINE inline __attribute__((always_inline))
@@ -16,7 +24,7 @@
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 16")
 #endif
 
 #ifdef LOCALLLM_NEON
@@ -49,6 +57,9 @@ INLINE void store_half(void* p, F8 x) {
 INLINE F8 load_bfloat(const void* p) {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+INLINE F8 load_bytes(const int8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
 // x where a > b, else zero
 INLINE F8 where_greater(F8 a, F8 b, F8 x) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ), x); }
@@ -112,6 +123,11 @@ INLINE F8 load_bfloat(const void* p) {
     for (int i = 0; i < 8; i++) x[i] = bfloat_to_float(h[i]);
     return x;
 }
+INLINE F8 load_bytes(const int8_t* p) {
+    F8 x;
+    for (int i = 0; i < 8; i++) x[i] = static_cast<float>(p[i]);
+    return x;
+}
 INLINE F8 where_greater(F8 a, F8 b, F8 x) {
     for (int i = 0; i < 8; i++) x[i] = a[i] > b[i] ? x[i] : 0.0f;
     return x;
@@ -140,21 +156,75 @@ INLINE float from_half(uint16_t x) { return half_to_float(x); }
 
 #endif
 
-// e^x, relative error about 2e-7; zero below -80 (no subnormals), capped at e^88.
-INLINE F8 exp8(F8 x) {
-    F8 y = min(max(x, all(-87.3f)), all(88.0f));
-    F8 n = round_nearest(y * all(1.44269504f));
-    F8 r = fma(n, all(-0.693359375f), y);
-    r = fma(n, all(2.12194440e-4f), r);
-    F8 p = all(1.0f / 720);
-    p = fma(p, r, all(1.0f / 120));
-    p = fma(p, r, all(1.0f / 24));
-    p = fma(p, r, all(1.0f / 6));
-    p = fma(p, r, all(0.5f));
-    p = fma(p, r, all(1.0f));
-    p = fma(p, r, all(1.0f));
-    return where_greater(x, all(-80.0f), p * two_to(n));
+// What a loop needs to know of a width: the type of a register, how many floats it holds, and how it is filled.
+struct Eight {
+    using F = F8;
+    static constexpr int COUNT = 8;
+    static INLINE F read(const float* p) { return load(p); }
+    static INLINE F read_half(const void* p) { return load_half(p); }
+    static INLINE F read_bytes(const int8_t* p) { return load_bytes(p); }
+    static INLINE F every(float x) { return all(x); }
+    // x * 2^n, zero where `of` is not above -80
+    static INLINE F power(F x, F n, F of) { return where_greater(of, all(-80.0f), x * two_to(n)); }
+};
+
+#ifdef LOCALLLM_AVX512
+
+using F16 = __m512;
+
+INLINE void store(float* p, F16 x) { _mm512_storeu_ps(p, x); }
+INLINE F16 fma(F16 a, F16 b, F16 c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE F16 max(F16 a, F16 b) { return _mm512_max_ps(a, b); }
+INLINE F16 min(F16 a, F16 b) { return _mm512_min_ps(a, b); }
+INLINE F16 pick_greater(F16 a, F16 b, F16 x, F16 y) {
+    return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), x);
 }
+INLINE F16 round_nearest(F16 x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE F8 lower(F16 x) { return _mm512_castps512_ps256(x); }
+INLINE F8 upper(F16 x) { return _mm512_extractf32x8_ps(x, 1); }
+INLINE float largest(F16 x) { return largest(max(lower(x), upper(x))); }
+INLINE float total(F16 x) { return total(lower(x) + upper(x)); }
+
+struct Sixteen {
+    using F = F16;
+    static constexpr int COUNT = 16;
+    static INLINE F read(const float* p) { return _mm512_loadu_ps(p); }
+    static INLINE F read_half(const void* p) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+    }
+    static INLINE F read_bytes(const int8_t* p) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+    }
+    static INLINE F every(float x) { return _mm512_set1_ps(x); }
+    static INLINE F power(F x, F n, F of) {
+        return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(of, every(-80.0f), _CMP_GT_OQ), x, n);
+    }
+};
+using Widest = Sixteen;
+
+#else
+
+using Widest = Eight;
+
+#endif
+
+// e^x, relative error about 2e-7; zero below -80 (no subnormals), capped at e^88.
+template <class L>
+INLINE typename L::F exp_of(typename L::F x) {
+    typename L::F y = min(max(x, L::every(-87.3f)), L::every(88.0f));
+    typename L::F n = round_nearest(y * L::every(1.44269504f));
+    typename L::F r = fma(n, L::every(-0.693359375f), y);
+    r = fma(n, L::every(2.12194440e-4f), r);
+    typename L::F p = L::every(1.0f / 720);
+    p = fma(p, r, L::every(1.0f / 120));
+    p = fma(p, r, L::every(1.0f / 24));
+    p = fma(p, r, L::every(1.0f / 6));
+    p = fma(p, r, L::every(0.5f));
+    p = fma(p, r, L::every(1.0f));
+    p = fma(p, r, L::every(1.0f));
+    return L::power(p, n, x);
+}
+INLINE F8 exp8(F8 x) { return exp_of<Eight>(x); }
 INLINE float exp1(float x) {
     float lanes[8];
     store(lanes, exp8(all(x)));
@@ -162,16 +232,18 @@ INLINE float exp1(float x) {
 }
 INLINE F8 sigmoid8(F8 x) { return all(1.0f) / (all(1.0f) + exp8(all(0.0f) - x)); }
 // tanh, relative error about 2e-7. Near zero the quotient would cancel; there it is a polynomial (Cephes, tanhf).
-INLINE F8 tanh8(F8 x) {
+template <class L>
+INLINE typename L::F tanh_of(typename L::F x) {
     constexpr float NEAR = 0.625f;
-    F8 square = x * x, p = all(-5.70498872745e-3f);
-    p = fma(p, square, all(2.06390887954e-2f));
-    p = fma(p, square, all(-5.37397155531e-2f));
-    p = fma(p, square, all(1.33314422036e-1f));
-    p = fma(p, square, all(-3.33332819422e-1f));
-    F8 quotient = all(1.0f) - all(2.0f) / (exp8(x + x) + all(1.0f));
-    return pick_greater(square, all(NEAR * NEAR), quotient, fma(p * square, x, x));
+    typename L::F square = x * x, p = L::every(-5.70498872745e-3f);
+    p = fma(p, square, L::every(2.06390887954e-2f));
+    p = fma(p, square, L::every(-5.37397155531e-2f));
+    p = fma(p, square, L::every(1.33314422036e-1f));
+    p = fma(p, square, L::every(-3.33332819422e-1f));
+    typename L::F quotient = L::every(1.0f) - L::every(2.0f) / (exp_of<L>(x + x) + L::every(1.0f));
+    return pick_greater(square, L::every(NEAR * NEAR), quotient, fma(p * square, x, x));
 }
+INLINE F8 tanh8(F8 x) { return tanh_of<Eight>(x); }
 INLINE F8 each_erf(F8 x) {
     float lanes[8];
     store(lanes, x);

@@ -21,7 +21,7 @@ namespace {
 constexpr size_t HUGE_PAGE_BYTES = size_t{2} << 20;
 constexpr size_t CHUNK_BYTES = size_t{64} << 20;
 // kernels prefetch past the end of their matrix; the mapping should still hold what they name
-constexpr size_t TAIL_BYTES = 8192;
+constexpr size_t TAIL_BYTES = 16384;
 
 size_t whole_pages(size_t bytes) {
     return round_up(std::max<size_t>(bytes, 1), static_cast<size_t>(sysconf(_SC_PAGESIZE)));

@@ -38,6 +38,16 @@ std::vector<Fields> fields_of(Type type) {
         case Type::Q6_K: return {{4, 48}, {1, 16}, {2, 1}};
         case Type::IQ4_XS: return {{2, 1}, {1, 6}, {4, 32}};
         case Type::MXFP4: return {{1, 1}, {4, 4}};
+        case Type::IQ1_S: return {{2, 1}, {4, 8}, {2, 8}};
+        case Type::IQ1_M: return {{4, 8}, {1, 16}, {2, 4}};
+        case Type::IQ2_XXS: return {{2, 1}, {4, 16}};
+        case Type::IQ2_XS: return {{2, 1}, {4, 16}, {1, 8}};
+        case Type::IQ2_S: return {{2, 1}, {4, 16}, {1, 16}};
+        case Type::IQ3_XXS: return {{2, 1}, {4, 24}};
+        case Type::IQ3_S: return {{2, 1}, {4, 16}, {1, 8}, {4, 8}, {1, 4}};
+        case Type::TQ1_0: return {{4, 13}, {2, 1}};
+        case Type::TQ2_0: return {{4, 16}, {2, 1}};
+        case Type::Q1_0: return {{2, 1}, {4, 4}};
         default: return {};
     }
 }

@@ -27,19 +27,25 @@ using FloatLine = nb::ndarray<nb::numpy, float, nb::ndim<1>>;
 
 constexpr int MOST_THREADS = 256;
 
+KvType kv_type_of(const std::string& name) {
+    if (name == "f16") return KvType::f16;
+    if (name == "f32") return KvType::f32;
+    if (name == "q8_0") return KvType::q8_0;
+    throw std::invalid_argument("keys and values are f16, f32 or q8_0");
+}
+
 Program* make_program(int threads, const std::string& kernels, int max_tokens, int context_length, int vocab_size,
                       int page_size, const std::string& kv_type, size_t page_bytes, std::vector<int> windows,
                       size_t state_floats) {
     if (threads < 1 || threads > MOST_THREADS) throw std::invalid_argument("threads must be between 1 and 256");
     if (max_tokens < 1 || context_length < 1 || vocab_size < 1 || page_size < 1 || max_tokens > (1 << 24))
         throw std::invalid_argument("a program needs room for at least one token");
-    if (kv_type != "f16" && kv_type != "f32") throw std::invalid_argument("keys and values are f16 or f32");
     Limits limits;
     limits.max_tokens = max_tokens;
     limits.context_length = context_length;
     limits.vocab_size = vocab_size;
     limits.page_size = page_size;
-    limits.kv_type = kv_type == "f32" ? KvType::f32 : KvType::f16;
+    limits.kv_type = kv_type_of(kv_type);
     limits.page_bytes = page_bytes;
     limits.windows = std::move(windows);
     limits.state_floats = state_floats;

@@ -54,6 +54,11 @@ INLINE F8 load_bfloat(const void* p) {
     return {from_bfloat(vget_low_u16(h)), from_bfloat(vget_high_u16(h))};
 }
 
+INLINE F8 load_bytes(const int8_t* p) {
+    int16x8_t wide = vmovl_s8(vld1_s8(p));
+    return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide))), vcvtq_f32_s32(vmovl_high_s16(wide))};
+}
+
 INLINE F8 round_nearest(F8 x) { return {vrndnq_f32(x.low), vrndnq_f32(x.high)}; }
 INLINE float32x4_t two_to(float32x4_t n) {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23));

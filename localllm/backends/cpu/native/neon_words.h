@@ -26,30 +26,35 @@ INLINE Words bits(Words v, int shift, int mask) {
     if (__builtin_constant_p(shift) && mask == 255 >> shift) return v;  // no other bits are left
     return {v.low & kept, v.high & kept};
 }
-INLINE Words with_upper(Words a, Words b, int shift) {
-    uint8x16_t by = vdupq_n_u8(static_cast<uint8_t>(shift));
-    return {a.low | (b.low << by), a.high | (b.high << by)};
-}
 INLINE Words minus(Words v, int n) {
     uint8x16_t by = vdupq_n_u8(static_cast<uint8_t>(n));
     return {vsubq_u8(v.low, by), vsubq_u8(v.high, by)};
 }
+// Bits `from` on of every byte, where `mask` has ones, moved to bit `to`; `to` and `from` are known at compile time.
+INLINE Words bits_at(Words v, int from, int mask, int to) {
+    if (from > to) return bits(v, from - to, mask << to);
+    uint8x16_t by = vdupq_n_u8(static_cast<uint8_t>(to - from)), kept = vdupq_n_u8(static_cast<uint8_t>(mask << to));
+    return {(v.low << by) & kept, (v.high << by) & kept};
+}
+INLINE Words operator|(Words a, Words b) { return {a.low | b.low, a.high | b.high}; }
 INLINE Words look_up(const int8_t* table, Words v) {
     uint8x16_t entries = vreinterpretq_u8_s8(vld1q_s8(table));
     return {vqtbl1q_u8(entries, v.low), vqtbl1q_u8(entries, v.high)};
 }
-// Bits 4j..4j+3 of each row's word, one to a byte.
-INLINE uint8x16_t four_bits(uint8x16_t v, int j) {
+// Bits 4j..4j+3 of each row's word, one to a byte, as `one` or zero.
+INLINE uint8x16_t four_bits(uint8x16_t v, int j, int one) {
     uint8x16_t first = vreinterpretq_u8_u32(uint32x4_t{0, 0x04040404, 0x08080808, 0x0c0c0c0c});
     uint8x16_t byte = vqtbl1q_u8(v, vaddq_u8(first, vdupq_n_u8(static_cast<uint8_t>(j / 2))));
     uint8x16_t bit = vreinterpretq_u8_u32(vdupq_n_u32(j % 2 ? 0x80402010 : 0x08040201));
-    return vandq_u8(vtstq_u8(byte, bit), vdupq_n_u8(1));
+    return vandq_u8(vtstq_u8(byte, bit), vdupq_n_u8(static_cast<uint8_t>(one)));
 }
-INLINE Words four_bits(Words v, int j) { return {four_bits(v.low, j), four_bits(v.high, j)}; }
+INLINE Words four_bits(Words v, int j, int one = 1) { return {four_bits(v.low, j, one), four_bits(v.high, j, one)}; }
 
 // What is summed so far is summed before anything else is loaded: GCC otherwise unpacks all first and spills.
 INLINE void pin(Ints& sums) { asm volatile("" : "+w"(sums.low), "+w"(sums.high)); }
 INLINE Ints add(Ints a, Ints b) { return {vaddq_s32(a.low, b.low), vaddq_s32(a.high, b.high)}; }
+INLINE Ints subtract(Ints a, Ints b) { return {vsubq_s32(a.low, b.low), vsubq_s32(a.high, b.high)}; }
+INLINE Ints all_ints(const int32_t* p) { return {vdupq_n_s32(*p), vdupq_n_s32(*p)}; }
 INLINE Ints times(Ints a, int b) { return {vmulq_n_s32(a.low, b), vmulq_n_s32(a.high, b)}; }
 INLINE F8 floats(Ints v) { return {vcvtq_f32_s32(v.low), vcvtq_f32_s32(v.high)}; }
 INLINE F8 floats(uint64_t rows) {

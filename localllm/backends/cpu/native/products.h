@@ -1,10 +1,12 @@
 // Matrix products of one thread's rows: plain, gated, and the vocabulary head.
 #pragma once
 #include "block_tiles.h"
+#include "grid_blocks.h"
 #include "rowwise.h"
 #include "tiles.h"
 #ifdef LOCALLLM_AVX512
 #include "vnni_tiles.h"
+#include "wide_floats.h"
 #endif
 
 namespace localllm {
@@ -16,12 +18,16 @@ using PlainQ4_1 = Vnni<Q4_1>;
 using PlainQ8_0 = Vnni<Q8_0>;
 template <class Form>
 using Quantized = Vnni<Form>;
+template <class Plain>
+using Unquantized = WideFloats<Plain>;
 #else
 using PlainQ4_0 = FourBit<false>;
 using PlainQ4_1 = FourBit<true>;
-using PlainQ8_0 = EightBit;
+using PlainQ8_0 = Blocks<Q8_0>;
 template <class Form>
 using Quantized = Blocks<Form>;
+template <class Plain>
+using Unquantized = Floats<Plain>;
 #endif
 
 // activations that a pass over the weights works on should stay in the second-level cache
@@ -75,7 +81,6 @@ INLINE void tile_groups(const uint8_t* w, size_t stride, int groups, int columns
     }
 }
 
-#ifdef LOCALLLM_AVX512
 // Pairs of groups with tokens first..last by panels, if the format has them and the tokens are many; how many groups
 // are done.
 template <class W, class Emit>
@@ -83,7 +88,7 @@ INLINE int panel_groups(const uint8_t* w, size_t stride, int groups, int columns
                         Emit emit) {
     int group = 0;
     if constexpr (W::HAS_PANELS) {
-        if (last - first <= TILE) return 0;
+        if (last - first < W::PANEL_FROM) return 0;
         alignas(64) float sums[PANEL_TOKENS * 2 * LANES];
         for (; group + 1 < groups; group += 2)
             for (int token = first; token < last; token += PANEL_TOKENS) {
@@ -95,12 +100,6 @@ INLINE int panel_groups(const uint8_t* w, size_t stride, int groups, int columns
     }
     return group;
 }
-#else
-template <class W, class Emit>
-INLINE int panel_groups(const uint8_t*, size_t, int, int, const Inputs&, int, int, Emit) {
-    return 0;
-}
-#endif
 
 template <class W, class Emit>
 INLINE void product(const Slice& w, size_t stride, int columns, const Inputs& in, int first, int last, Emit emit) {
@@ -132,9 +131,19 @@ INLINE void with_format(Type type, Body body) {
         case Type::IQ4_NL: body(Quantized<IQ4_NL>{}); break;
         case Type::IQ4_XS: body(Quantized<IQ4_XS>{}); break;
         case Type::MXFP4: body(Quantized<MXFP4>{}); break;
-        case Type::F16: body(Floats<PlainF16>{}); break;
-        case Type::BF16: body(Floats<PlainBF16>{}); break;
-        case Type::F32: body(Floats<PlainF32>{}); break;
+        case Type::IQ1_S: body(Quantized<IQ1_S>{}); break;
+        case Type::IQ1_M: body(Quantized<IQ1_M>{}); break;
+        case Type::IQ2_XXS: body(Quantized<IQ2_XXS>{}); break;
+        case Type::IQ2_XS: body(Quantized<IQ2_XS>{}); break;
+        case Type::IQ2_S: body(Quantized<IQ2_S>{}); break;
+        case Type::IQ3_XXS: body(Quantized<IQ3_XXS>{}); break;
+        case Type::IQ3_S: body(Quantized<IQ3_S>{}); break;
+        case Type::TQ1_0: body(Quantized<TQ1_0>{}); break;
+        case Type::TQ2_0: body(Quantized<TQ2_0>{}); break;
+        case Type::Q1_0: body(Quantized<Q1_0>{}); break;
+        case Type::F16: body(Unquantized<PlainF16>{}); break;
+        case Type::BF16: body(Unquantized<PlainBF16>{}); break;
+        case Type::F32: body(Unquantized<PlainF32>{}); break;
     }
 }
 

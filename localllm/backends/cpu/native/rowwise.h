@@ -52,6 +52,11 @@ INLINE HalfScales scales_of(float left, float right) {
     return out;
 }
 
+// Where there is an infinity or a NaN among the inputs, sums are none of bytes and the product may wrap.
+INLINE int32_t wrapped_product(int a, int b) {
+    return static_cast<int32_t>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b));
+}
+
 INLINE void put_float(int32_t& place, float value) { std::memcpy(&place, &value, sizeof place); }
 
 INLINE void put_scales(const HalfScales& scales, int left_sum, int right_sum, ActBlock& out, int t) {
@@ -64,10 +69,10 @@ INLINE void put_scales(const HalfScales& scales, int left_sum, int right_sum, Ac
 #ifdef LOCALLLM_AVX512
         float scale = scales.scale * static_cast<float>(scales.ratio[half]);
         put_float(out.ratio[half][t], scale);
-        out.sums[half][t] = -128 * half_sum;
+        out.sums[half][t] = wrapped_product(-128, half_sum);
 #else
         out.ratio[half][t] = twice(scales.ratio[half]);
-        out.sums[half][t] = scales.ratio[half] * half_sum;
+        out.sums[half][t] = wrapped_product(scales.ratio[half], half_sum);
 #endif
     }
 }

@@ -203,65 +203,6 @@ struct FourBit {
     }
 };
 
-// ---- 8 bits: half d[8], then 8 x 32 bytes (lane, 4 bytes)
-
-struct EightBit {
-    static constexpr int BYTES = 272;
-    static constexpr int QUANTS = 16;
-    static constexpr bool PAIRED = false, HAS_PANELS = false;
-
-    template <int R, int T, bool AHEAD>
-    INLINE static void tile(const uint8_t* w, size_t, int columns, const Inputs& in, int token, float* out) {
-        static_assert(R == 1, "8-bit rows go one group at a time");
-        const ActBlock* a = tile_of(in, token, columns);
-        F8 sum[T];
-        for (int t = 0; t < T; t++) sum[t] = all(0.0f);
-        for (int b = 0; b < columns / BLOCK; b++, w += BYTES, a++) {
-            if (AHEAD)
-                for (int line = 0; line < 4 + (b & 1); line++) prefetch(w + PREFETCH_BYTES + 64 * line);
-            F8 d = load_half(w);
-#ifdef LOCALLLM_AVX2
-            __m256i part[T];
-            const __m256i* q = reinterpret_cast<const __m256i*>(w + QUANTS);
-            UNROLL for (int j = 0; j < 8; j++) {
-                __m256i v = _mm256_loadu_si256(q + j), magnitude = _mm256_abs_epi8(v);
-                // one pair of products is all that 16 bits hold; 16 pairs of 128 * 127 * 4095 are all that 32 hold
-                UNROLL for (int t = 0; t < T; t++) {
-                    __m256i x = _mm256_sign_epi8(FourBit<true>::four(a->q[t] + 4 * j), v);
-                    __m256i p = FourBit<true>::scaled(_mm256_maddubs_epi16(magnitude, x), *a, j / 4, t);
-                    part[t] = j ? _mm256_add_epi32(part[t], p) : p;
-                }
-            }
-            for (int t = 0; t < T; t++)
-                sum[t] = fma(_mm256_cvtepi32_ps(part[t]), d * all_at(a->scale + t), sum[t]);
-#else
-            Ints part[T];
-            UNROLL for (int half = 0; half < 2; half++) {
-                Words v[4];
-                UNROLL for (int j = 0; j < 4; j++) v[j] = load_words(w + QUANTS + 4 * LANES * (4 * half + j));
-                UNROLL for (int t = 0; t < T; t++) {
-                    Ints p = times(dots<128>(v, a->q[t] + half * HALF), once(a->ratio[half][t]));
-                    part[t] = half ? add(part[t], p) : p;
-                    pin(part[t]);
-                }
-            }
-            UNROLL for (int t = 0; t < T; t++) sum[t] = fma(floats(part[t]), d * all_at(a->scale + t), sum[t]);
-#endif
-        }
-        for (int t = 0; t < T; t++) store(out + t * LANES, sum[t]);
-    }
-
-    static void unpack(const uint8_t* w, int columns, int lane, float* out) {
-        for (int b = 0; b < columns / BLOCK; b++, w += BYTES, out += BLOCK) {
-            uint16_t bits;
-            std::memcpy(&bits, w + 2 * lane, 2);
-            float d = from_half(bits);
-            const int8_t* q = reinterpret_cast<const int8_t*>(w + QUANTS);
-            for (int i = 0; i < BLOCK; i++) out[i] = d * static_cast<float>(q[i / 4 * 32 + lane * 4 + i % 4]);
-        }
-    }
-};
-
 // ---- floats: per column the 8 rows' values; even and odd columns have a sum each
 
 struct PlainF32 {

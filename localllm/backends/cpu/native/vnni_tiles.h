@@ -46,33 +46,6 @@ struct Rows<2> {
     INLINE static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 };
 
-// ---- the types that blocks.h does not have
-
-struct Q4_0 {
-    static constexpr Type TYPE = Type::Q4_0;
-    static constexpr bool IS_SIGNED = true, HAS_FLOOR = false, PER_HALF = false;
-    static constexpr int MOST = 8;
-    INLINE static Unit unit(const uint8_t* w) { return {half(w, 0), all(0.0f)}; }
-    INLINE static Scales scales(const uint8_t*, const Unit& unit, int) { return {{unit.scale}, {}}; }
-    INLINE static Words quants(const uint8_t* w, int, int j) { return minus(nibbles(word(w, 2, j % 4), j / 4), 8); }
-};
-struct Q4_1 {
-    static constexpr Type TYPE = Type::Q4_1;
-    static constexpr bool IS_SIGNED = false, HAS_FLOOR = true, PER_HALF = false;
-    static constexpr int MOST = 15;
-    INLINE static Unit unit(const uint8_t* w) { return {half(w, 0), half(w, 2)}; }
-    INLINE static Scales scales(const uint8_t*, const Unit& unit, int) { return {{unit.scale}, {unit.floor}}; }
-    INLINE static Words quants(const uint8_t* w, int, int j) { return nibbles(word(w, 4, j % 4), j / 4); }
-};
-struct Q8_0 {
-    static constexpr Type TYPE = Type::Q8_0;
-    static constexpr bool IS_SIGNED = true, HAS_FLOOR = false, PER_HALF = false;
-    static constexpr int MOST = 128;
-    INLINE static Unit unit(const uint8_t* w) { return {half(w, 0), all(0.0f)}; }
-    INLINE static Scales scales(const uint8_t*, const Unit& unit, int) { return {{unit.scale}, {}}; }
-    INLINE static Words quants(const uint8_t* w, int, int j) { return word(w, 2, j); }
-};
-
 // ---- what a set of quants looks like to the products
 
 // Quants and this are 0..255; products of the signed ones come out where sums begin at `sums` of the activations.
@@ -80,8 +53,9 @@ constexpr int BIAS = 128;
 
 template <class Form>
 INLINE Words unsigned_quants(const uint8_t* w, int run, int j) {
+    constexpr int OFFSET = OffsetOf<Form>::VALUE;
     Words v = Form::quants(w, run, j);
-    return Form::IS_SIGNED ? _mm256_add_epi8(v, _mm256_set1_epi8(static_cast<char>(BIAS))) : v;
+    return Form::IS_SIGNED || OFFSET ? _mm256_add_epi8(v, _mm256_set1_epi8(static_cast<char>(BIAS - OFFSET))) : v;
 }
 
 // Activations: tiles of TILE tokens lie `tile_stride` apart.
@@ -91,13 +65,25 @@ struct Tokens {
     INLINE const ActBlock& of(int t) const { return first[static_cast<size_t>(t / TILE) * tile_stride]; }
 };
 
+// What comes FAR_BYTES later, to the second-level cache. Blocks of one run are read byte after byte, which the machine
+// foresees by itself, and then asking only takes the place of loads.
+constexpr int FAR_BYTES = 8192;
+
+template <class Form>
+INLINE void fetch_run(const uint8_t* w, int run) {
+    constexpr int RUNS = shape_of(Form::TYPE).values / BLOCK, RUN_BYTES = LANES * shape_of(Form::TYPE).bytes / RUNS;
+    if (RUNS == 1) return;
+    for (int at = 0; at < RUN_BYTES; at += 64)
+        _mm_prefetch(reinterpret_cast<const char*>(w) + FAR_BYTES + run * RUN_BYTES + at, _MM_HINT_T1);
+}
+
 // What products need to know of a type.
 template <bool SIGNED, bool FLOOR, bool HALVES>
 struct Kind {
     static constexpr bool IS_SIGNED = SIGNED, HAS_FLOOR = FLOOR, PER_HALF = HALVES;
 };
 template <class Form>
-using KindOf = Kind<Form::IS_SIGNED, Form::HAS_FLOOR, Form::PER_HALF>;
+using KindOf = Kind<Form::IS_SIGNED || OffsetOf<Form>::VALUE, Form::HAS_FLOOR, Form::PER_HALF>;
 
 // One run's products with T tokens onto their sums. `quants(half, j)`: four columns; `scale(half)` and `floor(half)`.
 template <class K, int R, int T, class Quants, class Scale, class Floor>
@@ -149,10 +135,9 @@ struct Panel {
 
 template <class Form>
 INLINE void unpack_run(const uint8_t* w, size_t stride, int run, Panel& panel, int at) {
-    constexpr int RUN_BYTES = LANES * shape_of(Form::TYPE).bytes / (shape_of(Form::TYPE).values / BLOCK);
     for (int group = 0; group < 2; group++) {
         const uint8_t* rows = w + static_cast<size_t>(group) * stride;
-        for (int at = 0; at < RUN_BYTES; at += 64) prefetch(rows + PREFETCH_BYTES + run * RUN_BYTES + at);
+        fetch_run<Form>(rows, run);
         UNROLL for (int j = 0; j < BLOCK / 4; j++)
             _mm256_store_si256(reinterpret_cast<__m256i*>(panel.quants[at][j] + 32 * group), unsigned_quants<Form>(rows, run, j));
         Scales by = Form::scales(rows, Form::unit(rows), run);
@@ -191,8 +176,8 @@ struct Vnni {
     static constexpr BlockShape SHAPE = shape_of(Form::TYPE);
     static constexpr int BYTES = LANES * SHAPE.bytes;
     static constexpr int RUNS = SHAPE.values / BLOCK;
-    static constexpr int RUN_BYTES = BYTES / RUNS;
     static constexpr bool PAIRED = false, HAS_PANELS = true;
+    static constexpr int PANEL_FROM = TILE + 1;  // tokens; fewer unpack as they go
 
     // not inlined: three products would otherwise hold a copy each of every type
     template <int T>
@@ -202,8 +187,9 @@ struct Vnni {
         UNROLL for (int t = 0; t < T; t++) sum[t] = all(0.0f);
         for (int b = 0; b < columns / SHAPE.values; b++, w += BYTES) {
             Unit unit = Form::unit(w);
-            for (int run = 0; run < RUNS; run++, a.first++) {
-                for (int at = 0; at < RUN_BYTES; at += 64) prefetch(w + PREFETCH_BYTES + run * RUN_BYTES + at);
+            // unrolled, so that every shift is by a constant
+            UNROLL for (int run = 0; run < RUNS; run++, a.first++) {
+                fetch_run<Form>(w, run);
                 Scales by = Form::scales(w, unit, run);
                 add_run<KindOf<Form>, 1, T>(
                     a, sum, [&](int, int j) __attribute__((always_inline)) { return unsigned_quants<Form>(w, run, j); },
