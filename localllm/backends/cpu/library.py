@@ -11,7 +11,7 @@ import psutil
 
 from localllm.errors import UnsupportedModel, UsageError
 
-KERNEL_SETS = ("avx512", "avx2", "portable")
+KERNEL_SETS = ("avx512", "avx2", "neon_dotprod", "neon", "portable")
 """Fastest first; "auto" takes the first that this machine runs."""
 
 

@@ -66,23 +66,14 @@ INLINE void half_products(const Run& run, const ActBlock& a, int half, Ints (*ou
 }
 
 #else
-
 template <class Form, int R, int T, class Run>
 INLINE void half_products(const Run& run, const ActBlock& a, int half, Ints (*out)[R]) {
-    for (int r = 0; r < R; r++) {
-        int8_t v[4][4 * LANES];
-        for (int j = 0; j < 4; j++) {
-            Words words = run.word(r, half * 4 + j);
-            std::memcpy(v[j], &words, sizeof words);
-        }
-        for (int t = 0; t < T; t++) {
-            int32_t exact[LANES] = {};
-            const int8_t* q = a.q[t] + half * HALF;
-            for (int j = 0; j < 4; j++)
-                for (int lane = 0; lane < LANES; lane++)
-                    for (int c = 0; c < 4; c++) exact[lane] += v[j][4 * lane + c] * q[4 * j + c];
-            for (int lane = 0; lane < LANES; lane++) out[t][r].at[lane] = exact[lane] * once(a.ratio[half][t]);
-        }
+    UNROLL for (int r = 0; r < R; r++) {
+        Words v[4];
+        UNROLL for (int j = 0; j < 4; j++) v[j] = run.word(r, half * 4 + j);
+        UNROLL for (int t = 0; t < T; t++)
+            out[t][r] = times(dots<Form::MOST>(v, a.q[t] + half * HALF), once(a.ratio[half][t]));
+        UNROLL for (int t = 0; t < T; t++) pin(out[t][r]);
     }
 }
 

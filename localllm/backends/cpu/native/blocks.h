@@ -230,12 +230,12 @@ struct MXFP4 {
         __m256i tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
         return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, tiny, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e)));
 #else
-        F8 x;
+        float x[LANES];
         for (int i = 0; i < LANES; i++) {
             uint32_t e = exponents[i];
             x[i] = bits_to_float(e < 2 ? 0x00200000u << e : (e - 1) << 23);
         }
-        return x;
+        return load(x);
 #endif
     }
 };

@@ -3,8 +3,12 @@
 
 #include "kernels.h"
 
-#ifdef LOCALLLM_HAS_X86_SETS
+#if defined(LOCALLLM_HAS_X86_SETS)
 #include <cpuid.h>
+#elif defined(LOCALLLM_HAS_NEON_SETS) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(LOCALLLM_HAS_NEON_SETS) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace localllm {
@@ -29,6 +33,22 @@ bool has_avx512() {
 }
 #endif
 
+#ifdef LOCALLLM_HAS_NEON_SETS
+// The base instruction set has no way to ask; the system is asked, and where it does not say the answer is no.
+bool has_dotprod() {
+#if defined(__linux__)
+    constexpr unsigned long ASIMDDP = 1ul << 20;  // HWCAP_ASIMDDP, which older headers lack
+    return (getauxval(AT_HWCAP) & ASIMDDP) != 0;
+#elif defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof has;
+    return !sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, nullptr, 0) && has;
+#else
+    return false;
+#endif
+}
+#endif
+
 struct Set {
     const Kernels* kernels;
     bool runs;
@@ -41,6 +61,8 @@ const Kernels* find_kernels(const char* name) {
 #ifdef LOCALLLM_HAS_X86_SETS
     __builtin_cpu_init();
     const Set sets[] = {{&avx512_kernels(), has_avx512()}, {&avx2_kernels(), has_avx2()}, {&portable_kernels(), true}};
+#elif defined(LOCALLLM_HAS_NEON_SETS)
+    const Set sets[] = {{&neon_dotprod_kernels(), has_dotprod()}, {&neon_kernels(), true}, {&portable_kernels(), true}};
 #else
     const Set sets[] = {{&portable_kernels(), true}};
 #endif

@@ -1,5 +1,5 @@
-// Eight floats at once: AVX2 registers, or vectors that any compiler lowers to what its target has. Sixteen where AVX-512
-// has them: loops that gain by it are written over the widths at the end.
+// Eight floats at once: AVX2 registers, pairs of NEON's, or vectors that any compiler lowers to what its target has.
+// Sixteen where AVX-512 has them: loops that gain by it are written over the widths at the end.
 #pragma once
 #include <cmath>
 #include <cstddef>
@@ -25,6 +25,10 @@
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+#ifdef LOCALLLM_NEON
+#include "neon_lanes.h"
 #endif
 
 namespace localllm {
@@ -79,7 +83,7 @@ INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), 
 INLINE uint16_t to_half(float x) { return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT)); }
 INLINE float from_half(uint16_t x) { return _cvtsh_ss(x); }
 
-#else
+#elif !defined(LOCALLLM_NEON)
 
 typedef float F8 __attribute__((vector_size(32)));
 

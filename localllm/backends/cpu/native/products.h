@@ -280,11 +280,13 @@ INLINE void keep_best(F8 x, int group, float* best, int32_t* best_group) {
     __m256i kept = _mm256_blendv_epi8(_mm256_loadu_si256(groups), _mm256_set1_epi32(group), _mm256_castps_si256(greater));
     _mm256_storeu_si256(groups, kept);
 #else
-    for (int lane = 0; lane < LANES; lane++)
-        if (x[lane] > best[lane]) {
-            best[lane] = x[lane];
-            best_group[lane] = group;
-        }
+    float lanes[LANES];
+    store(lanes, x);
+    for (int lane = 0; lane < LANES; lane++) {  // choices, not branches: these become vectors
+        bool greater = lanes[lane] > best[lane];
+        best[lane] = greater ? lanes[lane] : best[lane];
+        best_group[lane] = greater ? group : best_group[lane];
+    }
 #endif
 }
 

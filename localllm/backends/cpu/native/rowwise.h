@@ -2,6 +2,7 @@
 #pragma once
 #include "kernels.h"
 #include "lanes.h"
+#include "words.h"
 
 namespace localllm {
 namespace {
@@ -94,18 +95,10 @@ INLINE void quantize_block(const float* x, ActBlock& out, int t) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.q[t]), i0);
     put_scales(scales, _mm_extract_epi32(pairs, 0), _mm_extract_epi32(pairs, 2), out, t);
 #else
-    float most[2] = {};
-    for (int i = 0; i < BLOCK; i++) most[i / HALF] = std::fabs(x[i]) > most[i / HALF] ? std::fabs(x[i]) : most[i / HALF];
-    HalfScales scales = scales_of(most[0], most[1]);
-    int sum[2] = {};
-    for (int i = 0; i < BLOCK; i++) {
-        float scaled = std::nearbyintf(x[i] * scales.inverse[i / HALF]);
-        // a NaN or an infinity among the inputs must not become an undefined conversion
-        int q = scaled >= -127.0f && scaled <= 127.0f ? static_cast<int>(scaled) : -127;
-        out.q[t][i] = static_cast<int8_t>(q);
-        sum[i / HALF] += q;
-    }
-    put_scales(scales, sum[0], sum[1], out, t);
+    HalfScales scales = scales_of(largest_of_half(x), largest_of_half(x + HALF));
+    int left = quantize_half(x, scales.inverse[0], out.q[t]);
+    int right = quantize_half(x + HALF, scales.inverse[1], out.q[t] + HALF);
+    put_scales(scales, left, right, out, t);
 #endif
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 #include "kernels.h"
 #include "lanes.h"
+#include "words.h"
 
 namespace localllm {
 namespace {
@@ -144,32 +145,32 @@ struct FourBit {
         }
     }
 #else
+    // half of a block, times the ratio of the activations
+    template <int T>
+    INLINE static void half(const uint8_t* w, int upper, const ActBlock& a, Ints* out) {
+        Words v[4];
+        UNROLL for (int j = 0; j < 4; j++) v[j] = bits(load_words(w + QUANTS + 4 * LANES * j), 4 * upper, 15);
+        UNROLL for (int t = 0; t < T; t++)
+            out[t] = times(dots<15>(v, a.q[t] + upper * HALF), once(a.ratio[upper][t]));
+    }
     template <int T, bool AHEAD>
-    static void one_group(const uint8_t* w, int num_blocks, const ActBlock* a, float* out) {
+    static __attribute__((noinline)) void one_group(const uint8_t* w, int num_blocks, const ActBlock* a, float* out) {
         F8 sum[T];
-        for (int t = 0; t < T; t++) sum[t] = all(0.0f);
+        UNROLL for (int t = 0; t < T; t++) sum[t] = all(0.0f);
         for (int b = 0; b < num_blocks; b++, w += BYTES, a++) {
-            int8_t low[4 * 32], high[4 * 32];
-            for (int i = 0; i < 128; i++) {
-                low[i] = static_cast<int8_t>(w[QUANTS + i] & 15);
-                high[i] = static_cast<int8_t>(w[QUANTS + i] >> 4);
-            }
+            if (AHEAD) ahead(w, b);
+            Ints left[T], right[T];
+            half<T>(w, 0, *a, left);
+            UNROLL for (int t = 0; t < T; t++) pin(left[t]);
+            half<T>(w, 1, *a, right);
             F8 d, m;
             scales(w, d, m);
-            for (int t = 0; t < T; t++) {
-                int32_t exact[LANES] = {};
-                for (int j = 0; j < 4; j++)
-                    for (int lane = 0; lane < LANES; lane++)
-                        for (int c = 0; c < 4; c++)
-                            exact[lane] += low[j * 32 + lane * 4 + c] * a->q[t][j * 4 + c] * once(a->ratio[0][t]) +
-                                           high[j * 32 + lane * 4 + c] * a->q[t][HALF + j * 4 + c] * once(a->ratio[1][t]);
-                F8 x;
-                for (int lane = 0; lane < LANES; lane++) x[lane] = static_cast<float>(exact[lane]);
-                sum[t] = fma(x, d * all(a->scale[t]), sum[t]);
-                sum[t] = fma(m, all(a->sum[t]), sum[t]);
+            UNROLL for (int t = 0; t < T; t++) {
+                sum[t] = fma(floats(add(left[t], right[t])), d * all_at(a->scale + t), sum[t]);
+                sum[t] = fma(m, all_at(a->sum + t), sum[t]);
             }
         }
-        for (int t = 0; t < T; t++) store(out + t * LANES, sum[t]);
+        UNROLL for (int t = 0; t < T; t++) store(out + t * LANES, sum[t]);
     }
     template <int T, bool AHEAD>
     static void two_groups(const uint8_t* w, size_t stride, int num_blocks, const ActBlock* a, float* out) {

@@ -2,6 +2,9 @@
 #pragma once
 #include "kernels.h"
 #include "lanes.h"
+#ifdef LOCALLLM_NEON
+#include "neon_words.h"
+#endif
 
 namespace localllm {
 namespace {
@@ -44,7 +47,7 @@ INLINE F8 signed_floats(uint64_t rows) {
     return floats(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(static_cast<long long>(rows))));
 }
 
-#else
+#elif !defined(LOCALLLM_NEON)
 
 typedef uint8_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t WordPairs __attribute__((vector_size(4 * LANES)));  // few machines shift bytes
@@ -80,6 +83,7 @@ INLINE Words four_bits(Words v, int j, int one = 1) {
     std::memcpy(&v, words, sizeof v);
     return v;
 }
+INLINE void pin(Ints&) {}
 INLINE Ints all_ints(const int32_t* p) {
     Ints a;
     for (int32_t& lane : a.at) lane = *p;
@@ -89,13 +93,42 @@ INLINE Ints subtract(Ints a, Ints b) {
     for (int i = 0; i < LANES; i++) a.at[i] -= b.at[i];
     return a;
 }
-INLINE Ints times(Ints a, int power_of_two) {
-    for (int32_t& lane : a.at) lane *= power_of_two;
-    return a;
-}
 INLINE Ints add(Ints a, Ints b) {
     for (int i = 0; i < LANES; i++) a.at[i] += b.at[i];
     return a;
+}
+INLINE Ints times(Ints a, int b) {
+    for (int i = 0; i < LANES; i++) a.at[i] *= b;
+    return a;
+}
+// The sums of four words, of quants up to MOST, times 16 activations.
+template <int MOST>
+INLINE Ints dots(const Words* v, const int8_t* q) {
+    int8_t quants[4][4 * LANES];
+    std::memcpy(quants, v, sizeof quants);
+    Ints sums{};
+    for (int j = 0; j < 4; j++)
+        for (int lane = 0; lane < LANES; lane++)
+            for (int c = 0; c < 4; c++) sums.at[lane] += quants[j][4 * lane + c] * q[4 * j + c];
+    return sums;
+}
+// The largest magnitude of 16.
+INLINE float largest_of_half(const float* x) {
+    float most = 0.0f;
+    for (int i = 0; i < HALF; i++) most = std::fabs(x[i]) > most ? std::fabs(x[i]) : most;
+    return most;
+}
+// 16 values times `factor`, rounded; returns their sum.
+INLINE int quantize_half(const float* x, float factor, int8_t* q) {
+    int sum = 0;
+    for (int i = 0; i < HALF; i++) {
+        float scaled = std::nearbyintf(x[i] * factor);
+        // a NaN or an infinity among the inputs must not become an undefined conversion
+        int whole = scaled >= -127.0f && scaled <= 127.0f ? static_cast<int>(scaled) : -127;
+        q[i] = static_cast<int8_t>(whole);
+        sum += whole;
+    }
+    return sum;
 }
 INLINE F8 floats(Ints v) {
     F8 x;
