@@ -31,7 +31,11 @@ using Unquantized = Floats<Plain>;
 #endif
 
 // activations that a pass over the weights works on should stay in the second-level cache
+#ifdef LOCALLLM_AVX512
+constexpr size_t PASS_BYTES = 800 * 1024;  // machines with these instructions have at least 1 MB
+#else
 constexpr size_t PASS_BYTES = 400 * 1024;
+#endif
 
 INLINE int tokens_per_pass(int columns) {
     size_t bytes_per_token = static_cast<size_t>(columns) * sizeof(ActBlock) / (BLOCK * TILE) + 1;

@@ -208,7 +208,7 @@ struct Vnni {
     // Two groups with tokens first..last; sums (last - first, 16) on a line of cache.
     static __attribute__((noinline)) void panels(const uint8_t* w, size_t stride, int columns, const Inputs& in, int first,
                                                  int last, float* sums) {
-        if (last - first <= FEW) return without_panels(w, stride, columns, in, first, last, sums);
+        if (in.count <= FEW) return without_panels(w, stride, columns, in, first, last, sums);
         Panel panel;
         const int blocks = columns / BLOCK;
         std::memset(sums, 0, static_cast<size_t>(last - first) * 2 * LANES * sizeof(float));
