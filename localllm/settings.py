@@ -19,6 +19,8 @@ from localllm.errors import UsageError
 DEFAULT_PORT = 11435
 BACKENDS = ("auto", "cpu", "torch", "metal", "reference")
 KvType = Literal["auto", "f16", "f32", "q8_0"]
+OF_LOADING = ("backend", "device", "kv_type", "threads")
+"""Settings that say how a model is to be open: a command tells them to a daemon."""
 KV_TYPES: tuple[KvType, ...] = ("auto", "f16", "f32", "q8_0")
 Speculation = Literal["auto", "off", "4", "8", "16", "32"]
 SPECULATIONS: tuple[Speculation, ...] = ("auto", "off", "4", "8", "16", "32")

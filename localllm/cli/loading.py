@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from localllm.errors import UsageError
-from localllm.settings import Settings
+from localllm.settings import OF_LOADING, Settings
 
 Backend = Annotated[
     str | None, typer.Option("--backend", metavar="NAME", help="What computes: auto, cpu, torch, metal or reference.")
@@ -25,7 +25,7 @@ Quantize = Annotated[
     str | None,
     typer.Option("--quantize", metavar="TYPE", help="Round float weights while they load: q8_0, q4_0 or q4_k."),
 ]
-LOAD_FIELDS = ("backend", "device", "kv_type", "threads", "quantize")
+LOAD_FIELDS = (*OF_LOADING, "quantize")
 TARGETS = ("q8_0", "q4_0", "q4_k", "none")
 
 
@@ -41,7 +41,7 @@ def wish_of(settings: Settings, quantize: str | None) -> Mapping[str, str | int]
     target = target_of(quantize)
     own = {
         name: getattr(settings, name)
-        for name in LOAD_FIELDS[:4]
+        for name in OF_LOADING
         if settings.origin[name].startswith(("flag", "environment"))
     }
     return own | ({"quantize": target} if target else {})

@@ -18,7 +18,7 @@ from typing import Any
 
 from localllm.daemon.home import Address, locked, read_address
 from localllm.errors import DaemonUnreachable, LocalLLMError, PortInUse, UsageError
-from localllm.settings import BY_NAME, Settings
+from localllm.settings import BY_NAME, OF_LOADING, Settings
 
 DAEMON_COMMAND = (sys.executable, "-m", "localllm.server")
 START_TIMEOUT_S = 30.0
@@ -128,11 +128,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     from localllm.daemon.process import child_environment  # deferred: asyncio is not needed to find a daemon
 
     own = {"LOCALLLM_HOME": str(settings.home), "LOCALLLM_HOST": settings.host, "LOCALLLM_PORT": str(settings.port)}
-    flags = {
-        BY_NAME[name].env: str(getattr(settings, name))
-        for name in ("backend", "device", "kv_type", "threads")
-        if settings.origin[name] == "flag"
-    }
+    flags = {BY_NAME[name].env: str(getattr(settings, name)) for name in OF_LOADING if settings.origin[name] == "flag"}
     return {**child_environment(), **own, **flags}
 
 

@@ -57,6 +57,9 @@ INLINE int32_t wrapped_product(int a, int b) {
     return static_cast<int32_t>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b));
 }
 
+// AVX-512 products take quants of 0..255: the signed ones and this, which sums that begin at `ActBlock::sums` take back.
+constexpr int BIAS = 128;
+
 INLINE void put_float(int32_t& place, float value) { std::memcpy(&place, &value, sizeof place); }
 
 INLINE void put_scales(const HalfScales& scales, int left_sum, int right_sum, ActBlock& out, int t) {
@@ -69,7 +72,7 @@ INLINE void put_scales(const HalfScales& scales, int left_sum, int right_sum, Ac
 #ifdef LOCALLLM_AVX512
         float scale = scales.scale * static_cast<float>(scales.ratio[half]);
         put_float(out.ratio[half][t], scale);
-        out.sums[half][t] = wrapped_product(-128, half_sum);
+        out.sums[half][t] = wrapped_product(-BIAS, half_sum);
 #else
         out.ratio[half][t] = twice(scales.ratio[half]);
         out.sums[half][t] = wrapped_product(scales.ratio[half], half_sum);

@@ -1,10 +1,11 @@
 // Products of packed rows by 8-bit dot products (VNNI): four columns of 8 rows, or of two groups of 8, an instruction.
 //
-// Quants become unsigned by adding a bias, which floors take back; activations stay signed. Here an activation's half has a
-// scale and a sum of its own as floats, in the places of `ratio` and `sums`: halves are joined by a multiply-add.
+// Quants become unsigned by adding BIAS, activations stay signed. Here an activation's half has a scale of its own, a float
+// in the place of `ratio`, and -BIAS times its plain sum in `sums`: halves are joined by a multiply-add.
 // All tiles of a type compute the same float operations per (row, token), in the order of blocks.
 #pragma once
 #include "block_tiles.h"
+#include "rowwise.h"
 
 namespace localllm {
 namespace {
@@ -48,8 +49,24 @@ struct Rows<2> {
 
 // ---- what a set of quants looks like to the products
 
-// Quants and this are 0..255; products of the signed ones come out where sums begin at `sums` of the activations.
-constexpr int BIAS = 128;
+// body(a Count of 1 to 8 tokens); more are taken as 8.
+template <int N>
+struct Count {
+    static constexpr int value = N;
+};
+template <class Body>
+INLINE void with_count(int count, Body body) {
+    switch (count) {
+        case 1: return body(Count<1>{});
+        case 2: return body(Count<2>{});
+        case 3: return body(Count<3>{});
+        case 4: return body(Count<4>{});
+        case 5: return body(Count<5>{});
+        case 6: return body(Count<6>{});
+        case 7: return body(Count<7>{});
+        default: return body(Count<8>{});
+    }
+}
 
 template <class Form>
 INLINE Words unsigned_quants(const uint8_t* w, int run, int j) {
@@ -112,7 +129,7 @@ INLINE void add_run(const Tokens& a, typename Rows<R>::F* sum, Quants quants, Sc
             auto by = floor(half);
             UNROLL for (int t = 0; t < T; t++) {
                 const ActBlock& of = a.of(t);
-                auto total = V::bits(V::every(*reinterpret_cast<const int32_t*>(of.sum + t % TILE)));
+                auto total = V::all(of.sum[t % TILE]);
                 if (K::PER_HALF)
                     total = V::floats(V::every(of.sums[half][t % TILE])) * V::bits(V::every(of.ratio[half][t % TILE])) *
                             V::all(-1.0f / BIAS);
@@ -217,7 +234,9 @@ struct Vnni {
             unpack_panel<Form>(w, stride, run, run + runs, panel);
             for (int token = first; token < last; token += 2 * TILE) {
                 Tokens a{tile_of(in, token, columns) + run, static_cast<size_t>(blocks)};
-                add(panel, runs, a, last - token, sums + static_cast<size_t>(token - first) * 2 * LANES);
+                with_count(last - token, [&](auto count) {
+                    add_panel<KindOf<Form>, decltype(count)::value>(panel, runs, a, sums + (token - first) * 2 * LANES);
+                });
             }
         }
     }
@@ -227,34 +246,11 @@ struct Vnni {
                                float* sums) {
         for (int group = 0; group < 2; group++)
             for (int token = first; token < last; token += 2 * TILE)
-                some_rows(w + static_cast<size_t>(group) * stride, columns, tile_of(in, token, columns), last - token,
-                          sums + (2 * (token - first) + group) * LANES);
+                with_count(last - token, [&](auto count) {
+                    rows<decltype(count)::value>(w + static_cast<size_t>(group) * stride, columns, tile_of(in, token, columns),
+                                                 sums + (2 * (token - first) + group) * LANES, 2 * LANES);
+                });
     }
-    static void some_rows(const uint8_t* w, int columns, const ActBlock* first, int count, float* out) {
-        switch (count) {
-            case 1: return rows<1>(w, columns, first, out, 2 * LANES);
-            case 2: return rows<2>(w, columns, first, out, 2 * LANES);
-            case 3: return rows<3>(w, columns, first, out, 2 * LANES);
-            case 4: return rows<4>(w, columns, first, out, 2 * LANES);
-            case 5: return rows<5>(w, columns, first, out, 2 * LANES);
-            case 6: return rows<6>(w, columns, first, out, 2 * LANES);
-            case 7: return rows<7>(w, columns, first, out, 2 * LANES);
-            default: return rows<8>(w, columns, first, out, 2 * LANES);
-        }
-    }
-    static void add(const Panel& panel, int runs, const Tokens& a, int count, float* sums) {
-        switch (count) {
-            case 1: return add_panel<KindOf<Form>, 1>(panel, runs, a, sums);
-            case 2: return add_panel<KindOf<Form>, 2>(panel, runs, a, sums);
-            case 3: return add_panel<KindOf<Form>, 3>(panel, runs, a, sums);
-            case 4: return add_panel<KindOf<Form>, 4>(panel, runs, a, sums);
-            case 5: return add_panel<KindOf<Form>, 5>(panel, runs, a, sums);
-            case 6: return add_panel<KindOf<Form>, 6>(panel, runs, a, sums);
-            case 7: return add_panel<KindOf<Form>, 7>(panel, runs, a, sums);
-            default: return add_panel<KindOf<Form>, 8>(panel, runs, a, sums);
-        }
-    }
-
     static void unpack(const uint8_t* w, int columns, int lane, float* out) { Blocks<Form>::unpack(w, columns, lane, out); }
 };
 

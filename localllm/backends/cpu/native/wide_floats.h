@@ -2,7 +2,7 @@
 //
 // As in tiles.h even and odd columns have a sum each, in the order of columns, so both give the same numbers.
 #pragma once
-#include "tiles.h"
+#include "vnni_tiles.h"
 
 namespace localllm {
 namespace {
@@ -35,19 +35,6 @@ __attribute__((noinline)) void add_float_panel(const float* panel, int columns, 
     }
 }
 
-INLINE void add_float_panel(const float* panel, int columns, const float* x, size_t ld, int count, float* sums) {
-    switch (count) {
-        case 1: return add_float_panel<1>(panel, columns, x, ld, sums);
-        case 2: return add_float_panel<2>(panel, columns, x, ld, sums);
-        case 3: return add_float_panel<3>(panel, columns, x, ld, sums);
-        case 4: return add_float_panel<4>(panel, columns, x, ld, sums);
-        case 5: return add_float_panel<5>(panel, columns, x, ld, sums);
-        case 6: return add_float_panel<6>(panel, columns, x, ld, sums);
-        case 7: return add_float_panel<7>(panel, columns, x, ld, sums);
-        default: return add_float_panel<8>(panel, columns, x, ld, sums);
-    }
-}
-
 template <class Plain>
 struct WideFloats : Floats<Plain> {
     static constexpr bool HAS_PANELS = true;
@@ -65,8 +52,10 @@ struct WideFloats : Floats<Plain> {
                     store(panel + (2 * i + group) * LANES, Plain::values(at + static_cast<size_t>(i) * Floats<Plain>::COLUMN_BYTES));
             }
             for (int token = first; token < last; token += 2 * TILE)
-                add_float_panel(panel, size, in.values + static_cast<size_t>(token) * in.ld + c, in.ld, last - token,
-                                both + (token - first) * 4 * LANES);
+                with_count(last - token, [&](auto count) {
+                    add_float_panel<decltype(count)::value>(panel, size, in.values + static_cast<size_t>(token) * in.ld + c,
+                                                            in.ld, both + (token - first) * 4 * LANES);
+                });
         }
         for (int t = 0; t < last - first; t++) {
             const float* pair = both + t * 4 * LANES;
