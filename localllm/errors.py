@@ -165,5 +165,28 @@ class WorkerCrashed(LocalLLMError):
 
 
 class Overloaded(LocalLLMError):
+    """The machine has no room for the request now."""
+
     code = "rate_limit_exceeded"
     http_status = 503
+
+
+class RateLimited(Overloaded):
+    """This caller has as many requests or tokens under way as it may have."""
+
+    code = "rate_limit_exceeded"
+    http_status = 429
+
+
+class Cancelled(LocalLLMError):
+    """Somebody ended the request from outside."""
+
+    code = "request_cancelled"
+    http_status = 499
+
+
+class DeadlineExceeded(LocalLLMError):
+    """The request's own deadline passed before it was answered."""
+
+    code = "deadline_exceeded"
+    http_status = 504

@@ -92,12 +92,34 @@ class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     speculation: Literal["auto", "off", "4", "8", "16", "32"] = "auto"
 
 
+class Constraint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a sequence may say: `grammar` is one of llguidance, as JSON. With `after` it holds from behind the first
+    time that text was generated (the end of reasoning), without it from the first token on."""
+
+    grammar: str
+    after: str = ""
+
+
+class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """At most so many tokens of reasoning, then `end_ids` are forced. Reasoning begins behind the text `start` (empty:
+    with the first token) and ends with the text `end`."""
+
+    max_tokens: int
+    start: str = ""
+    end: str
+    end_ids: list[int]
+
+
+Pooling = Literal["mean", "last", "first"]
+
+
 class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
     """One sequence to run. `max_tokens` None: until the context is full; 0: compute the prompt only.
 
     `top_logprobs` None: none wanted; k: the sampled token's and the k best. `prompt_logprobs` likewise for every
-    prompt token (such a sequence reads no cached prefix). Greater `priority` runs first. Sequences share cached pages
-    only within one `cache_salt`.
+    prompt token (such a sequence reads no cached prefix). Greater `priority` runs first; within a priority the owners
+    (empty: nobody in particular) get equal shares. Sequences share cached pages only within one `cache_salt`. With
+    `pooled` the prompt is computed and nothing generated: its last chunk carries the vector.
     """
 
     request_id: str
@@ -109,6 +131,10 @@ class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
     prompt_logprobs: int | None = None
     priority: int = 0
     cache_salt: str = ""
+    owner: str = ""
+    constraint: Constraint | None = None
+    thinking: ThinkingBudget | None = None
+    pooled: Pooling | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -174,8 +200,9 @@ class TokenChunk(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one step gave one sequence. `started` comes once, with or before the first token.
 
     `num_cached` are prompt tokens found in the prefix cache. `prompt_logprobs` holds one entry per prompt token from
-    the second on. `stop_id` is the id that ended the sequence (it is not in `ids`). A refused or failed sequence has
-    `finish="error"` with `error_code`, `error` and perhaps `error_hint`.
+    the second on. `stop_id` is the id that ended the sequence (it is not in `ids`). `vector` is a pooled vector of
+    little-endian float32. A refused or failed sequence has `finish="error"` with `error_code`, `error` and perhaps
+    `error_hint`.
     """
 
     request_id: str
@@ -190,6 +217,7 @@ class TokenChunk(msgspec.Struct, frozen=True, omit_defaults=True):
     error_code: str = ""
     error: str = ""
     error_hint: str = ""
+    vector: bytes = b""
 
 
 class StepFrame(msgspec.Struct, frozen=True, tag="step"):

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call the model wants: the `index`-th of its answer; `arguments` is JSON."""
+    """A call that the model wants, or a part of one: the `index`-th of its answer. The first part has `id` and `name`,
+    later ones have neither; the `arguments` of all parts together are JSON."""
 
     index: int
     id: str

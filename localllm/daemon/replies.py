@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from localllm import wire
 from localllm.daemon.failures import error_from
 from localllm.daemon.incremental import TextCutter, ToolCall, open_cutter
+from localllm.daemon.journal import Record
 from localllm.daemon.resident import Resident
 from localllm.errors import ContextExceeded, LocalLLMError
 
@@ -46,6 +47,10 @@ class Ask:
     markup: "MarkupSpec | None" = None
     keep_special: tuple[int, ...] = ()
     prompt_text: str = ""
+    owner: str = ""
+    constraint: wire.Constraint | None = None
+    thinking: wire.ThinkingBudget | None = None
+    pooled: wire.Pooling | None = None
 
 
 @dataclass(slots=True)
@@ -53,7 +58,8 @@ class Piece:
     """What gathered for one sequence. Only `finish` is certain to come, once, with the last piece.
 
     `stop` is the string or token id that ended the sequence. `ids` holds every counted token, also those whose text is
-    still held back.
+    still held back. `tool_calls` are calls or parts of calls, see ToolCall. `num_computed` prompt tokens are done, of
+    which `num_cached` were in the cache. `vector` is float32, little-endian.
     """
 
     index: int
@@ -66,6 +72,9 @@ class Piece:
     started: bool = False
     finish: Finish | None = None
     stop: str | int | None = None
+    num_computed: int = 0
+    num_cached: int = 0
+    vector: bytes = b""
 
     @property
     def is_text(self) -> bool:
@@ -90,9 +99,10 @@ class Stats:
 class Reply:
     """An answer under way. `open` starts it; iterate with `gather` until `is_done`; always `close`."""
 
-    def __init__(self, resident: Resident, *, load_s: float = 0.0) -> None:
+    def __init__(self, resident: Resident, record: Record, *, load_s: float = 0.0) -> None:
         self.stats = Stats(load_s=load_s)
         self.id = uuid.uuid4().hex
+        self.record = record
         self._resident = resident
         self._sequences: list[_Sequence] = []
         self._pending: dict[int, Piece] = {}
@@ -101,12 +111,14 @@ class Reply:
         self._listener: Callable[[], None] | None = None
 
     @classmethod
-    def open(cls, resident: Resident, asks: Sequence[Ask], *, load_s: float = 0.0) -> "Reply":
+    def open(cls, resident: Resident, asks: Sequence[Ask], record: Record, *, load_s: float = 0.0) -> "Reply":
         """Submit all sequences; sequence i has index i. Copies of one prompt are neighbours, the same list, and count
-        once. ContextExceeded when a prompt is too long."""
+        once. The record hears what happens. ContextExceeded when a prompt is too long."""
         for ask in asks:
             _check_length(ask, resident.context_length)
-        reply = cls(resident, load_s=load_s)
+        reply = cls(resident, record, load_s=load_s)
+        record.on_cancel(reply.abort)
+        record.note("submitted", sequences=len(asks))
         reply.stats.submitted = time.monotonic()
         reply.stats.prompt_tokens = sum(len(prompt) for prompt in {id(ask.prompt): ask.prompt for ask in asks}.values())
         try:
@@ -173,6 +185,7 @@ class Reply:
     # ---- called by sequences
 
     def fail(self, error: LocalLLMError) -> None:
+        self.record.note("failed", code=error.code, **self._counts())
         self._error = self._error or error
         self._ready.set()
         self.flush()
@@ -188,9 +201,14 @@ class Reply:
     def cancel(self, request_id: str) -> None:
         self._resident.cancel(request_id)
 
-    def note_finish(self) -> None:
+    def note_finish(self, reason: Finish) -> None:
         if all(sequence.is_finished for sequence in self._sequences):
             self.stats.finished = time.monotonic()
+            self.record.note("finished", reason=reason, **self._counts())
+
+    def _counts(self) -> dict[str, int]:
+        stats = self.stats
+        return {"prompt": stats.prompt_tokens, "cached": stats.cached_tokens, "completion": stats.completion_tokens}
 
 
 class _Sequence:
@@ -228,15 +246,22 @@ class _Sequence:
         self._reply.fail(error)
 
     def _note_start(self, chunk: wire.TokenChunk, piece: Piece) -> None:
-        stats, now = self._reply.stats, time.monotonic()
+        stats = self._reply.stats
         piece.prompt_logprobs += chunk.prompt_logprobs
+        piece.num_computed = max(piece.num_computed, chunk.num_computed)
+        piece.vector += chunk.vector
         if chunk.started:
             piece.started = True
+            piece.num_cached = chunk.num_cached
             if self._counts_prompt:
                 stats.cached_tokens += chunk.num_cached
-            stats.started = stats.started or now
+            stats.started = stats.started or time.monotonic()
+            self._reply.record.note("admitted", cached=chunk.num_cached, prompt=stats.prompt_tokens)
+        if not chunk.ids and chunk.num_computed:
+            self._reply.record.note("progress", computed=chunk.num_computed)
         if chunk.ids and stats.first_token is None:
-            stats.first_token = now
+            stats.first_token = time.monotonic()
+            self._reply.record.note("first_token")
 
     def _take(self, chunk: wire.TokenChunk, piece: Piece) -> str | None:
         """Cut the chunk's tokens into text, one by one, up to a stop string: the string that was hit, if any."""
@@ -253,7 +278,7 @@ class _Sequence:
     def _finish(self, piece: Piece, reason: Finish, stop: str | int | None) -> None:
         piece.finish, piece.stop = reason, stop
         self.is_finished = True
-        self._reply.note_finish()
+        self._reply.note_finish(reason)
 
 
 def _check_length(ask: Ask, context_length: int) -> None:
@@ -275,6 +300,10 @@ def _submit(request_id: str, ask: Ask) -> wire.Submit:
         prompt_logprobs=ask.prompt_logprobs,
         priority=ask.priority,
         cache_salt=ask.cache_salt,
+        owner=ask.owner,
+        constraint=ask.constraint,
+        thinking=ask.thinking,
+        pooled=ask.pooled,
     )
 
 

@@ -27,7 +27,7 @@ logger = logging.getLogger("localllm.worker")
 HEARTBEAT_S = 1.0
 SNAPSHOT_S = 0.1
 PROGRESS_S = 0.1
-GATHER_S = 0.004
+GATHER_S = 0.008
 """Tokens that come less than this apart travel together: on a small machine every frame wakes the daemon and a client
 on a core that the next step needs. Nothing is held back where the next step may take longer."""
 RECEIVE_BYTES = 2**16

@@ -117,8 +117,11 @@ def tool_calls(piece: Piece, *, with_index: bool) -> list[dict[str, Any]]:
     calls = []
     for call in piece.tool_calls:
         shown: dict[str, Any] = {"index": call.index} if with_index else {}
-        function = {"name": call.name, "arguments": call.arguments}
-        calls.append({**shown, "id": call.id, "type": "function", "function": function})
+        if call.id:
+            function = {"name": call.name, "arguments": call.arguments}
+            calls.append({**shown, "id": call.id, "type": "function", "function": function})
+        else:  # a later part of a call
+            calls.append({**shown, "function": {"arguments": call.arguments}})
     return calls
 
 

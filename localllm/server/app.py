@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -12,17 +12,20 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from localllm.daemon.journal import Journal
 from localllm.daemon.residency import Residency
 from localllm.daemon.sources import Sources
 from localllm.errors import LocalLLMError
+from localllm.server import shapes
+from localllm.server.desk import Desk
 from localllm.server.guard import Guard, Rules
 from localllm.server.http import Disconnected, HttpError, Json, error_response
 from localllm.server.live import Live
 from localllm.server.manage import Manage, model_rows
 from localllm.server.openai import OpenAI
+from localllm.server.operations import Directory, Operation, Surface
 from localllm.settings import Settings
 
 logger = logging.getLogger("localllm.server")
@@ -49,33 +52,34 @@ class Daemon:
         self.settings = settings
         self.rules = Rules.of(settings)
         self.residency = Residency(settings, sources)
-        self.openai = OpenAI(settings, self.residency, f"localllm-{self.version}")
+        self.journal = Journal()
+        self.desk = Desk(settings, self.residency, self.journal)
         self.live = Live(self.residency)
-        self._manage = Manage(settings, self.residency, request_stop)
+        self.directory = Directory(self._surfaces(request_stop))
         self._started = time.monotonic()
 
-    def application(self) -> ASGIApp:
-        app = _Api(self.version, needs_key=bool(self.rules.keys), lifespan=self._lifespan)
-        app.router.routes.extend(self._routes())
-        return Guard(_Logged(app), self.rules)
+    def _surfaces(self, request_stop: Callable[[], None]) -> Sequence[Surface]:
+        return (
+            self,
+            OpenAI(self.desk, f"localllm-{self.version}"),
+            Manage(self.settings, self.residency, request_stop),
+            self.live,
+        )
 
-    def _routes(self) -> list[Route]:
-        manage, base = self._manage, "/localllm/v1"
-        return [
-            Route("/", _greet),
-            Route("/health", self._health),
-            Route("/version", self._version),
-            Route("/v1/models", self.openai.models),
-            Route("/v1/models/{name:path}", self.openai.model),
-            Route("/v1/chat/completions", self.openai.chat, methods=["POST"]),
-            Route("/v1/completions", self.openai.completion, methods=["POST"]),
-            Route(f"{base}/ps", manage.ps),
-            Route(f"{base}/load", manage.load, methods=["POST"]),
-            Route(f"{base}/stop", manage.stop, methods=["POST"]),
-            Route(f"{base}/live", self.live.live),
-            Route(f"{base}/tokenize", manage.tokenize, methods=["POST"]),
-            Route(f"{base}/shutdown", manage.shutdown, methods=["POST"]),
-        ]
+    def application(self) -> ASGIApp:
+        app = _Api(self.directory, self.version, needs_key=bool(self.rules.keys), lifespan=self._lifespan)
+        return Guard(_Logged(app), self.rules, self.directory)
+
+    def operations(self) -> Sequence[Operation]:
+        hello = (("text/plain", "One line."),)
+        return (
+            Operation("GET", "/", _greet, "Say hello", "daemon", streams=hello, scope="open"),
+            Operation(
+                "GET", "/health", self._health, "Tell how the daemon is", "daemon",
+                shapes.Health, unwell=shapes.Health, scope="open",
+            ),
+            Operation("GET", "/version", self._version, "Tell the version", "daemon", shapes.Version, scope="open"),
+        )  # fmt: skip
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -93,7 +97,7 @@ class Daemon:
 
     def health(self) -> dict[str, Any]:
         wounds = self.residency.crashes.wounds()
-        status = "draining" if self.openai.is_draining else "degraded" if wounds else "ok"
+        status = "draining" if self.desk.is_draining else "degraded" if wounds else "ok"
         health = {
             "status": status,
             "version": self.version,
@@ -113,7 +117,7 @@ class _Api(FastAPI):
     There is no page of documentation: FastAPI's would have browsers load scripts from elsewhere.
     """
 
-    def __init__(self, version: str, *, needs_key: bool, lifespan: Lifespan) -> None:
+    def __init__(self, directory: Directory, version: str, *, needs_key: bool, lifespan: Lifespan) -> None:
         handlers: dict[int | type[Exception], Handler] = {
             LocalLLMError: _refuse,
             HTTPException: _refuse_http,
@@ -122,12 +126,14 @@ class _Api(FastAPI):
         }
         super().__init__(version=version, docs_url=None, redoc_url=None, exception_handlers=handlers, lifespan=lifespan)
         self._needs_key = needs_key
+        self._directory = directory
+        self.router.routes.extend(directory.routes())
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             from localllm.server.description import describe  # deferred: few ever ask
 
-            self.openapi_schema = describe(self.routes, version=self.version, needs_key=self._needs_key)
+            self.openapi_schema = describe(self._directory.operations, version=self.version, needs_key=self._needs_key)
         return self.openapi_schema
 
 

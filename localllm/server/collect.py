@@ -1,5 +1,9 @@
 """A whole reply at once: every sequence's pieces joined."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
+from localllm.daemon.incremental import ToolCall
 from localllm.daemon.replies import Piece, Reply
 
 Collected = Piece
@@ -9,11 +13,14 @@ def join(whole: Piece, piece: Piece) -> None:
     """Append what came later."""
     whole.text += piece.text
     whole.reasoning += piece.reasoning
-    whole.tool_calls += piece.tool_calls
+    whole.tool_calls = joined_calls([*whole.tool_calls, *piece.tool_calls])
     whole.ids += piece.ids
     whole.logprobs += piece.logprobs
     whole.prompt_logprobs += piece.prompt_logprobs
     whole.finish, whole.stop = piece.finish, piece.stop
+    whole.num_computed = max(whole.num_computed, piece.num_computed)
+    whole.num_cached = max(whole.num_cached, piece.num_cached)
+    whole.vector += piece.vector
 
 
 async def collect(reply: Reply, num_sequences: int) -> list[Collected]:
@@ -23,3 +30,12 @@ async def collect(reply: Reply, num_sequences: int) -> list[Collected]:
         for piece in await reply.gather():
             join(wholes[piece.index], piece)
     return wholes
+
+
+def joined_calls(parts: Iterable[ToolCall]) -> list[ToolCall]:
+    """Whole calls from their parts, in order."""
+    whole: dict[int, ToolCall] = {}
+    for part in parts:
+        known = whole.get(part.index)
+        whole[part.index] = part if known is None else replace(known, arguments=known.arguments + part.arguments)
+    return list(whole.values())

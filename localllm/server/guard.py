@@ -16,12 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localllm.errors import Forbidden, InvalidApiKey, LocalLLMError, UsageError
 from localllm.server.http import HttpError, error_response
+from localllm.server.operations import JSON, Directory, Operation
 from localllm.settings import Settings
 
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 _LOCAL_ORIGIN_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0", "::1")
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
-_OPEN_PATHS = ("/", "/health", "/version")
 _ALLOWED_HEADERS = "authorization, content-type, prefer, x-api-key"
 _BROWSER_SIGNS = ("origin", "referer", "cookie", "sec-fetch-site", "sec-fetch-mode")
 
@@ -63,9 +63,10 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """ASGI middleware; refusals are ordinary error bodies."""
 
-    def __init__(self, app: ASGIApp, rules: Rules) -> None:
+    def __init__(self, app: ASGIApp, rules: Rules, directory: Directory) -> None:
         self._app = app
         self._rules = rules
+        self._directory = directory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -78,8 +79,9 @@ class Guard:
             if scope["method"] == "OPTIONS" and origin:
                 await _answer_preflight(send, origin, headers.get("access-control-request-headers", _ALLOWED_HEADERS))
                 return
-            check_content_type(scope["method"], headers)
-            self._check_key(scope["path"], headers)
+            operation = self._directory.find(scope["method"], scope["path"])
+            check_content_type(scope["method"], headers, operation.takes if operation else JSON)
+            self._check_key(operation, headers)
         except LocalLLMError as error:
             await error_response(error)(scope, receive, send)
             return
@@ -122,8 +124,8 @@ class Guard:
             parts.scheme in ("http", "https") and parts.hostname in _LOCAL_ORIGIN_HOSTS
         )
 
-    def _check_key(self, path: str, headers: Headers) -> None:
-        if not self._rules.keys or path in _OPEN_PATHS:
+    def _check_key(self, operation: Operation | None, headers: Headers) -> None:
+        if not self._rules.keys or (operation is not None and operation.scope == "open"):
             return
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
@@ -145,15 +147,16 @@ def _host_name(host: str) -> str:
     return (parts.hostname or "").rstrip(".") if is_plain else ""
 
 
-def check_content_type(method: str, headers: Headers) -> None:
-    """Bodies are JSON, which makes browsers ask first. curl's own default passes where no browser can be behind it."""
+def check_content_type(method: str, headers: Headers, takes: str) -> None:
+    """Bodies are JSON, which makes browsers ask first. curl's own default passes where no browser can be behind it; so
+    does anything where the route takes another media type than JSON."""
     if method not in ("POST", "PUT", "PATCH", "DELETE"):
         return
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
         return
     is_bare = not any(sign in headers for sign in _BROWSER_SIGNS)
-    if is_bare and kind in ("", "application/x-www-form-urlencoded"):
+    if is_bare and (takes != JSON or kind in ("", "application/x-www-form-urlencoded")):
         return
     raise HttpError(
         415, f"content type {kind or 'none'!r} is not accepted", hint="send `Content-Type: application/json`"

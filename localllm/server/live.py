@@ -1,7 +1,7 @@
 """The live feed: what the engines do, at most ten times a second, for whoever watches. Never waits for a watcher."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -12,8 +12,10 @@ from localllm.daemon.resident import Resident
 from localllm.server.answers import KEEP_ALIVE, event
 from localllm.server.http import EventStream
 from localllm.server.manage import model_rows
+from localllm.server.operations import Operation
 
 FRAME_S = 0.1
+FEED = ("text/event-stream", "`data:` lines of `{models, snapshots}`, at most ten a second, until either side ends.")
 IDLE_S = 10.0
 
 
@@ -26,6 +28,9 @@ class Live:
     def __init__(self, residency: Residency) -> None:
         self._residency = residency
         self._ending = asyncio.Event()
+
+    def operations(self) -> Sequence[Operation]:
+        return (Operation("GET", "/localllm/v1/live", self.live, "Watch the engines", "localllm", streams=(FEED,)),)
 
     async def live(self, request: Request) -> Response:
         return EventStream(self._frames())

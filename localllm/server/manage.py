@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,11 +16,14 @@ from localllm.daemon.residency import Residency
 from localllm.daemon.resident import Resident
 from localllm.errors import InvalidRequest, LocalLLMError
 from localllm.runtime.presets import LoadWish
+from localllm.server import shapes
 from localllm.server.asks import chat_prompt
 from localllm.server.http import EventStream, Json, attended, error_object, read_object
+from localllm.server.operations import Operation
 from localllm.settings import Settings
 
 PROGRESS_EVERY_S = 0.1
+LINES = ("application/x-ndjson", "Lines of `{status, done_bytes, total_bytes}`; the last is the model or an error.")
 SETTLE_S = 0.3
 
 
@@ -31,6 +34,28 @@ class Manage:
         self._settings = settings
         self._residency = residency
         self._shut_down = shut_down
+
+    def operations(self) -> Sequence[Operation]:
+        base, tag = "/localllm/v1", "localllm"
+        return (
+            Operation("GET", f"{base}/ps", self.ps, "List the loaded models", tag, shapes.LoadedModels),
+            Operation(
+                "POST", f"{base}/load", self.load, "Load a model", tag, body=shapes.LoadRequest, streams=(LINES,),
+                scope="manage",
+            ),
+            Operation(
+                "POST", f"{base}/stop", self.stop, "Unload a model", tag, shapes.Stopped, shapes.StopRequest,
+                scope="manage",
+            ),
+            Operation(
+                "POST", f"{base}/tokenize", self.tokenize, "Turn text into token ids", tag,
+                shapes.Tokens, shapes.TokenizeRequest,
+            ),
+            Operation(
+                "POST", f"{base}/shutdown", self.shutdown, "Shut the daemon down", tag, shapes.ShuttingDown,
+                scope="manage",
+            ),
+        )  # fmt: skip
 
     async def ps(self, request: Request) -> Response:
         """What is loaded. Waits a moment for counts that are known to be old: engines publish ten times a second."""

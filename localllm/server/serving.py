@@ -169,7 +169,7 @@ class _Serving(uvicorn.Server):
         await self._stop.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._daemon.openai.is_draining = True
+        self._daemon.desk.is_draining = True
         remove_address(self._settings.address_file, self._daemon.instance)
         for server in self.servers:
             server.close()
@@ -180,7 +180,7 @@ class _Serving(uvicorn.Server):
 
     async def _drain(self) -> None:
         """Let answers finish; those that do not in time get an error event."""
-        replies = self._daemon.openai.replies
+        replies = self._daemon.desk.replies
         if replies:
             logger.info("finishing %d answers", len(replies))
         deadline = time.monotonic() + DRAIN_S

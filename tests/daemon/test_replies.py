@@ -6,6 +6,7 @@ from typing import cast
 import pytest
 
 from localllm import wire
+from localllm.daemon.journal import Journal
 from localllm.daemon.replies import Ask, Reply
 from localllm.daemon.resident import Resident, Sink
 from localllm.errors import ContextExceeded, LocalLLMError, WorkerCrashed
@@ -40,7 +41,7 @@ class FakeResident:
 
 def opened(*asks: Ask) -> tuple[FakeResident, Reply]:
     resident = FakeResident()
-    return resident, Reply.open(cast(Resident, resident), asks or (ASK,))
+    return resident, Reply.open(cast(Resident, resident), asks or (ASK,), Journal().open("/test", "toy:1b"))
 
 
 async def test_a_slow_reader_gets_one_large_piece() -> None:

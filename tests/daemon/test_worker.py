@@ -230,4 +230,4 @@ def test_tokens_that_come_quickly_travel_together_and_in_order() -> None:
 
 
 def test_tokens_that_come_slowly_travel_alone() -> None:
-    assert Counting(5, 0.006).frames() == [[4], [3], [2], [1], [0]]
+    assert Counting(5, 0.012).frames() == [[4], [3], [2], [1], [0]]

@@ -228,10 +228,10 @@ def test_min_tokens_and_ignore_eos_hold_the_end_back(world: World) -> None:
 
 
 def test_while_draining_new_requests_are_turned_away(world: World) -> None:
-    world.on_loop(lambda: setattr(world.daemon.openai, "is_draining", True))
+    world.on_loop(lambda: setattr(world.daemon.desk, "is_draining", True))
     try:
         refused = world.chat("x")
         assert refused.status_code == 503 and refused.headers["retry-after"]
         assert world.client.get("/health").json()["status"] == "draining"
     finally:
-        world.on_loop(lambda: setattr(world.daemon.openai, "is_draining", False))
+        world.on_loop(lambda: setattr(world.daemon.desk, "is_draining", False))

@@ -1,19 +1,37 @@
 """Who may talk to the daemon."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
 
 from localllm.errors import LocalLLMError, UsageError
 from localllm.server.guard import Guard, Rules, check_content_type
 from localllm.server.http import Json
+from localllm.server.operations import JSON, Directory, Operation
 from localllm.settings import load_settings
 from tests.server.world import daemon
 
 
+async def answer(request: Request) -> Response:
+    return Json({})
+
+
+class Routes:
+    """One route of each kind."""
+
+    def operations(self) -> Sequence[Operation]:
+        return (
+            Operation("GET", "/health", answer, "Health", "daemon", scope="open"),
+            Operation("GET", "/v1/models", answer, "Models", "openai"),
+        )
+
+
 def guard(host: str = "127.0.0.1", keys: tuple[str, ...] = (), origins: tuple[str, ...] = ()) -> Guard:
-    return Guard(Json({"reached": True}), Rules(host, keys, origins, "workbench"))
+    return Guard(Json({"reached": True}), Rules(host, keys, origins, "workbench"), Directory([Routes()]))
 
 
 async def status(guard: Guard, path: str = "/v1/models", method: str = "GET", **headers: str) -> tuple[int, Headers]:
@@ -164,7 +182,7 @@ async def test_any_key_will_do_where_none_is_set() -> None:
 )
 def test_what_a_page_could_send_unasked_is_no_body(headers: dict[str, str], is_accepted: bool) -> None:
     try:
-        check_content_type("POST", Headers(headers))
+        check_content_type("POST", Headers(headers), JSON)
     except LocalLLMError as error:
         assert not is_accepted and error.http_status == 415
     else:

@@ -116,7 +116,7 @@ def test_a_client_that_goes_away_frees_its_pages(tmp_path: Path) -> None:
             next(lines)
             until(lambda: world.ps()[0]["pages_used"] > 0)
         until(lambda: world.ps()[0]["running"] == 0 and world.ps()[0]["pages_used"] == 0, 2)
-        assert world.on_loop(lambda: world.daemon.openai.replies) == set()
+        assert world.on_loop(lambda: world.daemon.desk.replies) == set()
 
 
 def test_a_client_that_stops_waiting_for_a_whole_body_frees_its_pages(tmp_path: Path) -> None:

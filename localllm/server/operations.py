@@ -1,0 +1,68 @@
+"""The routes of the daemon, each with what the guard, the router and the API description need to know of it.
+
+A surface (one dialect, or one group of routes) is a class with a method `operations`.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+
+from localllm.server import shapes
+
+Scope = Literal["open", "inference", "manage"]
+"""Who may call a route where keys are asked for: anybody, keys for inference, keys for managing models."""
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path. `body` and `answer` are structs; `streams` are other media types of the answer, each with
+    a sentence; `takes` is the media type of the body; `query` names parameters, each with a sentence."""
+
+    method: Literal["GET", "POST", "DELETE", "HEAD"]
+    path: str
+    endpoint: Callable[[Request], Awaitable[Response]]
+    summary: str
+    tag: str
+    answer: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | None = None
+    streams: Sequence[tuple[str, str]] = ()
+    unwell: type[msgspec.Struct] = shapes.ErrorBody
+    errors: type[msgspec.Struct] = shapes.ErrorBody
+    scope: Scope = "inference"
+    takes: str = JSON
+    query: Sequence[tuple[str, str]] = ()
+    status: int = 200
+
+    def route(self) -> Route:
+        return Route(self.path, self.endpoint, methods=[self.method])
+
+
+class Surface(Protocol):
+    """Some of the daemon's routes."""
+
+    def operations(self) -> Sequence[Operation]: ...
+
+
+class Directory:
+    """All operations; finds the one that a request means."""
+
+    def __init__(self, surfaces: Sequence[Surface]) -> None:
+        self.operations = [operation for surface in surfaces for operation in surface.operations()]
+        self._routes = [(operation, operation.route()) for operation in self.operations]
+
+    def routes(self) -> list[Route]:
+        return [route for _, route in self._routes]
+
+    def find(self, method: str, path: str) -> Operation | None:
+        """None where no operation has this path and method. HEAD goes with every GET."""
+        scope = {"type": "http", "method": method, "path": path, "root_path": ""}
+        for operation, route in self._routes:
+            if route.matches(scope)[0] is Match.FULL:
+                return operation
+        return None
