@@ -146,14 +146,14 @@ async def _greet(request: Request) -> Response:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, LocalLLMError)
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
 async def _refuse_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     sentence = {404: f"there is no {request.url.path} here", 405: f"{request.method} is not allowed here"}
     refusal = HttpError(error.status_code, sentence.get(error.status_code, error.detail))
-    response = error_response(refusal)
+    response = error_response(refusal, request.url.path)
     response.headers.update(error.headers or {})
     return response
 
@@ -163,7 +163,8 @@ async def _leave(request: Request, error: Exception) -> Response:
 
 
 async def _fail(request: Request, error: Exception) -> Response:
-    return error_response(LocalLLMError("something went wrong inside the daemon", hint="see `localllm daemon logs`"))
+    error = LocalLLMError("something went wrong inside the daemon", hint="see `localllm daemon logs`")
+    return error_response(error, request.url.path)
 
 
 class _Logged:

@@ -7,15 +7,18 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from localllm.errors import ContextExceeded, LocalLLMError
+from localllm.server.json_text import decoded_object
 
 logger = logging.getLogger("localllm.server")
 
 MAX_BODY_BYTES = 16 * 2**20
+MAX_BODY = "localllm.max_body"
+"""Where the guard leaves the limit of the settings, in bytes, in a request's scope."""
 BODY_TIMEOUT_S = 30.0
 STALLED_WRITE_S = 60.0
 RETRY_AFTER_S = 2
@@ -41,37 +44,36 @@ class Disconnected(Exception):
 
 
 async def read_object(request: Request) -> dict[str, Any]:
-    """The body as a JSON object. HttpError: too long, too slow, not JSON, not an object."""
+    """The body as a JSON object. HttpError: too long, too slow, packed; BadJson: not an object of sane proportions."""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            body = await _read_limited(request)
+            body = await _read_limited(request, max_body_bytes(request))
     except TimeoutError:
         raise HttpError(408, f"the request body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
-    if not body.strip():
-        raise HttpError(400, "the request has no body", hint="send a JSON object")
-    try:
-        decoded = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise HttpError(400, f"the request body is not valid JSON: {error}") from None
-    if not isinstance(decoded, dict):
-        raise HttpError(400, "the request body must be a JSON object")
-    return decoded
+    except ClientDisconnect:
+        raise Disconnected from None
+    return decoded_object(body)
 
 
-async def _read_limited(request: Request) -> bytes:
+def max_body_bytes(request: Request) -> int:
+    """As the settings have it; the guard notes it."""
+    return int(request.scope.get(MAX_BODY, MAX_BODY_BYTES))
+
+
+async def _read_limited(request: Request, limit: int) -> bytes:
     declared = request.headers.get("content-length", "0")
-    if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
-        raise _too_long()
+    if not (declared.isascii() and declared.isdigit()) or len(declared) > 18 or int(declared) > limit:
+        raise _too_long(limit)
     body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_long()
+        if len(body) > limit:
+            raise _too_long(limit)
     return bytes(body)
 
 
-def _too_long() -> HttpError:
-    return HttpError(413, f"the request body is longer than {MAX_BODY_BYTES // 2**20} MiB")
+def _too_long(limit: int) -> HttpError:
+    return HttpError(413, f"the request body is longer than {limit / 2**20:g} MiB", hint="see the setting max_body_mb")
 
 
 async def attended(request: Request, work: Awaitable[T]) -> T:
@@ -200,8 +202,34 @@ def error_object(error: LocalLLMError) -> dict[str, Any]:
     return shown
 
 
-def error_response(error: LocalLLMError) -> Json:
-    headers = {"retry-after": str(RETRY_AFTER_S)} if error.http_status == 503 else None
+def error_response(error: LocalLLMError, path: str = "") -> Json:
+    """In the form of the dialect whose route `path` is; without one, OpenAI's."""
+    headers = {"retry-after": str(RETRY_AFTER_S)} if error.http_status in (429, 503) else {}
     if error.http_status == 401:
-        headers = {"www-authenticate": "Bearer"}
-    return Json({"error": error_object(error)}, status_code=error.http_status, headers=headers)
+        headers["www-authenticate"] = "Bearer"
+    return Json(error_body(error, path), status_code=error.http_status, headers=headers)
+
+
+_ANTHROPIC = "/v1/messages"
+_OLLAMA = "/api/"
+_ANTHROPIC_TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def error_body(error: LocalLLMError, path: str = "") -> dict[str, Any]:
+    """Ollama's is a sentence under `error`, Anthropic's names itself an error."""
+    shown = error_object(error)
+    if path.startswith(_OLLAMA):
+        return {"error": shown["message"]}
+    if path == _ANTHROPIC or path.startswith(_ANTHROPIC + "/"):
+        status = error.http_status
+        kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+        return {"type": "error", "error": {"type": kind, "message": shown["message"]}}
+    return {"error": shown}

@@ -1,0 +1,75 @@
+"""JSON from strangers to Python: no deeper, no larger and no less certain than an honest request.
+
+What is counted is counted in the text, before anything is built of it: sixteen megabytes of `[` cost no memory.
+"""
+
+import json
+import re
+from typing import Any
+
+import msgspec
+
+from localllm.errors import LocalLLMError
+
+MAX_DEPTH = 64
+MAX_VALUES = 1_000_000
+"""Members and items in one body: the longest prompts in token ids that fit a body stay below."""
+
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+
+
+class BadJson(LocalLLMError):
+    """The text is not JSON, not an object, or nested or repeated beyond reason. The message is a sentence."""
+
+    code = "invalid_json"
+    http_status = 400
+
+
+def decoded_object(text: bytes) -> dict[str, Any]:
+    """The JSON object in `text`. Raises BadJson, also for a key that an object has twice: readers differ on which one
+    counts, and neither may be dropped in silence."""
+    if not text.strip():
+        raise BadJson("the request has no body", hint="send a JSON object")
+    skeleton = _STRINGS.sub(b"", text)
+    num_members = skeleton.count(b":")
+    if num_members + skeleton.count(b",") > MAX_VALUES:
+        raise BadJson(f"the request body holds more than {MAX_VALUES} values")
+    try:
+        decoded = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BadJson(f"the request body is not valid JSON: {error}") from None
+    if not isinstance(decoded, dict):
+        raise BadJson("the request body must be a JSON object")
+    if _counted(decoded) != num_members:
+        raise BadJson(f"the request body has {_repeated(text)} twice in one object", hint="send each key once")
+    return decoded
+
+
+def _counted(root: dict[str, Any]) -> int:
+    """Members of all objects in it, level by level. BadJson where there are too many levels."""
+    num_members, level = 0, [root]
+    for _ in range(MAX_DEPTH):
+        num_members += sum(len(value) for value in level if type(value) is dict)
+        level = [inner for value in level for inner in _values(value) if type(inner) is dict or type(inner) is list]
+        if not level:
+            return num_members
+    raise BadJson(f"the request body is nested deeper than {MAX_DEPTH} levels")
+
+
+def _values(container: Any) -> Any:
+    return container.values() if type(container) is dict else container
+
+
+def _repeated(text: bytes) -> str:
+    """The first key that an object has twice. Slow: only for a refusal."""
+    found: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                found.append(name)
+            seen.add(name)
+
+    json.loads(text, object_pairs_hook=note, parse_int=float)  # Python makes no whole numbers of thousands of digits
+    return repr(found[0][:64]) if found else "a key"
