@@ -88,7 +88,8 @@ class Engine:
         never run, however long it waited."""
         limit = self.limits.end_of(submit)
         seed = submit.sampling.seed
-        self._queue(submit, limit=limit, seed=secrets.randbits(63) if seed is None else seed)
+        whole = None if submit.pooled is None else Want(pooled=submit.pooled)
+        self._queue(submit, limit=limit, seed=secrets.randbits(63) if seed is None else seed, whole=whole)
 
     def abort(self, request_id: str) -> bool:
         """Forget a sequence; its pages are free at once. False when it is not known (any more). Nothing more is said
@@ -167,8 +168,7 @@ class Engine:
         if sequence.is_finished:
             return None
         if sequence.whole is not None:
-            self._take_part(sequence, end, life, row)
-            return None
+            return self._take_part(sequence, sequence.whole, end, life, row)
         if sequence.drafted:
             if row.error:
                 self._do_without_drafts(sequence)
@@ -286,14 +286,37 @@ class Engine:
     def _queue_whole(self, prompt: Sequence[int], want: Want, atomic: bool) -> Running:
         submit = Submit(request_id=f"rows/{self._num_added + 1}", prompt=list(prompt), max_tokens=0)
         own = replace(want, sample=None, targets=tuple(prompt[1:]) if want.targets else ())
-        return self._queue(submit, limit=len(prompt), seed=0, whole=own, atomic=atomic)
+        sequence = self._queue(submit, limit=len(prompt), seed=0, whole=own, atomic=atomic)
+        sequence.is_awaited = True
+        return sequence
 
-    def _take_part(self, sequence: Running, end: int, life: int, row: RowResult) -> None:
+    def _take_part(self, sequence: Running, want: Want, end: int, life: int, row: RowResult) -> TokenChunk | None:
+        """One more part of a whole answer. Only a submitted sequence has something to tell: how far it is, and with the
+        last part the vector."""
         if life != sequence.num_preemptions:
-            return  # it will be computed again
+            return None  # it will be computed again
         sequence.parts.append((end, row))
-        if end == sequence.num_prompt or row.error:
+        is_last = end == sequence.num_prompt
+        if sequence.is_awaited:
+            if is_last or row.error:
+                self._drop(sequence)
+            return None
+        if row.error:
+            return self._fail(sequence, row)
+        if not is_last and end <= sequence.num_reported:
+            return None
+        sequence.num_reported = max(sequence.num_reported, end)
+        started, num_cached = self._start_of(sequence)
+        if is_last:
             self._drop(sequence)
+        return TokenChunk(
+            sequence.request_id,
+            started=started,
+            num_cached=num_cached,
+            num_computed=sequence.num_reported,
+            finish="length" if is_last else None,
+            vector=_vector_bytes(joined(sequence.parts, want)) if is_last else b"",
+        )
 
     # ---- looking in
 
@@ -313,3 +336,9 @@ class Engine:
             self._in_flight.popleft()
             self._backend.collect()
         self._backend.close()
+
+
+def _vector_bytes(answer: RowResult) -> bytes:
+    """A pooled vector as it travels: little-endian float32."""
+    assert answer.pooled is not None
+    return answer.pooled.astype("<f4").tobytes()

@@ -28,10 +28,13 @@ class Limits:
         self._check_ids(submit.sampling.logit_bias, "logit_bias")
         _check_logprobs(submit.top_logprobs, "top_logprobs")
         _check_logprobs(submit.prompt_logprobs, "prompt_logprobs")
-        self.check_prompt(submit.prompt, num_more=0 if max_tokens == 0 else 1)
+        is_prompt_only = max_tokens == 0 or submit.pooled is not None
+        self.check_prompt(submit.prompt, num_more=0 if is_prompt_only else 1)
         # the last token of a sequence is never computed, so that it needs no room in the pool
         end = min(self.context_length, self.longest + 1)
         num_prompt = len(submit.prompt)
+        if is_prompt_only:
+            return num_prompt
         return max(num_prompt, end if max_tokens is None else min(end, num_prompt + max_tokens))
 
     def check_prompt(self, prompt: Collection[int], *, num_more: int, atomic: bool = False) -> None:

@@ -66,7 +66,8 @@ class Sequence:
     """State of one request. `num_computed` and `num_pending` count what is planned, `ids` only what is known.
 
     `limit` is the length at which it ends. `whole` asks for the same thing of every token instead of generating
-    (embeddings, evaluation, tests); its answers gather in `parts`.
+    (embeddings, evaluation, tests); its answers gather in `parts`, and `is_awaited` where somebody waits in the engine
+    for them instead of reading chunks.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Sequence:
         self.adapter = adapter
         self.atomic = atomic
         self.whole = whole
+        self.is_awaited = False
         self.parts: list[tuple[int, RowResult]] = []  # with the end of each
         self.params: SamplingParams = submit.sampling
         self.seed = seed
@@ -119,7 +121,12 @@ class Sequence:
     @property
     def shares_prefix(self) -> bool:
         """Whether it may read pages that others computed; rows that must answer for every token may not."""
-        return self.prompt_logprobs is None and self.whole is None and not self.atomic
+        return self.prompt_logprobs is None and self._needs_last_only and not self.atomic
+
+    @property
+    def _needs_last_only(self) -> bool:
+        whole = self.whole
+        return whole is None or (whole.pooled == "last" and not whole.targets and whole.logits is None)
 
     @property
     def gap(self) -> int:
