@@ -7,12 +7,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.types import Scope, Send
 
 from localllm.daemon.replies import Piece, Reply
 from localllm.errors import LocalLLMError
-from localllm.server.answers import KEEP_ALIVE, error_event
+from localllm.server.answers import error_event
 from localllm.server.http import Streamed, in_time
 from localllm.server.outlet import Outlet, outlet_of
 
@@ -22,18 +23,56 @@ Render = Callable[[list[Piece]], bytes]
 """Pieces as events; behind the last ones everything that ends the stream."""
 
 
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a dialect writes what is no piece: a failure in the middle, which ends the stream, and a sign of life."""
+
+    failed: Callable[[LocalLLMError], bytes] = error_event
+    alive: bytes = KEEP_ALIVE
+    media_type: str = "text/event-stream; charset=utf-8"
+
+
+OPENAI = Manner()
+
+
+def comment(text: str) -> bytes:
+    """A line that every reader of server-sent events passes over."""
+    return b": " + text.encode() + b"\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a dialect writes down what is no part of an answer: an error in the middle, and that somebody has to wait
+    ("waiting", or "loading weights 43 %")."""
+
+    error: Callable[[LocalLLMError], bytes] = error_event
+    waiting: Callable[[str], bytes] = comment
+    media_type: str = "text/event-stream; charset=utf-8"
+
+
+OPENAI_FORM = Form()
+
+
 class AnswerStream(Streamed):
     """A reply as events. `early` are pieces that were taken before; the stack is closed when nobody reads any more."""
 
-    def __init__(self, reply: Reply, early: list[Piece], render: Render, stack: contextlib.AsyncExitStack) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        reply: Reply,
+        early: list[Piece],
+        render: Render,
+        stack: contextlib.AsyncExitStack,
+        form: Form = OPENAI_FORM,
+    ) -> None:
+        super().__init__(form.media_type)
         self._reply = reply
         self._early = early
         self._render = render
         self._stack = stack
+        self._form = form
 
     async def write(self, scope: Scope, send: Send) -> bool:
-        return await Pump(self._reply, self._render, outlet_of(scope, send)).run(self._early)
+        return await Pump(self._reply, self._render, outlet_of(scope, send), self._form).run(self._early)
 
     async def close(self) -> None:
         await self._stack.aclose()
@@ -42,10 +81,11 @@ class AnswerStream(Streamed):
 class Pump:
     """Moves pieces from a reply to an outlet; an error in the middle is an event, too."""
 
-    def __init__(self, reply: Reply, render: Render, outlet: Outlet) -> None:
+    def __init__(self, reply: Reply, render: Render, outlet: Outlet, form: Form = OPENAI_FORM) -> None:
         self._reply = reply
         self._render = render
         self._outlet = outlet
+        self._form = form
         self._wake = asyncio.Event()
         self._is_over = False
         self._failure: Exception | None = None
@@ -77,7 +117,7 @@ class Pump:
         try:
             self._write(take() if take else self._reply.take())
         except LocalLLMError as error:
-            self._outlet.write(error_event(error))
+            self._outlet.write(self._form.error(error))
             self._is_over = True
         except Exception as error:  # we are called by the worker's socket, which carries other streams as well
             self._failure, self._is_over = error, True
@@ -99,5 +139,5 @@ class Pump:
             self._wake.clear()
         except TimeoutError:
             if time.monotonic() - self._last_write >= KEEP_ALIVE_S:
-                self._outlet.write(KEEP_ALIVE)
+                self._outlet.write(self._form.waiting("waiting"))
                 self._last_write = time.monotonic()
