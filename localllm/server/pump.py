@@ -23,18 +23,6 @@ Render = Callable[[list[Piece]], bytes]
 """Pieces as events; behind the last ones everything that ends the stream."""
 
 
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How a dialect writes what is no piece: a failure in the middle, which ends the stream, and a sign of life."""
-
-    failed: Callable[[LocalLLMError], bytes] = error_event
-    alive: bytes = KEEP_ALIVE
-    media_type: str = "text/event-stream; charset=utf-8"
-
-
-OPENAI = Manner()
-
-
 def comment(text: str) -> bytes:
     """A line that every reader of server-sent events passes over."""
     return b": " + text.encode() + b"\n\n"
