@@ -23,19 +23,6 @@ Render = Callable[[list[Piece]], bytes]
 """Pieces as events; behind the last ones everything that ends the stream."""
 
 
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How a dialect's streams are framed: what a failure in the middle looks like, and what keeps a silent stream open
-    (empty: nothing does)."""
-
-    failure: Callable[[LocalLLMError], bytes] = error_event
-    keep_alive: bytes = KEEP_ALIVE
-    media_type: str = "text/event-stream; charset=utf-8"
-
-
-EVENTS = Manner()
-
-
 def comment(text: str) -> bytes:
     """A line that every reader of server-sent events passes over."""
     return b": " + text.encode() + b"\n\n"
