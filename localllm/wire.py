@@ -147,7 +147,13 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Finish nothing more: free everything and exit with status 0."""
 
 
-ToWorker = Load | Submit | Cancel | Stop
+class Watch(msgspec.Struct, frozen=True, tag="watch"):
+    """Whether somebody looks on: from now on snapshots say whose pages are whose and what the last step computed."""
+
+    is_on: bool
+
+
+ToWorker = Load | Submit | Cancel | Watch | Stop
 
 
 # ---- worker to daemon
@@ -202,7 +208,8 @@ class TokenChunk(msgspec.Struct, frozen=True, omit_defaults=True):
     `num_cached` are prompt tokens found in the prefix cache. `prompt_logprobs` holds one entry per prompt token from
     the second on. `stop_id` is the id that ended the sequence (it is not in `ids`). `vector` is a pooled vector of
     little-endian float32. A refused or failed sequence has `finish="error"` with `error_code`, `error` and perhaps
-    `error_hint`.
+    `error_hint`. `waited_s`, with `started`, is the time between submission and the first step. A chunk that is
+    `preempted` says nothing else: the sequence lost its memory to others and will be computed again.
     """
 
     request_id: str
@@ -218,6 +225,8 @@ class TokenChunk(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str = ""
     error_hint: str = ""
     vector: bytes = b""
+    waited_s: float = 0.0
+    preempted: bool = False
 
 
 class StepFrame(msgspec.Struct, frozen=True, tag="step"):
@@ -227,7 +236,10 @@ class StepFrame(msgspec.Struct, frozen=True, tag="step"):
 
 
 class SequenceView(msgspec.Struct, frozen=True):
-    """One sequence as the dashboard sees it. `state` is waiting or running; page counts include shared pages."""
+    """One sequence as the dashboard sees it. `state` is waiting or running; page counts include shared pages.
+
+    `pages` are the ids of its pages, uint32 little-endian, in order; only where somebody watches.
+    """
 
     request_id: str
     state: Literal["waiting", "running"]
@@ -237,6 +249,23 @@ class SequenceView(msgspec.Struct, frozen=True):
     num_pages: int
     num_shared_pages: int
     num_preemptions: int
+    pages: bytes = b""
+
+
+RowKind = Literal["chunk", "decode", "draft"]
+
+
+class RowView(msgspec.Struct, frozen=True):
+    """A sequence's part of the last step: `num_tokens` computed from position `start` on. A draft is a decoded token
+    with guesses of the next ones behind it."""
+
+    request_id: str
+    start: int
+    num_tokens: int
+    kind: RowKind
+
+
+STEP_TOKEN_BOUNDS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
@@ -244,6 +273,8 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
 
     Counters rise for ever; rates are the reader's work. `time_s` is the worker's monotonic clock. Of the drafted
     tokens, which were guessed and then checked, the accepted ones stand; they count as generated, too.
+    `step_sizes` counts steps by their tokens: up to each of STEP_TOKEN_BOUNDS, and beyond the last. `rows` are those of
+    the last step, only where somebody watches.
     """
 
     time_s: float
@@ -258,8 +289,12 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     last_step_s: float
     last_step_tokens: int
     sequences: list[SequenceView] = []
+    num_drafts: int = 0
     num_drafted_tokens: int = 0
     num_accepted_tokens: int = 0
+    num_step_tokens: int = 0
+    step_sizes: list[int] = []
+    rows: list[RowView] = []
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):

@@ -46,7 +46,7 @@ class EngineLike(Protocol):
 
     def step(self) -> list[wire.TokenChunk]: ...
 
-    def snapshot(self) -> wire.Snapshot: ...
+    def snapshot(self, *, detailed: bool = False) -> wire.Snapshot: ...
 
 
 ReportProgress = Callable[[str, int, int], None]
@@ -65,6 +65,7 @@ class Worker:
         self._step_started: float | None = None
         self._snapshot_due = 0.0
         self._is_dirty = True
+        self._is_watched = False
         self._gathered: list[wire.TokenChunk] = []
         self._send_due = 0.0
 
@@ -120,6 +121,8 @@ class Worker:
             self._add(engine, command)
         elif isinstance(command, wire.Cancel):
             engine.abort(command.request_id)
+        elif isinstance(command, wire.Watch):
+            self._is_watched = command.is_on
 
     def _add(self, engine: EngineLike, submit: wire.Submit) -> None:
         try:
@@ -145,7 +148,7 @@ class Worker:
     def _publish(self, engine: EngineLike) -> None:
         now = time.monotonic()
         if self._is_dirty and now >= self._snapshot_due:
-            self._send(engine.snapshot())
+            self._send(engine.snapshot(detailed=self._is_watched))
             self._is_dirty = False
             self._snapshot_due = now + SNAPSHOT_S
 

@@ -18,10 +18,10 @@ from localllm.engine.scheduler import NO_DRAFTS, Drafts, Scheduler, rank_at
 from localllm.engine.sequence import Sequence as Running
 from localllm.engine.speculative import Drafter, num_standing
 from localllm.engine.step import Backend, RowResult, StepPlan, StepResult, Want
-from localllm.engine.views import Counters, snapshot
+from localllm.engine.views import Counters, row_views, snapshot
 from localllm.engine.whole import joined
 from localllm.errors import InvalidRequest, LocalLLMError
-from localllm.wire import FinishReason, Snapshot, Submit, TokenChunk
+from localllm.wire import FinishReason, RowView, Snapshot, Submit, TokenChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ class Engine:
         self._depth = 2 if backend.info.overlaps else 1
         self.drafter = drafter
         self._in_flight: deque[_InFlight] = deque()
+        self._last_step: _InFlight | None = None
         self._sequences: dict[str, Running] = {}
         self._num_added = 0
         self._num_planned = 0
@@ -110,6 +111,7 @@ class Engine:
         rank = rank_at(submit.priority, self._num_planned)
         sequence = Running(self._num_added, submit, limit=limit, seed=seed, rank=rank, whole=whole, atomic=atomic)
         self._sequences[submit.request_id] = sequence
+        sequence.added_s = self._clock()
         self.scheduler.add(sequence)
         return sequence
 
@@ -136,10 +138,20 @@ class Engine:
         result = self._backend.collect()
         self._count_step(done, result)
         answers = zip(done.sequences, done.ends, done.lives, result.rows, strict=True)
-        return [chunk for answer in answers if (chunk := self._digest(*answer)) is not None]
+        return self._losses() + [chunk for answer in answers if (chunk := self._digest(*answer)) is not None]
+
+    def _losses(self) -> list[TokenChunk]:
+        """A word to those that were preempted."""
+        lost = self.scheduler.preempted
+        if not lost:
+            return []
+        self.scheduler.preempted = []
+        told = (sequence for sequence in lost if sequence.is_started and not sequence.is_finished)
+        return [TokenChunk(sequence.request_id, preempted=True) for sequence in told]
 
     def _fill(self) -> None:
         while len(self._in_flight) < self._depth:
+            self.scheduler.now_s = self._clock()
             planned = self.scheduler.plan(self._num_planned, self._drafts())
             if planned is None:
                 return
@@ -156,9 +168,8 @@ class Engine:
         return self.drafter.propose(self.scheduler.running)
 
     def _count_step(self, done: _InFlight, result: StepResult) -> None:
-        self.counters.num_steps += 1
-        self.counters.last_step_s = result.seconds
-        self.counters.last_step_tokens = done.plan.num_tokens
+        self.counters.count_step(done.plan.num_tokens, result.seconds)
+        self._last_step = done
         if self.drafter is not None:
             self.drafter.note(done.plan, result.seconds)
 
@@ -182,6 +193,7 @@ class Engine:
     def _settle(self, sequence: Running, row: RowResult) -> RowResult:
         """Keep what the model said after the last known token and after each draft token that it said itself."""
         num_right = num_standing(sequence.drafted, row.sampled)
+        self.counters.num_drafts += 1
         self.counters.num_drafted_tokens += len(sequence.drafted)
         self.counters.num_accepted_tokens += num_right
         self.scheduler.settle(sequence, num_right)
@@ -204,6 +216,7 @@ class Engine:
         if not ids and not scored and finish is None and end <= sequence.num_reported:
             return None
         sequence.num_reported = max(sequence.num_reported, end)
+        was_started = sequence.is_started
         chunk = TokenChunk(
             sequence.request_id,
             ids,
@@ -213,6 +226,7 @@ class Engine:
             sequence.num_reported,
             finish,
             stop_id,
+            waited_s=0.0 if was_started else sequence.waited_s,
         )
         if finish is not None:
             self._drop(sequence)
@@ -320,9 +334,13 @@ class Engine:
 
     # ---- looking in
 
-    def snapshot(self) -> Snapshot:
-        """A byte per page, the counters and every sequence, as plain data."""
-        return snapshot(self.scheduler, self.counters, self._clock())
+    def snapshot(self, *, detailed: bool = False) -> Snapshot:
+        """A byte per page, the counters and every sequence, as plain data; in detail with the owners of pages and the
+        rows of the last step."""
+        rows: list[RowView] = []
+        if detailed and self._last_step is not None:
+            rows = row_views(self._last_step.sequences, self._last_step.plan)
+        return snapshot(self.scheduler, self.counters, self._clock(), rows, with_pages=detailed)
 
     def check(self) -> None:
         """Every invariant of pages and their holders, for tests and idle moments; AssertionError names a broken one."""

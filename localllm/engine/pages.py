@@ -110,6 +110,11 @@ class PagePool:
     def is_shared(self, page: PageId) -> bool:
         return self._references[page] > 1
 
+    def count_shared(self, pages: Sequence[PageId]) -> int:
+        """How many of these have more than one holder."""
+        states = self._states
+        return bytes([states[page] for page in pages]).count(SHARED)
+
     def page_bytes_map(self) -> bytes:
         """One byte per page: 0 free, 1 cached, 2 owned, 3 shared."""
         return bytes(self._states)

@@ -42,6 +42,10 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self.preempted: list[Sequence] = []
+        """Those that lost their memory, for whoever tells their readers to take."""
+        self.now_s = 0.0
+        """When the step being planned was begun, by the clock of whoever calls."""
         self._chosen: dict[Sequence, int] = {}  # tokens that each computes in the step being planned
         self._budget = 0
         self._starts: list[MemoryOp] = []
@@ -146,6 +150,7 @@ class Scheduler:
         victim.restart()
         insort(self.waiting, victim, key=_order)
         self.num_preemptions += 1
+        self.preempted.append(victim)
         # nobody more is admitted in this step: memory is short, and a sample of the victim may still be out
         self._preempted = True
 
@@ -199,6 +204,7 @@ class Scheduler:
             self._starts.append(start)
         if not sequence.is_started:
             sequence.num_cached = sequence.num_computed
+            sequence.admitted_s = self.now_s
         return True
 
     def _undo_start(self, sequence: Sequence) -> None:

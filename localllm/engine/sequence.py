@@ -111,8 +111,15 @@ class Sequence:
         self.num_scored = 0
         self.num_reported = 0
         self.num_preemptions = 0
+        self.added_s = 0.0
+        self.admitted_s = 0.0
         self.is_started = False
         self.is_finished = False
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds between its arrival and the first step that computed some of it."""
+        return self.admitted_s - self.added_s
 
     @property
     def num_generated(self) -> int:

@@ -203,7 +203,7 @@ class Counting:
             self.worker._commands.put(wire.Stop())
         return [wire.TokenChunk("r", ids=[self._left])]
 
-    def snapshot(self) -> wire.Snapshot:
+    def snapshot(self, *, detailed: bool = False) -> wire.Snapshot:
         return wire.Snapshot(
             time_s=0.0, pages=b"", num_waiting=0, num_running=0, num_steps=0, num_prompt_tokens=0, num_cached_tokens=0,
             num_generated_tokens=0, num_preemptions=0, last_step_s=0.0, last_step_tokens=0,
