@@ -158,6 +158,7 @@ class Client:
     def __init__(self, url: str, api_key: str = "") -> None:
         parts = urlsplit(url)
         self.url = url.rstrip("/")
+        self.api_key = api_key
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self._headers = {"Content-Type": "application/json"}
         if api_key:

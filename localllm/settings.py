@@ -80,6 +80,7 @@ SETTINGS: tuple[Setting, ...] = (
     _row("host", str, "127.0.0.1", "address the daemon listens on; `host:port` is accepted"),
     _row("port", int, DEFAULT_PORT, "port the daemon listens on; 0 takes a free one", low=0, high=65535),
     _row("api_keys", str, "", "comma-separated keys that clients must send; empty: none on loopback"),
+    _row("max_body_mb", int, 16, "largest request body in MiB", low=1, high=1024),
     _row("origins", str, "", "comma-separated extra browser origins that may call the API", "OLLAMA_ORIGINS"),
     _row("default_model", str, "smollm2:135m", "model of `localllm chat` and of requests that name none"),
     _row("backend", str, "auto", "what computes; auto: the fastest one here", choices=BACKENDS),
@@ -92,10 +93,15 @@ SETTINGS: tuple[Setting, ...] = (
     _row("token_budget", int, 512, "tokens computed in one step at most", low=1),
     _row("max_sequences", int, 256, "sequences that run at the same time at most", low=1),
     _row("max_queue", int, 512, "requests that may wait; beyond that the answer is 503", low=0),
+    _row("max_queue_tokens", int, 0, "prompt tokens that may be under way; beyond that 503; 0: no limit", low=0),
+    _row("max_requests_per_key", int, 0, "requests of one key under way; beyond that 429; 0: no limit", low=0),
+    _row("max_tokens_per_key", int, 0, "prompt tokens of one key under way; beyond that 429; 0: no limit", low=0),
+    _row("request_timeout_s", float, 0.0, "seconds after which a request is given up; 0: never", low=0.0),
     _row("max_loaded_models", int, 3, "models that stay loaded at the same time", low=1),
     _row("context_length", int, 0, "tokens a sequence may have; 0: the model's own maximum", low=0),
     _row("keep_alive", str, "5m", "how long an idle model stays loaded: 30s, 5m, 1h, 0, or -1 for ever"),
     _row("max_tokens", int, 0, "tokens of an answer when the request sets no limit; 0: what the context holds", low=0),
+    _row("max_tokens_ceiling", int, 0, "most tokens of an answer that a request may ask for; 0: no limit", low=0),
     _row("hub_endpoint", str, "", "address of a Hugging Face mirror", "HF_ENDPOINT"),
     _row("hub_timeout_s", float, 3.0, "seconds after which the hub counts as unreachable", low=0.1),
     _row("offline", bool, False, "never use the network", "HF_HUB_OFFLINE"),
@@ -116,6 +122,7 @@ class Settings:
     host: str
     port: int
     api_keys: str
+    max_body_mb: int
     origins: str
     default_model: str
     backend: str
@@ -128,10 +135,15 @@ class Settings:
     token_budget: int
     max_sequences: int
     max_queue: int
+    max_queue_tokens: int
+    max_requests_per_key: int
+    max_tokens_per_key: int
+    request_timeout_s: float
     max_loaded_models: int
     context_length: int
     keep_alive: str
     max_tokens: int
+    max_tokens_ceiling: int
     hub_endpoint: str
     hub_timeout_s: float
     offline: bool
@@ -143,6 +155,11 @@ class Settings:
     @property
     def config_file(self) -> Path:
         return self.home / "config.toml"
+
+    @property
+    def keys_file(self) -> Path:
+        """API keys, hashed."""
+        return self.home / "keys.json"
 
     @property
     def store_dir(self) -> Path:

@@ -34,6 +34,15 @@ DAEMON = Branch(
     },
     "Daemon",
 )
+KEYS = Branch(
+    "Manage the API keys that clients of the daemon send.",
+    {
+        "create": Leaf("keys:create", "Make an API key and show it, once."),
+        "list": Leaf("keys:list_keys", "List the keys by name."),
+        "revoke": Leaf("keys:revoke", "Make a key worthless, at once."),
+    },
+    "Daemon",
+)
 EVAL = Branch(
     "Measure a model's quality.",
     {"ppl": Leaf("evaluate:ppl", "Measure the perplexity of a text, by llama.cpp's method.")},
@@ -67,6 +76,7 @@ COMMANDS: Mapping[str, Leaf | Branch] = {
     "daemon": DAEMON,
     "ps": Leaf("loaded:ps", "List the models that are loaded.", "Daemon"),
     "stop": Leaf("loaded:stop", "Unload a model.", "Daemon"),
+    "keys": KEYS,
     "tokenize": Leaf("tokenize:tokenize", "Show how a model splits a text into tokens.", "Inside"),
     "eval": EVAL,
     "bench": BENCH,

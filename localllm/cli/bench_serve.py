@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from localllm.cli.connect import as_seen_by_daemon, first_key, running_client
+from localllm.cli.connect import as_seen_by_daemon, running_client
 from localllm.cli.human import aligned
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson
@@ -66,7 +66,7 @@ def serve(
 
     invocation = Invocation.of(ctx)
     settings = invocation.settings()
-    target, key = (url, api_key or "") if url is not None else (_own_url(settings), first_key(settings))
+    target, key = (url, api_key or "") if url is not None else _own(settings)
     address = Address.of(target)
     plan = bench_load.LoadPlan(
         address=address,
@@ -98,13 +98,14 @@ def serve(
         print_text(_as_text(found))
 
 
-def _own_url(settings: Settings) -> str:
+def _own(settings: Settings) -> tuple[str, str]:
+    """Address of the daemon and a key for it."""
     client = running_client(settings)
     if client is None:
         raise DaemonUnreachable(
             "no daemon runs", hint="start it with `localllm daemon start`, or name another server with --url"
         )
-    return client.url
+    return client.url, client.api_key
 
 
 def _model_to_ask(model: str | None, settings: Settings) -> str:

@@ -30,7 +30,7 @@ def list_all(ctx: typer.Context, as_json: AsJson = False, origin: WithOrigin = F
     """List all settings and the values in force."""
     settings = Invocation.of(ctx).settings()
     if as_json:
-        print_json([_as_dict(row, settings) for row in SETTINGS])
+        print_json([_as_dict(row, settings) | {"value": _masked(row, settings)} for row in SETTINGS])
     else:
         print_text(_list_table(settings, origin))
 
@@ -95,10 +95,19 @@ def _as_dict(row: Setting, settings: Settings) -> dict[str, Any]:
 
 def _list_table(settings: Settings, with_origin: bool) -> str:
     rows = [
-        [row.name, _value_text(getattr(settings, row.name)), settings.origin[row.name] if with_origin else row.help]
+        [row.name, _value_text(_masked(row, settings)), settings.origin[row.name] if with_origin else row.help]
         for row in SETTINGS
     ]
     return aligned([["NAME", "VALUE", "ORIGIN" if with_origin else "MEANING"], *rows])
+
+
+def _masked(row: Setting, settings: Settings) -> Any:
+    """In lists, which people paste into reports, keys are counted only; `config get` shows them."""
+    value = getattr(settings, row.name)
+    if row.name != "api_keys" or not value:
+        return value
+    count = len([key for key in value.split(",") if key.strip()])
+    return f"({count} hidden)"
 
 
 def _value_text(value: Any) -> str:

@@ -70,6 +70,7 @@ def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        draft.touch(mode=0o600)  # it may hold keys
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)
     except OSError:

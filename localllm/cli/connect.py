@@ -16,7 +16,7 @@ def running_client(settings: Settings) -> Client | None:
     from localllm.daemon.lifecycle import find_daemon  # costs imports that a remote daemon does not need
 
     found = find_daemon(settings)
-    return Client(found.url, first_key(settings)) if found else None
+    return Client(found.url, found.token or first_key(settings)) if found else None
 
 
 def started_client(settings: Settings) -> Client:
@@ -25,7 +25,8 @@ def started_client(settings: Settings) -> Client:
         return Client(remote_url(settings), first_key(settings))
     from localllm.daemon.lifecycle import ensure_daemon  # as above
 
-    return Client(ensure_daemon(settings).url, first_key(settings))
+    found = ensure_daemon(settings)
+    return Client(found.url, found.token or first_key(settings))
 
 
 def first_key(settings: Settings) -> str:

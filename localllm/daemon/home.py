@@ -13,7 +13,8 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a daemon answers. `instance` is what its /health must say; `started` is in seconds since the epoch."""
+    """Where a daemon answers. `instance` is what its /health must say; `started` is in seconds since the epoch; `token`
+    opens it to whoever may read the file."""
 
     host: str
     port: int
@@ -21,6 +22,7 @@ class Address:
     version: str
     started: float
     instance: str
+    token: str = ""
 
     @property
     def url(self) -> str:
@@ -38,10 +40,12 @@ def read_address(path: Path) -> Address | None:
 
 
 def write_address(path: Path, address: Address) -> None:
-    """Whoever reads the file sees all of it or the one before."""
+    """Whoever reads the file sees all of it or the one before, and is its owner."""
     partial = path.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text(json.dumps(asdict(address)), encoding="utf-8")
-    partial.chmod(0o600)
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(asdict(address), file)
     os.replace(partial, path)
 
 

@@ -19,13 +19,15 @@ from localllm.daemon.residency import Residency
 from localllm.daemon.sources import Sources
 from localllm.errors import LocalLLMError
 from localllm.server import shapes
+from localllm.server.callers import Callers
 from localllm.server.desk import Desk
-from localllm.server.guard import Guard, Rules
+from localllm.server.guard import Guard, Rules, callers_for
 from localllm.server.http import Disconnected, HttpError, Json, error_response
 from localllm.server.live import Live
 from localllm.server.manage import Manage, model_rows
 from localllm.server.openai import OpenAI
 from localllm.server.operations import Directory, Operation, Surface
+from localllm.server.vectors import Embedder
 from localllm.settings import Settings
 
 logger = logging.getLogger("localllm.server")
@@ -51,6 +53,7 @@ class Daemon:
         self.version = package_version()
         self.settings = settings
         self.rules = Rules.of(settings)
+        self.callers = callers_for(settings)
         self.residency = Residency(settings, sources)
         self.journal = Journal()
         self.desk = Desk(settings, self.residency, self.journal)
@@ -62,13 +65,14 @@ class Daemon:
         return (
             self,
             OpenAI(self.desk, f"localllm-{self.version}"),
+            Embedder(self.desk),
             Manage(self.settings, self.residency, request_stop),
             self.live,
         )
 
     def application(self) -> ASGIApp:
-        app = _Api(self.directory, self.version, needs_key=bool(self.rules.keys), lifespan=self._lifespan)
-        return Guard(_Logged(app), self.rules, self.directory)
+        app = _Api(self.directory, self.version, self.callers, lifespan=self._lifespan)
+        return _Logged(Guard(app, self.rules, self.callers, self.directory))
 
     def operations(self) -> Sequence[Operation]:
         hello = (("text/plain", "One line."),)
@@ -104,7 +108,7 @@ class Daemon:
             "instance": self.instance,
             "uptime_s": round(time.monotonic() - self._started, 3),
         }
-        if not self.rules.keys:  # the route is open to all: with keys, only the bare truth
+        if not self.callers.are_named:  # the route is open to all: with keys, only the bare truth
             models = model_rows(self.residency)
             health["models"] = [{"name": row["name"], "state": row["state"]} for row in models]
             health["reason"] = "; ".join(wound.reason for wound in wounds) or None
@@ -117,7 +121,7 @@ class _Api(FastAPI):
     There is no page of documentation: FastAPI's would have browsers load scripts from elsewhere.
     """
 
-    def __init__(self, directory: Directory, version: str, *, needs_key: bool, lifespan: Lifespan) -> None:
+    def __init__(self, directory: Directory, version: str, callers: Callers, *, lifespan: Lifespan) -> None:
         handlers: dict[int | type[Exception], Handler] = {
             LocalLLMError: _refuse,
             HTTPException: _refuse_http,
@@ -125,16 +129,14 @@ class _Api(FastAPI):
             Exception: _fail,
         }
         super().__init__(version=version, docs_url=None, redoc_url=None, exception_handlers=handlers, lifespan=lifespan)
-        self._needs_key = needs_key
+        self._callers = callers
         self._directory = directory
         self.router.routes.extend(directory.routes())
 
     def openapi(self) -> dict[str, Any]:
-        if self.openapi_schema is None:
-            from localllm.server.description import describe  # deferred: few ever ask
+        from localllm.server.description import describe  # deferred: few ever ask
 
-            self.openapi_schema = describe(self._directory.operations, version=self.version, needs_key=self._needs_key)
-        return self.openapi_schema
+        return describe(self._directory.operations, version=self.version, needs_key=self._callers.are_named)
 
 
 async def _greet(request: Request) -> Response:

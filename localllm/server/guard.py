@@ -1,9 +1,8 @@
 """Who may talk to the daemon: the Host header (DNS rebinding), the Origin (browser pages), the content type, API keys.
 
-Checked on every bind, before any body is read.
+Checked on every bind, before any body is read. What proxies say about the sender (`X-Forwarded-...`) is not believed.
 """
 
-import hmac
 import ipaddress
 import socket
 from collections.abc import Sequence
@@ -15,7 +14,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localllm.errors import Forbidden, InvalidApiKey, LocalLLMError, UsageError
-from localllm.server.http import HttpError, error_response
+from localllm.server.callers import ANYBODY, STATE, Caller, Callers
+from localllm.server.http import MAX_BODY, HttpError, error_response
 from localllm.server.operations import JSON, Directory, Operation
 from localllm.settings import Settings
 
@@ -24,27 +24,34 @@ _LOCAL_ORIGIN_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0", "::1")
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
 _ALLOWED_HEADERS = "authorization, content-type, prefer, x-api-key"
 _BROWSER_SIGNS = ("origin", "referer", "cookie", "sec-fetch-site", "sec-fetch-mode")
+MAX_HEADER_BYTES = 32 * 2**10
+MAX_HEADERS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the guard goes by."""
+    """What the guard goes by, besides keys."""
 
     host: str
-    keys: tuple[str, ...]
     origins: tuple[str, ...]
     machine: str
+    max_body_bytes: int
 
     @classmethod
     def of(cls, settings: Settings) -> "Rules":
-        """UsageError where the daemon would be open to a network without a key."""
-        rules = cls(settings.host, _listed(settings.api_keys), _listed(settings.origins), socket.gethostname().lower())
-        if not rules.keys and not is_loopback(settings.host):
-            raise UsageError(
-                f"listening on {settings.host} needs an API key, because others can reach it",
-                hint="`localllm config set api_keys KEY`, or set LOCALLLM_API_KEYS",
-            )
-        return rules
+        machine = socket.gethostname().lower()
+        return cls(settings.host, _listed(settings.origins), machine, settings.max_body_mb * 2**20)
+
+
+def callers_for(settings: Settings) -> Callers:
+    """Those who have keys. UsageError where the daemon would be open to a network without one."""
+    callers = Callers(settings, is_loopback=is_loopback(settings.host))
+    if callers.are_named and not callers.have_keys and not is_loopback(settings.host):
+        raise UsageError(
+            f"listening on {settings.host} needs an API key, because others can reach it",
+            hint="`localllm keys create NAME` makes one",
+        )
+    return callers
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -63,9 +70,10 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """ASGI middleware; refusals are ordinary error bodies."""
 
-    def __init__(self, app: ASGIApp, rules: Rules, directory: Directory) -> None:
+    def __init__(self, app: ASGIApp, rules: Rules, callers: Callers, directory: Directory) -> None:
         self._app = app
         self._rules = rules
+        self._callers = callers
         self._directory = directory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,18 +82,20 @@ class Guard:
             return
         headers = Headers(scope=scope)
         try:
+            _check_size(scope["headers"])
             self._check_host(headers.getlist("host"))
-            origin = self._checked_origin(headers.get("origin"))
+            origin = self._checked_origin(headers.getlist("origin"))
             if scope["method"] == "OPTIONS" and origin:
                 await _answer_preflight(send, origin, headers.get("access-control-request-headers", _ALLOWED_HEADERS))
                 return
             operation = self._directory.find(scope["method"], scope["path"])
             check_content_type(scope["method"], headers, operation.takes if operation else JSON)
-            self._check_key(operation, headers)
+            scope[STATE] = self._caller(operation, headers)
         except LocalLLMError as error:
-            await error_response(error)(scope, receive, send)
+            await error_response(error, scope["path"])(scope, receive, send)
             return
-        await self._app(scope, receive, _with_origin(send, origin) if origin else send)
+        scope[MAX_BODY] = self._rules.max_body_bytes
+        await self._app(scope, receive, _with_headers(send, origin))
 
     def _check_host(self, hosts: Sequence[str]) -> None:
         if len(hosts) != 1 or not self._is_our_name(_host_name(hosts[0])):
@@ -105,11 +115,13 @@ class Guard:
         # a literal address cannot be rebound; off loopback it is how other machines call us
         return address.is_loopback or address.is_private or address.is_unspecified or not is_loopback(self._rules.host)
 
-    def _checked_origin(self, origin: str | None) -> str | None:
-        if origin is None or self._is_allowed_origin(origin):
-            return origin
+    def _checked_origin(self, origins: Sequence[str]) -> str | None:
+        if not origins:
+            return None
+        if len(origins) == 1 and self._is_allowed_origin(origins[0]):
+            return origins[0]
         raise Forbidden(
-            f"pages from {origin[:200]!r} may not use this daemon",
+            f"pages from {origins[0][:200]!r} may not use this daemon",
             hint="`localllm config set origins ORIGIN` allows it",
         )
 
@@ -124,16 +136,39 @@ class Guard:
             parts.scheme in ("http", "https") and parts.hostname in _LOCAL_ORIGIN_HOSTS
         )
 
-    def _check_key(self, operation: Operation | None, headers: Headers) -> None:
-        if not self._rules.keys or (operation is not None and operation.scope == "open"):
-            return
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        # every key is compared, so that the time taken says nothing about which was nearly right
-        matches = [hmac.compare_digest(given.encode(), key.encode()) for key in self._rules.keys]
-        if not any(matches):
+    def _caller(self, operation: Operation | None, headers: Headers) -> Caller:
+        """InvalidApiKey or Forbidden where keys are asked for and this is not one for the operation."""
+        if not self._callers.are_named:
+            return ANYBODY
+        given = _given_key(headers)
+        caller = self._callers.who(given) if given else None
+        if operation is not None and operation.scope == "open":
+            return caller or ANYBODY
+        if caller is None:
             message = "the API key is not valid" if given else "an API key is required"
             raise InvalidApiKey(message, hint="send `Authorization: Bearer KEY`")
+        if operation is not None and operation.scope not in caller.scopes:
+            raise Forbidden(
+                f"the key {caller.name!r} is not one for {_MEANINGS[operation.scope]}",
+                hint=f"`localllm keys create NAME --scope {operation.scope}` makes one",
+            )
+        return caller
+
+
+_MEANINGS = {"inference": "asking models", "manage": "managing models"}
+
+
+def _given_key(headers: Headers) -> str:
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    return bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+
+
+def _check_size(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """The parser bounds only what arrives in pieces; headers that come at once can be larger."""
+    if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
+        raise HttpError(
+            431, f"the request headers are longer than {MAX_HEADER_BYTES // 2**10} KiB or more than {MAX_HEADERS}"
+        )
 
 
 def _host_name(host: str) -> str:
@@ -152,6 +187,9 @@ def check_content_type(method: str, headers: Headers, takes: str) -> None:
     does anything where the route takes another media type than JSON."""
     if method not in ("POST", "PUT", "PATCH", "DELETE"):
         return
+    packed = headers.get("content-encoding", "identity").strip().lower()
+    if packed not in ("", "identity"):  # a kilobyte of gzip can hold a gigabyte
+        raise HttpError(415, f"bodies packed as {packed[:40]!r} are not accepted", hint="send it unpacked")
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
         return
@@ -167,7 +205,7 @@ async def _answer_preflight(send: Send, origin: str, wanted: str) -> None:
     """An allowed page may send whatever headers it asks for: OpenAI's client has a dozen of its own."""
     headers = MutableHeaders(raw=[])
     _allow(headers, origin)
-    headers["access-control-allow-methods"] = "GET, POST, DELETE, OPTIONS"
+    headers["access-control-allow-methods"] = "GET, HEAD, POST, DELETE, OPTIONS"
     headers["access-control-allow-headers"] = wanted
     headers["access-control-max-age"] = "600"
     await send({"type": "http.response.start", "status": 204, "headers": headers.raw})
@@ -179,10 +217,16 @@ def _allow(headers: MutableHeaders, origin: str) -> None:
     headers["vary"] = "Origin"
 
 
-def _with_origin(send: Send, origin: str) -> Send:
+def _with_headers(send: Send, origin: str | None) -> Send:
+    """Answers are never taken for scripts or pictures by a page that may not read them."""
+
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            _allow(MutableHeaders(raw=message["headers"]), origin)
+            headers = MutableHeaders(raw=message["headers"])
+            headers["x-content-type-options"] = "nosniff"
+            headers["cross-origin-resource-policy"] = "same-origin"
+            if origin:
+                _allow(headers, origin)
         await send(message)
 
     return sending

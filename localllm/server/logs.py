@@ -1,7 +1,9 @@
-"""The daemon's log: one file in the home, rotated by size, with nothing in it that a terminal would obey."""
+"""The daemon's log: one file in the home, rotated by size, with nothing in it that a terminal would obey, no line that
+a request made up, and no keys."""
 
 import logging
 import os
+import re
 from logging.handlers import RotatingFileHandler
 
 from localllm.settings import Settings
@@ -13,11 +15,19 @@ _HIDDEN = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)]
 _HIDDEN |= {code: f"\\u{code:04x}" for code in [0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]}
 
 
+_SECRETS = re.compile(r"(?i)\b(bearer\s+|x-api-key\W+|llm-|sk-|hf_)[A-Za-z0-9_\-.~+/]{8,}=*")
+"""What looks like a key: no line of ours holds one, but the message of a library's exception might."""
+
+
 class Sanitized(logging.Formatter):
-    """Control characters, escapes and text-direction overrides are written out instead of sent."""
+    """Control characters, escapes and text-direction overrides are written out instead of sent. Only a traceback has
+    lines of its own: a newline in a message, from a path for example, would look like another message."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return super().formatMessage(record).replace("\n", "\\n")
 
     def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).translate(_HIDDEN)
+        return _SECRETS.sub(r"\1[hidden]", super().format(record).translate(_HIDDEN))
 
 
 class _Rotating(RotatingFileHandler):

@@ -141,6 +141,7 @@ class _Serving(uvicorn.Server):
                 lifespan="on",
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,  # nobody is who a header says
                 server_header=False,
                 date_header=False,
                 http=HttpProtocol,  # of h11, which bounds headers
@@ -160,7 +161,8 @@ class _Serving(uvicorn.Server):
         await super().startup(sockets)
         host, port = self._listener.getsockname()[:2]
         daemon = self._daemon
-        address = Address(host, port, os.getpid(), daemon.version, time.time(), daemon.instance)
+        token = daemon.callers.token
+        address = Address(host, port, os.getpid(), daemon.version, time.time(), daemon.instance, token)
         write_address(self._settings.address_file, address)
         logger.info("localllm %s listens on %s", daemon.version, address.url)
         self._report.listening(address)

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localllm.errors import LocalLLMError, UsageError
-from localllm.server.guard import Guard, Rules, check_content_type
+from localllm.server.callers import Callers
+from localllm.server.guard import Guard, Rules, callers_for, check_content_type, is_loopback
 from localllm.server.http import Json
 from localllm.server.operations import JSON, Directory, Operation
 from localllm.settings import load_settings
@@ -27,11 +28,15 @@ class Routes:
         return (
             Operation("GET", "/health", answer, "Health", "daemon", scope="open"),
             Operation("GET", "/v1/models", answer, "Models", "openai"),
+            Operation("POST", "/v1/load", answer, "Load", "localllm", scope="manage"),
         )
 
 
-def guard(host: str = "127.0.0.1", keys: tuple[str, ...] = (), origins: tuple[str, ...] = ()) -> Guard:
-    return Guard(Json({"reached": True}), Rules(host, keys, origins, "workbench"), Directory([Routes()]))
+def guard(host: str = "127.0.0.1", keys: tuple[str, ...] = ("",), origins: tuple[str, ...] = ()) -> Guard:
+    """Off loopback with keys; a bind without any is refused before there is a guard."""
+    settings = load_settings(host=host, api_keys=",".join(keys))
+    callers = Callers(settings, is_loopback=is_loopback(host))
+    return Guard(Json({"reached": True}), Rules(host, origins, "workbench", 2**20), callers, Directory([Routes()]))
 
 
 async def status(guard: Guard, path: str = "/v1/models", method: str = "GET", **headers: str) -> tuple[int, Headers]:
@@ -92,7 +97,7 @@ async def test_our_own_names_are_answered(host: str) -> None:
 @pytest.mark.parametrize("bound", ["127.0.0.1", "0.0.0.0"])
 async def test_names_that_others_control_are_not_whatever_the_bind(host: str, bound: str) -> None:
     expected = 200 if host == "8.8.8.8" and bound == "0.0.0.0" else 403
-    assert (await status(guard(bound), host=host))[0] == expected
+    assert (await status(guard(bound, ("key",)), host=host, x_api_key="key"))[0] == expected
 
 
 async def test_a_missing_or_doubled_host_is_refused() -> None:
@@ -193,10 +198,11 @@ def test_without_a_key_only_loopback_is_bound(tmp_path: Path) -> None:
     env = {"LOCALLLM_HOME": str(tmp_path)}
     for host in ("0.0.0.0", "192.168.1.5", "::", "example.org"):
         with pytest.raises(UsageError, match="API key"):
-            Rules.of(load_settings(env, host=host))
-        assert Rules.of(load_settings(env, host=host, api_keys="a, b")).keys == ("a", "b")
+            callers_for(load_settings(env, host=host))
+        named = callers_for(load_settings(env, host=host, api_keys="a, b"))
+        assert named.are_named and [named.who(key) is not None for key in ("a", "b", "c", " a")] == [1, 1, 0, 0]
     for host in ("127.0.0.1", "localhost", "::1"):
-        assert Rules.of(load_settings(env, host=host)).keys == ()
+        assert not callers_for(load_settings(env, host=host)).are_named
 
 
 def test_a_daemon_with_keys_hides_its_models_from_those_without(tmp_path: Path) -> None:
