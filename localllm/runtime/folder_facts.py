@@ -1,4 +1,5 @@
-"""What the JSON files of a Hugging Face folder say besides weights and tokenizer: sampling, context, architecture."""
+"""What a model says besides weights and tokenizer, mostly in a Hugging Face folder's JSON files: sampling, context,
+pooling."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 
 from localllm.errors import BadModelFile
 from localllm.formats.json_file import read_json_object
-from localllm.wire import SAMPLING_BOUNDS
+from localllm.wire import SAMPLING_BOUNDS, Pooling
 
 GGUF_SAMPLING_KEYS = {
     "temperature": "general.sampling.temp",
@@ -18,6 +19,12 @@ GGUF_SAMPLING_KEYS = {
     "repetition_penalty": "general.sampling.penalty_repeat",
 }
 """Fields of `wire.SamplingParams` that models bring defaults for, and where GGUF files keep them."""
+_GGUF_POOLING: Mapping[int, Pooling] = {1: "mean", 2: "first", 3: "last"}
+_POOLING_NAMES: Mapping[str, Pooling] = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "first",
+    "pooling_mode_lasttoken": "last",
+}
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx")
 
 
@@ -59,3 +66,16 @@ def context_length_of(config: Mapping[str, Any]) -> int:
             if type(table.get(name)) is int:
                 return int(table[name])
     return 0
+
+
+def gguf_pooling(metadata: Mapping[str, Any], architecture: str) -> Pooling:
+    """What a GGUF file says of making one vector of a text; else the last token's."""
+    said = metadata.get(f"{architecture}.pooling_type")
+    return _GGUF_POOLING.get(said, "last") if isinstance(said, int) else "last"
+
+
+def folder_pooling(folder: Path) -> Pooling:
+    """What sentence-transformers' 1_Pooling/config.json says; else the last token's vector."""
+    path = folder / "1_Pooling" / "config.json"
+    said = read_json_object(path) if path.is_file() else {}
+    return next((kind for name, kind in _POOLING_NAMES.items() if said.get(name) is True), "last")

@@ -20,7 +20,13 @@ from localllm.errors import NotEnoughMemory
 from localllm.formats.gguf_read import GGUFFile
 from localllm.formats.json_file import read_json_object
 from localllm.models.config import ModelConfig
-from localllm.runtime.folder_facts import GGUF_SAMPLING_KEYS, context_length_of, folder_sampling
+from localllm.runtime.folder_facts import (
+    GGUF_SAMPLING_KEYS,
+    context_length_of,
+    folder_pooling,
+    folder_sampling,
+    gguf_pooling,
+)
 from localllm.runtime.open_model import open_model
 from localllm.runtime.place import place_of
 from localllm.runtime.watched import WatchedSource
@@ -133,13 +139,15 @@ def pages_that_fit(
 
 @dataclass(frozen=True, slots=True)
 class TextSide:
-    """What turns messages into ids and ids into text, with the model's own defaults. Holds no weights."""
+    """What turns messages into ids and ids into text, with the model's own defaults. Holds no weights. `pooling` makes
+    one vector of a text: as the file says, else the last token's, which has seen all others."""
 
     tokenizer: Tokenizer
     template: ChatTemplate
     default_sampling: Mapping[str, float]
     context_length: int
     architecture: str
+    pooling: wire.Pooling = "last"
 
 
 def load_text(path: Path, *, template: str | None = None, isolated: bool = True) -> TextSide:
@@ -163,6 +171,7 @@ def load_text(path: Path, *, template: str | None = None, isolated: bool = True)
             default_sampling=sampling_defaults(metadata),
             context_length=_context_length(metadata, file.architecture),
             architecture=file.architecture,
+            pooling=gguf_pooling(metadata, file.architecture),
         )
 
 
@@ -177,6 +186,7 @@ def _text_of_folder(folder: Path, template: str | None, isolated: bool) -> TextS
         default_sampling=folder_sampling(folder),
         context_length=context_length_of(config),
         architecture=str(config.get("model_type", "")),
+        pooling=folder_pooling(folder),
     )
 
 

@@ -1,0 +1,208 @@
+"""Requests and answers of the routes that compute vectors and scores: embeddings, rerank, score."""
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from localllm.errors import InvalidRequest
+from localllm.runtime.presets import LoadWish
+from localllm.server.fields import MAX_PRIORITY, Common
+
+MAX_INPUTS = 2048
+MAX_DIMENSIONS = 65_536
+METHOD = "cosine"
+"""How relevance is measured: the cosine of embeddings. No model with a ranking head is run."""
+
+
+class VectorRequest(msgspec.Struct, kw_only=True):
+    """Fields that all of these share. `truncate_prompt_tokens`: only the last so many tokens of each text are read (-1:
+    as many as the context holds), and `warnings` tell of it; without it a text that is too long is refused."""
+
+    model: str | None = None
+    user: str | None = None
+    truncate_prompt_tokens: int | None = None
+    add_special_tokens: bool | None = None
+    priority: int | None = None
+    cache_salt: str | None = None
+    keep_alive: str | float | None = None
+    backend: str | None = None
+    device: str | None = None
+    kv_type: str | None = None
+    threads: int | None = None
+    quantize: str | None = None
+
+    def check(self) -> None:
+        """InvalidRequest names the field that is out of bounds."""
+        within("truncate_prompt_tokens", self.truncate_prompt_tokens, -1, 2**31 - 1)
+        within("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
+        if self.truncate_prompt_tokens == 0:
+            raise InvalidRequest("truncate_prompt_tokens must not be 0", param="truncate_prompt_tokens")
+        if len(self.cache_salt or "") > 256:
+            raise InvalidRequest("cache_salt may have at most 256 characters", param="cache_salt")
+        LoadWish(self.backend, self.device, self.kv_type, self.threads, self.quantize).checked()
+
+    def common(self) -> Common:
+        """What the desk wants to know of a request."""
+        return Common(
+            model=self.model,
+            user=self.user,
+            priority=self.priority,
+            cache_salt=self.cache_salt,
+            keep_alive=self.keep_alive,
+            backend=self.backend,
+            device=self.device,
+            kv_type=self.kv_type,
+            threads=self.threads,
+            quantize=self.quantize,
+        )
+
+
+class EmbeddingRequest(VectorRequest, kw_only=True):
+    """`POST /v1/embeddings`. `input`: a text, texts, token ids, or lists of token ids. Vectors have length 1, also the
+    shorter ones of `dimensions`; base64 is of little-endian float32."""
+
+    input: str | list[str | int | list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+
+    def check(self) -> None:
+        VectorRequest.check(self)
+        within("dimensions", self.dimensions, 1, MAX_DIMENSIONS)
+
+
+class Document(msgspec.Struct, forbid_unknown_fields=True):
+    text: str
+
+
+class RerankRequest(VectorRequest, kw_only=True):
+    """`POST /v1/rerank`: the form of Jina, Cohere and vLLM with `documents`, the one of TEI with `texts`.
+
+    The score of a document is the cosine between its embedding and that of the query, -1 to 1.
+    """
+
+    query: str
+    documents: list[str | Document] | None = None
+    top_n: int | None = None
+    return_documents: bool | None = None
+    texts: list[str] | None = None
+    return_text: bool | None = None
+    truncate: bool | None = None
+
+    def check(self) -> None:
+        VectorRequest.check(self)
+        within("top_n", self.top_n, 1, 2**31 - 1)
+        if (self.documents is None) == (self.texts is None):
+            raise InvalidRequest("send `documents` (or `texts`, and not both)", param="documents")
+        others = ("top_n", "return_documents") if self.documents is None else ("return_text", "truncate")
+        for name in others:
+            if getattr(self, name) is not None:
+                raise InvalidRequest(f"{name} does not go with {self.kind}", param=name)
+        check_count(self.kind, len(self.documents or self.texts or ()))
+
+    @property
+    def kind(self) -> str:
+        return "texts" if self.documents is None else "documents"
+
+    @property
+    def passages(self) -> list[str]:
+        documents = [each if isinstance(each, str) else each.text for each in self.documents or ()]
+        return documents or self.texts or []
+
+
+class ScoreRequest(VectorRequest, kw_only=True):
+    """`POST /v1/score`: how near texts are to each other, one to one, one to many, or pair by pair."""
+
+    text_1: str | list[str]
+    text_2: str | list[str]
+
+    def check(self) -> None:
+        VectorRequest.check(self)
+        for name in ("text_1", "text_2"):
+            value = getattr(self, name)
+            check_count(name, 1 if isinstance(value, str) else len(value))
+        if isinstance(self.text_1, list) and len(self.text_1) not in (1, len(self.pairs_with)):
+            raise InvalidRequest("text_1 must be one text, or as many as text_2", param="text_1")
+
+    @property
+    def pairs_with(self) -> list[str]:
+        return [self.text_2] if isinstance(self.text_2, str) else self.text_2
+
+
+def within(name: str, value: int | None, low: int, high: int) -> None:
+    if value is not None and not low <= value <= high:
+        raise InvalidRequest(f"{name} must be between {low} and {high}, not {value}", param=name)
+
+
+def check_count(name: str, count: int) -> None:
+    if not 0 < count <= MAX_INPUTS:
+        raise InvalidRequest(f"{name} must hold 1 to {MAX_INPUTS} texts, not {count}", param=name)
+
+
+# ---- answers
+
+
+class VectorUsage(msgspec.Struct):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embedding(msgspec.Struct):
+    """`embedding`: numbers, or base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Embeddings(msgspec.Struct):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: VectorUsage
+    warnings: list[str] | UnsetType = UNSET
+
+
+class Ranked(msgspec.Struct):
+    index: int
+    relevance_score: float
+    document: Document | UnsetType = UNSET
+
+
+class Ranking(msgspec.Struct):
+    """Best first. `method` says what `relevance_score` is: the cosine of embeddings."""
+
+    id: str
+    object: Literal["list"]
+    model: str
+    method: Literal["cosine"]
+    results: list[Ranked]
+    usage: VectorUsage
+    warnings: list[str] | UnsetType = UNSET
+
+
+class RankedText(msgspec.Struct):
+    index: int
+    score: float
+    text: str | UnsetType = UNSET
+
+
+class Score(msgspec.Struct):
+    index: int
+    object: Literal["score"]
+    score: float
+
+
+class Scores(msgspec.Struct):
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    method: Literal["cosine"]
+    data: list[Score]
+    usage: VectorUsage
+    warnings: list[str] | UnsetType = UNSET
+
+
+def usage_of(num_tokens: int) -> dict[str, Any]:
+    return {"prompt_tokens": num_tokens, "total_tokens": num_tokens}

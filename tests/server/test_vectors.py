@@ -1,0 +1,148 @@
+"""Embeddings, rerank and score over HTTP: the engine's own vectors, whatever the form of input and answer."""
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from localllm.backends.fake import FakeBackend
+from localllm.engine.engine import Engine
+from localllm.server import vector_shapes
+from tests.daemon.toy import BOS, CONTEXT_LENGTH, PAGE_SIZE, VOCAB_SIZE, next_token
+from tests.server.world import World, daemon
+
+Vectors = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with daemon(tmp_path_factory.mktemp("home")) as world:
+        yield world
+
+
+def expected(*prompts: list[int]) -> Vectors:
+    """Unit vectors of the last tokens, from an engine of our own."""
+    backend = FakeBackend(vocab_size=VOCAB_SIZE, page_size=PAGE_SIZE, answer=next_token)
+    engine = Engine(backend, context_length=CONTEXT_LENGTH, num_pages=512, page_size=PAGE_SIZE, token_budget=512)
+    vectors = engine.pool(prompts, "last")
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def ids_of(text: str) -> list[int]:
+    return [BOS, *text.encode()]
+
+
+def embeddings(world: World, given: Any, **fields: Any) -> dict[str, Any]:
+    answer = world.client.post("/v1/embeddings", json={"model": "toy:1b", "input": given} | fields)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    assert msgspec.to_builtins(msgspec.convert(body, vector_shapes.Embeddings)) == body
+    return body
+
+
+def vectors_in(body: dict[str, Any]) -> Vectors:
+    assert [each["index"] for each in body["data"]] == list(range(len(body["data"])))
+    return np.asarray([each["embedding"] for each in body["data"]], np.float32)
+
+
+TEXTS = ["a text", "another", "a text", "the fourth of them"]
+
+
+def test_texts_become_unit_vectors_in_their_order(world: World) -> None:
+    body = embeddings(world, TEXTS)
+    np.testing.assert_allclose(vectors_in(body), expected(*map(ids_of, TEXTS)), rtol=1e-5)
+    count = sum(len(ids_of(text)) for text in TEXTS)
+    assert body["usage"] == {"prompt_tokens": count, "total_tokens": count} and body["model"] == "toy:1b"
+
+
+@pytest.mark.parametrize(
+    ("given", "prompts"),
+    [
+        ("one text", [ids_of("one text")]),
+        ([97, 98, 99], [[97, 98, 99]]),
+        ([[97], [98, 99]], [[97], [98, 99]]),
+    ],
+)
+def test_the_input_has_four_forms(world: World, given: Any, prompts: list[list[int]]) -> None:
+    np.testing.assert_allclose(vectors_in(embeddings(world, given)), expected(*prompts), rtol=1e-5)
+
+
+def test_many_inputs_are_one_batch_and_keep_their_order(world: World) -> None:
+    texts = [f"text {number}" * (number % 7 + 1) for number in range(300)]
+    np.testing.assert_allclose(vectors_in(embeddings(world, texts)), expected(*map(ids_of, texts)), rtol=1e-5)
+
+
+def test_base64_holds_the_same_numbers(world: World) -> None:
+    plain = vectors_in(embeddings(world, TEXTS))
+    coded = embeddings(world, TEXTS, encoding_format="base64")
+    decoded = [np.frombuffer(base64.b64decode(each["embedding"]), "<f4") for each in coded["data"]]
+    np.testing.assert_array_equal(np.stack(decoded), plain)
+
+
+def test_fewer_dimensions_are_the_first_ones_at_length_one(world: World) -> None:
+    whole = vectors_in(embeddings(world, TEXTS))[:, :3]
+    short = vectors_in(embeddings(world, TEXTS, dimensions=3))
+    np.testing.assert_allclose(short, whole / np.linalg.norm(whole, axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_a_long_input_is_refused_unless_it_may_be_cut_and_then_that_is_told(world: World) -> None:
+    long = list(range(200)) * 3
+    refused = world.client.post("/v1/embeddings", json={"model": "toy:1b", "input": long})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
+    assert refused.json()["error"]["param"] == "input" and refused.json()["error"]["n_prompt_tokens"] == 600
+    for limit, kept in ((-1, long[-CONTEXT_LENGTH:]), (100, long[-100:])):
+        body = embeddings(world, long, truncate_prompt_tokens=limit)
+        np.testing.assert_allclose(vectors_in(body), expected(kept), rtol=1e-5)
+        assert body["usage"]["prompt_tokens"] == len(kept)
+        assert body["warnings"] == [f"input 0 has 600 tokens and was cut to {len(kept)}"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input": []}, "input"),
+        ({"input": [[]]}, "input"),
+        ({"input": ["a", 1]}, "input"),
+        ({"input": ["a", [1]]}, "input"),
+        ({"input": [1 << 20]}, "input"),
+        ({"input": [-1]}, "input"),
+        ({"input": ["x"] * 2049}, "input"),
+        ({"input": 5}, "input"),
+        ({"input": None}, "input"),
+        ({"input": "x", "encoding_format": "hex"}, "encoding_format"),
+        ({"input": "x", "dimensions": 9}, "dimensions"),
+        ({"input": "x", "dimensions": 0}, "dimensions"),
+        ({"input": "x", "truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+        ({"input": "x", "input_type": "query"}, "input_type"),
+        ({"input": "x", "backend": "abacus"}, "backend"),
+        ({}, "input"),
+    ],
+)
+def test_what_cannot_be_embedded_is_refused_by_name(world: World, fields: dict[str, Any], param: str) -> None:
+    answer = world.client.post("/v1/embeddings", json={"model": "toy:1b"} | fields)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+
+
+def test_vectors_are_computed_beside_an_answer_that_goes_on(world: World) -> None:
+    alone = world.complete("talk", max_tokens=60).json()["choices"][0]["text"]
+    body = {"model": "toy:1b", "prompt": "talk", "temperature": 0, "max_tokens": 60, "stream": True}
+    with world.client.stream("POST", "/v1/completions", json=body) as stream:
+        np.testing.assert_allclose(vectors_in(embeddings(world, "x")), expected(ids_of("x")), rtol=1e-5)
+        lines = [line for line in stream.iter_lines() if line.startswith("data: {")]
+    chunks = [msgspec.json.decode(line[6:]) for line in lines]
+    assert "".join(choice["text"] for chunk in chunks for choice in chunk["choices"]) == alone
+
+
+@pytest.mark.parametrize(("strict", "fields"), [(True, {"encoding_format": "float"}), (False, {})])
+def test_the_official_client_reads_them(world: World, strict: bool, fields: dict[str, Any]) -> None:
+    """By default it asks for base64, which its own types do not have: only the other form can be checked strictly."""
+    openai = pytest.importorskip("openai")
+    with openai.OpenAI(
+        base_url=f"{world.url}/v1", api_key="none", _strict_response_validation=strict, max_retries=0
+    ) as client:
+        answer = client.embeddings.create(model="toy:1b", input=TEXTS, **fields)
+        np.testing.assert_allclose([each.embedding for each in answer.data], expected(*map(ids_of, TEXTS)), rtol=1e-5)
