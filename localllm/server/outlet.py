@@ -1,13 +1,20 @@
-"""Where a stream's bytes go: straight into the connection where our own server runs the application, else through ASGI.
+"""Connections: where a stream's bytes go, and how long a request may take to arrive.
 
-Every layer that a body message passes, h11 last, costs as much again as the event in it.
+Bytes go straight into the connection where our own server runs the application, else through ASGI: every layer that a
+body message passes, h11 last, costs as much again as the event in it.
 """
 
+import asyncio
+import sys
 from typing import Any, Protocol
 
+import h11
+import msgspec
 from starlette.types import Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+HEAD_TIMEOUT_S = 30.0
+"""For a request's first line and headers; also how long a connection may wait for its next request."""
 EXTENSION = "localllm.outlet"
 
 
@@ -22,9 +29,13 @@ class Outlet(Protocol):
 
     async def drain(self) -> None: ...
 
+    def hang_up(self) -> None:
+        """End the connection at once, whatever still waits to be sent."""
+
 
 class HttpProtocol(H11Protocol):
-    """Uvicorn's HTTP/1.1 with an outlet for streams."""
+    """Uvicorn's HTTP/1.1 with an outlet for streams, without patience for half a request, and with refusals that are
+    JSON even for what is no HTTP."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -36,6 +47,48 @@ class HttpProtocol(H11Protocol):
             await app(scope, receive, send)
 
         self.app = with_outlet
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        self._expect_head()
+        super().on_response_complete()
+
+    def _expect_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._end_without_head)
+
+    def _end_without_head(self) -> None:
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        if not is_answering and not self.transport.is_closing():
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Called while h11's complaint about what arrived is being handled; its hint is 400, 431 or 501."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
+        is_long = getattr(sys.exc_info()[1], "error_status_hint", 400) == 431
+        status, sentence = (431, "the request headers are too long") if is_long else (400, "this is not HTTP/1.1")
+        shown = {"message": sentence, "type": "invalid_request_error", "param": None, "code": "invalid_request"}
+        body = msgspec.json.encode({"error": shown})
+        headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+        for event in (
+            h11.Response(status_code=status, headers=headers),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
 
 class _Chunked:
@@ -55,6 +108,9 @@ class _Chunked:
     async def drain(self) -> None:
         await self._protocol.flow.drain()
 
+    def hang_up(self) -> None:
+        self._protocol.transport.abort()
+
 
 class _ThroughSend:
     """For any other server: what is written is sent by whoever drains."""
@@ -73,6 +129,10 @@ class _ThroughSend:
     async def drain(self) -> None:
         data, self._waiting = self._waiting, b""
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    def hang_up(self) -> None:
+        """Another server closes the connection of an answer without an end."""
+        self._waiting = b""
 
 
 def outlet_of(scope: Scope, send: Send) -> Outlet:

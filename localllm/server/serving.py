@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -22,6 +23,7 @@ from localllm.daemon.home import Address, locked, remove_address, write_address
 from localllm.daemon.sources import Sources
 from localllm.errors import DaemonUnreachable, LocalLLMError, PortInUse, UsageError, WorkerCrashed
 from localllm.server.app import Daemon
+from localllm.server.guard import MAX_HEADER_BYTES
 from localllm.server.logs import start_logging
 from localllm.server.outlet import HttpProtocol
 from localllm.settings import Settings, load_settings
@@ -32,8 +34,8 @@ DRAIN_S = 30.0
 LAST_EVENTS_S = 3.0
 PREDECESSOR_S = 40.0
 """How long to wait for a daemon of this home that is just finishing."""
-MAX_HEADER_BYTES = 32 * 2**10
 BACKLOG = 1024
+MAX_FILES = 8192
 
 
 def main(argv: Sequence[str], sources_of: Callable[[Settings], Sources]) -> int:
@@ -53,8 +55,18 @@ def main(argv: Sequence[str], sources_of: Callable[[Settings], Sources]) -> int:
 
 def run(settings: Settings, sources: Sources, report: "_Report | None" = None) -> int:
     """Serve until stopped; the exit status. Raises DaemonUnreachable, PortInUse and UsageError before that."""
+    _allow_many_files()
     with _only_daemon_of(settings), _listening(settings) as listener:
         return _Serving(settings, sources, listener, report or _Report(None)).run()
+
+
+def _allow_many_files() -> None:
+    """Every connection is a file. Shells on macOS allow 256: a few idle clients would lock everybody out."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # a system may know a lower limit than it tells
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Report:
