@@ -165,10 +165,11 @@ class WorkerCrashed(LocalLLMError):
 
 
 class Overloaded(LocalLLMError):
-    """The machine has no room for the request now."""
+    """The machine has no room for the request now. `retry_after_s`: when there may be some."""
 
     code = "rate_limit_exceeded"
     http_status = 503
+    retry_after_s = 2.0
 
 
 class RateLimited(Overloaded):
@@ -176,6 +177,13 @@ class RateLimited(Overloaded):
 
     code = "rate_limit_exceeded"
     http_status = 429
+
+
+class Quarantined(LocalLLMError):
+    """This very request has ended the process that runs the model more than once; it is not tried again."""
+
+    code = "request_quarantined"
+    http_status = 422
 
 
 class Cancelled(LocalLLMError):

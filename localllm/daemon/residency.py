@@ -1,22 +1,29 @@
 """Which models are loaded: found by name, started on demand, kept a while, evicted when room is needed.
 
-One worker per model digest. A model with running requests is never evicted; requests for a model that is still
-loading wait together.
+One worker per model digest. A model with running requests is never evicted, and nobody is evicted in vain; requests
+for a model that is still loading wait together.
 """
 
 import asyncio
 import contextlib
 import logging
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from localllm import wire
+
 from localllm.daemon.crashes import CrashLog
 from localllm.daemon.keepalive import FOREVER, keep_alive_seconds
+from localllm.daemon.memory_plan import Holder, Plan, gigabytes, needed_bytes, plan
+from localllm.daemon.quarantine import Quarantine
 from localllm.daemon.resident import Resident
 from localllm.daemon.sources import Sources, give_back_memory
-from localllm.errors import Overloaded, UnsupportedModel
+from localllm.errors import NotEnoughMemory, Overloaded, UnsupportedModel
 from localllm.runtime.presets import NO_WISH, LoadWish, load_order
 from localllm.settings import Settings
 from localllm.store.entry import Entry
@@ -25,8 +32,41 @@ logger = logging.getLogger("localllm.daemon")
 T = TypeVar("T")
 
 ROOM_WAIT_S = 60.0
-MEMORY_MARGIN = 1.15
-"""A loaded model needs about this many times its file: weights, pages, and the process itself."""
+KEPT_EVICTIONS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """A model that had to go. `at` is in seconds since the epoch."""
+
+    name: str
+    why: str
+    at: float
+
+
+@dataclass(slots=True)
+class Wait:
+    """What keeps a request from its model, and what was done for it. `is_told`: its client was promised an answer."""
+
+    words: str = ""
+    resident: Resident | None = None
+    evicted: list[str] = field(default_factory=list)
+    is_told: bool = False
+
+    @property
+    def text(self) -> str | None:
+        """For people: "loading weights 43 %"; None when nothing keeps it any more."""
+        if self.resident is None or self.resident.state != "loading":
+            return self.words or None
+        return _in_words(self.resident.progress)
+
+
+def _in_words(progress: wire.Progress | None) -> str:
+    if progress is None:
+        return "starting the model"
+    if not progress.total_bytes:
+        return progress.stage
+    return f"{progress.stage} {100 * progress.done_bytes // progress.total_bytes} %"
 
 
 class Residency:
@@ -44,9 +84,12 @@ class Residency:
         self._changed = asyncio.Event()
         self._watchers: set[Callable[[Resident], None]] = set()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="text")
+        self._store = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")  # a name must not wait for texts
         self._num_waiting = 0
         self._is_closed = False
         self.crashes = CrashLog(sources.clock)
+        self.quarantine = Quarantine(sources.clock)
+        self.evictions: deque[Eviction] = deque(maxlen=KEPT_EVICTIONS)
 
     def warm_up(self) -> None:
         """Do in the background what the first request would have to wait for."""
@@ -56,18 +99,24 @@ class Residency:
 
     @contextlib.asynccontextmanager
     async def using(
-        self, name: str, keep_alive: str | float | None = None, wish: LoadWish = NO_WISH
+        self,
+        name: str,
+        keep_alive: str | float | None = None,
+        wish: LoadWish = NO_WISH,
+        wait: Wait | None = None,
     ) -> AsyncIterator[Resident]:
         """The model, ready, and not to be evicted while the block runs; one that is open in another way than wished
-        is loaded again. Raises ModelNotFound, NotEnoughMemory, BadModelFile, UnsupportedModel, WorkerCrashed,
+        is loaded again. `wait` is told what it waits for. Raises ModelNotFound, NotEnoughMemory, BadModelFile, UnsupportedModel, WorkerCrashed,
         Overloaded."""
         wish = wish.checked()
         keep_alive_s = None if keep_alive is None else keep_alive_seconds(keep_alive)
+        wait = Wait() if wait is None else wait
         entry = await self.find(name)
-        resident = await self._hold(entry, wish)
+        resident = await self._hold(entry, wish, wait)
         key = key_of(entry)
         if keep_alive_s is not None:
             self._keep_alive_s[key] = keep_alive_s
+        wait.resident, wait.words = resident, ""
         try:
             await resident.wait_ready()
             yield resident
@@ -75,10 +124,13 @@ class Residency:
             self._release(key, resident)
 
     async def find(self, name: str) -> Entry:
-        return await self.in_thread(partial(self._sources.library.find, name))
+        return await self._in_store(partial(self._sources.library.find, name))
 
     async def entries(self) -> list[Entry]:
-        return await self.in_thread(lambda: list(self._sources.library.entries()))
+        return await self._in_store(lambda: list(self._sources.library.entries()))
+
+    async def _in_store(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._store, work)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run what takes long (templates, tokenizing, the store) off the event loop."""
@@ -102,6 +154,7 @@ class Residency:
         named = (resident.entry for resident in self._residents.values() if resident.entry.name == name)
         entry = next(named, None) or await self.find(name)  # a loaded model may have left the store meanwhile
         self.crashes.forgive(key_of(entry))
+        self.quarantine.forgive(key_of(entry))
         resident = self._residents.get(key_of(entry))
         if resident is None:
             return False
@@ -119,38 +172,42 @@ class Residency:
         await asyncio.gather(*(resident.stop() for resident in self.residents()))
         for life in list(self._lives):
             await life
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._store):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # ---- starting and evicting
 
-    async def _hold(self, entry: Entry, wish: LoadWish) -> Resident:
+    async def _hold(self, entry: Entry, wish: LoadWish, wait: Wait) -> Resident:
         resident = self._residents.get(key_of(entry))
         if resident is None or resident.state in ("stopping", "failed") or not resident.fits(wish):
-            resident = await self._placed(entry, wish)
+            resident = await self._placed(entry, wish, wait)
         resident.num_users += 1
         self._cancel_timer(key_of(entry))
         return resident
 
-    async def _placed(self, entry: Entry, wish: LoadWish) -> Resident:
+    async def _placed(self, entry: Entry, wish: LoadWish, wait: Wait) -> Resident:
         if self._num_waiting >= self._settings.max_queue:
             raise Overloaded("too many requests wait for a model", hint="try again in a few seconds")
         self._num_waiting += 1
+        wait.words = "waiting for another model to load"
         try:
             async with self._placing:
-                return await self._current(entry, wish) or await self._start(entry, wish)
+                return await self._current(entry, wish, wait) or await self._start(entry, wish, wait)
         finally:
             self._num_waiting -= 1
 
-    async def _current(self, entry: Entry, wish: LoadWish) -> Resident | None:
+    async def _current(self, entry: Entry, wish: LoadWish, wait: Wait) -> Resident | None:
         """The loaded model if it is open as wished; otherwise it has been unloaded when this returns."""
         resident = self._residents.get(key_of(entry))
         if resident is not None and resident.state not in ("stopping", "failed") and not resident.fits(wish):
+            wait.words = f"waiting for the answers of {entry.name} as it is open now"
             await self._until_idle(resident, wish)
             if not resident.fits(wish):  # while it loaded nobody knew what `auto` would become
                 await self._refuse_missing(wish)
-                await self._evict(resident, "it is wanted on another backend, or quantized otherwise")
+                await self._evict(resident, "it is wanted on another backend, or quantized otherwise", wait)
                 return None
         if resident is not None and resident.state in ("stopping", "failed"):
+            wait.words = f"waiting for {entry.name} to be unloaded"
             await resident.gone.wait()
             return None
         return resident
@@ -174,16 +231,18 @@ class Residency:
                 )
             await self._wait_for_change(deadline - self._sources.clock())
 
-    async def _start(self, entry: Entry, wish: LoadWish) -> Resident:
+    async def _start(self, entry: Entry, wish: LoadWish, wait: Wait) -> Resident:
+        wait.words = f"waiting for a place for {entry.name}"
         await asyncio.sleep(self.crashes.pause_s(key_of(entry)))
-        await self._make_room(entry)
+        load = load_order(entry, self._settings, wish)
+        await self._make_room(entry, load, wait)
         if self._is_closed:
             raise Overloaded("the daemon is shutting down", hint="try again in a few seconds")
-        load = load_order(entry, self._settings, wish)
         resident = Resident(
             entry,
             load,
             self._sources.load_text,
+            check=self._sources.check_files,
             command=self._sources.worker_command,
             changed=self._note_change,
             started=self._sources.clock(),
@@ -210,27 +269,53 @@ class Residency:
         if not self._is_closed:
             await self.in_thread(give_back_memory)
 
-    async def _make_room(self, entry: Entry) -> None:
-        """Unload idle models, least recently used first, until the new one may come. Overloaded when all are busy."""
+    async def _make_room(self, entry: Entry, load: wire.Load, wait: Wait) -> None:
+        """Unload idle models, least recently used first, until the new one may come. Overloaded when those that would
+        have to go stay busy, NotEnoughMemory when it fits in no case: then nobody goes."""
         deadline = self._sources.clock() + ROOM_WAIT_S
+        needed = needed_bytes(entry, load)
+        self._memory_plan(entry, needed)
         while len(self._residents) >= max(1, self._settings.max_loaded_models):
             idle = self._idlest()
             if idle is not None:
-                await self._evict(idle, f"{entry.name} needs its place")
-            elif self._sources.clock() > deadline:
-                raise Overloaded("all loaded models are busy", hint="try again later, or raise max_loaded_models")
+                await self._evict(idle, f"{entry.name} needs its place", wait)
             else:
-                await self._wait_for_change(deadline - self._sources.clock())
-        needed = int(entry.size_bytes * MEMORY_MARGIN)
-        while needed > self._sources.available_memory_bytes() and (idle := self._idlest()) is not None:
-            await self._evict(idle, f"{entry.name} needs its memory")
+                await self._wait_for_room("all loaded models are busy", deadline)
+        while (made := self._memory_plan(entry, needed)).outcome != "fits":
+            if made.outcome == "evict" and (idle := self._idlest()) is not None:
+                await self._evict(idle, f"{entry.name} needs its memory", wait)
+            else:
+                await self._wait_for_room(f"{entry.name} has no room beside busy models: {made.numbers}", deadline)
+
+    async def _wait_for_room(self, why: str, deadline: float) -> None:
+        if self._sources.clock() > deadline:
+            raise Overloaded(why, hint="try again later, or raise max_loaded_models")
+        await self._wait_for_change(deadline - self._sources.clock())
+
+    def _memory_plan(self, entry: Entry, needed: int) -> Plan:
+        holders = [
+            Holder(key_of(each.entry), _held_bytes(each), not each.num_users, each.last_used)
+            for each in self._residents.values()
+        ]
+        made = plan(needed, self._sources.available_memory_bytes(), holders)
+        if made.outcome == "never":
+            raise NotEnoughMemory(
+                f"{entry.name} needs about {gigabytes(needed)} of memory; {gigabytes(made.available)} is free"
+                + (f", and unloading idle models would free {gigabytes(made.evictable)}" if made.evictable else ""),
+                hint="take a smaller model or a smaller quantization of it, or close other programs",
+            )
+        return made
 
     def _idlest(self) -> Resident | None:
         idle = [resident for resident in self._residents.values() if not resident.num_users]
         return min(idle, key=lambda resident: resident.last_used, default=None)
 
-    async def _evict(self, resident: Resident, why: str) -> None:
-        logger.info("unloading %s: %s", resident.entry.name, why)
+    async def _evict(self, resident: Resident, why: str, wait: Wait) -> None:
+        name = resident.entry.name
+        logger.info("unloading %s: %s", name, why)
+        wait.words = f"unloading {name}"
+        wait.evicted.append(name)
+        self.evictions.append(Eviction(name, why, time.time()))
         await resident.stop()
         self._residents.pop(key_of(resident.entry), None)
 
@@ -268,6 +353,9 @@ class Residency:
     def _note_change(self, resident: Resident) -> None:
         if resident.state == "ready":
             self.crashes.heal(key_of(resident.entry))
+        elif resident.state == "failed" and resident.crashed and not resident.is_mourned:
+            resident.is_mourned = True
+            self.quarantine.note_death(key_of(resident.entry))
         for watcher in list(self._watchers):
             watcher(resident)
 
@@ -280,6 +368,12 @@ class Residency:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, timeout_s)):
                 await self._changed.wait()
+
+
+def _held_bytes(resident: Resident) -> int:
+    """What comes free when it goes; KV pages that were never used cost nothing, so they do not count."""
+    weights = resident.ready.weight_bytes if resident.ready else 0
+    return weights or needed_bytes(resident.entry, resident.load)
 
 
 def key_of(entry: Entry) -> str:

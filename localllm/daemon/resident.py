@@ -48,6 +48,7 @@ class Resident:
         load: wire.Load,
         load_text: Callable[[Entry], "TextSide"],
         *,
+        check: Callable[[Entry], None] = lambda entry: None,
         command: Sequence[str] = WORKER_COMMAND,
         changed: Callable[["Resident"], None],
         started: float,
@@ -63,8 +64,11 @@ class Resident:
         self.last_used = started
         self.error: LocalLLMError | None = None
         self.crashed = False
+        self.is_mourned = False
+        self.is_watched = False
         self.load = load
         self._load_text = load_text
+        self._check = check
         self._command = command
         self._changed = changed
         self._text: TextSide | None = None
@@ -73,6 +77,7 @@ class Resident:
         self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._last_frame = started
         self._slowest_step_s = 0.0
+        self._damage: LocalLLMError | None = None
 
     # ---- what requests use
 
@@ -116,6 +121,12 @@ class Resident:
         self._sinks[submit.request_id] = sink
         self._process.send(submit)
 
+    def set_watched(self, is_watched: bool) -> None:
+        """Whether snapshots are to say whose pages are whose; the worker pays for that only while somebody looks."""
+        if self.state == "ready" and self._process is not None and is_watched != self.is_watched:
+            self.is_watched = is_watched
+            self._process.send(wire.Watch(is_watched))
+
     def cancel(self, request_id: str) -> None:
         """The worker forgets the sequence before its next step; nobody is told any more."""
         if self._sinks.pop(request_id, None) is not None and self._process is not None:
@@ -134,9 +145,12 @@ class Resident:
 
     async def live(self) -> None:
         """Start the worker and follow it to its end. Never raises: the outcome is in `state` and `error`."""
-        text = asyncio.get_running_loop().run_in_executor(None, self._load_text, self.entry)
+        loop = asyncio.get_running_loop()
+        text = loop.run_in_executor(None, self._load_text, self.entry)
+        check = loop.run_in_executor(None, self._check, self.entry)  # beside the loading: it may read every byte
         try:
             self._process = await WorkerProcess.start(self.load, self._command, deliver=self._deliver)
+            check.add_done_callback(partial(self._stop_if_damaged, self._process))
             watch = asyncio.create_task(self._watch(self._process))
             try:
                 await self._follow(self._process, text)
@@ -147,7 +161,8 @@ class Resident:
         except Exception as error:
             self._fail(as_ours(error))
         finally:
-            text.cancel()
+            for side in (text, check):
+                side.cancel()
             with contextlib.suppress(Exception, asyncio.CancelledError):
                 await text
             self._end()
@@ -179,6 +194,13 @@ class Resident:
         error = None if text.cancelled() else text.exception()
         if isinstance(error, Exception) and self.ready is None:
             self.error = as_ours(error)
+            process.kill()
+
+    def _stop_if_damaged(self, process: WorkerProcess, check: "asyncio.Future[None]") -> None:
+        """Answers of a damaged model are worse than none, even where it has begun to give some."""
+        error = None if check.cancelled() else check.exception()
+        if isinstance(error, Exception):
+            self.error = self._damage = as_ours(error)
             process.kill()
 
     async def _become_ready(self, process: WorkerProcess, ready: wire.Ready, text: "Awaitable[TextSide]") -> None:
@@ -257,6 +279,9 @@ class Resident:
         if self.state == "stopping":
             self._fail_streams(self.error or WorkerCrashed(f"{self.entry.name} was unloaded", hint="ask again"))
             return
+        if self._damage is not None:
+            self._fail(self._damage)
+            return
         self.crashed = self.ready is not None or self.error is None
         reason = self.error.message if self.error else how_it_ended(status)
         if self.crashed:
@@ -269,6 +294,7 @@ class Resident:
 
     def _fail(self, error: LocalLLMError) -> None:
         self.state, self.error = "failed", error
+        self._changed(self)  # while it is still known what ran
         self._fail_streams(error)
 
     def _fail_streams(self, error: LocalLLMError) -> None:

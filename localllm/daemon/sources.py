@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from localllm.daemon.process import WORKER_COMMAND
-from localllm.errors import InvalidRequest
+from localllm.errors import BadModelFile, InvalidRequest
 from localllm.store.entry import Entry
 
 if TYPE_CHECKING:
@@ -58,6 +58,20 @@ def load_text(entry: Entry) -> "TextSide":
     return text
 
 
+def check_files(entry: Entry) -> None:
+    """BadModelFile where a file is not what was downloaded: quick while size, time and inode are as they were, else
+    by its sha256, which reads all of it."""
+    from localllm.store.verify import has_changed  # deferred: it comes with the first model
+
+    for file in entry.files:
+        if has_changed(file):
+            known = f": its sha256 is not {file.sha256}" if file.sha256 else f": it has not {file.size_bytes} bytes"
+            raise BadModelFile(
+                f"{file.path} of {entry.name} is damaged or gone{known}",
+                hint=f"`localllm pull {entry.name}` fetches it again",
+            )
+
+
 def backend_problem(backend: str) -> str:
     """Why a backend cannot be used here; empty when it may."""
     from localllm.backends.select import problem_of  # deferred: numpy comes with it
@@ -80,6 +94,7 @@ class Sources:
     library: LibraryLike
     load_text: "Callable[[Entry], TextSide]" = load_text
     worker_command: Sequence[str] = WORKER_COMMAND
+    check_files: Callable[[Entry], None] = check_files
     warm_up: Callable[[], None] = import_text_side
     available_memory_bytes: Callable[[], int] = available_memory_bytes
     backend_problem: Callable[[str], str] = backend_problem

@@ -1,47 +1,98 @@
-"""Where the requests of every dialect become replies: a resident model, prompts in ids, sequences submitted."""
+"""Where the requests of every dialect become replies: let in or refused, a resident model, prompts in ids, sequences
+submitted, and an end to it all at the request's deadline."""
 
+import asyncio
 import contextlib
 import functools
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
 
+from localllm.daemon.admission import Admission, Bounds, Ticket
 from localllm.daemon.journal import Journal, Record
+from localllm.daemon.quarantine import fingerprint_of, fingerprint_of_body
 from localllm.daemon.replies import Ask, Reply
-from localllm.daemon.residency import Residency
+from localllm.daemon.residency import Residency, Wait, key_of
 from localllm.daemon.resident import Resident
-from localllm.errors import Overloaded
+from localllm.errors import DeadlineExceeded, InvalidRequest, LocalLLMError, Overloaded
 from localllm.server.asks import wish_of
 from localllm.server.callers import caller_of
-from localllm.server.fields import Common
+from localllm.server.fields import MAX_TIMEOUT_S, Common
+from localllm.server.patience import wait_of
 from localllm.settings import Settings
 from localllm.store.entry import Entry
 
 MakeAsks = Callable[[Any, Entry, Any, Settings, int], list[Ask]]
 """Of a request, its model, the model's text side, the settings and the size of the vocabulary; off the event loop."""
 
+BYTES_PER_TOKEN = 8
+"""A body seldom has fewer bytes for each token of its prompt than this: whoever is refused by its length is refused
+rightly, and before anybody has worked for it."""
+TIMEOUT_HEADER = "x-request-timeout"
+PRIORITY_HEADER = "x-request-priority"
+BATCH_PRIORITY = -10
+PRIORITIES: Mapping[str, int] = {"batch": BATCH_PRIORITY, "flex": BATCH_PRIORITY, "interactive": 0, "priority": 10}
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A reply under way and what it came from. `name` is the model's as the request has it."""
+    """A reply under way and what it came from. `name` is the model's as the request has it; `evicted` are the models
+    that had to go for it."""
 
     name: str
     resident: Resident
     asks: list[Ask]
     reply: Reply
+    evicted: tuple[str, ...] = ()
+
+
+class Leash:
+    """One request under way, to be ended from outside at any moment: by its deadline, by a cancel, by a drain."""
+
+    def __init__(self) -> None:
+        self._error: LocalLLMError | None = None
+        self._opening: asyncio.Timeout | None = None
+        self._reply: Reply | None = None
+
+    def pull(self, error: LocalLLMError) -> None:
+        """End it with this error; nothing happens where it is over or was ended before."""
+        if self._error is not None:
+            return
+        self._error = error
+        if self._reply is not None:
+            if self._reply.stats.finished is None:
+                self._reply.abort(error)
+        elif self._opening is not None:
+            self._opening.reschedule(asyncio.get_running_loop().time())
+
+    def hold(self, reply: Reply) -> None:
+        """From here on it is the reply that ends."""
+        self._reply = reply
+
+    @contextlib.asynccontextmanager
+    async def opening(self) -> AsyncIterator[None]:
+        """The block raises what the leash was pulled with."""
+        try:
+            async with asyncio.timeout(None) as self._opening:
+                yield
+        except TimeoutError:
+            raise self._error or TimeoutError from None
 
 
 class Desk:
-    """One for all dialects. `replies` holds every answer under way, for drains and counts."""
+    """One for all dialects. `replies` holds every answer under way, `leashes` every request."""
 
     def __init__(self, settings: Settings, residency: Residency, journal: Journal) -> None:
         self.settings = settings
         self.residency = residency
         self.journal = journal
+        self.admission = Admission(Bounds.of(settings))
         self.replies: set[Reply] = set()
+        self.leashes: set[Leash] = set()
         self.is_draining = False
 
     async def open(
@@ -50,32 +101,159 @@ class Desk:
         """Whatever is to be undone when the answer is over is put on the stack. Raises what keeps the request from
         being answered; call it within `attended`, so that a client who leaves ends it."""
         self.check_open()
-        started = time.monotonic()
         name = wanted.model or self.settings.default_model
+        timeout_s = _timeout_s(request, wanted, self.settings)
+        priority = _priority(request, wanted)
         record = self._record(request, stack, name, route)
-        resident = await stack.enter_async_context(self.residency.using(name, wanted.keep_alive, wish_of(wanted)))
-        load_s = time.monotonic() - started
-        self._refuse_crowds(resident)
-        vocab_size = resident.ready.vocab_size if resident.ready else 0
-        work = functools.partial(make, wanted, resident.entry, resident.text, self.settings, vocab_size)
-        asks = await self.residency.in_thread(work)
-        reply = Reply.open(resident, asks, record, load_s=load_s)
-        self.replies.add(reply)
-        stack.callback(self.replies.discard, reply)
-        stack.callback(reply.close)
-        return Opened(name, resident, asks, reply)
+        ticket = self._admitted(request, stack)
+        leash = self._leashed(stack, record, timeout_s)
+        async with leash.opening():
+            return await self._opened(request, stack, wanted, make, _Entry(name, record, ticket, leash, priority))
 
     def check_open(self) -> None:
         if self.is_draining:
             raise Overloaded("the daemon is shutting down", hint="try again in a few seconds")
 
+    # ---- letting in
+
     def _record(self, request: Request, stack: contextlib.AsyncExitStack, name: str, route: str) -> Record:
-        caller = caller_of(request)
-        record = self.journal.open(route or request.url.path, name, caller.name)
+        record = self.journal.open(route or request.url.path, name, caller_of(request).name)
         stack.callback(self.journal.close, record)
         return record
 
-    def _refuse_crowds(self, resident: Resident) -> None:
-        limit = self.settings.max_sequences + self.settings.max_queue
-        if resident.num_streams >= limit:
-            raise Overloaded(f"{resident.num_streams} requests already run or wait", hint="try again in a few seconds")
+    def _admitted(self, request: Request, stack: contextlib.AsyncExitStack) -> Ticket:
+        declared = request.headers.get("content-length", "0")
+        num_bytes = int(declared) if declared.isdecimal() else 0
+        ticket = self.admission.enter(caller_of(request).name, num_bytes // BYTES_PER_TOKEN)
+        stack.callback(self.admission.leave, ticket)
+        return ticket
+
+    def _leashed(self, stack: contextlib.AsyncExitStack, record: Record, timeout_s: float) -> Leash:
+        leash = Leash()
+        self.leashes.add(leash)
+        stack.callback(self.leashes.discard, leash)
+        record.on_cancel(leash.pull)
+        if timeout_s:
+            error = DeadlineExceeded(
+                f"the request was not answered within its {timeout_s:g} s", hint="allow more time, or ask for less"
+            )
+            timer = asyncio.get_running_loop().call_later(timeout_s, leash.pull, error)
+            stack.callback(timer.cancel)
+        return leash
+
+    # ---- opening
+
+    async def _opened(
+        self, request: Request, stack: contextlib.AsyncExitStack, wanted: Common, make: MakeAsks, entry: "_Entry"
+    ) -> Opened:
+        started = time.monotonic()
+        await self._refuse_known_poison(entry.name, wanted)
+        wait = wait_of(request)
+        resident = await self._resident(stack, wanted, entry, wait)
+        load_s = time.monotonic() - started
+        asks, fingerprints = await self._asks(resident, wanted, make)
+        owner = caller_of(request).name or wanted.user or ""
+        asks = [_placed(ask, entry.priority, owner, self.settings) for ask in asks]
+        self.admission.settle(entry.ticket, len(asks), _num_tokens(asks), is_certain=wait.is_told)
+        quarantine, key = self.residency.quarantine, key_of(resident.entry)
+        await stack.enter_async_context(quarantine.running(key, fingerprints))
+        reply = Reply.open(resident, asks, entry.record, load_s=load_s)
+        entry.leash.hold(reply)
+        entry.record.on_cancel(entry.leash.pull)
+        self.replies.add(reply)
+        stack.callback(self.replies.discard, reply)
+        stack.callback(_clear_if_finished, reply, functools.partial(quarantine.clear, key, fingerprints))
+        stack.callback(reply.close)
+        return Opened(entry.name, resident, asks, reply, tuple(wait.evicted))
+
+    async def _resident(
+        self, stack: contextlib.AsyncExitStack, wanted: Common, entry: "_Entry", wait: Wait
+    ) -> Resident:
+        using = self.residency.using(entry.name, wanted.keep_alive, wish_of(wanted), wait)
+        resident = await stack.enter_async_context(using)
+        if wait.evicted:
+            entry.record.note("loading", evicted=list(wait.evicted))
+        return resident
+
+    async def _asks(self, resident: Resident, wanted: Common, make: MakeAsks) -> tuple[list[Ask], list[str]]:
+        """The sequences to run, and what the request is known by if they kill the worker."""
+        vocab_size = resident.ready.vocab_size if resident.ready else 0
+        text, settings = resident.text, self.settings
+
+        def work() -> tuple[list[Ask], list[str]]:
+            asks = make(wanted, resident.entry, text, settings, vocab_size)
+            return asks, [fingerprint_of_body(wanted), fingerprint_of(asks)]
+
+        return await self.residency.in_thread(work)
+
+    async def _refuse_known_poison(self, name: str, wanted: Common) -> None:
+        """Before its model is even loaded."""
+        if not self.residency.quarantine.is_empty:
+            entry = await self.residency.find(name)
+            self.residency.quarantine.check(key_of(entry), fingerprint_of_body(wanted))
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A request that was let in."""
+
+    name: str
+    record: Record
+    ticket: Ticket
+    leash: Leash
+    priority: int
+
+
+def _clear_if_finished(reply: Reply, clear: Callable[[], None]) -> None:
+    if reply.stats.finished is not None:
+        clear()
+
+
+def _num_tokens(asks: Sequence[Ask]) -> int:
+    """Of all prompts; copies of one prompt share their pages and count once."""
+    return sum(len(prompt) for prompt in {id(ask.prompt): ask.prompt for ask in asks}.values())
+
+
+def _placed(ask: Ask, priority: int, owner: str, settings: Settings) -> Ask:
+    """With its place in the queue, and no longer than the server allows."""
+    ceiling = settings.max_tokens_ceiling
+    if ceiling and ask.max_tokens is not None and ask.max_tokens > ceiling:
+        raise InvalidRequest(
+            f"an answer may have at most {ceiling} tokens here, not {ask.max_tokens}",
+            hint="ask for fewer, or raise the setting max_tokens_ceiling",
+            param="max_tokens",
+        )
+    limit = ceiling if ceiling and ask.max_tokens is None else ask.max_tokens
+    return replace(ask, priority=ask.priority or priority, owner=owner or ask.owner, max_tokens=limit)
+
+
+def _timeout_s(request: Request, wanted: Common, settings: Settings) -> float:
+    """Seconds that the request may take: the least of what the body, the header and the settings say; 0: for ever."""
+    named = [wanted.timeout_s, *_header_seconds(request), settings.request_timeout_s]
+    return min((seconds for seconds in named if seconds), default=0.0)
+
+
+def _header_seconds(request: Request) -> Iterator[float]:
+    given = request.headers.get(TIMEOUT_HEADER)
+    if given is None:
+        return
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= MAX_TIMEOUT_S:
+        raise InvalidRequest(
+            f"the header {TIMEOUT_HEADER} must hold seconds, more than 0 and at most {MAX_TIMEOUT_S}",
+            param=TIMEOUT_HEADER,
+        )
+    yield seconds
+
+
+def _priority(request: Request, wanted: Common) -> int:
+    """Of requests that do not say a number themselves. Batch work gives way to everybody."""
+    given = request.headers.get(PRIORITY_HEADER)
+    if given is not None and given not in PRIORITIES:
+        raise InvalidRequest(
+            f"the header {PRIORITY_HEADER} must be one of {', '.join(PRIORITIES)}", param=PRIORITY_HEADER
+        )
+    return PRIORITIES.get(given or wanted.service_tier or "", 0)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, TypeVar
 
@@ -11,8 +12,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from localllm.errors import ContextExceeded, LocalLLMError
+from localllm.errors import ContextExceeded, LocalLLMError, Overloaded
 from localllm.server.json_text import decoded_object
+from localllm.server.outlet import outlet_of
 
 logger = logging.getLogger("localllm.server")
 
@@ -146,9 +148,11 @@ class Streamed(Response):
 
     async def _send_all(self, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        if await self.write(scope, send):
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        # otherwise without an end: the server closes the connection
+        if not await self.write(scope, send):
+            # without an end; what still waits to be sent would keep the connection open for ever
+            outlet_of(scope, send).hang_up()
+            return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def write(self, scope: Scope, send: Send) -> bool:
         """Write all of the body; False when the client does not read."""
@@ -204,10 +208,18 @@ def error_object(error: LocalLLMError) -> dict[str, Any]:
 
 def error_response(error: LocalLLMError, path: str = "") -> Json:
     """In the form of the dialect whose route `path` is; without one, OpenAI's."""
-    headers = {"retry-after": str(RETRY_AFTER_S)} if error.http_status in (429, 503) else {}
+    headers = retry_after(error)
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
     return Json(error_body(error, path), status_code=error.http_status, headers=headers)
+
+
+def retry_after(error: LocalLLMError) -> dict[str, str]:
+    """When another try makes sense, as a header; empty where it never does."""
+    if error.http_status not in (429, 503):
+        return {}
+    seconds = error.retry_after_s if isinstance(error, Overloaded) else RETRY_AFTER_S
+    return {"retry-after": str(math.ceil(seconds))}
 
 
 _ANTHROPIC = "/v1/messages"

@@ -3,16 +3,25 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from localllm import wire
-from localllm.daemon.residency import Residency
+from localllm.daemon.residency import Residency, Wait
 from localllm.daemon.resident import Resident
 from localllm.daemon.sources import Sources
-from localllm.errors import BadModelFile, InvalidRequest, LocalLLMError, ModelNotFound, Overloaded, UnsupportedModel
+from localllm.errors import (
+    BadModelFile,
+    InvalidRequest,
+    LocalLLMError,
+    ModelNotFound,
+    NotEnoughMemory,
+    Overloaded,
+    UnsupportedModel,
+)
 from localllm.runtime.load import TextSide
 from localllm.runtime.presets import NO_WISH, LoadWish
 from localllm.settings import load_settings
@@ -33,6 +42,7 @@ async def residency(home: Path, *, free_bytes: int = 10**12, **settings: Any) ->
     entries = [toy_entry(name) for name in NAMES]
     entries += [toy_entry("broken", "toy:broken"), toy_entry("heavy", "toy:heavy"), toy_entry("slow", "toy:slow")]
     entries.append(toy_entry("endless", "toy:endless"))
+    entries.append(toy_entry("huge").__class__(**{**_fields(toy_entry("huge")), "size_bytes": 5 * 10**9}))
     entries.append(entries[0].__class__(**{**_fields(entries[0]), "name": "alias of a"}))
     sources = Sources(
         library=ToyLibrary(*entries),
@@ -108,11 +118,75 @@ async def test_others_are_served_while_one_waits_for_room(tmp_path: Path) -> Non
         waiting.cancel()
 
 
-async def test_idle_models_go_when_memory_is_short(tmp_path: Path) -> None:
-    async with residency(tmp_path, free_bytes=0) as models:
+async def test_idle_models_go_when_memory_is_short_and_it_is_said(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        short_of_memory(models, room_for=2)
+        for name in ("a", "b", "c"):
+            wait = Wait()
+            async with models.using(name, wait=wait):
+                pass
+        assert loaded(models) == ["b", "c"]
+        assert wait.evicted == ["a"] and [(each.name, each.why) for each in models.evictions] == [
+            ("a", "c needs its memory")
+        ]
+
+
+async def test_what_fits_in_no_case_is_refused_with_numbers_before_anybody_goes(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        short_of_memory(models, room_for=2)
         await use(models, "a")
-        await use(models, "b")
-        assert loaded(models) == ["b"]
+        with pytest.raises(NotEnoughMemory, match=r"huge needs about 5\.\d GB of memory; 0\.0 MB is free"):
+            await use(models, "huge")
+        assert loaded(models) == ["a"]
+
+
+async def test_what_fits_once_others_are_done_waits_for_them(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        short_of_memory(models, room_for=1)
+        wait = Wait()
+        async with models.using("a"):
+            waiting = asyncio.create_task(held(models, "b", wait))
+            await asyncio.wait({waiting}, timeout=0.1)
+            assert not waiting.done() and loaded(models) == ["a"]
+            assert wait.text == "waiting for a place for b"
+        await waiting
+        assert loaded(models) == ["b"] and wait.evicted == ["a"]
+
+
+async def test_whoever_waits_is_told_how_far_the_model_has_loaded(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        wait = Wait()
+        waiting = asyncio.create_task(held(models, "heavy", wait))
+        while wait.text != "loading weights 0 %":
+            await asyncio.sleep(0.005)
+        await waiting
+        assert wait.text is None
+
+
+async def held(models: Residency, name: str, wait: Wait) -> None:
+    async with models.using(name, wait=wait):
+        pass
+
+
+def short_of_memory(models: Residency, *, room_for: int) -> None:
+    """Free memory is what the loaded models leave of a room for so many of them, with a little to spare."""
+
+    def free() -> int:
+        return 1150 * (room_for - len(models.residents())) + 10
+
+    models._sources = replace(models._sources, available_memory_bytes=free)
+
+
+async def test_damage_found_while_a_model_runs_ends_it_and_names_the_file(tmp_path: Path) -> None:
+    def check(entry: Entry) -> None:
+        if entry.name == "heavy":
+            raise BadModelFile("/models/heavy.gguf is damaged: its sha256 is not abc", hint="pull it")
+
+    async with residency(tmp_path) as models:
+        models._sources = replace(models._sources, check_files=check)
+        with pytest.raises(BadModelFile, match="heavy.gguf is damaged"):
+            await use(models, "heavy")
+        assert models.crashes.wounds() == []
 
 
 async def test_a_crowd_before_a_model_is_turned_away(tmp_path: Path) -> None:
