@@ -27,6 +27,7 @@ from localllm.server.live import Live
 from localllm.server.manage import Manage, model_rows
 from localllm.server.openai import OpenAI
 from localllm.server.operations import Directory, Operation, Surface
+from localllm.server.ranking import Ranker
 from localllm.server.vectors import Embedder
 from localllm.settings import Settings
 
@@ -66,6 +67,7 @@ class Daemon:
             self,
             OpenAI(self.desk, f"localllm-{self.version}"),
             Embedder(self.desk),
+            Ranker(self.desk),
             Manage(self.settings, self.residency, request_stop),
             self.live,
         )

@@ -89,19 +89,20 @@ def _parameter(name: str, place: str, sentence: str) -> Schema:
     return shown | ({"description": sentence} if sentence else {})
 
 
-def _json(shape: type[msgspec.Struct]) -> Schema:
-    return {"application/json": {"schema": {"$ref": REF.format(name=shape.__name__)}}}
+def _json(shape: Any) -> Schema:
+    (schema,), _ = msgspec.json.schema_components([shape], ref_template=REF)
+    return {"application/json": {"schema": schema}}
 
 
 # ---- schemas
 
 
 def _schemas(operations: Iterable[Operation]) -> Schema:
-    roots: set[type[msgspec.Struct]] = {fields.ChatRequest, fields.CompletionRequest, shapes.ErrorBody, shapes.Message}
+    roots: set[Any] = {fields.ChatRequest, fields.CompletionRequest, shapes.ErrorBody, shapes.Message}
     for operation in operations:
         named = (operation.answer, operation.body, operation.unwell, operation.errors)
         roots |= {shape for shape in named if shape}
-    _, schemas = msgspec.json.schema_components(sorted(roots, key=lambda shape: shape.__name__), ref_template=REF)
+    _, schemas = msgspec.json.schema_components(sorted(roots, key=str), ref_template=REF)
     chat, completion = schemas["ChatRequest"], schemas["CompletionRequest"]
     chat["properties"]["messages"]["items"] = {"$ref": REF.format(name="Message")}
     for request, bounds in ((chat, fields.CHAT_BOUNDS), (completion, fields.COMPLETION_BOUNDS)):

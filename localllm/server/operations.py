@@ -5,7 +5,7 @@ A surface (one dialect, or one group of routes) is a class with a method `operat
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 from starlette.requests import Request
@@ -21,15 +21,16 @@ JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one path. `body` and `answer` are structs; `streams` are other media types of the answer, each with
-    a sentence; `takes` is the media type of the body; `query` names parameters, each with a sentence."""
+    """One method of one path. `body` is a struct, `answer` one or anything made of some (`A | list[B]`); `streams` are
+    other media types of the answer, each with a sentence; `takes` is the media type of the body; `query` names
+    parameters, each with a sentence."""
 
     method: Literal["GET", "POST", "DELETE", "HEAD"]
     path: str
     endpoint: Callable[[Request], Awaitable[Response]]
     summary: str
     tag: str
-    answer: type[msgspec.Struct] | None = None
+    answer: Any = None
     body: type[msgspec.Struct] | None = None
     streams: Sequence[tuple[str, str]] = ()
     unwell: type[msgspec.Struct] = shapes.ErrorBody

@@ -1,6 +1,6 @@
 """Requests and answers of the routes that compute vectors and scores: embeddings, rerank, score."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -13,6 +13,15 @@ MAX_INPUTS = 2048
 MAX_DIMENSIONS = 65_536
 METHOD = "cosine"
 """How relevance is measured: the cosine of embeddings. No model with a ranking head is run."""
+MAX_TOKENS = 2**31 - 1
+
+
+def _described(**keywords: Any) -> msgspec.Meta:
+    """For the API description only: `check` has the words for who is out of bounds."""
+    return msgspec.Meta(extra_json_schema=keywords)
+
+
+Texts = Annotated[list[str], _described(minItems=1, maxItems=MAX_INPUTS)]
 
 
 class VectorRequest(msgspec.Struct, kw_only=True):
@@ -21,10 +30,10 @@ class VectorRequest(msgspec.Struct, kw_only=True):
 
     model: str | None = None
     user: str | None = None
-    truncate_prompt_tokens: int | None = None
+    truncate_prompt_tokens: Annotated[int, _described(minimum=-1, maximum=MAX_TOKENS)] | None = None
     add_special_tokens: bool | None = None
-    priority: int | None = None
-    cache_salt: str | None = None
+    priority: Annotated[int, _described(minimum=-MAX_PRIORITY, maximum=MAX_PRIORITY)] | None = None
+    cache_salt: Annotated[str, _described(maxLength=256)] | None = None
     keep_alive: str | float | None = None
     backend: str | None = None
     device: str | None = None
@@ -34,7 +43,7 @@ class VectorRequest(msgspec.Struct, kw_only=True):
 
     def check(self) -> None:
         """InvalidRequest names the field that is out of bounds."""
-        within("truncate_prompt_tokens", self.truncate_prompt_tokens, -1, 2**31 - 1)
+        within("truncate_prompt_tokens", self.truncate_prompt_tokens, -1, MAX_TOKENS)
         within("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
         if self.truncate_prompt_tokens == 0:
             raise InvalidRequest("truncate_prompt_tokens must not be 0", param="truncate_prompt_tokens")
@@ -62,9 +71,9 @@ class EmbeddingRequest(VectorRequest, kw_only=True):
     """`POST /v1/embeddings`. `input`: a text, texts, token ids, or lists of token ids. Vectors have length 1, also the
     shorter ones of `dimensions`; base64 is of little-endian float32."""
 
-    input: str | list[str | int | list[int]]
+    input: str | Annotated[list[str | int | list[int]], _described(minItems=1)]
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = None
+    dimensions: Annotated[int, _described(minimum=1, maximum=MAX_DIMENSIONS)] | None = None
 
     def check(self) -> None:
         VectorRequest.check(self)
@@ -82,16 +91,16 @@ class RerankRequest(VectorRequest, kw_only=True):
     """
 
     query: str
-    documents: list[str | Document] | None = None
-    top_n: int | None = None
+    documents: Annotated[list[str | Document], _described(minItems=1, maxItems=MAX_INPUTS)] | None = None
+    top_n: Annotated[int, _described(minimum=1, maximum=MAX_TOKENS)] | None = None
     return_documents: bool | None = None
-    texts: list[str] | None = None
+    texts: Texts | None = None
     return_text: bool | None = None
     truncate: bool | None = None
 
     def check(self) -> None:
         VectorRequest.check(self)
-        within("top_n", self.top_n, 1, 2**31 - 1)
+        within("top_n", self.top_n, 1, MAX_TOKENS)
         if (self.documents is None) == (self.texts is None):
             raise InvalidRequest("send `documents` (or `texts`, and not both)", param="documents")
         others = ("top_n", "return_documents") if self.documents is None else ("return_text", "truncate")
@@ -113,19 +122,22 @@ class RerankRequest(VectorRequest, kw_only=True):
 class ScoreRequest(VectorRequest, kw_only=True):
     """`POST /v1/score`: how near texts are to each other, one to one, one to many, or pair by pair."""
 
-    text_1: str | list[str]
-    text_2: str | list[str]
+    text_1: str | Texts
+    text_2: str | Texts
 
     def check(self) -> None:
         VectorRequest.check(self)
-        for name in ("text_1", "text_2"):
-            value = getattr(self, name)
-            check_count(name, 1 if isinstance(value, str) else len(value))
-        if isinstance(self.text_1, list) and len(self.text_1) not in (1, len(self.pairs_with)):
+        check_count("text_1", len(self.first))
+        check_count("text_2", len(self.second))
+        if len(self.first) not in (1, len(self.second)):
             raise InvalidRequest("text_1 must be one text, or as many as text_2", param="text_1")
 
     @property
-    def pairs_with(self) -> list[str]:
+    def first(self) -> list[str]:
+        return [self.text_1] if isinstance(self.text_1, str) else self.text_1
+
+    @property
+    def second(self) -> list[str]:
         return [self.text_2] if isinstance(self.text_2, str) else self.text_2
 
 

@@ -46,7 +46,7 @@ Input = str | list[int]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """An input longer than `max_tokens` (None: than the context) is cut at its end, or with `keeps_end` at its start."""
+    """Inputs longer than `max_tokens` (None: than the context) lose their end, or with `keeps_end` their start."""
 
     max_tokens: int | None = None
     keeps_end: bool = False

@@ -12,6 +12,7 @@ from localllm.backends.fake import FakeBackend
 from localllm.engine.engine import Engine
 from localllm.server import vector_shapes
 from tests.daemon.toy import BOS, CONTEXT_LENGTH, PAGE_SIZE, VOCAB_SIZE, next_token
+from tests.server.json_schema import complaints
 from tests.server.world import World, daemon
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
@@ -146,3 +147,109 @@ def test_the_official_client_reads_them(world: World, strict: bool, fields: dict
     ) as client:
         answer = client.embeddings.create(model="toy:1b", input=TEXTS, **fields)
         np.testing.assert_allclose([each.embedding for each in answer.data], expected(*map(ids_of, TEXTS)), rtol=1e-5)
+
+
+# ---- rerank and score
+
+QUERY, DOCUMENTS = "what is it", ["this", "what is it", "something else"]
+
+
+def cosines() -> list[float]:
+    query, *others = expected(*map(ids_of, [QUERY, *DOCUMENTS]))
+    return [float(query @ other) for other in others]
+
+
+def rerank(world: World, path: str = "/v1/rerank", **fields: Any) -> Any:
+    answer = world.client.post(path, json={"model": "toy:1b", "query": QUERY} | fields)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-localllm-method"] == "cosine"
+    return answer.json()
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank", "/v1/reranking", "/reranking"])
+def test_documents_come_best_first_with_their_cosines(world: World, path: str) -> None:
+    body = rerank(world, path, documents=DOCUMENTS)
+    assert msgspec.to_builtins(msgspec.convert(body, vector_shapes.Ranking)) == body
+    assert body["method"] == "cosine" and body["results"][0]["index"] == 1
+    scores = [each["relevance_score"] for each in body["results"]]
+    assert scores == sorted(scores, reverse=True)
+    found = {each["index"]: each["relevance_score"] for each in body["results"]}
+    np.testing.assert_allclose([found[index] for index in range(3)], cosines(), atol=1e-5)
+    assert body["usage"]["total_tokens"] == sum(len(ids_of(text)) for text in [QUERY, *DOCUMENTS])
+
+
+def test_only_the_best_with_their_texts_where_that_is_asked_for(world: World) -> None:
+    documents = [{"text": DOCUMENTS[0]}, DOCUMENTS[1], {"text": DOCUMENTS[2]}]
+    body = rerank(world, documents=documents, top_n=2, return_documents=True)
+    assert len(body["results"]) == 2
+    assert body["results"][0]["document"] == {"text": DOCUMENTS[1]}
+
+
+def test_texts_are_answered_in_tei_s_form(world: World) -> None:
+    body = rerank(world, "/rerank", texts=DOCUMENTS, return_text=True)
+    assert [each["index"] for each in body][0] == 1 and body[0]["text"] == DOCUMENTS[1]
+    np.testing.assert_allclose([each["score"] for each in body], sorted(cosines(), reverse=True), atol=1e-5)
+    assert rerank(world, texts=["x" * 900], truncate=True)[0].keys() == {"index", "score"}
+
+
+def test_long_documents_are_refused_or_cut_and_told(world: World) -> None:
+    asked = {"model": "toy:1b", "query": QUERY, "documents": ["x" * 900]}
+    answer = world.client.post("/v1/rerank", json=asked)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "documents")
+    body = rerank(world, documents=["x" * 900], truncate_prompt_tokens=-1)
+    assert body["warnings"] == ["input 1 has 901 tokens and was cut to 512"]
+
+
+@pytest.mark.parametrize(
+    ("one", "many"), [("a", "b"), ("a", ["b", "c"]), (["a"], ["b", "c"]), (["a", "b"], ["c", "d"])]
+)
+def test_scores_are_cosines_of_pairs(world: World, one: Any, many: Any) -> None:
+    answer = world.client.post("/v1/score", json={"model": "toy:1b", "text_1": one, "text_2": many})
+    body = answer.json()
+    assert msgspec.to_builtins(msgspec.convert(body, vector_shapes.Scores)) == body
+    first, second = ([each] if isinstance(each, str) else each for each in (one, many))
+    first = first * len(second) if len(first) == 1 else first
+    left, right = (expected(*map(ids_of, texts)) for texts in (first, second))
+    np.testing.assert_allclose([each["score"] for each in body["data"]], (left * right).sum(axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/v1/rerank", {"query": "x"}, "documents"),
+        ("/v1/rerank", {"query": "x", "documents": []}, "documents"),
+        ("/v1/rerank", {"documents": ["x"]}, "query"),
+        ("/v1/rerank", {"query": "x", "documents": ["x"], "texts": ["x"]}, "documents"),
+        ("/v1/rerank", {"query": "x", "documents": [{"body": "x"}]}, "documents[0].body"),
+        ("/v1/rerank", {"query": "x", "documents": ["x"], "top_n": 0}, "top_n"),
+        ("/v1/rerank", {"query": "x", "documents": ["x"], "return_text": True}, "return_text"),
+        ("/rerank", {"query": "x", "texts": ["x"], "top_n": 1}, "top_n"),
+        ("/rerank", {"query": "x", "texts": [1]}, "texts[0]"),
+        ("/v1/score", {"text_1": ["a", "b"], "text_2": ["c"]}, "text_1"),
+        ("/v1/score", {"text_1": "a", "text_2": []}, "text_2"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused_by_name(world: World, path: str, fields: dict[str, Any], param: str) -> None:
+    answer = world.client.post(path, json={"model": "toy:1b"} | fields)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/embeddings", {"input": "x"}),
+        ("/embeddings", {"input": [[1, 2], [3]], "encoding_format": "base64"}),
+        ("/v1/rerank", {"query": "x", "documents": ["x", {"text": "y"}], "return_documents": True}),
+        ("/rerank", {"query": "x", "texts": ["x"]}),
+        ("/score", {"text_1": "a", "text_2": "b"}),
+    ],
+)
+def test_requests_and_answers_are_as_described(world: World, path: str, fields: dict[str, Any]) -> None:
+    document = world.client.get("/openapi.json").json()
+    operation = document["paths"][path]["post"]
+    asked = operation["requestBody"]["content"]["application/json"]["schema"]
+    answered = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    assert complaints({"model": "toy:1b"} | fields, asked, document) == []
+    answer = world.client.post(path, json={"model": "toy:1b"} | fields)
+    assert answer.status_code == 200 and complaints(answer.json(), answered, document) == []
+    assert complaints({"model": 5}, asked, document) and complaints({}, answered, document)
