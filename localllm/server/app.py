@@ -25,9 +25,12 @@ from localllm.server.guard import Guard, Rules, callers_for
 from localllm.server.http import Disconnected, HttpError, Json, error_response
 from localllm.server.live import Live
 from localllm.server.manage import Manage, model_rows
+from localllm.server.named import Answered, Named
 from localllm.server.openai import OpenAI
 from localllm.server.operations import Directory, Operation, Surface
 from localllm.server.ranking import Ranker
+from localllm.server.response_store import ResponseStore
+from localllm.server.responses import Responses
 from localllm.server.vectors import Embedder
 from localllm.settings import Settings
 
@@ -58,7 +61,9 @@ class Daemon:
         self.residency = Residency(settings, sources)
         self.journal = Journal()
         self.desk = Desk(settings, self.residency, self.journal)
+        self.kept = ResponseStore(settings.home / "responses.db")
         self.live = Live(self.residency)
+        self.answered = Answered()
         self.directory = Directory(self._surfaces(request_stop))
         self._started = time.monotonic()
 
@@ -66,6 +71,7 @@ class Daemon:
         return (
             self,
             OpenAI(self.desk, f"localllm-{self.version}"),
+            Responses(self.desk, self.kept),
             Embedder(self.desk),
             Ranker(self.desk),
             Manage(self.settings, self.residency, request_stop),
@@ -74,7 +80,7 @@ class Daemon:
 
     def application(self) -> ASGIApp:
         app = _Api(self.directory, self.version, self.callers, lifespan=self._lifespan)
-        return _Logged(Guard(app, self.rules, self.callers, self.directory))
+        return Named(_Logged(Guard(app, self.rules, self.callers, self.directory)), self.directory, self.answered)
 
     def operations(self) -> Sequence[Operation]:
         hello = (("text/plain", "One line."),)
@@ -92,6 +98,7 @@ class Daemon:
         self.residency.warm_up()
         yield
         await self.residency.close()
+        self.kept.close()
 
     async def _version(self, request: Request) -> Response:
         return Json({"version": self.version})
