@@ -24,6 +24,9 @@ WORDS = {
     "additionalProperties",
     "minimum",
     "maximum",
+    "minItems",
+    "maxItems",
+    "maxLength",
     "title",
     "description",
     "default",
@@ -60,8 +63,12 @@ def _parts(value: Any, schema: Schema, document: Schema, where: str) -> Iterator
     if isinstance(value, dict):
         yield from _members(value, schema, document, where)
     elif isinstance(value, list):
+        if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
+            yield f"{where} has {len(value)} items"
         for number, item in enumerate(value):
             yield from complaints(item, schema.get("items", {}), document, f"{where}[{number}]")
+    elif isinstance(value, str) and len(value) > schema.get("maxLength", len(value)):
+        yield f"{where} is too long"
     elif isinstance(value, int | float) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
         yield f"{where} is out of bounds"
 

@@ -187,7 +187,7 @@ def test_only_the_best_with_their_texts_where_that_is_asked_for(world: World) ->
 
 def test_texts_are_answered_in_tei_s_form(world: World) -> None:
     body = rerank(world, "/rerank", texts=DOCUMENTS, return_text=True)
-    assert [each["index"] for each in body][0] == 1 and body[0]["text"] == DOCUMENTS[1]
+    assert body[0]["index"] == 1 and body[0]["text"] == DOCUMENTS[1]
     np.testing.assert_allclose([each["score"] for each in body], sorted(cosines(), reverse=True), atol=1e-5)
     assert rerank(world, texts=["x" * 900], truncate=True)[0].keys() == {"index", "score"}
 
