@@ -41,6 +41,32 @@ class InvalidRequest(LocalLLMError):
     http_status = 400
 
 
+class InvalidGrammar(InvalidRequest):
+    """A regular expression, a list of choices or a grammar that cannot be kept to."""
+
+    code = "invalid_grammar"
+
+
+class InvalidSchema(InvalidRequest):
+    """A JSON schema that is none, is out of measure, or says something that cannot be kept to."""
+
+    code = "invalid_schema"
+    usual_hint = "see https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md for what can be kept to"
+
+
+class ConstraintFailed(InvalidRequest):
+    """A grammar broke off while it was followed: too much work for one token, or a state without a way on."""
+
+    code = "constraint_failed"
+    usual_hint = "make the schema or the grammar simpler"
+
+
+class NothingAllowed(InvalidRequest):
+    """Mask and bans together forbid every token."""
+
+    code = "nothing_allowed"
+
+
 class TemplateError(InvalidRequest):
     """A chat template cannot be rendered: it does not parse, fails on these messages, or tries what it may not."""
 

@@ -94,10 +94,12 @@ class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
 
 class Constraint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a sequence may say: `grammar` is one of llguidance, as JSON. With `after` it holds from behind the first
-    time that text was generated (the end of reasoning), without it from the first token on."""
+    time that text was generated (the end of reasoning), without it from the first token on. The sequence may not end
+    before, unless it is `lazy` (a tool call that need not come)."""
 
     grammar: str
     after: str = ""
+    lazy: bool = False
 
 
 class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

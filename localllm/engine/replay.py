@@ -62,7 +62,7 @@ class Recorder:
 
     def submit(self, plan: StepPlan) -> None:
         memory = tuple((type(op).__name__, msgspec.Raw(msgspec.msgpack.encode(op))) for op in plan.memory)
-        self._write(_Frame(plan.step_id, plan.rows, memory))
+        self._write(_Frame(plan.step_id, plan.rows, memory))  # waits for masks that are still being computed
         self._backend.submit(plan)
 
     def collect(self) -> StepResult:
@@ -72,7 +72,7 @@ class Recorder:
         self._backend.close()
 
     def _write(self, frame: _Pools | _Frame) -> None:
-        body = msgspec.msgpack.encode(frame)
+        body = msgspec.msgpack.encode(frame, enc_hook=bytes)
         self._log.write(len(body).to_bytes(4, "little") + body)
         self._log.flush()  # the step that follows may be the one that ends the process
 
@@ -82,12 +82,17 @@ def replay(log: BinaryIO, backend: Backend) -> Iterator[StepResult]:
     pools = msgspec.msgpack.decode(next(_frames(log)), type=_Pools)
     backend.allocate(pools.num_pages, pools.num_slots)
     for body in _frames(log):
-        yield run_step(backend, _plan(msgspec.msgpack.decode(body, type=_Frame)))
+        yield run_step(backend, _plan(msgspec.msgpack.decode(body, type=_Frame, dec_hook=_mask)))
 
 
 def _plan(frame: _Frame) -> StepPlan:
     memory = tuple(msgspec.msgpack.decode(body, type=_KINDS[kind]) for kind, body in frame.memory)
     return StepPlan(frame.step_id, frame.rows, memory)
+
+
+def _mask(_: type, mask: bytes) -> bytes:
+    """Masks were written as the bytes that they became."""
+    return mask
 
 
 def _frames(log: BinaryIO) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.engine.step import LogitEdit, Row, RowResult, SampleWant, Want
-from localllm.errors import BadLogits, InvalidRequest, LocalLLMError
+from localllm.errors import BadLogits, LocalLLMError, NothingAllowed
 from localllm.wire import SamplingParams, TokenLogprobs
 
 Logits = NDArray[np.float32]
@@ -22,12 +22,7 @@ _WORD = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _BLOCK = 256
 _SMALL_BLOCK = 64
-
-
-class NothingAllowed(InvalidRequest):
-    """Mask and bans together forbid every token."""
-
-    code = "nothing_allowed"
+_NONE = -1
 
 
 def mix64(value: int) -> int:
@@ -53,13 +48,12 @@ def sample_logits(
     BadLogits and NothingAllowed when no choice is possible.
     """
     _check_raw(logits)
-    allowed = _masked(edited(logits, want.edits_at(position_index)), want, position_index)
+    changed = edited(logits, want.edits_at(position_index))
+    mask = _bits(want, position_index)
     if want.params.temperature == 0.0:
-        token = int(allowed.argmax())
-        if allowed[token] == -np.inf:
-            raise NothingAllowed("the constraints of this request allow no token here")
+        token = _best(changed, mask)
     else:
-        token = _draw(allowed, want.params, uniform(want.seed, want.counter + position_index))
+        token = _draw(_masked(changed, mask), want.params, uniform(want.seed, want.counter + position_index))
     return token, None if top_logprobs is None else token_logprobs(logits, token, top_logprobs)
 
 
@@ -82,12 +76,28 @@ def edited(logits: Logits, edits: Sequence[LogitEdit]) -> Logits:
     return changed
 
 
-def _masked(logits: Logits, want: SampleWant, position_index: int) -> Logits:
-    if not want.masks:
-        return logits
-    bits = np.frombuffer(want.masks[position_index], np.uint8)
-    allowed = np.unpackbits(bits, count=logits.size, bitorder="little").view(np.bool_)
-    return np.where(allowed, logits, np.float32(-np.inf))
+def _bits(want: SampleWant, position_index: int) -> NDArray[np.uint8] | None:
+    """The mask's bytes; waits for one that is still being computed."""
+    return np.frombuffer(bytes(want.masks[position_index]), np.uint8) if want.masks else None
+
+
+def _best(logits: Logits, mask: NDArray[np.uint8] | None) -> int:
+    """The first id of the largest allowed logit. Mostly a model says by itself what it may, so that is tried first."""
+    token = int(logits.argmax())
+    if mask is not None and not mask[token >> 3] >> (token & 7) & 1:
+        ids = np.flatnonzero(_allowed(mask, logits.size))
+        token = int(ids[logits[ids].argmax()]) if ids.size else _NONE
+    if token == _NONE or logits[token] == -np.inf:
+        raise NothingAllowed("the constraints of this request allow no token here")
+    return token
+
+
+def _allowed(mask: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
+    return np.unpackbits(mask, count=size, bitorder="little").view(np.bool_)
+
+
+def _masked(logits: Logits, mask: NDArray[np.uint8] | None) -> Logits:
+    return logits if mask is None else np.where(_allowed(mask, logits.size), logits, np.float32(-np.inf))
 
 
 def _draw(logits: Logits, params: SamplingParams, random: float) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NewType, Protocol
+from typing import Literal, NewType, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,12 +60,22 @@ class LogitEdit:
     penalty: float = 1.0
 
 
+@runtime_checkable
+class Mask(Protocol):
+    """Allowed tokens: bit i of byte i // 8 allows token i. Bytes, or what becomes bytes when they are read: that may
+    wait, and raises LocalLLMError where there is no mask to be had."""
+
+    def __len__(self) -> int: ...
+
+    def __bytes__(self) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SampleWant:
     """Choose one token after each of the last `num_positions` tokens of the row (more than one: draft checking).
 
     `counter` numbers the first of these among the sequence's generated tokens: with the seed it fixes the random
-    number, whatever the batch. `mask`: bit i of byte i // 8 allows token i; one mask per position, or none.
+    number, whatever the batch. `masks`: one per position, or none.
     `draft_edits`: the edits of the second position and those after it, where they differ from `edits`; else empty.
     """
 
@@ -74,7 +84,7 @@ class SampleWant:
     counter: int
     num_positions: int = 1
     edits: tuple[LogitEdit, ...] = ()
-    masks: tuple[bytes, ...] = ()
+    masks: tuple[Mask, ...] = ()
     draft_edits: tuple[tuple[LogitEdit, ...], ...] = ()
 
     def edits_at(self, position_index: int) -> tuple[LogitEdit, ...]:

@@ -1,0 +1,110 @@
+"""The process that checks grammars, from the outside: asked one at a time, and ended when it takes too long."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+from typing import IO, Any
+
+from localllm.errors import LocalLLMError
+from localllm.tokens.frames import read_frame, write_frame
+
+CHECK_S = 0.75
+START_S = 10.0
+
+
+class GrammarProcess:
+    """Started when first asked, and again after it was ended. Safe to call from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._finalizer: Any = None
+        self._is_ready = False
+
+    def ask(self, request: dict[str, str]) -> dict[str, str] | None:
+        """`{"grammar": ...}` or `{"failure": a sentence}`; None when the process had to be ended over it.
+        LocalLLMError when it does not start."""
+        with self._lock:
+            process = self._running()
+            try:
+                write_frame(_pipe(process.stdin), request)
+                reply: dict[str, str] | None = _receive(process, CHECK_S)
+            except (OSError, ValueError):
+                reply = None
+            if reply is None:  # so that no later request reads a stale answer; and the next one finds it running
+                self._start()
+        return reply
+
+    def close(self) -> None:
+        with self._lock:
+            self._end()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        process = self._process
+        if process is None or process.poll() is not None:
+            process = self._start()
+        if not self._is_ready and _receive(process, START_S) is None:
+            self._end()
+            raise LocalLLMError("the process that checks grammars did not start")
+        self._is_ready = True
+        return process
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._end()
+        self._process = _start_child()
+        self._finalizer = weakref.finalize(self, _end_process, self._process)
+        return self._process
+
+    def _end(self) -> None:
+        if self._finalizer is not None:
+            self._finalizer()
+        self._process, self._finalizer, self._is_ready = None, None, False
+
+
+def _receive(process: subprocess.Popen[bytes], wall_s: float) -> Any:
+    """The next reply; None if the process ended or is late."""
+    pipe = _pipe(process.stdout)
+    ready, _, _ = select.select([pipe], [], [], wall_s)
+    return read_frame(pipe) if ready else None
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None  # opened as one
+    return pipe
+
+
+def _start_child() -> subprocess.Popen[bytes]:
+    """With the modules of this process, but not with the folder it happens to stand in."""
+    here = Path(__file__).resolve().parents[2]
+    others = [entry for entry in sys.path if os.path.isabs(entry) and Path(entry) != Path.cwd()]
+    paths = dict.fromkeys([str(here), *others])
+    inherited = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "localllm.daemon.grammar_child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**inherited, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"},
+        start_new_session=True,  # Ctrl-C in the terminal is for us, not for the child
+    )
+
+
+def _end_process(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            _close_quietly(pipe)
+
+
+def _close_quietly(pipe: Any) -> None:
+    try:
+        pipe.close()
+    except OSError:  # what was still in the buffer has no reader any more
+        return

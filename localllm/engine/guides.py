@@ -1,0 +1,61 @@
+"""What bounds a sequence from outside: which tokens may come next. The engine asks, and knows neither text nor grammar.
+
+A guide's state is a function of the tokens that its sequence accepted, so that a preemption or a failed draft costs it
+nothing. Masks are bound late: the engine plans with one that is still being computed beside the step.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Protocol
+
+from localllm.engine.step import Mask
+from localllm.wire import Submit
+
+
+class Guide(Protocol):
+    """Of one sequence; used by the engine's thread only."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Nothing more may be said: the sequence ends here."""
+
+    @property
+    def may_end(self) -> bool:
+        """The sequence may end here, though more could be said."""
+
+    @property
+    def is_forced(self) -> bool:
+        """The next token is fixed: nothing else that bears on its choice counts."""
+
+    def mask(self) -> Mask | None:
+        """Which tokens may come next; None: any. Reading its bytes waits for it, and raises the sequence's error."""
+
+    def accept(self, token_id: int) -> None:
+        """The sequence said this token. LocalLLMError when it cannot go on."""
+
+
+class Guides(Protocol):
+    """Makes guides. The engine starts a sequence once its guide is there."""
+
+    def open(self, submit: Submit) -> Future[Guide]:
+        """A guide for a Submit with a constraint or a thinking budget. The future raises LocalLLMError for one that
+        cannot be made; it is cancelled when nobody wants the guide any more."""
+
+
+class LateMask:
+    """A mask of `num_bytes` bytes that somebody computes meanwhile."""
+
+    def __init__(self, num_bytes: int, result: Future[bytes]) -> None:
+        self._num_bytes = num_bytes
+        self._result = result
+
+    def __len__(self) -> int:
+        return self._num_bytes
+
+    def __bytes__(self) -> bytes:
+        return self._result.result()
+
+
+def is_guided(submit: Submit) -> bool:
+    return submit.constraint is not None or submit.thinking is not None

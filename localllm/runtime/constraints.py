@@ -1,0 +1,223 @@
+"""Guides for the worker: grammars by llguidance over the bytes of the model's tokens, and a bound on reasoning.
+
+Nothing is loaded before the first guide is asked for. Guides are made in a thread of their own and masks in others
+(llguidance gives the interpreter free), so that the engine's thread never waits for more than the rest of a mask.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from localllm.engine.guides import Guide, LateMask
+from localllm.engine.step import Mask
+from localllm.errors import ConstraintFailed, LocalLLMError
+from localllm.runtime.token_bytes import TokenBytes, Trigger, mask_of
+from localllm.wire import Constraint, Submit, ThinkingBudget
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLParserLimits
+
+
+def parser_limits() -> LLParserLimits:
+    """What llguidance may spend on a grammar: far less at its start than by default, and no state in its messages."""
+    from llguidance import LLParserLimits  # deferred: only constrained models pay for it
+
+    return LLParserLimits(initial_lexer_fuel=200_000, verbose_errors=False)
+
+
+class Constraints:
+    """Makes guides for the model at `path`, whose logits have `vocab_size` entries. Safe to make without reading."""
+
+    def __init__(self, path: Path, vocab_size: int) -> None:
+        self._path = path
+        self._vocab_size = vocab_size
+        self._tokens: TokenBytes | None = None
+        self._maker = ThreadPoolExecutor(1, thread_name_prefix="guides")
+        self._masks = ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 2) - 1)), thread_name_prefix="masks")
+
+    def open(self, submit: Submit) -> Future[Guide]:
+        return self._maker.submit(self._make, submit)
+
+    def _make(self, submit: Submit) -> Guide:
+        try:
+            tokens = self._tokens = self._tokens or TokenBytes.read(self._path, self._vocab_size)
+            grammar = None if submit.constraint is None else self._follow(tokens, submit.constraint)
+            return SequenceGuide(tokens, grammar, submit.thinking)
+        except LocalLLMError:
+            raise
+        except Exception as error:  # whatever llguidance or a tokenizer meets, it is this sequence's alone
+            raise ConstraintFailed(f"the constraint cannot be followed: {error}") from error
+
+    def _follow(self, tokens: TokenBytes, constraint: Constraint) -> GrammarGuide:
+        from llguidance import LLMatcher  # deferred: only constrained models pay for it
+
+        matcher = LLMatcher(tokens.for_llguidance, constraint.grammar, log_level=0, limits=parser_limits())
+        _check(matcher)
+        guide = GrammarGuide(tokens, matcher, constraint, self._masks.submit)
+        mask = guide.mask()  # the first is the dearest: no step should wait for it
+        if mask is not None:
+            bytes(mask)
+        return guide
+
+
+class SequenceGuide:
+    """A grammar, a bound on reasoning, or both. With a grammar that holds from the first token there is no reasoning
+    to bound."""
+
+    def __init__(self, tokens: TokenBytes, grammar: GrammarGuide | None, budget: ThinkingBudget | None) -> None:
+        self._grammar = grammar
+        is_bounded = budget is not None and (grammar is None or grammar.is_waiting)
+        self._thinking = Thinking(tokens, budget) if budget is not None and is_bounded else None
+
+    @property
+    def is_finished(self) -> bool:
+        return not self.is_forced and self._grammar is not None and self._grammar.is_finished
+
+    @property
+    def may_end(self) -> bool:
+        return not self.is_forced and (self._grammar is None or self._grammar.may_end)
+
+    @property
+    def is_forced(self) -> bool:
+        return self._thinking is not None and bool(self._thinking.forced)
+
+    def mask(self) -> Mask | None:
+        if self._thinking is not None and self._thinking.forced:
+            return self._thinking.mask()
+        return None if self._grammar is None else self._grammar.mask()
+
+    def accept(self, token_id: int) -> None:
+        if self._thinking is not None:
+            self._thinking.accept(token_id)
+        if self._grammar is not None:
+            self._grammar.accept(token_id)
+
+
+class Thinking:
+    """Counts the tokens of reasoning; when there are too many, `forced` are the ids that still have to follow."""
+
+    def __init__(self, tokens: TokenBytes, budget: ThinkingBudget) -> None:
+        self.forced: list[int] = []
+        self._tokens = tokens
+        self._budget = budget
+        self._left = budget.max_tokens
+        self._start = Trigger(budget.start.encode()) if budget.start else None
+        self._end: Trigger | None = Trigger(budget.end.encode())
+        self._force_at_the_limit()
+
+    def mask(self) -> bytes:
+        return mask_of([self.forced[0]], self._tokens.vocab_size)
+
+    def accept(self, token_id: int) -> None:
+        raw = self._tokens.raw(token_id)
+        if self.forced:
+            del self.forced[0]
+        elif self._start is not None:
+            if self._start.push(raw) is not None:
+                self._start = None
+                self._force_at_the_limit()
+        elif self._end is not None:
+            self._left -= 1
+            if self._end.push(raw) is not None:
+                self._end = None
+            else:
+                self._force_at_the_limit()
+
+    def _force_at_the_limit(self) -> None:
+        if self._start is None and self._end is not None and self._left <= 0:
+            self.forced = list(self._budget.end_ids)
+            self._end = None
+
+
+class GrammarGuide:
+    """Follows a grammar, from the start or from behind a trigger. `submit` runs a function in another thread."""
+
+    def __init__(
+        self,
+        tokens: TokenBytes,
+        matcher: LLMatcher,
+        constraint: Constraint,
+        submit: Callable[[Callable[[], bytes]], Future[bytes]],
+    ) -> None:
+        self.is_finished = False
+        self._tokens = tokens
+        self._matcher = matcher
+        self._submit = submit
+        self._trigger = Trigger(constraint.after.encode()) if constraint.after else None
+        self._is_lazy = constraint.lazy
+        self._mask: LateMask | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        return self._trigger is not None
+
+    @property
+    def may_end(self) -> bool:
+        return self._is_lazy if self._trigger is not None else self._matcher.is_accepting()
+
+    def mask(self) -> Mask | None:
+        """The same until a token is accepted."""
+        if self._mask is None:
+            trigger = self._trigger
+            if trigger is not None and not self._tokens.ending_inside(trigger) and self._is_lazy:
+                return None
+            compute = self._allowed_now if trigger is None else self._allowed_before
+            self._mask = LateMask(self._tokens.mask_bytes, self._submit(compute))
+        return self._mask
+
+    def accept(self, token_id: int) -> None:
+        self._mask = None
+        if self._trigger is not None:
+            rest = self._trigger.push(self._tokens.raw(token_id))
+            if rest is not None:
+                self._trigger = None
+                self._begin(rest)
+        elif token_id in self._tokens.eog_ids:
+            self.is_finished = True
+        else:
+            self._matcher.consume_token(token_id)
+            _check(self._matcher)
+            self.is_finished = self._matcher.is_stopped()
+
+    def _begin(self, rest: bytes) -> None:
+        """`rest` came behind the trigger in the same token: the grammar's beginning, or blanks before it."""
+        ids = self._tokens.ids_of(rest)
+        if self._matcher.validate_tokens(ids) == len(ids):
+            self._matcher.consume_tokens(ids)
+        elif rest.strip():
+            raise ConstraintFailed("the model went on behind the reasoning as the constraint does not allow")
+        _check(self._matcher)
+        self.is_finished = self._matcher.is_stopped()
+
+    # ---- in another thread
+
+    def _allowed_now(self) -> bytes:
+        try:
+            mask = self._matcher.compute_bitmask()
+        except Exception as error:
+            raise ConstraintFailed(f"the constraint cannot be followed: {error}") from error
+        _check(self._matcher)  # a matcher that failed allows the end, as if all were well
+        return mask
+
+    def _allowed_before(self) -> bytes:
+        """All but tokens that would carry on behind the trigger with what the grammar does not allow, and the end
+        where the grammar must have its turn."""
+        assert self._trigger is not None
+        endings = self._tokens.ending_inside(self._trigger)
+        bad = [token for token, rest in endings if rest.strip() and not self._accepts(rest)]
+        forbidden = bad if self._is_lazy else [*bad, *self._tokens.eog_ids]
+        return mask_of(forbidden, self._tokens.vocab_size, inverted=True)
+
+    def _accepts(self, rest: bytes) -> bool:
+        ids = self._tokens.ids_of(rest)
+        return self._matcher.validate_tokens(ids) == len(ids)
+
+
+def _check(matcher: LLMatcher) -> None:
+    if matcher.is_error():
+        reason = matcher.get_error().partition("\n")[0].partition("<state>")[0].strip()
+        raise ConstraintFailed(f"the constraint cannot be followed: {reason}")
