@@ -15,6 +15,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_TIMEOUT_S = 30.0
 """For a request's first line and headers; also how long a connection may wait for its next request."""
+LINGER_S = 1.0
+"""How long what a refused client still sends is read and dropped: hung up on at once, it would never see why."""
 EXTENSION = "localllm.outlet"
 
 
@@ -48,10 +50,15 @@ class HttpProtocol(H11Protocol):
 
         self.app = with_outlet
         self._head_timer: asyncio.TimerHandle | None = None
+        self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._is_refused:
+            super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._head_timer is not None:
@@ -88,7 +95,9 @@ class HttpProtocol(H11Protocol):
             h11.EndOfMessage(),
         ):
             self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+        self._is_refused = True
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
 
 
 class _Chunked:
