@@ -93,7 +93,9 @@ def _stream_once(client: httpx.Client, remote: Remote, partial: PartialFile, pla
             partial.write(chunk)
             if partial.written - reported >= CHUNK_BYTES or partial.written == remote.size_bytes:
                 reported = partial.written
-                plan.progress(remote.label, partial.written, remote.size_bytes, min(resumed, partial.written))
+                plan.progress(
+                    remote.label, partial.written, remote.size_bytes, min(resumed, partial.written), remote.sha256
+                )
 
 
 def _range_headers(remote: Remote, start: int) -> dict[str, str]:

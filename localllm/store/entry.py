@@ -62,7 +62,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PullEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """What a pull says while it works. Sizes are bytes; `resumed_bytes` of `completed_bytes` were there before."""
+    """What a pull says while it works. Sizes are bytes; `resumed_bytes` of `completed_bytes` were there before.
+    `sha256` is what the file will have, "" where nobody knows."""
 
     kind: Literal["status", "progress", "done", "warning"]
     message: str = ""
@@ -70,6 +71,7 @@ class PullEvent(msgspec.Struct, frozen=True, kw_only=True):
     total_bytes: int = 0
     resumed_bytes: int = 0
     file: str = ""
+    sha256: str = ""
 
 
 class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):

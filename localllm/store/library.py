@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,6 +25,9 @@ from localllm.store.names import Ref, parse_ref, suggestions
 from localllm.store.neighbours import ListingCache, neighbour_entries
 from localllm.store.pick import DEFAULT_TAGS
 from localllm.store.plan import CanRun, CheckConfig, Fetched, Plan, Say
+
+if TYPE_CHECKING:
+    from localllm.store.uploads import Gathered, Upload, Uploads
 
 _OWNERS = {"ollama": "Ollama", "lmstudio": "LM Studio", "huggingface": "the Hugging Face cache"}
 
@@ -132,15 +137,73 @@ class Library:
                     f"{entry.name} {made} and has no source of its own", hint="update the model it comes from"
                 )
 
-    def create(self, name: str, modelfile: Modelfile, folder: Path | None = None, progress: Say = _silent) -> Entry:
-        """A new model from a Modelfile; its weights stay where they are. Relative paths are relative to `folder`."""
+    def create(
+        self,
+        name: str,
+        modelfile: Modelfile,
+        folder: Path | None = None,
+        progress: Say = _silent,
+        *,
+        files: Mapping[str, str] | None = None,
+    ) -> Entry:
+        """A new model from a Modelfile; its weights stay where they are. Relative paths are relative to `folder`.
+        `files`, names with digests of what was uploaded, stand in for the FROM lines and become the model's own."""
+        ref = self._new_name(name)
+        if files:
+            return self._create_from_uploads(ref, modelfile, files, progress)
+        return self._commit_created(ref, self._derived(ref, modelfile, folder or Path.cwd(), progress), progress)
+
+    def _derived(self, ref: Ref, modelfile: Modelfile, folder: Path, progress: Say) -> Entry:
         from localllm.store.create import derived_entry  # deferred: opens files, which `list` never does
 
-        ref = self._new_name(name)
-        entry = derived_entry(self, ref.display, modelfile, folder or Path.cwd(), progress)
+        return derived_entry(self, ref.display, modelfile, folder, progress)
+
+    def _commit_created(self, ref: Ref, entry: Entry, progress: Say = _silent) -> Entry:
+        """In the place of an older one, whose files go when they were sent here and nothing else of ours needs them."""
+        from localllm.store.removal import delete_unneeded  # deferred: one command of many needs it
+
         with self._locked(ref, progress):
             self._refuse_to_orphan(ref, entry)
-            return self._commit(ref, entry)
+            old = self.manifests.get(ref)
+            created = self._commit(ref, entry)
+            if old is not None:
+                with self._store_lock():
+                    delete_unneeded(old, self.manifests.read_all(), self.settings.store_dir)
+            return created
+
+    def _create_from_uploads(self, ref: Ref, modelfile: Modelfile, files: Mapping[str, str], progress: Say) -> Entry:
+        gathered = self.uploads.gather(files, self.manifests.read_all()[0])
+        try:
+            started = dataclasses.replace(modelfile, from_=gathered.starts)
+            entry = gathered.taken(self._derived(ref, started, gathered.folder, progress))
+            entry = msgspec.structs.replace(entry, parent="")
+            return self._commit_created(ref, entry, progress)
+        finally:
+            self._forget_uploads(gathered)
+
+    def _forget_uploads(self, gathered: Gathered) -> None:
+        """What a model took over is its own from here on; the rest goes, or waits for another try."""
+        with self._store_lock():
+            kept = self.manifests.read_all()[0]
+            gathered.discard(kept)
+            held = {file.path for entry in kept for file in entry.files}
+            self.uploads.forget(digits for path, digits in gathered.digests.items() if path in held)
+
+    # uploads
+
+    @property
+    def uploads(self) -> Uploads:
+        from localllm.store.uploads import Uploads  # deferred: only a daemon takes files
+
+        return Uploads(self.settings.store_dir, self._free)
+
+    def has_upload(self, digest: str) -> bool:
+        """Whether a file of this digest is here. InvalidRequest for what is no digest."""
+        return self.uploads.find(digest, self.manifests.read_all()[0]) is not None
+
+    def receive(self, digest: str, size_bytes: int = 0) -> Upload:
+        """A file to write, for `create`. DiskFull where `size_bytes` (0: unknown) would not fit."""
+        return self.uploads.receive(digest, size_bytes)
 
     # changing what is here
 
@@ -148,19 +211,17 @@ class Library:
         """A second name for the same files."""
         ref = self._new_name(target)
         entry = _as_ours(msgspec.structs.replace(self.find(source), name=ref.display, modified=time.time()))
-        with self._locked(ref, _silent):
-            self._refuse_to_orphan(ref, entry)
-            return self._commit(ref, entry)
+        return self._commit_created(ref, entry)
+
+    def removable(self, text: str) -> str:
+        """The full name of a model that `remove` would forget; raises what keeps it from that."""
+        return self._removable(parse_ref(text)).display
 
     def remove(self, text: str) -> None:
         """Forgets the model and deletes the files that we brought and that no other model of ours needs."""
         from localllm.store.removal import delete_unneeded  # deferred: one command of many needs it
 
-        ref = parse_ref(text)
-        own = self._own_ref(ref)
-        if own is None:
-            self._refuse_foreign(ref)
-            raise self._not_here(ref)
+        own = self._removable(parse_ref(text))
         with self._locked(own, _silent), self._store_lock():
             try:
                 entry = self.manifests.get(own)
@@ -169,6 +230,13 @@ class Library:
             self.manifests.delete(own)
             if entry is not None:
                 delete_unneeded(entry, self.manifests.read_all(), self.settings.store_dir)
+
+    def _removable(self, ref: Ref) -> Ref:
+        own = self._own_ref(ref)
+        if own is None:
+            self._refuse_foreign(ref)
+            raise self._not_here(ref)
+        return own
 
     def verify(self, text: str | None = None, progress: Say = _silent) -> list[VerifyResult]:
         """Compares every file of one model, or of all of ours, with its sha256. A damaged one is repaired by `pull`."""
@@ -326,7 +394,7 @@ class Library:
     def _refuse_to_orphan(self, ref: Ref, new: Entry) -> None:
         """A name is not taken from a model whose download nothing else of ours would hold on to."""
         old = self.manifests.get(ref)
-        if old is None:
+        if old is None or old.source == "path":  # what was sent, and not fetched, its sender has
             return
         others = [entry for entry in self.manifests.read_all()[0] if entry.name != old.name]
         held = {file.path for entry in (new, *others) for file in entry.files}

@@ -167,6 +167,36 @@ def _typed(number: int, name: str, kind: str, text: str) -> Any:
         raise UsageError(f"(line {number}): the parameter {name} must be {_KIND_NAMES[kind]}, not {text!r}") from None
 
 
+def typed_parameters(given: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Parameters that come with types of their own, and warnings about those that mean nothing here. UsageError names
+    one that is unknown or of the wrong type."""
+    params: dict[str, Any] = {}
+    warnings: list[str] = []
+    for name, value in given.items():
+        if name in IGNORED_PARAMETERS:
+            warnings.append(f"the parameter {name} has no meaning here and is ignored")
+        elif name not in PARAMETERS:
+            raise UsageError(f"unknown parameter '{name[:100]}'", hint=f"known are {', '.join(PARAMETERS)}")
+        else:
+            params[name] = _as_kind(name, PARAMETERS[name], value)
+    return params, tuple(warnings)
+
+
+def _as_kind(name: str, kind: str, value: Any) -> Any:
+    if kind == _LIST:
+        value = [value] if isinstance(value, str) else value
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return value
+        raise UsageError(f"the parameter {name} must be a text or a list of texts")
+    if kind == _INT and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if kind == _FLOAT and type(value) is int:
+        value = float(value)
+    if type(value).__name__ != kind:
+        raise UsageError(f"the parameter {name} must be {_KIND_NAMES[kind]}, not {str(value)[:100]!r}")
+    return value
+
+
 def _quoted_list(words: tuple[str, ...]) -> str:
     return ", ".join(f'"{word}"' for word in words[:-1]) + f', or "{words[-1]}"'
 

@@ -213,5 +213,5 @@ def _take_out(reader: IO[bytes], target: Path, member: Member, plan: Plan) -> No
     with PartialFile(target, total_bytes=member.size_bytes) as partial:
         while chunk := reader.read(CHUNK_BYTES):
             partial.write(chunk)
-            plan.progress(target.name, partial.written, member.size_bytes)
+            plan.progress(target.name, partial.written, member.size_bytes, sha256=member.sha256)
         partial.commit(member.sha256)

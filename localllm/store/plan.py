@@ -59,10 +59,16 @@ class Plan:
     def warn(self, message: str) -> None:
         self.say(PullEvent(kind="warning", message=message))
 
-    def progress(self, file: str, done: int, total: int, resumed: int = 0) -> None:
+    def progress(self, file: str, done: int, total: int, resumed: int = 0, sha256: str = "") -> None:
         self.say(
             PullEvent(
-                kind="progress", message=file, file=file, completed_bytes=done, total_bytes=total, resumed_bytes=resumed
+                kind="progress",
+                message=file,
+                file=file,
+                completed_bytes=done,
+                total_bytes=total,
+                resumed_bytes=resumed,
+                sha256=sha256,
             )
         )
 

@@ -1,0 +1,49 @@
+"""What a daemon may ask of the store besides finding models: to bring, make, rename and forget them."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from localllm.errors import LocalLLMError, UnsupportedModel
+from localllm.store.entry import Entry
+
+if TYPE_CHECKING:
+    from localllm.store.modelfile import Modelfile
+    from localllm.store.plan import Say
+    from localllm.store.uploads import Upload
+
+
+class Shelf(Protocol):
+    """`store.library.Library`, as far as daemons change it. Everything takes long: not for the event loop."""
+
+    def pull(self, text: str, progress: "Say") -> Entry: ...
+
+    def create(
+        self,
+        name: str,
+        modelfile: "Modelfile",
+        folder: Path | None,
+        progress: "Say",
+        *,
+        files: Mapping[str, str] | None = None,
+    ) -> Entry: ...
+
+    def copy(self, source: str, target: str) -> Entry: ...
+
+    def removable(self, text: str) -> str: ...
+
+    def remove(self, text: str) -> None: ...
+
+    def has_upload(self, digest: str) -> bool: ...
+
+    def receive(self, digest: str, size_bytes: int = 0) -> "Upload": ...
+
+
+OpenShelf = Callable[[], Shelf]
+
+
+def no_shelf() -> Shelf:
+    """For daemons whose models are given."""
+    error: LocalLLMError = UnsupportedModel("the models of this daemon cannot be changed", hint="they are given to it")
+    error.http_status = 400
+    raise error
