@@ -103,6 +103,14 @@ class ChatChunk(msgspec.Struct, frozen=True):
     timings: Timings | None = None
 
 
+class Answered(msgspec.Struct, frozen=True):
+    """What the daemon said to a request, whatever its status. Names of `headers` are in small letters."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
 class _Delta(msgspec.Struct, frozen=True):
     content: str | None = None
     reasoning: str | None = None
@@ -215,6 +223,14 @@ class Client:
         with self._answer("GET", "/localllm/v1/live", None) as response:
             yield from (line[6:] for line in self._lines(response) if line.startswith(b"data: "))
 
+    def send(
+        self, method: str, path: str, body: dict[str, Any] | None = None, headers: Mapping[str, str] = NO_WISH
+    ) -> Answered:
+        """Any request, and any answer to it as it is. DaemonUnreachable where there is none."""
+        with self._exchange(method, path, body, headers) as response:
+            names = {name.lower(): value for name, value in response.getheaders()}
+            return Answered(response.status, names, self._read(response))
+
     def _call(self, method: str, path: str, body: dict[str, Any] | None, kind: type[T]) -> T:
         with self._answer(method, path, body) as response:
             return _decode(self._read(response), kind, self.url)
@@ -222,17 +238,25 @@ class Client:
     @contextmanager
     def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> Iterator[http.client.HTTPResponse]:
         """The response to one request, with a status below 400; the connection is closed when the block ends."""
+        with self._exchange(method, path, body, NO_WISH) as response:
+            if response.status >= 400:
+                raise _error_of_status(response.status, self._read(response))
+            yield response
+
+    @contextmanager
+    def _exchange(
+        self, method: str, path: str, body: dict[str, Any] | None, headers: Mapping[str, str]
+    ) -> Iterator[http.client.HTTPResponse]:
+        encoded = None if body is None else msgspec.json.encode(body)
         with closing(http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S)) as connection:
             try:
                 connection.connect()
                 connection.sock.settimeout(ANSWER_TIMEOUT_S)
-                connection.request(method, path, None if body is None else msgspec.json.encode(body), self._headers)
+                connection.request(method, path, encoded, {**self._headers, **headers})
                 response = connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
                 raise self._unreachable(error) from None
             with closing(response):
-                if response.status >= 400:
-                    raise _error_of_status(response.status, self._read(response))
                 yield response
 
     def _unreachable(self, error: Exception) -> DaemonUnreachable:

@@ -56,9 +56,15 @@ BENCH = Branch(
     },
     "Inside",
 )
+BATCH = Branch(
+    "Answer many requests from a file.",
+    {"run": Leaf("batch:run", "Answer the requests of a file.")},
+    "Talk",
+)
 COMMANDS: Mapping[str, Leaf | Branch] = {
     "run": Leaf("run:run", "Ask a model, or talk to it when no prompt is given.", "Talk"),
     "chat": Leaf("run:chat", "Talk to the default model.", "Talk"),
+    "batch": BATCH,
     "pull": Leaf("pull:pull", "Download a model.", "Models"),
     "list": Leaf("library:list_models", "List the models on this machine.", "Models"),
     "ls": Leaf("library:list_models", "List the models on this machine.", "Models", True),

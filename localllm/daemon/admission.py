@@ -71,8 +71,8 @@ class Admission:
     def enter(self, caller: str, tokens: int = 0) -> Ticket:
         """Room for one sequence of about so many tokens. Overloaded, or RateLimited where the caller alone has too
         much under way; both say when it is worth another try."""
-        self._check(caller, 1, tokens)
         ticket = Ticket(caller, 0, 0)
+        self._check(ticket, 1, tokens)
         self._take(ticket, 1, tokens)
         return ticket
 
@@ -80,7 +80,7 @@ class Admission:
         """What it really takes up, now that this is known. Refuses as `enter` does, but not what is certain: who was
         told that an answer comes gets one."""
         if not is_certain:
-            self._check(ticket.caller, requests - ticket.requests, tokens - ticket.tokens)
+            self._check(ticket, requests, tokens)
         self._take(ticket, requests - ticket.requests, tokens - ticket.tokens)
 
     def leave(self, ticket: Ticket) -> None:
@@ -93,18 +93,20 @@ class Admission:
 
     # ---- judging
 
-    def _check(self, caller: str, requests: int, tokens: int) -> None:
-        bounds = self.bounds
-        for kind, held, bound, more, unit in (
-            (RateLimited, self._requests[caller], bounds.requests_per_key, requests, "requests"),
-            (RateLimited, self._tokens[caller], bounds.tokens_per_key, tokens, "tokens"),
-            (Overloaded, self._num_requests, bounds.requests, requests, "requests"),
-            (Overloaded, self._num_tokens, bounds.tokens, tokens, "tokens"),
+    def _check(self, ticket: Ticket, requests: int, tokens: int) -> None:
+        """Whether there is room for so much in place of what the ticket holds now."""
+        bounds, caller = self.bounds, ticket.caller
+        for kind, held, bound, own, wanted, unit in (
+            (RateLimited, self._requests[caller], bounds.requests_per_key, ticket.requests, requests, "requests"),
+            (RateLimited, self._tokens[caller], bounds.tokens_per_key, ticket.tokens, tokens, "tokens"),
+            (Overloaded, self._num_requests, bounds.requests, ticket.requests, requests, "requests"),
+            (Overloaded, self._num_tokens, bounds.tokens, ticket.tokens, tokens, "tokens"),
         ):
+            others = held - own
             # what is larger than the bound by itself may come when nothing else is there
-            if bound and more > 0 and held and held + more > bound:
+            if bound and others and wanted > own and others + wanted > bound:
                 self.num_refused += 1
-                raise self._refusal(kind, held, bound, held + more - bound, unit)
+                raise self._refusal(kind, others, bound, others + wanted - bound, unit)
 
     def _refusal(self, kind: type[Overloaded], held: int, bound: int, excess: int, unit: str) -> LocalLLMError:
         whose = "of this key are" if kind is RateLimited else "are"

@@ -46,6 +46,10 @@ class CrashLog:
     def wounds(self) -> list[Wound]:
         return list(self._wounds.values())
 
+    def given_up(self) -> list[str]:
+        """Names of models that are not tried again for now."""
+        return [wound.name for digest, wound in self._wounds.items() if self._recent(digest) >= MAX_CRASHES]
+
     def pause_s(self, digest: str) -> float:
         """Seconds to wait before the next start. WorkerCrashed when the model crashed too often to be tried again."""
         count = self._recent(digest)

@@ -77,8 +77,8 @@ class Quarantine:
         known = self._suspects.setdefault(model, {})
         again = {one for one in present if self._is_suspect(model, one)}
         for fingerprint in present:
-            known[fingerprint] = known[fingerprint].again(self._clock()) if fingerprint in again else _Suspicion(
-                self._clock(), 1
+            known[fingerprint] = (
+                known[fingerprint].again(self._clock()) if fingerprint in again else _Suspicion(self._clock(), 1)
             )
         for fingerprint in again:
             if known[fingerprint].deaths >= FATAL:

@@ -16,7 +16,6 @@ from functools import partial
 from typing import TypeVar
 
 from localllm import wire
-
 from localllm.daemon.crashes import CrashLog
 from localllm.daemon.keepalive import FOREVER, keep_alive_seconds
 from localllm.daemon.memory_plan import Holder, Plan, gigabytes, needed_bytes, plan
@@ -106,8 +105,8 @@ class Residency:
         wait: Wait | None = None,
     ) -> AsyncIterator[Resident]:
         """The model, ready, and not to be evicted while the block runs; one that is open in another way than wished
-        is loaded again. `wait` is told what it waits for. Raises ModelNotFound, NotEnoughMemory, BadModelFile, UnsupportedModel, WorkerCrashed,
-        Overloaded."""
+        is loaded again. `wait` is told what it waits for. Raises ModelNotFound, NotEnoughMemory, BadModelFile,
+        UnsupportedModel, WorkerCrashed, Overloaded."""
         wish = wish.checked()
         keep_alive_s = None if keep_alive is None else keep_alive_seconds(keep_alive)
         wait = Wait() if wait is None else wait

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from localllm.daemon.process import WORKER_COMMAND
+from localllm.daemon.shelf import OpenShelf, no_shelf
 from localllm.errors import BadModelFile, InvalidRequest
 from localllm.store.entry import Entry
 
@@ -92,6 +93,7 @@ class Sources:
     """Where models come from and how they run; tests put fakes here."""
 
     library: LibraryLike
+    open_shelf: OpenShelf = no_shelf
     load_text: "Callable[[Entry], TextSide]" = load_text
     worker_command: Sequence[str] = WORKER_COMMAND
     check_files: Callable[[Entry], None] = check_files

@@ -22,9 +22,13 @@ from localllm.errors import DeadlineExceeded, InvalidRequest, LocalLLMError, Ove
 from localllm.server.asks import wish_of
 from localllm.server.callers import caller_of
 from localllm.server.fields import MAX_TIMEOUT_S, Common
+from localllm.server.named import set_id, wanted_id
 from localllm.server.patience import wait_of
 from localllm.settings import Settings
 from localllm.store.entry import Entry
+
+LOADING_S = 0.02
+"""A model that is not there after this long is being loaded."""
 
 MakeAsks = Callable[[Any, Entry, Any, Settings, int], list[Ask]]
 """Of a request, its model, the model's text side, the settings and the size of the vocabulary; off the event loop."""
@@ -104,11 +108,12 @@ class Desk:
         name = wanted.model or self.settings.default_model
         timeout_s = _timeout_s(request, wanted, self.settings)
         priority = _priority(request, wanted)
-        record = self._record(request, stack, name, route)
-        ticket = self._admitted(request, stack)
-        leash = self._leashed(stack, record, timeout_s)
-        async with leash.opening():
-            return await self._opened(request, stack, wanted, make, _Entry(name, record, ticket, leash, priority))
+        record = self._record(request, stack, wanted, route)
+        with record.opening():
+            ticket = self._admitted(request, stack)
+            leash = self._leashed(stack, record, timeout_s)
+            async with leash.opening():
+                return await self._opened(request, stack, wanted, make, _Entry(name, record, ticket, leash, priority))
 
     def check_open(self) -> None:
         if self.is_draining:
@@ -116,8 +121,10 @@ class Desk:
 
     # ---- letting in
 
-    def _record(self, request: Request, stack: contextlib.AsyncExitStack, name: str, route: str) -> Record:
-        record = self.journal.open(route or request.url.path, name, caller_of(request).name)
+    def _record(self, request: Request, stack: contextlib.AsyncExitStack, wanted: Common, route: str) -> Record:
+        name, request_id = wanted.model or self.settings.default_model, wanted_id(request, wanted.request_id)
+        record = self.journal.open(route or request.url.path, name, caller_of(request).name, request_id)
+        set_id(request, record.id)
         stack.callback(self.journal.close, record)
         return record
 
@@ -170,9 +177,13 @@ class Desk:
         self, stack: contextlib.AsyncExitStack, wanted: Common, entry: "_Entry", wait: Wait
     ) -> Resident:
         using = self.residency.using(entry.name, wanted.keep_alive, wish_of(wanted), wait)
-        resident = await stack.enter_async_context(using)
-        if wait.evicted:
-            entry.record.note("loading", evicted=list(wait.evicted))
+        note = functools.partial(entry.record.note, "loading", at=time.monotonic(), evicted=wait.evicted)
+        noting = asyncio.get_running_loop().call_later(LOADING_S, note)
+        try:
+            resident = await stack.enter_async_context(using)
+        finally:
+            noting.cancel()
+        entry.record.model = resident.entry.name
         return resident
 
     async def _asks(self, resident: Resident, wanted: Common, make: MakeAsks) -> tuple[list[Ask], list[str]]:

@@ -1,12 +1,13 @@
 """A daemon's life around its application: lock, socket, address file, signals, drain.
 
 The first SIGTERM or SIGINT closes the door and lets answers finish; the second ends at once. Exit status 0 means that
-every answer was finished or told.
+every answer was finished and no model was given up; a supervisor may go by it.
 """
 
 import argparse
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ import uvicorn
 
 from localllm.daemon.home import Address, locked, remove_address, write_address
 from localllm.daemon.sources import Sources
-from localllm.errors import DaemonUnreachable, LocalLLMError, PortInUse, UsageError, WorkerCrashed
+from localllm.errors import DaemonUnreachable, DiskFull, LocalLLMError, PortInUse, UsageError, WorkerCrashed
 from localllm.server.app import Daemon
 from localllm.server.guard import MAX_HEADER_BYTES
 from localllm.server.logs import start_logging
@@ -48,9 +49,23 @@ def main(argv: Sequence[str], sources_of: Callable[[Settings], Sources]) -> int:
         settings = load_settings()
         return run(settings, sources_of(settings), report)
     except LocalLLMError as error:
-        report.error(error)
+        return _refused(error, report)
+    except OSError as error:  # of the home or the log: what the system says is what there is to say
+        return _refused(_system_error(error), report)
+
+
+def _refused(error: LocalLLMError, report: "_Report") -> int:
+    report.error(error)
+    with contextlib.suppress(OSError):  # where the disk is full stderr may be, too
         print(f"localllm: {error.message}" + (f"\n  {error.hint}" if error.hint else ""), file=sys.stderr)
-        return error.exit_code
+    return error.exit_code
+
+
+def _system_error(error: OSError) -> LocalLLMError:
+    place = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return DiskFull(f"{place}the disk is full", hint="free some space, or choose another LOCALLLM_HOME")
+    return LocalLLMError(f"{place}{(error.strerror or str(error)).lower()}", hint="choose another LOCALLLM_HOME")
 
 
 def run(settings: Settings, sources: Sources, report: "_Report | None" = None) -> int:
@@ -145,7 +160,7 @@ class _Serving(uvicorn.Server):
         self._report = report
         self._stop = asyncio.Event()
         self._num_signals = 0
-        self._is_clean = True
+        self._is_clean = False
         self._daemon = Daemon(settings, sources, request_stop=self._stop.set)
         super().__init__(
             uvicorn.Config(
@@ -193,16 +208,19 @@ class _Serving(uvicorn.Server):
         logger.info("the daemon has ended")
 
     async def _drain(self) -> None:
-        """Let answers finish; those that do not in time get an error event."""
-        replies = self._daemon.desk.replies
-        if replies:
-            logger.info("finishing %d answers", len(replies))
+        """Let requests finish, also those that still wait for their model; those that do not in time get an error."""
+        leashes = self._daemon.desk.leashes
+        if leashes:
+            logger.info("finishing %d requests", len(leashes))
         deadline = time.monotonic() + DRAIN_S
-        while replies and time.monotonic() < deadline and self._num_signals < 2:
+        while leashes and time.monotonic() < deadline and self._num_signals < 2:
             await asyncio.sleep(0.02)
-        self._is_clean = self._num_signals < 2
-        for reply in list(replies):
-            reply.abort(WorkerCrashed("the daemon was shut down before the answer was complete", hint="ask again"))
+        given_up = self._daemon.residency.crashes.given_up()
+        self._is_clean = not (leashes or given_up)
+        for leash in list(leashes):
+            leash.pull(WorkerCrashed("the daemon was shut down before the answer was complete", hint="ask again"))
+        if given_up:
+            logger.error("these models crashed too often and were given up: %s", ", ".join(given_up))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

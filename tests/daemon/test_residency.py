@@ -184,7 +184,7 @@ async def test_damage_found_while_a_model_runs_ends_it_and_names_the_file(tmp_pa
 
     async with residency(tmp_path) as models:
         models._sources = replace(models._sources, check_files=check)
-        with pytest.raises(BadModelFile, match="heavy.gguf is damaged"):
+        with pytest.raises(BadModelFile, match=r"heavy\.gguf is damaged"):
             await use(models, "heavy")
         assert models.crashes.wounds() == []
 
