@@ -3,10 +3,11 @@
 Nobody who watches can slow a request down: watchers are called in line and must only take notes.
 """
 
+import contextlib
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +18,10 @@ EventName = Literal[
 ]
 KEPT = 256
 """Requests that are over and can still be looked at."""
+MAX_EVENTS = 512
+"""Of one request: a very long prompt has its first chunks here, and its end."""
+CLIENT_GONE = "client_gone"
+SEPARATOR = "/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,28 +36,51 @@ class Event:
 
 @dataclass(slots=True)
 class Record:
-    """One request from its arrival on. `route` is its path, `caller` whose share it uses, `created` in seconds since
-    the epoch."""
+    """One request from its arrival on. `route` is its path, `model` the name in it and later the model's own, `caller`
+    whose share it uses, `created` in seconds since the epoch, `num_tokens` how many were generated so far."""
 
     id: str
     route: str
     model: str
     caller: str
     created: float
+    serial: int = 0
     events: list[Event] = field(default_factory=list)
+    num_tokens: int = 0
     is_over: bool = False
     _journal: "Journal | None" = None
     _cancel: Callable[[LocalLLMError], None] | None = None
 
-    def note(self, name: EventName, **data: Any) -> None:
-        """One more event, now; nothing after the end."""
+    def note(self, name: EventName, *, at: float | None = None, **data: Any) -> None:
+        """One more event, as of now or another moment; nothing after the end."""
         if self.is_over:
             return
-        event = Event(name, time.monotonic(), data)
-        self.events.append(event)
+        event = Event(name, time.monotonic() if at is None else at, data)
         self.is_over = name in ("finished", "failed")
+        if len(self.events) < MAX_EVENTS or self.is_over:
+            self.events.append(event)
         if self._journal is not None:
             self._journal.tell(self, event)
+
+    def note_tokens(self, count: int, since_s: float) -> None:
+        """So many tokens of one sequence came, this long after the last ones (negative: they are the first). Called for
+        every step, so it only counts."""
+        self.num_tokens += count
+        if self._journal is not None:
+            self._journal.tell_pace(self, count, since_s)
+
+    def first(self, name: EventName) -> Event | None:
+        return next((event for event in self.events if event.name == name), None)
+
+    def wall_time(self, event: Event) -> float:
+        """When it happened, in seconds since the epoch."""
+        return self.created + event.at - self.events[0].at
+
+    def sequence_id(self, index: int) -> str:
+        """What the engine calls one of its sequences. Never the same twice, even where clients choose our ids."""
+        return f"{self.id}{SEPARATOR}{self.serial}-{index}"
+
+    # ---- ending it
 
     def on_cancel(self, cancel: Callable[[LocalLLMError], None]) -> None:
         """How to end it from outside: `cancel` gets the error that its reader will see."""
@@ -65,8 +93,24 @@ class Record:
         self._cancel(Cancelled("the request was cancelled", hint="somebody asked for that"))
         return True
 
+    @contextlib.contextmanager
+    def opening(self) -> Iterator[None]:
+        """Around what happens before there is a reply: an error is how the request ended."""
+        try:
+            yield
+        except LocalLLMError as error:
+            self.note("failed", code=error.code)
+            raise
+
+
+def record_id_of(sequence_id: str) -> str:
+    """The request that a sequence of the engine belongs to."""
+    return sequence_id.rpartition(SEPARATOR)[0]
+
 
 Watcher = Callable[[Record, Event], None]
+PaceWatcher = Callable[[Record, int, float], None]
+"""Of a request, the number of tokens that came, and the seconds since the last ones of that sequence, or -1."""
 
 
 class Journal:
@@ -76,13 +120,16 @@ class Journal:
         self.running: dict[str, Record] = {}
         self.recent: deque[Record] = deque(maxlen=KEPT)
         self._watchers: set[Watcher] = set()
+        self._pace_watchers: set[PaceWatcher] = set()
+        self._num_opened = 0
 
     def open(self, route: str, model: str, caller: str = "", request_id: str = "") -> Record:
         """A new request, "queued" as of now. An id that is taken gets a suffix."""
         own = request_id or uuid.uuid4().hex
         if own in self.running:
             own = f"{own}-{uuid.uuid4().hex[:8]}"
-        record = Record(own, route, model, caller, time.time())
+        self._num_opened += 1
+        record = Record(own, route, model, caller, time.time(), self._num_opened)
         record._journal = self
         self.running[own] = record
         record.note("queued")
@@ -91,9 +138,14 @@ class Journal:
     def close(self, record: Record) -> None:
         """Nobody attends to it any more; one that has not finished has failed."""
         if not record.is_over:
-            record.note("failed", code="client_gone")
+            record.note("failed", code=CLIENT_GONE)
         if self.running.pop(record.id, None) is not None:
             self.recent.append(record)
+
+    def find(self, request_id: str) -> Record | None:
+        """A request under way, or the last one of this id that is over and still known."""
+        found = self.running.get(request_id)
+        return found or next((record for record in reversed(self.recent) if record.id == request_id), None)
 
     def cancel(self, request_id: str) -> bool:
         """False for a request that is unknown or over."""
@@ -105,6 +157,14 @@ class Journal:
         self._watchers.add(watcher)
         return lambda: self._watchers.discard(watcher)
 
+    def watch_pace(self, watcher: PaceWatcher) -> None:
+        """Call `watcher` whenever tokens come: it may do no more than a little arithmetic."""
+        self._pace_watchers.add(watcher)
+
     def tell(self, record: Record, event: Event) -> None:
         for watcher in list(self._watchers):
             watcher(record, event)
+
+    def tell_pace(self, record: Record, count: int, since_s: float) -> None:
+        for watcher in self._pace_watchers:
+            watcher(record, count, since_s)

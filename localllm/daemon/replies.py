@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from localllm import wire
 from localllm.daemon.failures import error_from
-from localllm.daemon.incremental import TextCutter, ToolCall, open_cutter
+from localllm.daemon.incremental import DONE, TextCutter, ToolCall, open_cutter
 from localllm.daemon.journal import Record
 from localllm.daemon.resident import Resident
 from localllm.errors import ContextExceeded, LocalLLMError
@@ -89,6 +89,7 @@ class Stats:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    reasoning_tokens: int = 0
     load_s: float = 0.0
     submitted: float = 0.0
     started: float | None = None
@@ -103,6 +104,7 @@ class Reply:
         self.stats = Stats(load_s=load_s)
         self.id = uuid.uuid4().hex
         self.record = record
+        self.asks: Sequence[Ask] = ()
         self._resident = resident
         self._sequences: list[_Sequence] = []
         self._pending: dict[int, Piece] = {}
@@ -117,8 +119,9 @@ class Reply:
         for ask in asks:
             _check_length(ask, resident.context_length)
         reply = cls(resident, record, load_s=load_s)
+        reply.asks = asks
         record.on_cancel(reply.abort)
-        record.note("submitted", sequences=len(asks))
+        record.note("submitted", sequences=len(asks), max_tokens=asks[0].max_tokens if asks else None)
         reply.stats.submitted = time.monotonic()
         reply.stats.prompt_tokens = sum(len(prompt) for prompt in {id(ask.prompt): ask.prompt for ask in asks}.values())
         try:
@@ -132,7 +135,7 @@ class Reply:
 
     def _start(self, index: int, ask: Ask, *, counts_prompt: bool) -> None:
         cutter = open_cutter(self._resident.text, ask)
-        sequence = _Sequence(self, index, f"{self.id}-{index}", cutter, counts_prompt)
+        sequence = _Sequence(self, index, self.record.sequence_id(index), cutter, counts_prompt)
         self._sequences.append(sequence)
         self._resident.submit(_submit(sequence.request_id, ask), sequence)
 
@@ -221,8 +224,13 @@ class _Sequence:
         self._reply = reply
         self._index = index
         self._cutter = cutter
+        self._num_new = 0
+        self._last_token: float | None = None
 
     def feed(self, chunk: wire.TokenChunk) -> None:
+        if chunk.preempted:
+            self._reply.record.note("preempted", sequence=self._index)
+            return
         if chunk.finish in ("error", "cancelled"):
             self.fail(_error_of(chunk))
             return
@@ -239,7 +247,16 @@ class _Sequence:
             self._finish(piece, "length" if is_cut else "stop", chunk.stop_id if hit is None else hit)
 
     def flush(self) -> None:
+        self._note_pace()
         self._reply.flush()
+
+    def _note_pace(self) -> None:
+        """Once for all tokens that came together. The first of a sequence came after nothing."""
+        if self._num_new:
+            now = time.monotonic()
+            since_s = -1.0 if self._last_token is None else now - self._last_token
+            self._reply.record.note_tokens(self._num_new, since_s)
+            self._num_new, self._last_token = 0, now
 
     def fail(self, error: LocalLLMError) -> None:
         self.is_finished = True
@@ -255,8 +272,9 @@ class _Sequence:
             piece.num_cached = chunk.num_cached
             if self._counts_prompt:
                 stats.cached_tokens += chunk.num_cached
-            stats.started = stats.started or time.monotonic()
-            self._reply.record.note("admitted", cached=chunk.num_cached, prompt=stats.prompt_tokens)
+            admitted = min(stats.submitted + chunk.waited_s, time.monotonic())
+            stats.started = stats.started or admitted
+            self._reply.record.note("admitted", at=admitted, cached=chunk.num_cached, prompt=stats.prompt_tokens)
         if not chunk.ids and chunk.num_computed:
             self._reply.record.note("progress", computed=chunk.num_computed)
         if chunk.ids and stats.first_token is None:
@@ -267,7 +285,9 @@ class _Sequence:
         """Cut the chunk's tokens into text, one by one, up to a stop string: the string that was hit, if any."""
         for position, token_id in enumerate(chunk.ids):
             piece.ids.append(token_id)
+            self._num_new += 1
             self._reply.stats.completion_tokens += 1
+            self._reply.stats.reasoning_tokens += self._cutter.is_reasoning
             if chunk.logprobs:
                 piece.logprobs.append(chunk.logprobs[position])
             hit = self._cutter.push(token_id, piece)
@@ -276,7 +296,7 @@ class _Sequence:
         return None
 
     def _finish(self, piece: Piece, reason: Finish, stop: str | int | None) -> None:
-        piece.finish, piece.stop = reason, stop
+        piece.finish, piece.stop = reason, None if stop == DONE else stop
         self.is_finished = True
         self._reply.note_finish(reason)
 

@@ -19,6 +19,7 @@ from localllm.daemon.residency import Residency
 from localllm.daemon.sources import Sources
 from localllm.errors import LocalLLMError
 from localllm.server import shapes
+from localllm.server.anthropic import Anthropic
 from localllm.server.callers import Callers
 from localllm.server.desk import Desk
 from localllm.server.guard import Guard, Rules, callers_for
@@ -72,6 +73,7 @@ class Daemon:
             self,
             OpenAI(self.desk, f"localllm-{self.version}"),
             Responses(self.desk, self.kept),
+            Anthropic(self.desk),
             Embedder(self.desk),
             Ranker(self.desk),
             Manage(self.settings, self.residency, request_stop),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ MAX_BODY = "localllm.max_body"
 """Where the guard leaves the limit of the settings, in bytes, in a request's scope."""
 BODY_TIMEOUT_S = 30.0
 STALLED_WRITE_S = 60.0
+ERROR_HEADER = "x-localllm-error"
+"""The code of an error, for dialects whose bodies have no place for it."""
 RETRY_AFTER_S = 2
 
 T = TypeVar("T")
@@ -208,10 +211,14 @@ def error_object(error: LocalLLMError) -> dict[str, Any]:
 
 def error_response(error: LocalLLMError, path: str = "") -> Json:
     """In the form of the dialect whose route `path` is; without one, OpenAI's."""
-    headers = retry_after(error)
+    headers = retry_after(error) | {ERROR_HEADER: error.code}
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
-    return Json(error_body(error, path), status_code=error.http_status, headers=headers)
+    body, status = error_body(error, path), error.http_status
+    if "request_id" in body:
+        headers["request-id"] = body["request_id"]
+        status = ANTHROPIC_OVERLOADED if body["error"]["type"] == "overloaded_error" else status
+    return Json(body, status_code=status, headers=headers)
 
 
 def retry_after(error: LocalLLMError) -> dict[str, str]:
@@ -222,6 +229,8 @@ def retry_after(error: LocalLLMError) -> dict[str, str]:
     return {"retry-after": str(math.ceil(seconds))}
 
 
+ANTHROPIC_OVERLOADED = 529
+"""What their clients know as a server with too much to do."""
 _ANTHROPIC = "/v1/messages"
 _OLLAMA = "/api/"
 _ANTHROPIC_TYPES: Mapping[int, str] = {
@@ -243,5 +252,6 @@ def error_body(error: LocalLLMError, path: str = "") -> dict[str, Any]:
     if path == _ANTHROPIC or path.startswith(_ANTHROPIC + "/"):
         status = error.http_status
         kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-        return {"type": "error", "error": {"type": kind, "message": shown["message"]}}
+        error_of = {"type": kind, "message": shown["message"]}
+        return {"type": "error", "error": error_of, "request_id": f"req_{uuid.uuid4().hex}"}
     return {"error": shown}
