@@ -1,6 +1,7 @@
 """The HTTP application: routes, health, and errors as bodies. `serve` is its foreground entry."""
 
 import contextlib
+import functools
 import logging
 import time
 import uuid
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp
 
 from localllm.daemon.journal import Journal
 from localllm.daemon.residency import Residency
+from localllm.daemon.shelf import Shelf
 from localllm.daemon.sources import Sources
 from localllm.errors import LocalLLMError
 from localllm.server import shapes
@@ -27,6 +29,7 @@ from localllm.server.http import Disconnected, HttpError, Json, error_response
 from localllm.server.live import Live
 from localllm.server.manage import Manage, model_rows
 from localllm.server.named import Answered, Named
+from localllm.server.ollama import GREETING, Ollama
 from localllm.server.openai import OpenAI
 from localllm.server.operations import Directory, Operation, Surface
 from localllm.server.ranking import Ranker
@@ -65,10 +68,10 @@ class Daemon:
         self.kept = ResponseStore(settings.home / "responses.db")
         self.live = Live(self.residency)
         self.answered = Answered()
-        self.directory = Directory(self._surfaces(request_stop))
+        self.directory = Directory(self._surfaces(sources, request_stop))
         self._started = time.monotonic()
 
-    def _surfaces(self, request_stop: Callable[[], None]) -> Sequence[Surface]:
+    def _surfaces(self, sources: Sources, request_stop: Callable[[], None]) -> Sequence[Surface]:
         return (
             self,
             OpenAI(self.desk, f"localllm-{self.version}"),
@@ -76,6 +79,7 @@ class Daemon:
             Anthropic(self.desk),
             Embedder(self.desk),
             Ranker(self.desk),
+            Ollama(self.desk, sources.open_shelf),
             Manage(self.settings, self.residency, request_stop),
             self.live,
         )
@@ -151,7 +155,7 @@ class _Api(FastAPI):
 
 
 async def _greet(request: Request) -> Response:
-    return PlainTextResponse("localllm is running\n")
+    return PlainTextResponse(GREETING)
 
 
 # ---- errors
@@ -210,7 +214,14 @@ def library_of(settings: Settings) -> Sources:
     """The real store behind the daemon."""
     from localllm.store.library import Library  # deferred: tests bring a library of their own
 
-    return Sources(library=Library(settings))
+    return Sources(library=Library(settings), open_shelf=functools.partial(_open_shelf, settings))
+
+
+def _open_shelf(settings: Settings) -> Shelf:
+    """The store that refuses models which this build cannot run."""
+    from localllm.runtime.names import open_library  # deferred: numpy and the formats come with it
+
+    return open_library(settings)
 
 
 def serve(settings: Settings) -> int:

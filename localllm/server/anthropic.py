@@ -1,0 +1,139 @@
+"""Anthropic's API: messages, and how many tokens they have."""
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localllm.server import anthropic_shapes as shapes
+from localllm.server import unknowns
+from localllm.server.anthropic_asking import Translated, translated
+from localllm.server.anthropic_writing import PING, Head, Script, failure
+from localllm.server.calming import calming
+from localllm.server.desk import Desk, Opened
+from localllm.server.http import Json, attended, read_object
+from localllm.server.named import wanted_id
+from localllm.server.operations import Operation
+from localllm.server.passing import Passing, named_as
+from localllm.server.patience import streaming
+from localllm.server.pump import AnswerStream, Form
+from localllm.server.writing import FIRST_EVENT_S
+from localllm.store.entry import Entry
+
+EVENTS = ("text/event-stream", "With `stream`: events from message_start to message_stop, or to error.")
+FORM = Form(error=failure, waiting=lambda _: PING)
+VERSION_HEADER = "anthropic-version"
+
+
+class Anthropic:
+    """`/v1/messages`, `/v1/messages/count_tokens`."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def operations(self) -> Sequence[Operation]:
+        return (
+            Operation(
+                "POST", "/v1/messages", self.create, "Create a message", "anthropic",
+                shapes.MessageAnswer, shapes.MessagesRequest, (EVENTS,),
+                unwell=shapes.AnthropicError, errors=shapes.AnthropicError,
+            ),
+            Operation(
+                "POST", "/v1/messages/count_tokens", self.count, "Count the tokens of messages", "anthropic",
+                shapes.CountedTokens, shapes.Counted, unwell=shapes.AnthropicError, errors=shapes.AnthropicError,
+            ),
+        )  # fmt: skip
+
+    async def create(self, request: Request) -> Response:
+        taken = unknowns.take(await read_object(request), shapes.MessagesRequest, request, always=True)
+        passing = Passing(request, always=True)
+        answering = _Answering(self._desk, request, taken.request, translated(taken.request, passing))
+        if taken.request.stream:
+            response = await streaming(request, answering.stream(), FORM)
+        else:
+            response = Json(await attended(request, answering.whole()))
+        return _with_headers(response, request, passing.headers(taken.headers))
+
+    async def count(self, request: Request) -> Response:
+        taken = unknowns.take(await read_object(request), shapes.Counted, request, always=True)
+        passing = Passing(request, always=True)
+        done = translated(taken.request, passing)
+        body = {"input_tokens": await attended(request, self._counted(done))}
+        return _with_headers(Json(body), request, passing.headers(taken.headers))
+
+    async def _counted(self, done: Translated) -> int:
+        self._desk.check_open()
+        with named_as(done.names):
+            async with self._desk.residency.using(done.chat.model or self._desk.settings.default_model) as resident:
+                size = resident.ready.vocab_size if resident.ready else 0
+                make = calming(done.passing)
+                work = functools.partial(make, done.chat, resident.entry, resident.text, self._desk.settings, size)
+                return len((await self._desk.residency.in_thread(work))[0].prompt)
+
+
+class _Answering:
+    """One message that is made."""
+
+    def __init__(self, desk: Desk, request: Request, wanted: shapes.MessagesRequest, done: Translated) -> None:
+        self._desk = desk
+        self._request = request
+        self._wanted = wanted
+        self._done = done
+
+    async def stream(self) -> AnswerStream:
+        async with contextlib.AsyncExitStack() as stack:
+            opened = await self._opened(stack)
+            early = await opened.reply.gather(FIRST_EVENT_S)
+            return AnswerStream(opened.reply, early, self._script(opened).events, stack.pop_all(), FORM)
+
+    async def whole(self) -> dict[str, Any]:
+        async with contextlib.AsyncExitStack() as stack:
+            opened = await self._opened(stack)
+            script = self._script(opened)
+            while not opened.reply.is_done:
+                script.events(await opened.reply.gather())
+            return script.body
+
+    async def _opened(self, stack: contextlib.AsyncExitStack) -> Opened:
+        with named_as(self._done.names):
+            return await self._desk.open(self._request, stack, self._done.chat, calming(self._done.passing))
+
+    def _script(self, opened: Opened) -> Script:
+        return Script(Head(f"msg_{opened.reply.id}", opened.name, self._wanted), opened.reply)
+
+
+def _with_headers(response: Response, request: Request, headers: dict[str, str]) -> Response:
+    response.headers.update(headers)
+    response.headers["request-id"] = f"req_{wanted_id(request)}"
+    return response
+
+
+# ---- models
+
+
+def is_anthropic(request: Request) -> bool:
+    """Their clients send their version with everything."""
+    return VERSION_HEADER in request.headers
+
+
+def models_body(entries: Sequence[Entry]) -> dict[str, Any]:
+    rows = [model_body(entry) for entry in entries]
+    ids = {"first_id": rows[0]["id"] if rows else None, "last_id": rows[-1]["id"] if rows else None}
+    return {"data": rows, "has_more": False, **ids}
+
+
+def model_body(entry: Entry) -> dict[str, Any]:
+    """`max_tokens`: an answer may fill the context."""
+    return {
+        "type": "model",
+        "id": entry.name,
+        "display_name": entry.name,
+        "created_at": datetime.fromtimestamp(entry.modified or 0, UTC).isoformat().replace("+00:00", "Z"),
+        "lifecycle": "active",
+        "max_input_tokens": entry.context_length,
+        "max_tokens": entry.context_length,
+    }
