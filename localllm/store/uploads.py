@@ -104,7 +104,7 @@ class Uploads:
 
 
 class Upload:
-    """A file that arrives. `commit` checks its digest and puts it in place; leaving the block without that removes it."""
+    """A file that arrives. `commit` checks its digest and puts it in place; otherwise it is gone with the block."""
 
     def __init__(self, target: Path, digits: str, free: FreeBytes) -> None:
         self._target = target
