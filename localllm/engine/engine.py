@@ -6,12 +6,14 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from localllm.engine.guides import Guide, Guides, is_guided
 from localllm.engine.limits import Limits
 from localllm.engine.memory import Memory
 from localllm.engine.scheduler import NO_DRAFTS, Drafts, Scheduler, rank_at
@@ -20,8 +22,10 @@ from localllm.engine.speculative import Drafter, num_standing
 from localllm.engine.step import Backend, RowResult, StepPlan, StepResult, Want
 from localllm.engine.views import Counters, row_views, snapshot
 from localllm.engine.whole import joined
-from localllm.errors import InvalidRequest, LocalLLMError
+from localllm.errors import InvalidRequest, LocalLLMError, NothingAllowed
 from localllm.wire import FinishReason, RowView, Snapshot, Submit, TokenChunk
+
+_GUIDE_WAIT_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class Engine:
 
     `num_pages` pages of `page_size` tokens (the layout's), at most `token_budget` tokens a step and `max_sequences`
     sequences at a time. `drafter` guesses tokens to be checked, where the backend does not overlap steps: a guess can
-    only be made once the last token is known. NotEnoughMemory when the backend cannot hold the pool.
+    only be made once the last token is known. `guides` bound what sequences say, where a Submit asks for it.
+    NotEnoughMemory when the backend cannot hold the pool.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Engine:
         prefix_cache: bool = True,
         num_checkpoints: int = 16,
         drafter: Drafter | None = None,
+        guides: Guides | None = None,
     ) -> None:
         layout = backend.layout
         if page_size != layout.page_size:
@@ -72,6 +78,8 @@ class Engine:
         self._in_flight: deque[_InFlight] = deque()
         self._last_step: _InFlight | None = None
         self._sequences: dict[str, Running] = {}
+        self._guides = guides
+        self._unguided: dict[Running, Future[Guide]] = {}  # they start when their guides are there
         self._num_added = 0
         self._num_planned = 0
         self._held_back: list[TokenChunk] = []
@@ -87,6 +95,8 @@ class Engine:
     def add(self, submit: Submit) -> None:
         """Queue a sequence. InvalidRequest names a bad field; ContextExceeded and NotEnoughMemory mean that it could
         never run, however long it waited."""
+        if is_guided(submit) and self._guides is None:
+            raise InvalidRequest("this engine follows no constraints", param="constraint")
         limit = self.limits.end_of(submit)
         seed = submit.sampling.seed
         whole = None if submit.pooled is None else Want(pooled=submit.pooled)
@@ -112,7 +122,10 @@ class Engine:
         sequence = Running(self._num_added, submit, limit=limit, seed=seed, rank=rank, whole=whole, atomic=atomic)
         self._sequences[submit.request_id] = sequence
         sequence.added_s = self._clock()
-        self.scheduler.add(sequence)
+        if self._guides is not None and sequence.generates and is_guided(submit):
+            self._unguided[sequence] = self._guides.open(submit)
+        else:
+            self.scheduler.add(sequence)
         return sequence
 
     # ---- steps
@@ -130,9 +143,11 @@ class Engine:
         return chunks
 
     def _step(self) -> list[TokenChunk]:
+        self._start_guided()
         self._fill()
         if not self._in_flight:
-            assert not self._sequences, "sequences are left, but none of them can run"
+            assert len(self._sequences) == len(self._unguided), "sequences are left, but none of them can run"
+            wait(self._unguided.values(), _GUIDE_WAIT_S, FIRST_COMPLETED)
             return []
         done = self._in_flight.popleft()
         result = self._backend.collect()
@@ -148,6 +163,17 @@ class Engine:
         self.scheduler.preempted = []
         told = (sequence for sequence in lost if sequence.is_started and not sequence.is_finished)
         return [TokenChunk(sequence.request_id, preempted=True) for sequence in told]
+
+    def _start_guided(self) -> None:
+        """Those whose guides are there by now get in line; for those that cannot have one that was all."""
+        for sequence, guide in [item for item in self._unguided.items() if item[1].done()]:
+            try:
+                sequence.guide = guide.result()
+            except LocalLLMError as error:
+                self._held_back.append(self._fail(sequence, _failed(sequence, error)))
+            else:
+                del self._unguided[sequence]
+                self.scheduler.add(sequence)
 
     def _fill(self) -> None:
         while len(self._in_flight) < self._depth:
@@ -187,8 +213,11 @@ class Engine:
             row = self._settle(sequence, row)
             end = sequence.num_computed
         if row.error:
-            return self._fail(sequence, row)
-        return self._generate(sequence, end, row)
+            return self._end_early(sequence, row)
+        try:
+            return self._generate(sequence, end, row)
+        except LocalLLMError as error:
+            return self._fail(sequence, _failed(sequence, error))
 
     def _settle(self, sequence: Running, row: RowResult) -> RowResult:
         """Keep what the model said after the last known token and after each draft token that it said itself."""
@@ -243,6 +272,8 @@ class Engine:
                 return list(row.sampled[:place]), "stop", token
             sequence.accept(token)
             self.counters.num_generated_tokens += 1
+            if sequence.guide is not None and sequence.guide.is_finished:
+                return list(row.sampled[: place + 1]), "stop", None
         return list(row.sampled), "length" if len(sequence.ids) >= sequence.limit else None, None
 
     def _start_of(self, sequence: Running) -> tuple[bool, int]:
@@ -253,6 +284,15 @@ class Engine:
         self.counters.num_prompt_tokens += sequence.num_prompt
         self.counters.num_cached_tokens += sequence.num_cached
         return True, sequence.num_cached
+
+    def _end_early(self, sequence: Running, row: RowResult) -> TokenChunk:
+        """A row without a token is an error, unless nothing was left to say: at least so many tokens were wanted
+        (min_tokens), but the grammar has come to its end."""
+        if row.error_code != NothingAllowed.code or sequence.guide is None or not sequence.guide.may_end:
+            return self._fail(sequence, row)
+        started, num_cached = self._start_of(sequence)
+        self._drop(sequence)
+        return TokenChunk(sequence.request_id, started=started, num_cached=num_cached, finish="stop")
 
     def _fail(self, sequence: Running, row: RowResult) -> TokenChunk:
         started, num_cached = self._start_of(sequence)
@@ -269,7 +309,11 @@ class Engine:
     def _drop(self, sequence: Running) -> None:
         sequence.is_finished = True
         del self._sequences[sequence.request_id]
-        self.scheduler.remove(sequence)
+        guide = self._unguided.pop(sequence, None)
+        if guide is None:
+            self.scheduler.remove(sequence)
+        else:
+            guide.cancel()
 
     # ---- whole answers: embeddings, evaluation, calibration
 
@@ -320,6 +364,7 @@ class Engine:
         if not is_last and end <= sequence.num_reported:
             return None
         sequence.num_reported = max(sequence.num_reported, end)
+        waited_s = 0.0 if sequence.is_started else sequence.waited_s
         started, num_cached = self._start_of(sequence)
         if is_last:
             self._drop(sequence)
@@ -328,6 +373,7 @@ class Engine:
             started=started,
             num_cached=num_cached,
             num_computed=sequence.num_reported,
+            waited_s=waited_s,
             finish="length" if is_last else None,
             vector=_vector_bytes(joined(sequence.parts, want)) if is_last else b"",
         )
@@ -354,6 +400,10 @@ class Engine:
             self._in_flight.popleft()
             self._backend.collect()
         self._backend.close()
+
+
+def _failed(sequence: Running, error: LocalLLMError) -> RowResult:
+    return RowResult(sequence.seq_id, error=error.message, error_code=error.code)
 
 
 def _vector_bytes(answer: RowResult) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from localllm.engine.guides import Guide
 from localllm.engine.pages import ChainHash
 from localllm.engine.penalties import Penalties
 from localllm.engine.step import (
@@ -87,6 +88,8 @@ class Sequence:
         self.ids = list(submit.prompt)
         self.num_prompt = len(submit.prompt)
         self.limit = limit
+        self.priority = submit.priority
+        self.owner = submit.owner
         self.rank = (rank, -seq_id)  # greater runs first; the older of two equals is the greater
         self.cache_salt = submit.cache_salt
         self.adapter = adapter
@@ -100,6 +103,7 @@ class Sequence:
         self.top_logprobs = submit.top_logprobs
         self.prompt_logprobs = submit.prompt_logprobs
         self.penalties = Penalties(submit.sampling, submit.stop_ids, self.ids)
+        self.guide: Guide | None = None
         self.generates = whole is None and limit > self.num_prompt
         self.chain: list[ChainHash] = []  # of its full pages, kept over preemptions
         self.holding: Holding | None = None
@@ -119,7 +123,7 @@ class Sequence:
     @property
     def waited_s(self) -> float:
         """Seconds between its arrival and the first step that computed some of it."""
-        return self.admitted_s - self.added_s
+        return max(0.0, self.admitted_s - self.added_s)  # one that cannot have its guide is never admitted
 
     @property
     def num_generated(self) -> int:
@@ -142,14 +146,14 @@ class Sequence:
         pending = self.num_pending
         if not pending:
             return known - self.num_computed
-        if known + pending >= self.limit or self.penalties.needs_history:
-            return 0  # nothing more is wanted, or the next edits depend on the token that is still out
+        if known + pending >= self.limit or self.penalties.needs_history or self.guide is not None:
+            return 0  # nothing more is wanted, or the next edits or mask depend on the token that is still out
         return known + pending - self.num_computed
 
     @property
     def room_for_draft(self) -> int:
         """Tokens that may be guessed in a step that computes the last known one and samples after each."""
-        is_open = self.may_draft and self.generates and not self.num_pending
+        is_open = self.may_draft and self.generates and not self.num_pending and self.guide is None
         return self.limit - len(self.ids) - 1 if is_open else 0
 
     def row(self, num_tokens: int) -> Row:
@@ -182,11 +186,18 @@ class Sequence:
 
     def _sample(self, total: int) -> SampleWant:
         generated = total - self.num_prompt
+        if self.guide is not None:
+            return self._guided(self.guide, generated)
         edits = self.penalties.edits(generated)
         if not self.drafted:
             return SampleWant(self.params, self.seed, generated, 1, edits)
         along = self.penalties.edits_along(generated, self.drafted)
         return SampleWant(self.params, self.seed, generated, 1 + len(self.drafted), edits, (), along)
+
+    def _guided(self, guide: Guide, generated: int) -> SampleWant:
+        mask = guide.mask()
+        edits = () if guide.is_forced else self.penalties.edits(generated)
+        return SampleWant(self.params, self.seed, generated, 1, edits, () if mask is None else (mask,))
 
     def _part_of_whole(self, start: int, end: int) -> Want:
         """A chunk of a request that wants something of all its tokens: only the last position, or every one."""
@@ -212,9 +223,11 @@ class Sequence:
         return CommitDraft(self.seq_id, num_standing, num_drafted)
 
     def accept(self, token_id: int) -> None:
-        """A sampled token that stands."""
+        """A sampled token that stands. LocalLLMError when its guide cannot go on from there."""
         self.ids.append(token_id)
         self.penalties.note(token_id)
+        if self.guide is not None:
+            self.guide.accept(token_id)
 
     def restart(self) -> None:
         """Its memory was taken away: everything known is to be computed again."""

@@ -149,6 +149,7 @@ class GrammarGuide:
         self._submit = submit
         self._trigger = Trigger(constraint.after.encode()) if constraint.after else None
         self._is_lazy = constraint.lazy
+        self._is_at_start = False
         self._mask: LateMask | None = None
 
     @property
@@ -178,18 +179,24 @@ class GrammarGuide:
                 self._begin(rest)
         elif token_id in self._tokens.eog_ids:
             self.is_finished = True
-        else:
-            self._matcher.consume_token(token_id)
-            _check(self._matcher)
-            self.is_finished = self._matcher.is_stopped()
+        elif not self._is_blank_before(token_id):
+            self._consume([token_id])
 
     def _begin(self, rest: bytes) -> None:
         """`rest` came behind the trigger in the same token: the grammar's beginning, or blanks before it."""
+        self._is_at_start = True
         ids = self._tokens.ids_of(rest)
-        if self._matcher.validate_tokens(ids) == len(ids):
-            self._matcher.consume_tokens(ids)
-        elif rest.strip():
-            raise ConstraintFailed("the model went on behind the reasoning as the constraint does not allow")
+        if rest.strip() or self._matcher.validate_tokens(ids) == len(ids):
+            self._consume(ids)
+
+    def _is_blank_before(self, token_id: int) -> bool:
+        """Between the reasoning and the answer there may be blanks, as those that a budget forces."""
+        is_blank = self._is_at_start and self._tokens.raw(token_id).isspace()
+        return is_blank and not self._matcher.validate_tokens([token_id])
+
+    def _consume(self, ids: list[int]) -> None:
+        self._is_at_start = self._is_at_start and not ids
+        self._matcher.consume_tokens(ids)
         _check(self._matcher)
         self.is_finished = self._matcher.is_stopped()
 

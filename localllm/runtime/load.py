@@ -20,6 +20,7 @@ from localllm.errors import NotEnoughMemory
 from localllm.formats.gguf_read import GGUFFile
 from localllm.formats.json_file import read_json_object
 from localllm.models.config import ModelConfig
+from localllm.runtime.constraints import Constraints
 from localllm.runtime.folder_facts import (
     GGUF_SAMPLING_KEYS,
     context_length_of,
@@ -97,6 +98,7 @@ def load_engine(load: wire.Load, progress: ProgressCallback = ignore_progress) -
         token_budget=load.token_budget,
         max_sequences=load.max_sequences,
         drafter=drafter_for(load.speculation, model.backend.info),
+        guides=Constraints(Path(load.path), model.backend.vocab_size),
     )
     return engine, _ready(load, model, context_length, num_pages, time.monotonic() - started)
 
