@@ -23,11 +23,19 @@ class ToolCall:
     arguments: str
 
 
+DONE = ""
+"""In place of a stop string: the answer has all that it may have."""
+
+
 class TextCutter(Protocol):
     """Adds what a token brought to a piece."""
 
+    @property
+    def is_reasoning(self) -> bool:
+        """The next token is one of reasoning."""
+
     def push(self, token_id: int, piece: "Piece") -> str | None:
-        """The stop string that this token completed, if it did."""
+        """The stop string that this token completed, if it did; DONE for an end without one."""
 
     def finish(self, piece: "Piece") -> str | None:
         """Add what was held back; a stop string that only the end completed, if there is one."""
@@ -35,6 +43,8 @@ class TextCutter(Protocol):
 
 class PlainCutter:
     """All text is content."""
+
+    is_reasoning = False
 
     def __init__(self, stream: "TokenStream") -> None:
         self._stream = stream
@@ -51,16 +61,23 @@ class PlainCutter:
 
 
 class MarkupCutter:
-    """Text between a model's tags is reasoning or a call of a tool."""
+    """Text between a model's tags is reasoning or a call of a tool. `one_call`: the answer ends behind the first."""
 
-    def __init__(self, stream: "TokenStream", parser: "MarkupParser") -> None:
+    def __init__(self, stream: "TokenStream", parser: "MarkupParser", *, one_call: bool = False) -> None:
         self._stream = stream
         self._parser = parser
+        self._max_calls = 1 if one_call else None
         self._num_calls = 0
+
+    @property
+    def is_reasoning(self) -> bool:
+        return self._parser.is_reasoning
 
     def push(self, token_id: int, piece: "Piece") -> str | None:
         delta = self._stream.push((token_id,))
         self._add(self._parser.push(delta.text), piece)
+        if self._max_calls is not None and self._parser.num_calls >= self._max_calls:
+            return DONE
         if delta.stop is not None:
             self._add(self._parser.finish(), piece)
         return delta.stop
@@ -72,15 +89,26 @@ class MarkupCutter:
 
     def _add(self, marked: "list[MarkedPiece]", piece: "Piece") -> None:
         for part in marked:
+            if part.name and self._num_calls == self._max_calls:
+                return
             if part.kind == "tool_call":
-                piece.tool_calls.append(
-                    ToolCall(self._num_calls, f"call_{uuid.uuid4().hex[:24]}", part.name, part.text)
-                )
-                self._num_calls += 1
+                self._add_call(part, piece.tool_calls)
             elif part.kind == "reasoning":
                 piece.reasoning += part.text
             else:
                 piece.text += part.text
+
+    def _add_call(self, part: "MarkedPiece", calls: list[ToolCall]) -> None:
+        if part.name:
+            calls.append(ToolCall(self._num_calls, f"call_{uuid.uuid4().hex[:24]}", part.name, part.text))
+            self._num_calls += 1
+            return
+        index = self._num_calls - 1
+        if calls and calls[-1].index == index:  # nobody has read it yet
+            last = calls.pop()
+            calls.append(ToolCall(index, last.id, last.name, last.arguments + part.text))
+        else:
+            calls.append(ToolCall(index, "", "", part.text))
 
 
 def open_cutter(text: "TextSide", ask: "Ask") -> TextCutter:
@@ -97,4 +125,6 @@ def open_cutter(text: "TextSide", ask: "Ask") -> TextCutter:
         keep_special=ask.keep_special,
         continuation=not ask.is_chat,
     )
-    return PlainCutter(stream) if ask.markup is None else MarkupCutter(stream, MarkupParser(ask.markup))
+    if ask.markup is None:
+        return PlainCutter(stream)
+    return MarkupCutter(stream, MarkupParser(ask.markup), one_call=ask.markup.one_call)

@@ -20,6 +20,7 @@ from localllm.daemon.resident import Resident
 from localllm.errors import ContextExceeded, LocalLLMError
 
 if TYPE_CHECKING:
+    from localllm.daemon.formats import Format
     from localllm.tokens.markup import MarkupSpec
 
 logger = logging.getLogger("localllm.daemon")
@@ -30,7 +31,8 @@ Finish = Literal["stop", "length"]
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One sequence to run, prompt already in ids. `stop` are strings, `stop_ids` tokens that end it. `markup` says how
-    the answer marks reasoning and tool calls, `keep_special` which special tokens those marks are."""
+    the answer marks reasoning and tool calls, `keep_special` which special tokens those marks are. `format` is what
+    `formats.settled` makes the `constraint` of."""
 
     prompt: list[int]
     sampling: wire.SamplingParams
@@ -48,6 +50,7 @@ class Ask:
     keep_special: tuple[int, ...] = ()
     prompt_text: str = ""
     owner: str = ""
+    format: "Format | None" = None
     constraint: wire.Constraint | None = None
     thinking: wire.ThinkingBudget | None = None
     pooled: wire.Pooling | None = None

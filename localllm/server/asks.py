@@ -4,19 +4,27 @@ Sampling precedence: the request, then the model's own parameters (preset or Mod
 neutral values.
 """
 
+import functools
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from localllm import wire
+from localllm.daemon.formats import Format
+from localllm.daemon.grammars import lark_text
 from localllm.daemon.replies import Ask
 from localllm.errors import InvalidRequest
-from localllm.runtime.presets import LoadWish, behind_opening, sampling_in_force
+from localllm.runtime.presets import LoadWish, sampling_in_force
+from localllm.server.chat_checks import ToolUse, tool_use
+from localllm.server.forced_calls import calls_draft
 from localllm.server.fields import MAX_PROMPTS, ChatRequest, Common, CompletionRequest, stop_strings
-from localllm.server.messages import plain_messages
+from localllm.server.notes import Notes
+from localllm.server.prompts import chat_prompt, knows_tools
+from localllm.server.reasoning import budget_of, thinking_of
+from localllm.server.wanted_format import wanted_format
 from localllm.settings import Settings
 from localllm.store.entry import Entry
 
@@ -25,13 +33,13 @@ if TYPE_CHECKING:
     from localllm.tokens.markup import MarkupSpec
     from localllm.tokens.tokenizer import Tokenizer
 
-_RENDER_ARGUMENTS = frozenset(("self", "messages", "tools", "add_generation_prompt", "continue_final_message"))
-
 
 def sampling_of(request: Common, params: Mapping[str, Any], file_defaults: Mapping[str, Any]) -> wire.SamplingParams:
     """The parameters in force. InvalidRequest names the field that is out of bounds."""
     given = {name: getattr(request, name, None) for name in wire.SamplingParams.__struct_fields__}
     given["logit_bias"] = _bias(request.logit_bias or {})
+    if request.repetition_penalty is None:
+        given["repetition_penalty"] = request.repeat_penalty  # as llama.cpp calls it
     return sampling_in_force(given, params, file_defaults)
 
 
@@ -76,8 +84,16 @@ def _ask(request: Common, entry: Entry, text: "TextSide", settings: Settings, vo
         skip_special=request.skip_special_tokens is not False,
         prompt_logprobs=request.prompt_logprobs,
         priority=request.priority or 0,
-        cache_salt=request.cache_salt or "",
+        cache_salt=_salt(request),
+        owner=request.user or request.safety_identifier or "",
+        format=wanted_format(request),
     )
+
+
+def _salt(request: Common) -> str:
+    """Without the cache, a salt that nobody else has."""
+    own = request.cache_salt or ""
+    return f"{own} {uuid.uuid4().hex}" if request.cache_prompt is False else own
 
 
 def _check_ids(name: str, ids: Sequence[int], vocab_size: int) -> None:
@@ -98,21 +114,44 @@ def _copies(ask: Ask, count: int) -> list[Ask]:
 # ---- chat
 
 
-def chat_asks(request: ChatRequest, entry: Entry, text: "TextSide", settings: Settings, vocab_size: int) -> list[Ask]:
-    """One sequence per choice. Slow (template and tokenizer): not for the event loop."""
+def chat_asks(
+    request: ChatRequest,
+    entry: Entry,
+    text: "TextSide",
+    settings: Settings,
+    vocab_size: int,
+    *,
+    notes: Notes | None = None,
+) -> list[Ask]:
+    """One sequence per choice. `notes` hears of what was passed over and cut. Slow (template and tokenizer): not for the
+    event loop."""
+    notes = notes or Notes()
     ask = _ask(request, entry, text, settings, vocab_size)
-    tools = request.tools if request.tool_choice != "none" else None
+    use = tool_use(request)
+    spec = spec_of(text, use.listed)
+    thinking = thinking_of(
+        request, text.template.source, can_reason=bool(spec.reasoning or spec.is_harmony), notes=notes, name=entry.name
+    )
     prompt = chat_prompt(
-        request.messages, tools, entry, text,
+        request.messages, use.listed, entry, text,
         add_generation_prompt=_opens_answer(request),
         continue_final_message=request.continue_final_message is True,
-        variables=request.chat_template_kwargs or {},
+        variables=thinking.variables,
     )  # fmt: skip
-    ids = text.tokenizer.encode(prompt, add_special=False, parse_special=True)
-    top = (request.top_logprobs or 0) if request.logprobs else None
-    markup = markup_of(text, prompt, tools)
-    keep = _tag_ids(markup.visible_tags(), text.tokenizer) if markup else ()
-    ask = replace(ask, prompt=ids, prompt_text=prompt, top_logprobs=top, is_chat=True, markup=markup, keep_special=keep)
+    ids = text.tokenizer.encode(prompt, add_special=request.add_special_tokens is True, parse_special=True)
+    markup = replace(spec.for_prompt(prompt), one_call=not use.is_parallel)
+    marked = markup if markup.reasoning or markup.tools or markup.is_harmony else None
+    ask = replace(
+        ask,
+        prompt=notes.truncate(ids, request.truncate_prompt_tokens),
+        prompt_text=prompt,
+        top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        is_chat=True,
+        markup=marked,
+        keep_special=_tag_ids(markup.visible_tags(), text.tokenizer) if marked else (),
+        thinking=budget_of(thinking.max_tokens, marked, text.tokenizer),
+        format=_format(request, use, markup, prompt, text.tokenizer),
+    )
     return _copies(ask, request.n or 1)
 
 
@@ -127,14 +166,40 @@ def _opens_answer(request: ChatRequest) -> bool:
     return request.add_generation_prompt is not False and not request.continue_final_message
 
 
-def markup_of(text: "TextSide", prompt: str, tools: Sequence[Mapping[str, Any]] | None) -> "MarkupSpec | None":
-    """How answers to this prompt are marked up; None where all of it is content."""
+def spec_of(text: "TextSide", tools: Sequence[Mapping[str, Any]] | None) -> "MarkupSpec":
+    """How answers of this model are marked up. A model that knows no tools is told to write calls as Hermes does."""
     from localllm.tokens.markup import detect_markup  # deferred: the text side of the first model has brought it
 
     built = text.tokenizer.built
     specials = {built.texts[token_id] for token_id in text.tokenizer.special_ids}
-    spec = detect_markup(text.template.source, specials).for_tools(tools).for_prompt(prompt)
-    return spec if spec.reasoning or spec.tools or spec.is_harmony else None
+    spec = detect_markup(text.template.source, specials)
+    if not knows_tools(text.template.source) or (spec.tools is None and not spec.is_harmony):
+        spec = replace(spec, tools="hermes")
+    return spec.for_tools(tools)
+
+
+def _format(
+    request: ChatRequest, use: ToolUse, markup: "MarkupSpec", prompt: str, tokenizer: "Tokenizer"
+) -> Format | None:
+    """What the answer has to look like; with tools it may be calls instead, and where they are required it is."""
+    wanted = wanted_format(request)
+    is_required = use.mode == "required"
+    if wanted is None and not is_required:
+        return None
+    from localllm.tokens.markup.forcing import lead_of  # deferred, as above
+
+    say = functools.partial(lark_text, control_ids=_control_ids(tokenizer))
+    lead = lead_of(markup, prompt, say)
+    calls = calls_draft(use, markup, say, _control_ids(tokenizer)) if use.mode != "none" else None
+    if is_required or wanted is None:
+        return Format(None, "tools", lead, calls)
+    return replace(wanted, lead=lead, calls=calls)
+
+
+def _control_ids(tokenizer: "Tokenizer") -> dict[str, int]:
+    """Tokens that no text can mean, by their spelling."""
+    texts = tokenizer.built.texts
+    return {texts[token_id]: token_id for token_id in tokenizer.special_ids | tokenizer.eog_ids}
 
 
 def _tag_ids(tags: Sequence[str], tokenizer: "Tokenizer") -> tuple[int, ...]:
@@ -143,36 +208,17 @@ def _tag_ids(tags: Sequence[str], tokenizer: "Tokenizer") -> tuple[int, ...]:
     return tuple(ids[0] for ids in encoded if len(ids) == 1)
 
 
-def chat_prompt(
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Mapping[str, Any]] | None,
-    entry: Entry,
-    text: "TextSide",
-    *,
-    add_generation_prompt: bool = True,
-    continue_final_message: bool = False,
-    variables: Mapping[str, Any] = MappingProxyType({}),
-) -> str:
-    """The conversation as the model wants to read it, with the entry's own system prompt and opening messages."""
-    for name in _RENDER_ARGUMENTS.intersection(variables):
-        raise InvalidRequest(f"chat_template_kwargs may not set {name!r}", param="chat_template_kwargs")
-    plain = plain_messages(messages)
-    if tools and "tools" not in entry.capabilities:
-        raise InvalidRequest(f"{entry.name} does not support tools", hint="leave `tools` out", param="tools")
-    return text.template.render(
-        behind_opening(entry, plain),
-        tools=tools or None,
-        add_generation_prompt=add_generation_prompt,
-        continue_final_message=continue_final_message,
-        **variables,
-    )
-
-
 # ---- plain completions
 
 
 def completion_asks(
-    request: CompletionRequest, entry: Entry, text: "TextSide", settings: Settings, vocab_size: int
+    request: CompletionRequest,
+    entry: Entry,
+    text: "TextSide",
+    settings: Settings,
+    vocab_size: int,
+    *,
+    notes: Notes | None = None,
 ) -> list[Ask]:
     """Sequences prompt by prompt, choice by choice. Slow: not for the event loop."""
     ask = replace(_ask(request, entry, text, settings, vocab_size), top_logprobs=request.logprobs)

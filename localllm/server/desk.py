@@ -13,6 +13,8 @@ from typing import Any
 from starlette.requests import Request
 
 from localllm.daemon.admission import Admission, Bounds, Ticket
+from localllm.daemon.formats import settled
+from localllm.daemon.grammars import Grammars
 from localllm.daemon.journal import Journal, Record
 from localllm.daemon.quarantine import fingerprint_of, fingerprint_of_body
 from localllm.daemon.replies import Ask, Reply
@@ -94,6 +96,7 @@ class Desk:
         self.settings = settings
         self.residency = residency
         self.journal = journal
+        self.grammars = Grammars()
         self.admission = Admission(Bounds.of(settings))
         self.replies: set[Reply] = set()
         self.leashes: set[Leash] = set()
@@ -159,6 +162,7 @@ class Desk:
         resident = await self._resident(stack, wanted, entry, wait)
         load_s = time.monotonic() - started
         asks, fingerprints = await self._asks(resident, wanted, make)
+        asks = await settled(asks, self.grammars)
         owner = caller_of(request).name or wanted.user or ""
         asks = [_placed(ask, entry.priority, owner, self.settings) for ask in asks]
         self.admission.settle(entry.ticket, len(asks), _num_tokens(asks), is_certain=wait.is_told)

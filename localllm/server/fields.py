@@ -1,11 +1,13 @@
 """The request bodies of the OpenAI API and our extras, field by field. What is not here is refused by name."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from localllm.errors import InvalidRequest
+from localllm.server import unknowns
+from localllm.server.chat_checks import check_chat
 from localllm.wire import MAX_LOGPROBS
 
 MAX_NEW_TOKENS = 10_000_000  # the longest context of any model people run
@@ -13,18 +15,46 @@ MAX_CHOICES = 16
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_MESSAGES = 2048
-MAX_TOOLS = 128
 MAX_PROMPTS = 512
 MAX_PRIORITY = 2**31 - 1
+MAX_TIMEOUT_S = 86_400
+MAX_NAME_CHARS = 256
+MAX_ALLOWED_IDS = 65_536
+MAX_BAD_WORDS = 256
+MAX_CHOSEN = 1024
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """`continuous_usage_stats`: usage in every chunk. Obfuscation is accepted, and there is none."""
+
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class StructuredOutputs(msgspec.Struct, forbid_unknown_fields=True):
+    """vLLM's form of a constraint: one of these."""
+
+    json: str | dict[str, Any] | bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
+
+class Reasoning(msgspec.Struct, forbid_unknown_fields=True):
+    """How much a model thinks before it answers. `exclude`: and shows nothing of it."""
+
+    effort: Effort | None = None
+    max_tokens: int | None = None
+    enabled: bool | None = None
+    exclude: bool | None = None
 
 
 class Common(msgspec.Struct, kw_only=True):
-    """Fields that chat and plain completions share. None: not in the request."""
+    """Fields that chat and plain completions share. None: not in the request. `user` tells whose share is used."""
 
     model: str | None = None
     stream: bool | None = None
@@ -38,13 +68,15 @@ class Common(msgspec.Struct, kw_only=True):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    # accepted, without effect on the answer
+    safety_identifier: str | None = None
     user: str | None = None
+    response_format: dict[str, Any] | None = None
+    # accepted, without effect on the answer
     metadata: dict[str, Any] | None = None
     store: bool | None = None
     service_tier: str | None = None
-    safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
     # extras
     top_k: int | None = None
     min_p: float | None = None
@@ -66,6 +98,24 @@ class Common(msgspec.Struct, kw_only=True):
     priority: int | None = None
     cache_salt: str | None = None
     timings: bool | None = None
+    timeout_s: float | None = None
+    request_id: str | None = None
+    cache_prompt: bool | None = None
+    repeat_penalty: float | None = None
+    truncate_prompt_tokens: int | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: str | dict[str, Any] | bool | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | bool | None = None
+
+    def check(self) -> None:
+        """InvalidRequest names the field that is out of bounds, or does not go with another."""
+        _check(self)
 
 
 class ChatRequest(Common, kw_only=True):
@@ -75,7 +125,6 @@ class ChatRequest(Common, kw_only=True):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    response_format: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -83,6 +132,16 @@ class ChatRequest(Common, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    add_special_tokens: bool | None = None
+    echo: bool | None = None
+    reasoning_effort: Effort | None = None
+    reasoning: Reasoning | None = None
+    include_reasoning: bool | None = None
+    thinking_token_budget: int | None = None
+    reasoning_budget: int | None = None
+    return_progress: bool | None = None
+    timings_per_token: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
 
 
 class CompletionRequest(Common, kw_only=True):
@@ -97,7 +156,7 @@ class CompletionRequest(Common, kw_only=True):
 
 
 R = TypeVar("R", bound=Common)
-Bound = tuple[str, int, int]
+Bound = tuple[str, float, float]
 """A field and the smallest and the largest value it may have. Sampling has its own, beside its parameters."""
 
 BOUNDS: tuple[Bound, ...] = (
@@ -105,57 +164,24 @@ BOUNDS: tuple[Bound, ...] = (
     ("max_tokens", 0, MAX_NEW_TOKENS),
     ("prompt_logprobs", 0, MAX_LOGPROBS),
     ("priority", -MAX_PRIORITY, MAX_PRIORITY),
+    ("timeout_s", 0.001, MAX_TIMEOUT_S),
+    ("truncate_prompt_tokens", -1, MAX_NEW_TOKENS),
 )
 CHAT_BOUNDS: tuple[Bound, ...] = (
     ("max_completion_tokens", 0, MAX_NEW_TOKENS),
     ("top_logprobs", 0, MAX_LOGPROBS),
+    ("thinking_token_budget", 0, MAX_NEW_TOKENS),
+    ("reasoning_budget", -1, MAX_NEW_TOKENS),
 )
 COMPLETION_BOUNDS: tuple[Bound, ...] = (("logprobs", 0, MAX_LOGPROBS), ("best_of", 1, MAX_CHOICES))
 
-_UNSUPPORTED: Mapping[str, str] = {
-    "functions": "use `tools`",
-    "function_call": "use `tools`",
-    "audio": "this daemon answers in text",
-    "prediction": "leave it out",
-    "web_search_options": "this daemon does not search the web",
-    "reasoning_effort": "leave it out",
-    "verbosity": "leave it out",
-}
 
-
-def parse(body: dict[str, Any], kind: type[R], *, lenient: bool = False) -> tuple[R, list[str]]:
-    """The request and, where unknown fields were let through, warnings about them. InvalidRequest names the field."""
-    known = set(kind.__struct_fields__)
-    unknown = [name for name in body if name not in known]
-    if unknown and not lenient:
-        raise _unknown(unknown[0])
-    try:
-        request = msgspec.convert({name: body[name] for name in body if name in known}, kind)
-    except msgspec.ValidationError as error:
-        raise _wrong_type(str(error)) from None
-    _check(request)
-    return request, [f"{name!r} is not supported and was ignored" for name in unknown]
-
-
-def _unknown(name: str) -> InvalidRequest:
-    hint = _UNSUPPORTED.get(name, "remove it, or send the header `Prefer: handling=lenient` to have it ignored")
-    error = InvalidRequest(f"{name!r} is not supported here", hint=hint, param=name)
-    error.code = "unsupported_parameter" if name in _UNSUPPORTED else "unknown_parameter"
-    return error
-
-
-def _wrong_type(text: str) -> InvalidRequest:
-    """msgspec says "Expected `int | null`, got `str` - at `$.n`"."""
-    complaint, _, path = text.partition(" - at `$")
-    field = path.strip("`.")
-    if not field and "missing required field" in complaint:
-        name = complaint.split("`")[-2]
-        return InvalidRequest(f"{name} is required", param=name)
-    sentence = complaint.replace("`", "").replace(" | null", "").replace(" | ", " or ")
-    shown = field or "the request"
-    error = InvalidRequest(f"{shown}: {sentence[0].lower()}{sentence[1:]}", param=field or None)
-    error.code = "invalid_type"
-    return error
+def parse(body: dict[str, Any], kind: type[R]) -> R:
+    """The request of a body without strangers in it. InvalidRequest names the field that is wrong or unknown."""
+    stripped, unknown = unknowns.split(body, kind)
+    if unknown:
+        raise unknowns.refusal(unknown[0])
+    return unknowns.converted(stripped, kind)
 
 
 def _check(request: Common) -> None:
@@ -165,8 +191,9 @@ def _check(request: Common) -> None:
         raise InvalidRequest("stream_options is only allowed with `stream`: true", param="stream_options")
     if request.stream and request.prompt_logprobs is not None:
         raise InvalidRequest("prompt_logprobs cannot be streamed", hint="send stream: false", param="prompt_logprobs")
-    if len(request.cache_salt or "") > 256:
-        raise InvalidRequest("cache_salt may have at most 256 characters", param="cache_salt")
+    for name in ("cache_salt", "user", "request_id", "prompt_cache_key", "safety_identifier"):
+        if len(getattr(request, name) or "") > MAX_NAME_CHARS:
+            raise InvalidRequest(f"{name} may have at most {MAX_NAME_CHARS} characters", param=name)
     if isinstance(request, ChatRequest):
         _check_chat(request)
     elif isinstance(request, CompletionRequest):
@@ -181,36 +208,20 @@ def _check_stops(request: Common) -> None:
         )
     if len(request.stop_token_ids or []) > 64:
         raise InvalidRequest("stop_token_ids may hold at most 64 ids", param="stop_token_ids")
+    words = request.bad_words or []
+    if len(words) > MAX_BAD_WORDS or any(not 0 < len(word) <= MAX_STOP_CHARS for word in words):
+        raise InvalidRequest(
+            f"bad_words may hold at most {MAX_BAD_WORDS} strings of 1 to {MAX_STOP_CHARS} characters", param="bad_words"
+        )
+    if request.allowed_token_ids is not None and not 0 < len(request.allowed_token_ids) <= MAX_ALLOWED_IDS:
+        raise InvalidRequest(f"allowed_token_ids must hold 1 to {MAX_ALLOWED_IDS} ids", param="allowed_token_ids")
 
 
 def _check_chat(request: ChatRequest) -> None:
     _within(request, CHAT_BOUNDS)
-    if request.top_logprobs is not None and not request.logprobs:
-        raise InvalidRequest("top_logprobs needs `logprobs`: true", param="top_logprobs")
     if not 0 < len(request.messages) <= MAX_MESSAGES:
         raise InvalidRequest(f"messages must hold 1 to {MAX_MESSAGES} messages", param="messages")
-    if len(request.tools or []) > MAX_TOOLS:
-        raise InvalidRequest(f"tools may hold at most {MAX_TOOLS} tools", param="tools")
-    if not all(map(_is_function, request.tools or [])):
-        raise InvalidRequest(
-            "tools must hold functions with a name",
-            hint='for example {"type": "function", "function": {"name": "f", "parameters": {}}}',
-            param="tools",
-        )
-    if request.tool_choice not in (None, "none", "auto"):
-        raise InvalidRequest("tool_choice other than none and auto is not supported yet", param="tool_choice")
-    if request.tools and request.parallel_tool_calls is False:
-        raise InvalidRequest("parallel_tool_calls: false is not supported yet", param="parallel_tool_calls")
-    if request.response_format is not None and request.response_format.get("type") != "text":
-        raise InvalidRequest("response_format other than text is not supported yet", param="response_format")
-    if request.modalities not in (None, ["text"]):
-        raise InvalidRequest('modalities may only be ["text"]', param="modalities")
-
-
-def _is_function(tool: Mapping[str, Any]) -> bool:
-    function = tool.get("function")
-    name = function.get("name") if isinstance(function, Mapping) else None
-    return tool.get("type") == "function" and isinstance(name, str) and bool(name)
+    check_chat(request)
 
 
 def _check_completion(request: CompletionRequest) -> None:

@@ -1,22 +1,30 @@
 """The OpenAI endpoints: models, chat completions, completions; streaming and not."""
 
 import contextlib
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from localllm.daemon.replies import Ask
 from localllm.server import answers, shapes
 from localllm.server.asks import chat_asks, completion_asks
 from localllm.server.desk import Desk, MakeAsks
-from localllm.server.fields import ChatRequest, CompletionRequest, parse
+from localllm.server.fields import ChatRequest, CompletionRequest
 from localllm.server.http import Json, attended, read_object
+from localllm.server.notes import Notes
 from localllm.server.operations import Operation
+from localllm.server.patience import streaming
+from localllm.server.pump import AnswerStream
+from localllm.server.unknowns import take
 from localllm.server.writing import Answer, streamed, whole
 from localllm.store.entry import Entry
 
+Wanted = ChatRequest | CompletionRequest
 EVENTS = ("text/event-stream", "With `stream`: `data:` lines of chunks (or of an error body), then `data: [DONE]`.")
 
 
@@ -53,39 +61,47 @@ class OpenAI:
     # ---- answers
 
     async def chat(self, request: Request) -> Response:
-        return await self._answer(request, ChatRequest, chat_asks, "chat")
+        return await self._answer(request, ChatRequest, chat_asks)
 
     async def completion(self, request: Request) -> Response:
-        return await self._answer(request, CompletionRequest, completion_asks, "text")
+        return await self._answer(request, CompletionRequest, completion_asks)
 
-    async def _answer(
-        self, request: Request, kind: type[ChatRequest] | type[CompletionRequest], make: MakeAsks, shape: answers.Kind
-    ) -> Response:
-        body = await read_object(request)
-        wanted, warnings = parse(body, kind, lenient="handling=lenient" in request.headers.get("prefer", ""))
-        stack = contextlib.AsyncExitStack()
-        try:
-            answer = await attended(request, self._begin(request, stack, wanted, make, shape, warnings))
-            if wanted.stream:
-                await attended(request, answer.first_word())
-                return streamed(answer, stack.pop_all())
-            return Json(await attended(request, whole(answer)))
-        finally:
-            await stack.aclose()
+    async def _answer(self, request: Request, kind: type[ChatRequest] | type[CompletionRequest], make: Callable[..., list[Ask]]) -> Response:
+        taken = take(await read_object(request), kind, request)
+        notes = Notes.of(request, taken)
+        asking = _Asking(request, taken.request, functools.partial(make, notes=notes), notes)
+        if taken.request.stream:
+            response = await streaming(request, self._stream(asking))
+        else:
+            async with contextlib.AsyncExitStack() as stack:
+                answer = await attended(request, self._begin(asking, stack))
+                response = Json(await attended(request, whole(answer)))
+        response.headers.update(notes.all_headers())
+        return response
 
-    async def _begin(
-        self,
-        request: Request,
-        stack: contextlib.AsyncExitStack,
-        wanted: ChatRequest | CompletionRequest,
-        make: MakeAsks,
-        shape: answers.Kind,
-        warnings: list[str],
-    ) -> Answer:
-        opened = await self._desk.open(request, stack, wanted, make)
-        prefix = "chatcmpl-" if shape == "chat" else "cmpl-"
-        envelope = answers.Envelope(shape, prefix + opened.reply.id, int(time.time()), opened.name, self._fingerprint)
-        return Answer(wanted, opened.resident, opened.asks, opened.reply, envelope, warnings, [])
+    async def _stream(self, asking: "_Asking") -> AnswerStream:
+        async with contextlib.AsyncExitStack() as stack:
+            answer = await self._begin(asking, stack)
+            await answer.first_word()
+            return streamed(answer, stack.pop_all())
+
+    async def _begin(self, asking: "_Asking", stack: contextlib.AsyncExitStack) -> Answer:
+        wanted = asking.wanted
+        opened = await self._desk.open(asking.request, stack, wanted, asking.make)
+        shape: answers.Kind = "chat" if isinstance(wanted, ChatRequest) else "text"
+        own_id = ("chatcmpl-" if shape == "chat" else "cmpl-") + opened.reply.id
+        envelope = answers.Envelope(shape, own_id, int(time.time()), opened.name, self._fingerprint)
+        return Answer(wanted, opened.resident, opened.asks, opened.reply, envelope, asking.notes, [])
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """A request that was read, and what will become of it."""
+
+    request: Request
+    wanted: Wanted
+    make: MakeAsks
+    notes: Notes
 
 
 def _model_object(entry: Entry) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from localllm.daemon.resident import Resident
 from localllm.server import answers
 from localllm.server.collect import Collected, collect
 from localllm.server.fields import ChatRequest, CompletionRequest
+from localllm.server.notes import Notes
 from localllm.server.pump import AnswerStream
 
 FIRST_EVENT_S = 10.0
@@ -25,7 +26,7 @@ class Answer:
     asks: list[Ask]
     reply: Reply
     envelope: answers.Envelope
-    warnings: list[str]
+    notes: Notes
     early: list[Piece]
 
     async def first_word(self) -> None:
@@ -36,7 +37,9 @@ class Answer:
     def extras(self) -> dict[str, Any]:
         """What goes beside the choices at the end."""
         extra: dict[str, Any] = {"timings": answers.timings(self.reply.stats)} if self.wanted.timings else {}
-        return extra | ({"warnings": self.warnings} if self.warnings else {})
+        if self.notes.num_truncated:
+            extra |= {"truncated": True, "truncated_prompt_tokens": self.notes.num_truncated}
+        return extra | ({"warnings": self.notes.warnings} if self.notes.warnings else {})
 
 
 # ---- whole bodies

@@ -13,7 +13,7 @@ from localllm.settings import load_settings
 
 
 def request(**fields: Any) -> ChatRequest:
-    return parse({"messages": [{"role": "user", "content": "x"}], **fields}, ChatRequest)[0]
+    return parse({"messages": [{"role": "user", "content": "x"}], **fields}, ChatRequest)
 
 
 def test_the_request_decides_then_the_model_then_the_file_then_1() -> None:

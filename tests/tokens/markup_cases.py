@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 
 from localllm.tokens.markup import MarkupParser, MarkupSpec, Piece, ToolFormat
+from localllm.tokens.markup.pieces import call_piece
 
 THINK = ("<think>", "</think>")
 QWEN = MarkupSpec(THINK, "hermes")
@@ -29,15 +30,27 @@ def pieces_of(spec: MarkupSpec, chunks: Sequence[str]) -> list[Piece]:
     return [piece for chunk in chunks for piece in parser.push(chunk)] + parser.finish()
 
 
-def parsed(spec: MarkupSpec, chunks: Sequence[str]) -> list[Piece]:
-    """All pieces, neighbours of one kind joined."""
-    joined: list[Piece] = []
-    for piece in pieces_of(spec, chunks):
-        if joined and joined[-1].kind == piece.kind != "tool_call":
-            joined[-1] = Piece(piece.kind, joined[-1].text + piece.text)
+def joined(pieces: Sequence[Piece]) -> list[Piece]:
+    """Neighbours of one kind as one, and the parts of each call."""
+    whole: list[Piece] = []
+    for piece in pieces:
+        if whole and whole[-1].kind == piece.kind and not piece.name:
+            whole[-1] = Piece(piece.kind, whole[-1].text + piece.text, whole[-1].name)
         else:
-            joined.append(piece)
-    return joined
+            whole.append(piece)
+    return whole
+
+
+def parsed(spec: MarkupSpec, chunks: Sequence[str]) -> list[Piece]:
+    """All pieces, neighbours joined, arguments in one notation of JSON where they are JSON."""
+    return [_plain(piece) if piece.kind == "tool_call" else piece for piece in joined(pieces_of(spec, chunks))]
+
+
+def _plain(call: Piece) -> Piece:
+    try:
+        return call_piece(call.name, json.loads(call.text))
+    except ValueError:
+        return call
 
 
 def words(text: str) -> Piece:
@@ -109,7 +122,13 @@ CASES: dict[str, list[tuple[MarkupSpec, str, list[Piece]]]] = {
         (QWEN, '<tool_call>{"type": "function", "function": {"name": "find", "arguments": {"n": 1}}}</tool_call>',
          [find(n=1)]),
         (QWEN, '<tool_call>{"name": "find", "arguments": {"n": 1e999}}</tool_call>',
-         [words('<tool_call>{"name": "find", "arguments": {"n": 1e999}}</tool_call>')]),
+         [Piece("tool_call", '{"n":1e999}', "find")]),
+        (QWEN, '<tool_call>{"name": "find", "arguments": {"n": 1}</tool_call>', [find(n=1)]),
+        (QWEN, '<tool_call>{"name": "find", "arguments": {"n": 1}} and </tool_call> so',
+         [find(n=1), words("and  so")]),
+        (QWEN, '<tool_call>{"name": "find", "arguments": {"n": tru e,', [Piece("tool_call", '{"n":tru e,', "find")]),
+        (QWEN, '<tool_call>{"name": "find", "arguments": {n: 1}}</tool_call>',
+         [words('<tool_call>{"name": "find", "arguments": {n: 1}}</tool_call>')]),
         (QWEN, '<tool_call>{"name": "find", "arguments": {"zip": "a\nb"}}</tool_call>', [find(zip="a\nb")]),
         (QWEN, '<tool_call>{"name": "find", "arguments": {"zip": "\\ud83d\\udc08 é"}}</tool_call>', [find(zip="🐈 é")]),
         (QWEN, '<tool_call>{"name": "find", "arguments": {"zip": "\\ud800"}}</tool_call>',

@@ -17,9 +17,12 @@ from tests.tokens.markup_cases import (
     GRANITE,
     HARMONY,
     HERMES_CALL,
+    JSON_CALL,
+    KIMI_CALL,
     QWEN,
     SEP,
     THINK,
+    joined,
     of,
     parsed,
     words,
@@ -60,17 +63,51 @@ def test_what_cannot_become_a_call_is_released_at_once() -> None:
         assert got == "".join(chunks)
 
 
-def test_a_call_comes_as_soon_as_it_ends() -> None:
+STREAMED = (
+    (QWEN, HERMES_CALL),
+    (of("llama3", knows_tools=True), '{"name": "find", "parameters": {"zip": "01234"}}'),
+    (of("mistral"), 'x[TOOL_CALLS]find[ARGS]{"zip": "01234"}'),
+    (of("deepseek"), f'<｜tool▁call▁begin｜>find{SEP}{{"zip": "01234"}}<｜tool▁call▁end｜>'),
+    (of("kimi"), KIMI_CALL.format(3)),
+    (GRANITE, f"<|tool_call|>[{JSON_CALL}]"),
+    (COMMAND, '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "find", "parameters": {"zip": "01234"}}]'),
+    (HARMONY, '<|channel|>commentary to=functions.find<|message|>{"zip": "01234"}<|call|>'),
+)
+
+
+@pytest.mark.parametrize(("spec", "text"), STREAMED, ids=lambda value: str(value)[:40])
+def test_a_call_is_there_with_its_name_and_grows_with_its_arguments(spec: MarkupSpec, text: str) -> None:
+    parser = MarkupParser(spec)
+    opened = [piece for letter in text[: text.index('"01234"')] for piece in parser.push(letter) if piece.text != "x"]
+    assert (opened[0].name, joined(opened)[0].text) == ("find", '{"zip":')
+    assert [parser.push(letter) for letter in '"01'] == [[Piece("tool_call", letter)] for letter in '"01']
+    assert parser.num_calls == 0
+    assert [piece.text for letter in '234"}' for piece in parser.push(letter)] == list('234"}')
+    assert parser.num_calls == 1
+
+
+def test_a_call_that_cannot_be_shown_early_comes_when_it_ends() -> None:
     for spec, text in (
-        (QWEN, HERMES_CALL),
-        (of("llama3"), '{"name": "find", "parameters": {"zip": "01234"}}'),
-        (of("mistral"), 'x[TOOL_CALLS]find[ARGS]{"zip": "01234"}'),
-        (of("deepseek"), f'<｜tool▁call▁begin｜>find{SEP}{{"zip": "01234"}}<｜tool▁call▁end｜>'),
-        (HARMONY, '<|channel|>commentary to=functions.find<|message|>{"zip": "01234"}<|call|>'),
+        (of("llama3"), '{"name": "find", "parameters": {"zip": "01234"}}'),  # no tools to know it by
+        (of("lfm2"), "<|tool_call_start|>[find(zip='01234')]<|tool_call_end|>"),
+        (of("xml"), "<tool_call><function=find><parameter=zip>\n'01234\n</parameter></function></tool_call>"),
     ):
         parser = MarkupParser(spec)
-        parser.push(text[:-1])
-        assert FOUND in parser.push(text[-1])
+        assert parser.push(text[:-1]) == []
+        (call,) = parser.push(text[-1])
+        assert call.name == "find" and parser.num_calls == 1
+
+
+def test_arguments_that_break_off_stay_what_was_said_of_them() -> None:
+    text = '<tool_call>{"name": "find", "arguments": {"zip": "01'
+    assert parsed(QWEN, [text]) == parsed(QWEN, list(text)) == [Piece("tool_call", '{"zip":"01', "find")]
+
+
+def test_a_second_call_in_one_body_streams_like_the_first() -> None:
+    parser = MarkupParser(QWEN)
+    parts = [piece for letter in f"<tool_call>[{JSON_CALL}, {JSON_CALL}" for piece in parser.push(letter)]
+    assert [piece.name for piece in parts if piece.name] == ["find", "find"]
+    assert parser.num_calls == 2
 
 
 def test_a_model_that_only_begins_calls_is_not_heard_forever() -> None:

@@ -9,6 +9,7 @@ import pytest
 from localllm.errors import TemplateRefused
 from localllm.tokens.chat import render_text
 from localllm.tokens.markup import MarkupParser, Piece, detect_markup
+from tests.tokens.markup_cases import joined
 from tests.tokens.conversations import HELLO, OFF, ON, TOOLS, Message, call
 from tests.tokens.published import TEMPLATES, source_of
 
@@ -77,7 +78,7 @@ def until_end(answer: str) -> str:
 
 def read(source: str, prompt: str, answer: str) -> list[Piece]:
     parser = MarkupParser(detect_markup(source).for_tools(TOOLS).for_prompt(prompt))
-    return [piece for letter in answer for piece in parser.push(letter)] + parser.finish()
+    return joined([piece for letter in answer for piece in parser.push(letter)] + parser.finish())
 
 
 def text_of(pieces: list[Piece], kind: str) -> str:

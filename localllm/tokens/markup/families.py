@@ -8,6 +8,7 @@ from typing import Literal
 
 from localllm.tokens.markup import calls
 from localllm.tokens.markup.calls import CallReader
+from localllm.tokens.markup.early import DEEPSEEK_HEAD, FENCED_HEAD, JSON_HEAD, KIMI_HEAD, NAMED_HEAD
 from localllm.tokens.markup.ends import (
     GEMMA_QUOTES,
     JSON_QUOTES,
@@ -33,7 +34,8 @@ _TOLD_BY_PREFIX = 64  # characters of a body that tell whether it may be a call
 class Mark:
     """One way to open a call. `may_be` is matched against the body's beginning: what does not match is no call.
 
-    `keeps_opener`: the reader wants to see it. `is_bare`: there is no tag, so that only known tools count.
+    `keeps_opener`: the reader wants to see it. `is_bare`: there is no tag, so that only known tools count. `heads` are
+    the beginnings of bodies that can be shown as they are written.
     """
 
     opener: str
@@ -43,6 +45,7 @@ class Mark:
     may_be: str = ".*"
     keeps_opener: bool = False
     is_bare: bool = False
+    heads: tuple[re.Pattern[str], ...] = (JSON_HEAD,)
 
     def is_plausible(self, body: str) -> bool:
         begun = body[:_TOLD_BY_PREFIX]
@@ -69,9 +72,10 @@ class Grammar:
 
 
 def _closed(
-    opener: str, closer: str, reader: CallReader, quotes: Quotes, may_be: str = ".*", *, keeps_opener: bool = False
+    opener: str, closer: str, reader: CallReader, quotes: Quotes, may_be: str = ".*", *, keeps_opener: bool = False,
+    heads: tuple[re.Pattern[str], ...] = (JSON_HEAD,),
 ) -> Mark:
-    return Mark(opener, reader, lambda: CloserEnd(closer, quotes), closer, may_be, keeps_opener)
+    return Mark(opener, reader, lambda: CloserEnd(closer, quotes), closer, may_be, keeps_opener, heads=heads)
 
 
 def _tagged(reader: CallReader) -> Mark:
@@ -82,7 +86,8 @@ def _tagged(reader: CallReader) -> Mark:
 
 
 def _valued(opener: str, reader: CallReader, may_be: str = _JSON_BODY, *, behind: str = "") -> Mark:
-    return Mark(opener, reader, lambda: ValueEnd(behind), may_be=may_be)
+    heads = (JSON_HEAD, NAMED_HEAD) if behind else (JSON_HEAD,)
+    return Mark(opener, reader, lambda: ValueEnd(behind), may_be=may_be, heads=heads)
 
 
 _BARE_JSON = r"\{\s*(\"(name|type|function|parameters|arguments)\"\s*:.*|\"[a-z]*\"?\s*)?"
@@ -122,12 +127,12 @@ GRAMMARS: Mapping[ToolFormat, Grammar] = {
         (_closed("<|python_start|>", "<|python_end|>", calls.pythonic_calls, NO_QUOTES, _PYTHON_BODY),), bare=_BARE
     ),
     "deepseek": Grammar(
-        (_closed("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", calls.deepseek_calls, JSON_QUOTES),),
+        (_closed("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", calls.deepseek_calls, JSON_QUOTES, heads=(DEEPSEEK_HEAD, FENCED_HEAD)),),
         section=("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
         inner_tags=("<｜tool▁sep｜>",),
     ),
     "kimi": Grammar(
-        (_closed("<|tool_call_begin|>", "<|tool_call_end|>", calls.kimi_calls, JSON_QUOTES),),
+        (_closed("<|tool_call_begin|>", "<|tool_call_end|>", calls.kimi_calls, JSON_QUOTES, heads=(KIMI_HEAD,)),),
         section=("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
         inner_tags=("<|tool_call_argument_begin|>",),
     ),

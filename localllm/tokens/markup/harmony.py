@@ -3,11 +3,13 @@
 import re
 
 from localllm.tokens.markup.calls import json_arguments
+from localllm.tokens.markup.early import ArgumentsText
 from localllm.tokens.markup.overlap import overlap
 from localllm.tokens.markup.pieces import Piece, call_piece
 from localllm.tokens.markup.spec import HARMONY_TAGS
 
 _TAG = re.compile("|".join(re.escape(tag) for tag in HARMONY_TAGS))
+_BEGUN = re.compile(r"\s*\{\s*[\"}]")
 _RECIPIENT = re.compile(r"to=(?:functions\.)?([\w.-]+)")
 
 
@@ -25,9 +27,15 @@ class HarmonyParser:
         self._channel = ""
         self._call_name = ""
         self._arguments = ""
+        self._shown: ArgumentsText | None = None  # arguments that are shown as they come
+        self.num_calls = 0
         self.push(opening)
         if self._header is not None and not self._is_addressed:
             self._header = ""  # the role
+
+    @property
+    def is_reasoning(self) -> bool:
+        return self._header is None and self._channel == "analysis" and not self._call_name
 
     def push(self, text: str) -> list[Piece]:
         self._buffer += text
@@ -53,9 +61,27 @@ class HarmonyParser:
             self._header += text
             return []
         if self._call_name:
-            self._arguments += text
-            return []
+            return self._take_arguments(text)
         return [Piece("reasoning" if self._channel == "analysis" else "content", text)]
+
+    def _take_arguments(self, text: str) -> list[Piece]:
+        """Shown from where they are JSON without doubt."""
+        if self._shown is None:
+            self._arguments += text
+            if not _BEGUN.match(self._arguments):
+                return []
+            self._shown = ArgumentsText()
+            return self._more(self._call_name, self._arguments)
+        return self._more("", text)
+
+    def _more(self, name: str, text: str) -> list[Piece]:
+        assert self._shown is not None
+        was_complete = self._shown.is_complete
+        shown, used = ("", 0) if was_complete else self._shown.take(text)
+        self.num_calls += self._shown.is_complete and not was_complete
+        rest = text[used:].strip()  # said behind the arguments
+        parts = [Piece("tool_call", shown, name)] if shown else []
+        return parts + ([Piece("content", rest)] if rest else [])
 
     def _turn(self, tag: str) -> list[Piece]:
         is_header = tag in ("<|message|>", "<|channel|>", "<|constrain|>")
@@ -78,9 +104,14 @@ class HarmonyParser:
     def _close(self) -> list[Piece]:
         name, arguments, header = self._call_name, self._arguments, self._header
         self._header, self._channel, self._call_name, self._arguments = "", "", "", ""
+        was_shown, self._shown = self._shown is not None, None
+        if was_shown:
+            return []
         if not name:
             return [Piece("content", header)] if header and not self._is_addressed else []
         try:
-            return [call_piece(name, json_arguments(arguments))]
+            call = call_piece(name, json_arguments(arguments))
         except (ValueError, RecursionError):
             return [Piece("content", arguments)] if arguments else []
+        self.num_calls += 1
+        return [call]

@@ -10,7 +10,8 @@ PieceKind = Literal["content", "reasoning", "tool_call"]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of an answer. For a tool call `name` is the function and `text` its arguments as compact JSON."""
+    """A part of an answer. For a tool call `name` is the function and `text` its arguments as compact JSON, or their
+    beginning; without a name it is more of the arguments of the call before."""
 
     kind: PieceKind
     text: str

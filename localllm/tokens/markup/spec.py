@@ -17,7 +17,8 @@ class MarkupSpec:
 
     `starts_in_reasoning`: the prompt has already opened the reasoning. `opening`: what the prompt has said of a harmony
     message. `tool_names` (empty: unknown) and `text_parameters`, the (function, parameter) pairs whose values are
-    strings even if they look like numbers, come from the tools; formats without tags or types need them.
+    strings even if they look like numbers, come from the tools; formats without tags or types need them. `one_call`: an
+    answer ends behind its first call.
     """
 
     reasoning: tuple[str, str] | None = None
@@ -28,6 +29,7 @@ class MarkupSpec:
     answer: tuple[str, str] | None = None
     tool_names: frozenset[str] = frozenset()
     opening: str = ""
+    one_call: bool = False
 
     def visible_tags(self) -> tuple[str, ...]:
         """Tags that the parser must see even where special tokens are left out of the text."""

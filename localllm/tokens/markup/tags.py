@@ -1,13 +1,14 @@
 """The parser of tags in plain text: reasoning first, then content with calls in it.
 
 What opens a call is held back until it is one. What turns out to be none is content, tag and all, and is read on from
-right behind the tag; so nothing is lost, and a call inside is still found.
+right behind the tag; so nothing is lost, and a call inside is still found. A call whose arguments stream has begun.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Literal
 
+from localllm.tokens.markup.early import EarlyCalls
 from localllm.tokens.markup.ends import EndFinder
 from localllm.tokens.markup.families import GRAMMARS, Grammar, Mark
 from localllm.tokens.markup.overlap import overlap
@@ -22,11 +23,13 @@ _BETWEEN_BARE_CALLS = re.compile(r"\s*[;,]?\s*")
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """A call whose end has not come: its mark, the white space before it, and where its body may end."""
+    """A call whose end has not come: its mark, the white space before it, where its body may end, what is shown of it
+    already."""
 
     mark: Mark
     lead: str
     end: EndFinder
+    early: EarlyCalls
 
 
 class TagParser:
@@ -43,6 +46,7 @@ class TagParser:
         self._owed = ""  # a section's opening tag, until a call proves that it was one
         self._is_behind_bare_call = False
         self._patience = _MAX_DISAPPOINTMENTS
+        self._num_calls = 0
         self._last_letter = ""
         self._open: _Open | None = None
         self._buffer = ""
@@ -63,6 +67,16 @@ class TagParser:
         self._pay()
         self._buffer = ""
         return self._released()
+
+    @property
+    def num_calls(self) -> int:
+        """Calls whose arguments are complete."""
+        return self._num_calls + (self._open.early.num_complete if self._open else 0)
+
+    @property
+    def is_reasoning(self) -> bool:
+        """What comes next is reasoning, until a tag says otherwise."""
+        return self._state == "reasoning"
 
     def _released(self) -> list[Piece]:
         pieces, self._pieces = self._pieces, []
@@ -208,7 +222,7 @@ class TagParser:
     # --- calls
 
     def _enter_call(self, mark: Mark, lead: str, body: str) -> None:
-        self._open = _Open(mark, lead, mark.end())
+        self._open = _Open(mark, lead, mark.end(), EarlyCalls(mark.heads, lambda name: self._may_show(mark, name)))
         self._state, self._buffer = "call", body
 
     def _step_call(self) -> bool:
@@ -219,18 +233,34 @@ class TagParser:
             return True
         end = call.end.find(self._buffer)
         if end is None:
+            self._show(call, len(self._buffer) - overlap(self._buffer, (call.mark.closer,)))
             return False
+        self._show(call, end[0])
         if not self._accept(call, *end):
             self._be_disappointed(call)
         return True
+
+    def _may_show(self, mark: Mark, name: str) -> bool:
+        known = self._spec.tool_names
+        return name in known if known or mark.is_bare else True
+
+    def _show(self, call: _Open, limit: int) -> None:
+        """What is certain of a call before its end has come."""
+        parts = call.early.read(self._buffer, limit)
+        if parts:
+            self._owed, self._is_section_proven = "", True
+            self._pieces += parts
 
     def _settle(self) -> bool:
         """At the end of the text: what an unfinished call is after all; False if none is open."""
         call = self._open
         if self._state != "call" or call is None:
             return False
-        place = self._buffer.find(call.mark.closer) if call.mark.closer else -1
         whole = len(self._buffer)
+        if call.early.num_begun:
+            self._show(call, whole)
+            return self._accept(call, whole, whole)
+        place = self._buffer.find(call.mark.closer) if call.mark.closer else -1
         if place >= 0 and self._accept(call, place, place + len(call.mark.closer)):
             return True
         if not self._accept(call, whole, whole):
@@ -241,12 +271,16 @@ class TagParser:
         """Take the body as calls, if it is some."""
         body = self._buffer[:body_end]
         calls = self._read(call.mark, call.mark.opener + body if call.mark.keeps_opener else body)
-        if not calls:
+        num_shown = call.early.num_begun
+        if not calls and not num_shown:
             return False
-        self._pieces += calls
+        self._pieces += calls[num_shown:]
+        self._num_calls += max(len(calls), call.early.num_complete)
         self._owed, self._is_section_proven = "", True
         self._open, self._buffer = None, self._buffer[rest_start:]
         self._skips_space, self._last_letter = True, ""
+        if not calls:
+            self._emit("content", call.early.tail(body))
         self._is_behind_bare_call = call.mark.is_bare
         self._state = "start" if call.mark.is_bare else "content"
         return True

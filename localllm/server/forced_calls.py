@@ -1,0 +1,29 @@
+"""Calls that a model must make, as a grammar: in its own manner of writing them, with arguments that fit their schemas."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from localllm.daemon.grammars import Draft, embedded_schema, lark_grammar
+from localllm.errors import InvalidRequest
+from localllm.server.chat_checks import ToolUse
+
+if TYPE_CHECKING:
+    from localllm.tokens.markup import MarkupSpec
+
+
+def calls_draft(use: ToolUse, markup: "MarkupSpec", say: Callable[[str], str], controls: Collection[str]) -> Draft:
+    """InvalidRequest names `tools` where a schema cannot be kept to."""
+    from localllm.tokens.markup.forcing import call_form, call_grammar  # deferred: models bring it
+
+    functions = [(tool["function"]["name"], _schema(tool["function"])) for tool in use.tools]
+    grammar = call_grammar(call_form(markup, controls), functions, say, is_parallel=use.is_parallel)
+    return lark_grammar(grammar, param="tools")
+
+
+def _schema(function: Mapping[str, Any]) -> str:
+    """Of the arguments: an object; where its schema does not allow others, only the properties that it names."""
+    schema = dict(function.get("parameters") or {})
+    if schema.setdefault("type", "object") != "object":
+        raise InvalidRequest(f"the parameters of {function['name']!r} must be those of an object", param="tools")
+    schema.setdefault("additionalProperties", "properties" not in schema and "$ref" not in schema)
+    return embedded_schema(schema, param="tools")

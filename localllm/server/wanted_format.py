@@ -1,0 +1,96 @@
+"""The form that a request wants its answer to have: OpenAI's `response_format`, and what vLLM and llama.cpp call it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from localllm.daemon.formats import Format
+from localllm.daemon.grammars import (
+    Draft,
+    choice_grammar,
+    gbnf_grammar,
+    json_object_grammar,
+    json_schema_grammar,
+    lark_grammar,
+    regex_grammar,
+)
+from localllm.errors import InvalidRequest
+from localllm.server.fields import Common
+
+_FORMAT = "response_format"
+
+
+def wanted_format(request: Common) -> Format | None:
+    """None where any text will do. InvalidRequest names a form that is none, and the second where there are two."""
+    found = [(param, value) for param, value in _asked(request) if value is not None]
+    if len(found) > 1:
+        (first, _), (second, _) = found[:2]
+        raise InvalidRequest(f"{second} does not go with {first}: an answer has one form", param=second)
+    for param, value in found:
+        kind = param.rpartition(".")[2].removeprefix("guided_")
+        return Format(_DRAFTS[kind](value, param), _param(param))
+    return None
+
+
+def _asked(request: Common) -> list[tuple[str, Any]]:
+    """Fields that ask for a form, by their path."""
+    own = request.structured_outputs
+    vllm = {} if own is None else {f"structured_outputs.{name}": value for name, value in _given(own)}
+    names = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema")
+    others = {name: getattr(request, name) for name in names if getattr(request, name) not in (None, "")}
+    return [*_of_response_format(request.response_format), *vllm.items(), *others.items()]
+
+
+def _given(own: msgspec.Struct) -> list[tuple[str, Any]]:
+    given = [(name, value) for name, value in msgspec.structs.asdict(own).items() if value is not None]
+    return [(name, value) for name, value in given if name != "json_object" or value]
+
+
+def _of_response_format(wanted: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+    """`json_object`, or `json_schema` with the schema in the place that OpenAI has for it, or llama.cpp."""
+    if wanted is None or wanted.get("type") == "text":
+        return []
+    kind = wanted.get("type")
+    if kind == "json_object":
+        schema = wanted.get("schema")
+        return [("response_format.json_object", True) if schema is None else ("response_format.schema", schema)]
+    if kind != "json_schema":
+        raise InvalidRequest(
+            f"response_format.type must be text, json_object or json_schema, not {kind!r}", param="response_format"
+        )
+    inner = wanted.get("json_schema", wanted)
+    schema = inner.get("schema") if isinstance(inner, Mapping) else None
+    if schema is None:
+        raise InvalidRequest("response_format.json_schema needs a schema", param="response_format")
+    return [("response_format.schema", schema)]
+
+
+def _json(value: Any, param: str) -> Draft:
+    """A schema, or one as text."""
+    if isinstance(value, str):
+        try:
+            value = msgspec.json.decode(value)
+        except (msgspec.DecodeError, RecursionError):
+            raise InvalidRequest(f"{param} must be a JSON schema", param=param) from None
+    return json_schema_grammar(value, param=_param(param))
+
+
+def _param(path: str) -> str:
+    return _FORMAT if path.startswith(_FORMAT) else path
+
+
+def _own_grammar(text: str, param: str) -> Draft:
+    """GBNF where there is a rule `root ::=`, else Lark."""
+    return gbnf_grammar(text, param=param) if "::=" in text else lark_grammar(text, param=param)
+
+
+_DRAFTS: Mapping[str, Callable[[Any, str], Draft]] = {
+    "json_object": lambda value, param: json_object_grammar(),
+    "json": _json,
+    "schema": _json,
+    "json_schema": _json,
+    "regex": lambda value, param: regex_grammar(value, param=param),
+    "choice": lambda value, param: choice_grammar(value, param=param),
+    "grammar": _own_grammar,
+}
