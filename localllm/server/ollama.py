@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from localllm.daemon.shelf import OpenShelf
 from localllm.server.desk import Desk
 from localllm.server.ollama_creating import OllamaCreating
+from localllm.server.ollama_embedding import OllamaVectors
 from localllm.server.ollama_generating import OllamaAnswers
 from localllm.server.ollama_models import OllamaModels
 from localllm.server.operations import Operation
@@ -17,7 +18,12 @@ class Ollama:
     """`/api/...`."""
 
     def __init__(self, desk: Desk, open_shelf: OpenShelf) -> None:
-        self._parts = (OllamaAnswers(desk), OllamaModels(desk.residency, open_shelf), OllamaCreating(open_shelf))
+        self._parts = (
+            OllamaAnswers(desk),
+            OllamaVectors(desk),
+            OllamaModels(desk.residency, open_shelf),
+            OllamaCreating(open_shelf),
+        )
 
     def operations(self) -> Sequence[Operation]:
         return [operation for part in self._parts for operation in part.operations()]

@@ -17,9 +17,10 @@ from localllm.server.fields import ChatRequest, CompletionRequest
 from localllm.server.http import Json, Streamed, attended, read_object
 from localllm.server.ollama_errors import LINES, in_ollamas_words
 from localllm.server.ollama_options import sorted_options
-from localllm.server.ollama_requests import Prompting, chat_request, check, generate_request
+from localllm.server.ollama_requests import NAMES, Prompting, chat_request, check, generate_request
 from localllm.server.ollama_writing import Kind, Script, Stamps
 from localllm.server.operations import Operation
+from localllm.server.passing import named_as
 from localllm.server.patience import streaming
 from localllm.server.pump import AnswerStream
 from localllm.server.writing import FIRST_EVENT_S
@@ -74,10 +75,11 @@ class OllamaAnswers:
     ) -> Response:
         begun = _Begun(self._desk, request, asked, wanted, kind)
         try:
-            if wanted.stream:
-                response = await streaming(request, begun.stream(), LINES)
-            else:
-                response = Json(await attended(request, begun.whole()))
+            with named_as(NAMES):
+                if wanted.stream:
+                    response = await streaming(request, begun.stream(), LINES)
+                else:
+                    response = Json(await attended(request, begun.whole()))
         except LocalLLMError as error:
             raise in_ollamas_words(error, asked.model) from None
         response.headers.update({**headers, **begun.headers})
@@ -168,16 +170,19 @@ class _Begun:
         )
 
 
-async def read(request: Request, kind: type[R]) -> tuple[R, dict[str, str]]:
-    """The request, and a header that names what of it has no effect."""
+async def read(request: Request, kind: type[R], *, without_effect: str = "") -> tuple[R, dict[str, str]]:
+    """The request, and a header that names what of it has no effect: all of `without_effect`, too."""
     try:
         body = await read_object(request)
     except LocalLLMError as error:
         raise in_ollamas_words(error) from None
     options, ignored = sorted_options(body.get("options"))
+    if without_effect == "options":
+        options, ignored = {}, [*(f"options.{name}" for name in options), *ignored]
     if body.get("shift") is True:
         ignored.append("shift")  # the answer ends where the context does, and says so
     stripped, unknown = unknowns.split({**body, "options": options or None}, kind)
+    unknown = [name for name in unknown if name != "options"]
     return unknowns.converted(stripped, kind), unknowns.ignored_header([*unknown, *ignored])
 
 

@@ -4,9 +4,9 @@ Nothing is cut behind the client's back: a prompt that does not fit is an error,
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -14,10 +14,11 @@ from localllm.daemon.replies import Ask
 from localllm.errors import ContextExceeded, InvalidRequest
 from localllm.server import unknowns
 from localllm.server.asks import chat_asks, completion_asks
-from localllm.server.fields import MAX_NEW_TOKENS, ChatRequest, CompletionRequest
+from localllm.server.fields import MAX_MESSAGES, MAX_NEW_TOKENS, ChatRequest, CompletionRequest
 from localllm.server.ollama_errors import NO_MODEL, cannot
 from localllm.server.ollama_options import DEFAULTS, sampling_fields
 from localllm.server.ollama_shapes import OllamaAsked, OllamaChatRequest, OllamaGenerateRequest, OllamaMessage
+from localllm.server.passing import named_as
 from localllm.settings import Settings
 from localllm.store.entry import Entry
 from localllm.store.modelfile import template_kind
@@ -26,8 +27,24 @@ from localllm.wire import MAX_LOGPROBS
 if TYPE_CHECKING:
     from localllm.runtime.load import TextSide
 
+R = TypeVar("R", ChatRequest, CompletionRequest)
 LEVELS = ("low", "medium", "high", "max")
 MAX_TEMPLATE_CHARS = 1 << 20
+NAMES: Mapping[str, str] = {
+    "response_format": "format",
+    "reasoning_effort": "think",
+    "chat_template_kwargs": "think",
+    "repetition_penalty": "options.repeat_penalty",
+    "max_tokens": "options.num_predict",
+    **{
+        name: f"options.{name}"
+        for name in (
+            "temperature", "top_k", "top_p", "min_p", "repeat_last_n", "presence_penalty", "frequency_penalty", "seed",
+            "stop",
+        )
+    },
+}  # fmt: skip
+"""Our own fields as these clients call them."""
 
 
 # ---- to our own requests
@@ -36,9 +53,11 @@ MAX_TEMPLATE_CHARS = 1 << 20
 def chat_request(asked: OllamaChatRequest) -> ChatRequest:
     """InvalidRequest names the field that is wrong."""
     check(asked)
+    if len(asked.messages or ()) > MAX_MESSAGES:
+        raise InvalidRequest(f"messages may hold {MAX_MESSAGES} messages", param="messages")
     messages = [_message(number, message) for number, message in enumerate(asked.messages or ())]
     tools = [{"type": "function", **tool} for tool in asked.tools or ()] or None
-    return unknowns.converted(_given(asked, messages=messages, tools=tools) | _thought(asked), ChatRequest)
+    return _converted(_given(asked, messages=messages, tools=tools) | _thought(asked), ChatRequest)
 
 
 def generate_request(asked: OllamaGenerateRequest) -> ChatRequest | CompletionRequest:
@@ -50,7 +69,7 @@ def generate_request(asked: OllamaGenerateRequest) -> ChatRequest | CompletionRe
         return _plain_request(asked)
     system = [{"role": "system", "content": asked.system}] if asked.system else []
     messages = [*system, {"role": "user", "content": asked.prompt or ""}]
-    return unknowns.converted(_given(asked, messages=messages) | _thought(asked), ChatRequest)
+    return _converted(_given(asked, messages=messages) | _thought(asked), ChatRequest)
 
 
 def _plain_request(asked: OllamaGenerateRequest) -> CompletionRequest:
@@ -59,7 +78,12 @@ def _plain_request(asked: OllamaGenerateRequest) -> CompletionRequest:
     fields = _given(asked, prompt=asked.prompt or "", suffix=asked.suffix or None)
     fields["logprobs"] = (asked.top_logprobs or 0) if asked.logprobs else None
     fields.pop("top_logprobs", None)
-    return unknowns.converted(fields, CompletionRequest)
+    return _converted(fields, CompletionRequest)
+
+
+def _converted(fields: dict[str, Any], kind: type[R]) -> R:
+    with named_as(NAMES):
+        return unknowns.converted(fields, kind)
 
 
 def check(asked: OllamaAsked) -> None:
@@ -125,7 +149,9 @@ def _thought(asked: OllamaAsked) -> dict[str, Any]:
         return {}
     if isinstance(asked.think, str):
         return {"reasoning_effort": asked.think}
-    return {"reasoning": {"enabled": True}} if asked.think else {"reasoning_effort": "none"}
+    # the template's switch alone: as long as it likes
+    switches = {"enable_thinking": True, "thinking": True}
+    return {"chat_template_kwargs": switches} if asked.think else {"reasoning_effort": "none"}
 
 
 def _message(number: int, message: OllamaMessage) -> dict[str, Any]:
