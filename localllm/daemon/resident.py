@@ -83,7 +83,10 @@ class Resident:
 
     @property
     def text(self) -> "TextSide":
-        assert self._text is not None, "asked before the model was ready"
+        """WorkerCrashed, or what else ended it, where the model is gone by now."""
+        if self._text is None:
+            assert self.state != "loading", "asked before the model was ready"
+            raise self.error or _gone()
         return self._text
 
     @property
@@ -117,7 +120,7 @@ class Resident:
     def submit(self, submit: wire.Submit, sink: Sink) -> None:
         """Start a sequence; its chunks go to the sink until one has `finish`."""
         if self.state != "ready" or self._process is None:
-            raise self.error or WorkerCrashed("the model was unloaded before it could answer", hint="try again")
+            raise self.error or _gone()
         self._sinks[submit.request_id] = sink
         self._process.send(submit)
 
@@ -313,3 +316,7 @@ class Resident:
             self._text = None
         self.gone.set()
         self._changed(self)
+
+
+def _gone() -> WorkerCrashed:
+    return WorkerCrashed("the model was unloaded before it could answer", hint="try again")

@@ -1,7 +1,7 @@
 """A model without weights for tests above the engine: bytes are tokens, the next one is a hash of all before it.
 
 The path of a toy model says how it behaves: `toy:` plainly, `toy:slow` with 20 ms steps, `toy:sick` dies while loading,
-`toy:stuck` never ends its first step.
+`toy:stuck` never ends its first step, `toy:mortal` dies of a prompt with an X in it.
 Run as a script this file is a worker.
 """
 
@@ -39,6 +39,12 @@ def next_token(visible: Sequence[int]) -> int:
     if number % 64 == 0:
         return EOS
     return 0xC3 if number % 7 == 0 else ord("abcdefgh "[number % 9])
+
+
+def next_token_or_death(visible: Sequence[int]) -> int:
+    if ord("X") in visible:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return next_token(visible)
 
 
 def expected_text(prompt: Sequence[int], max_tokens: int) -> str:
@@ -126,10 +132,11 @@ def toy_engine(load: wire.Load, progress: Any) -> tuple[Any, wire.Ready]:
         time.sleep(0.3)
     if kind == "endless":
         time.sleep(600)
-    seconds = {"slow": 0.02, "stuck": 60.0}.get(kind, 0.0)
+    seconds = {"slow": 0.02, "mortal": 0.02, "stuck": 60.0}.get(kind, 0.0)
+    answer = next_token_or_death if kind == "mortal" else next_token
     num_pages = load.kv_pages or NUM_PAGES
     engine = Engine(
-        FakeBackend(vocab_size=VOCAB_SIZE, page_size=PAGE_SIZE, answer=next_token, seconds_per_step=seconds),
+        FakeBackend(vocab_size=VOCAB_SIZE, page_size=PAGE_SIZE, answer=answer, seconds_per_step=seconds),
         context_length=CONTEXT_LENGTH,
         num_pages=num_pages,
         page_size=PAGE_SIZE,
