@@ -17,8 +17,9 @@ from localllm.server.calming import calming
 from localllm.server.desk import Desk, Opened
 from localllm.server.http import Json, attended, read_object
 from localllm.server.named import wanted_id
+from localllm.server.notes import Notes
 from localllm.server.operations import Operation
-from localllm.server.passing import Passing, named_as
+from localllm.server.passing import headers_of, named_as
 from localllm.server.patience import streaming
 from localllm.server.pump import AnswerStream, Form
 from localllm.server.writing import FIRST_EVENT_S
@@ -50,27 +51,26 @@ class Anthropic:
 
     async def create(self, request: Request) -> Response:
         taken = unknowns.take(await read_object(request), shapes.MessagesRequest, request, always=True)
-        passing = Passing(request, always=True)
-        answering = _Answering(self._desk, request, taken.request, translated(taken.request, passing))
+        done = translated(taken.request, _notes(taken))
+        answering = _Answering(self._desk, request, taken.request, done)
         if taken.request.stream:
             response = await streaming(request, answering.stream(), FORM)
         else:
             response = Json(await attended(request, answering.whole()))
-        return _with_headers(response, request, passing.headers(taken.headers))
+        return _with_headers(response, request, done)
 
     async def count(self, request: Request) -> Response:
         taken = unknowns.take(await read_object(request), shapes.Counted, request, always=True)
-        passing = Passing(request, always=True)
-        done = translated(taken.request, passing)
+        done = translated(taken.request, _notes(taken))
         body = {"input_tokens": await attended(request, self._counted(done))}
-        return _with_headers(Json(body), request, passing.headers(taken.headers))
+        return _with_headers(Json(body), request, done)
 
     async def _counted(self, done: Translated) -> int:
         self._desk.check_open()
         with named_as(done.names):
             async with self._desk.residency.using(done.chat.model or self._desk.settings.default_model) as resident:
                 size = resident.ready.vocab_size if resident.ready else 0
-                make = calming(done.passing)
+                make = calming(done.notes)
                 work = functools.partial(make, done.chat, resident.entry, resident.text, self._desk.settings, size)
                 return len((await self._desk.residency.in_thread(work))[0].prompt)
 
@@ -100,14 +100,20 @@ class _Answering:
 
     async def _opened(self, stack: contextlib.AsyncExitStack) -> Opened:
         with named_as(self._done.names):
-            return await self._desk.open(self._request, stack, self._done.chat, calming(self._done.passing))
+            return await self._desk.open(self._request, stack, self._done.chat, calming(self._done.notes))
 
     def _script(self, opened: Opened) -> Script:
-        return Script(Head(f"msg_{opened.reply.id}", opened.name, self._wanted), opened.reply)
+        head = Head(f"msg_{opened.reply.id}", opened.name, self._wanted, self._done.notes.warnings)
+        return Script(head, opened.reply)
 
 
-def _with_headers(response: Response, request: Request, headers: dict[str, str]) -> Response:
-    response.headers.update(headers)
+def _notes(taken: unknowns.Taken) -> Notes:
+    """Nothing new is refused in this dialect."""
+    return Notes(is_agent=True, warnings=taken.warnings, headers=taken.headers)
+
+
+def _with_headers(response: Response, request: Request, done: Translated) -> Response:
+    response.headers.update(headers_of(done.notes, done.names))
     response.headers["request-id"] = f"req_{wanted_id(request)}"
     return response
 

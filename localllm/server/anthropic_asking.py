@@ -1,4 +1,4 @@
-"""A request for a message becomes a chat. What this dialect's clients have newly thought of is passed over and named."""
+"""A request for a message becomes a chat. What the clients of this dialect have newly thought of is passed over."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,8 @@ from localllm.errors import InvalidRequest
 from localllm.server import fields
 from localllm.server.anthropic_shapes import Counted, MessagesRequest, Thinking
 from localllm.server.fields import MAX_NAME_CHARS, ChatRequest
-from localllm.server.passing import Passing, named_as
+from localllm.server.notes import Notes
+from localllm.server.passing import named_as, over
 from localllm.server.responses_input import unsealed
 
 BILLING = "x-anthropic-"
@@ -38,20 +39,20 @@ class Translated:
     """`names`: how the client calls the chat's fields."""
 
     chat: ChatRequest
-    passing: Passing
+    notes: Notes
     names: dict[str, str]
 
 
-def translated(wanted: Counted, passing: Passing) -> Translated:
+def translated(wanted: Counted, notes: Notes) -> Translated:
     """InvalidRequest names the field."""
-    talk = _Talk(passing)
+    talk = _Talk(notes)
     system = talk.system_text(wanted.system, "system")
     if system:
         talk.append({"role": "system", "content": system}, "system")
     for number, turn in enumerate(wanted.messages):
         talk.add(turn.role, turn.content, f"messages[{number}]")
     names = _NAMES | talk.names
-    body: dict[str, Any] = {"model": wanted.model, "messages": talk.messages, **_shared(wanted, passing)}
+    body: dict[str, Any] = {"model": wanted.model, "messages": talk.messages, **_shared(wanted, notes)}
     last = talk.messages[-1]
     if last["role"] == "assistant":
         if last.get("tool_calls"):
@@ -61,13 +62,13 @@ def translated(wanted: Counted, passing: Passing) -> Translated:
     if isinstance(wanted, MessagesRequest):
         body |= _of_message(wanted)
     with named_as(names):
-        return Translated(fields.parse(body, ChatRequest), passing, names)
+        return Translated(fields.parse(body, ChatRequest), notes, names)
 
 
-def _shared(wanted: Counted, passing: Passing) -> dict[str, Any]:
+def _shared(wanted: Counted, notes: Notes) -> dict[str, Any]:
     """What changes the prompt."""
     body: dict[str, Any] = {}
-    tools = [each for number, tool in enumerate(wanted.tools or ()) if (each := _tool(tool, f"tools[{number}]", passing))]
+    tools = [each for number, tool in enumerate(wanted.tools or ()) if (each := _tool(tool, f"tools[{number}]", notes))]
     if tools:
         body["tools"] = tools
     if wanted.tool_choice is not None:
@@ -112,10 +113,10 @@ def _thinking(thinking: Thinking | None, effort: str | None) -> dict[str, Any]:
 # ---- tools
 
 
-def _tool(tool: Mapping[str, Any], where: str, passing: Passing) -> dict[str, Any] | None:
+def _tool(tool: Mapping[str, Any], where: str, notes: Notes) -> dict[str, Any] | None:
     kind = tool.get("type")
     if kind not in (None, "custom"):
-        passing.over(where, f"tools of type {kind!r} do not run here")
+        over(notes, where, f"tools of type {kind!r} do not run here")
         return None
     name, schema = tool.get("name"), tool.get("input_schema")
     if not isinstance(name, str) or not name:
@@ -123,8 +124,8 @@ def _tool(tool: Mapping[str, Any], where: str, passing: Passing) -> dict[str, An
     if not isinstance(schema, dict):
         raise _wrong(f"{where}.input_schema", "must be an object")
     for other in tool.keys() - _TOOL_FIELDS - _WITHOUT_EFFECT:
-        passing.over(f"{where}.{other}", "is not supported")
-    function = {"name": name, "parameters": schema}
+        over(notes, f"{where}.{other}", "is not supported")
+    function: dict[str, Any] = {"name": name, "parameters": schema}
     for field_name, accepted in (("description", str), ("strict", bool)):
         value = tool.get(field_name)
         if value is not None and not isinstance(value, accepted):
@@ -157,7 +158,7 @@ def _choice(choice: Mapping[str, Any], has_tools: bool) -> dict[str, Any]:
 class _Talk:
     """Messages of the chat, and for each which message of the request it came from."""
 
-    passing: Passing
+    notes: Notes
     messages: list[dict[str, Any]] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
     _called: dict[str, str] = field(default_factory=dict)
@@ -173,7 +174,7 @@ class _Talk:
         for number, block in enumerate(system):
             text = self._text(block, f"{where}[{number}]")
             if text.startswith(BILLING):
-                self.passing.over(f"{where}[{number}]", "is no prompt")
+                over(self.notes, f"{where}[{number}]", "is no prompt")
             elif text:
                 texts.append(text)
         return JOINT.join(texts)
@@ -280,7 +281,7 @@ class _Talk:
         elif kind == "text":
             message["content"] += self._text(block, path)
         else:
-            self.passing.over(path, f"blocks of type {kind!r} are not supported")
+            over(self.notes, path, f"blocks of type {kind!r} are not supported")
 
     def _use(self, block: Mapping[str, Any], path: str) -> dict[str, Any]:
         for name in ("id", "name"):

@@ -69,7 +69,7 @@ class Counted(msgspec.Struct, kw_only=True):
 
 
 class MessagesRequest(Counted, kw_only=True):
-    """`POST /v1/messages`. `cache_control` is accepted everywhere: whatever was computed is kept while there is room."""
+    """`POST /v1/messages`. `cache_control` is taken everywhere: what was computed is kept while there is room."""
 
     max_tokens: int
     stream: bool | None = None
@@ -122,6 +122,7 @@ class MessageAnswer(msgspec.Struct, kw_only=True):
     stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"] | None
     stop_sequence: str | None
     usage: MessageUsage
+    warnings: list[str] | UnsetType = UNSET
 
 
 class CountedTokens(msgspec.Struct):

@@ -26,6 +26,7 @@ class Head:
     id: str
     name: str
     wanted: MessagesRequest
+    warnings: list[str]
 
 
 def event(kind: str, **data: Any) -> bytes:
@@ -65,7 +66,7 @@ class Script:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-        }
+        } | ({"warnings": head.warnings} if head.warnings else {})
 
     def events(self, pieces: list[Piece]) -> bytes:
         written = b"" if self._has_begun else self._begin()

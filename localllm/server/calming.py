@@ -10,7 +10,7 @@ from localllm.errors import TemplateRefused
 from localllm.server.asks import chat_asks
 from localllm.server.desk import MakeAsks
 from localllm.server.fields import ChatRequest
-from localllm.server.passing import Passing
+from localllm.server.notes import Notes
 from localllm.settings import Settings
 from localllm.store.entry import Entry
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 
 
-def calming(passing: Passing) -> MakeAsks:
+def calming(notes: Notes) -> MakeAsks:
     """`chat_asks`, and once more with a calmer conversation where the model's template refuses this one: agents put
     in words of the system everywhere. The client is told."""
 
     def make(wanted: ChatRequest, entry: Entry, text: "TextSide", settings: Settings, vocab_size: int) -> list[Ask]:
         try:
-            return chat_asks(wanted, entry, text, settings, vocab_size)
+            return chat_asks(wanted, entry, text, settings, vocab_size, notes=notes)
         except TemplateRefused:
             calmer = calmed(wanted.messages)
             if calmer == wanted.messages:
                 raise
-            asks = chat_asks(msgspec.structs.replace(wanted, messages=calmer), entry, text, settings, vocab_size)
-            passing.names.append("messages.role")
+            asks = chat_asks(msgspec.structs.replace(wanted, messages=calmer), entry, text, settings, vocab_size, notes=notes)
+            notes.ignored.append("messages.role")
             return asks
 
     return make

@@ -1,42 +1,28 @@
 """What a translation of one dialect to another has no use for: passed over and named, or refused by name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from collections.abc import Iterator
-
-from starlette.requests import Request
 
 from localllm.errors import InvalidRequest, LocalLLMError
-from localllm.server.unknowns import IGNORED_HEADER, ignored_header, is_agent, is_lenient, warning
+from localllm.server.notes import Notes
+from localllm.server.unknowns import IGNORED_HEADER, ignored_header
 
 
-class Passing:
-    """Of one request. `always`: this dialect's clients add something new every month, so that nothing is refused."""
+def over(notes: Notes, name: str, sentence: str, hint: str = "") -> None:
+    """Go on without `name`, which the client hears of; InvalidRequest where it must not be passed over."""
+    hint = hint or "leave it out, or send the header `Prefer: handling=lenient` to have it ignored"
+    error = InvalidRequest(f"{name}: {sentence}", hint=hint, param=name)
+    error.code = "unsupported_parameter"
+    notes.pass_over(error)
 
-    def __init__(self, request: Request, *, always: bool = False) -> None:
-        self.names: list[str] = []
-        self._is_lenient = is_lenient(request)
-        self._is_tolerant = always or self._is_lenient or is_agent(request)
 
-    def over(self, name: str, sentence: str, hint: str = "") -> None:
-        """Go on without `name`, which the client hears of; InvalidRequest where it must not be passed over."""
-        if not self._is_tolerant:
-            hint = hint or "leave it out, or send the header `Prefer: handling=lenient` to have it ignored"
-            error = InvalidRequest(f"{name}: {sentence}", hint=hint, param=name)
-            error.code = "unsupported_parameter"
-            raise error
-        self.names.append(name)
-
-    @property
-    def warnings(self) -> list[str]:
-        return [warning(name) for name in self.names] if self._is_lenient else []
-
-    def headers(self, before: Mapping[str, str]) -> dict[str, str]:
-        """Of the answer; `before` are those that fields were named in already."""
-        if self._is_lenient or not self.names:
-            return dict(before)
-        named = ", ".join(filter(None, (before.get(IGNORED_HEADER), ignored_header(self.names)[IGNORED_HEADER])))
-        return {**before, IGNORED_HEADER: named}
+def headers_of(notes: Notes, names: Mapping[str, str]) -> dict[str, str]:
+    """Of the answer. What was passed over later is called as the client calls it, see `named_as`."""
+    headers = notes.all_headers()
+    notes.ignored[:] = [renamed(name, names) for name in notes.ignored]
+    found = (notes.headers.get(IGNORED_HEADER), ignored_header(notes.ignored).get(IGNORED_HEADER))
+    named = ", ".join(filter(None, found))
+    return headers | ({IGNORED_HEADER: named} if named else {})
 
 
 @contextmanager
@@ -52,12 +38,16 @@ def named_as(names: Mapping[str, str]) -> Iterator[None]:
 
 def _rename(error: LocalLLMError, names: Mapping[str, str]) -> None:
     param = error.param or ""
-    whole = max((name for name in names if _leads(name, param)), key=len, default="")
-    if whole:
-        renamed = names[whole] + param.removeprefix(whole)
-        error.message = error.message.replace(param, renamed, 1) if param in error.message else error.message
+    error.param = renamed(param, names) or None
+    if param and param != error.param:
+        error.message = error.message.replace(param, str(error.param), 1)
         error.args = (error.message,)
-        error.param = renamed
+
+
+def renamed(path: str, names: Mapping[str, str]) -> str:
+    """The client's name of a field of the neutral form."""
+    whole = max((name for name in names if _leads(name, path)), key=len, default="")
+    return names[whole] + path.removeprefix(whole) if whole else path
 
 
 def _leads(name: str, path: str) -> bool:

@@ -22,8 +22,9 @@ from localllm.server.callers import caller_of
 from localllm.server.calming import calming
 from localllm.server.desk import Desk, Opened
 from localllm.server.http import HttpError, Json, attended, read_object
+from localllm.server.notes import Notes
 from localllm.server.operations import Operation
-from localllm.server.passing import Passing, named_as
+from localllm.server.passing import headers_of, named_as
 from localllm.server.patience import streaming
 from localllm.server.pump import AnswerStream, Form
 from localllm.server.response_store import ResponseStore, Stored
@@ -34,7 +35,7 @@ from localllm.server.writing import FIRST_EVENT_S
 
 logger = logging.getLogger("localllm.server")
 
-EVENTS = ("text/event-stream", "With `stream`: events from response.created to response.completed, with rising numbers.")
+EVENTS = ("text/event-stream", "With `stream`: events, numbered, from response.created to response.completed.")
 PAGE = 20
 MAX_PAGE = 100
 _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
@@ -83,24 +84,24 @@ class Responses:
 
     async def create(self, request: Request) -> Response:
         taken = unknowns.take(await read_object(request), shapes.ResponseRequest, request)
-        passing = Passing(request)
+        notes = Notes.of(request, taken)
         items = _with_ids(items_of(taken.request.input))
-        done = await self._translated(request, taken.request, items, passing)
-        answering = _Answering(self._desk, self._store, request, taken.request, items, done, taken.warnings)
+        done = await self._translated(request, taken.request, items, notes)
+        answering = _Answering(self._desk, self._store, request, taken.request, items, done)
         if taken.request.stream:
             response = await streaming(request, answering.stream(), Form(error=_early_failure))
         else:
             response = Json(await attended(request, answering.whole()))
-        response.headers.update(passing.headers(taken.headers))
+        response.headers.update(headers_of(notes, done.names))
         return response
 
     async def count(self, request: Request) -> Response:
         taken = unknowns.take(await read_object(request), shapes.CountRequest, request)
-        passing = Passing(request)
-        done = await self._translated(request, taken.request, items_of(taken.request.input), passing)
+        notes = Notes.of(request, taken)
+        done = await self._translated(request, taken.request, items_of(taken.request.input), notes)
         num_tokens = await attended(request, self._counted(done))
         body = {"object": "response.input_tokens", "input_tokens": num_tokens}
-        return Json(body, headers=passing.headers(taken.headers))
+        return Json(body, headers=headers_of(notes, done.names))
 
     async def _counted(self, done: Translated) -> int:
         self._desk.check_open()
@@ -108,12 +109,12 @@ class Responses:
         with named_as(done.names):
             async with self._desk.residency.using(done.chat.model or settings.default_model) as resident:
                 size = resident.ready.vocab_size if resident.ready else 0
-                make = calming(done.passing)
+                make = calming(done.notes)
                 work = functools.partial(make, done.chat, resident.entry, resident.text, settings, size)
                 return len((await self._desk.residency.in_thread(work))[0].prompt)
 
     async def _translated(
-        self, request: Request, wanted: shapes.Asked, items: list[dict[str, Any]], passing: Passing
+        self, request: Request, wanted: shapes.Asked, items: list[dict[str, Any]], notes: Notes
     ) -> Translated:
         earlier: list[Where] = []
         if wanted.previous_response_id is not None:
@@ -124,7 +125,7 @@ class Responses:
             earlier = [("previous_response_id", item) for stored in chain for item in _said(stored)]
         is_text = isinstance(wanted.input, str)
         own = [("input" if is_text else f"input[{number}]", item) for number, item in enumerate(items)]
-        return translated(wanted, earlier, own, passing)
+        return translated(wanted, earlier, own, notes)
 
     # ---- what was kept
 
@@ -181,7 +182,6 @@ class _Answering:
         wanted: shapes.ResponseRequest,
         items: list[dict[str, Any]],
         done: Translated,
-        warnings: list[str],
     ) -> None:
         self._desk = desk
         self._store = store
@@ -189,7 +189,6 @@ class _Answering:
         self._wanted = wanted
         self._items = items
         self._done = done
-        self._warnings = warnings
         self._kept: Future[None] | None = None
 
     async def stream(self) -> AnswerStream:
@@ -209,11 +208,11 @@ class _Answering:
 
     async def _opened(self, stack: contextlib.AsyncExitStack) -> Opened:
         with named_as(self._done.names):
-            return await self._desk.open(self._request, stack, self._done.chat, calming(self._done.passing))
+            return await self._desk.open(self._request, stack, self._done.chat, calming(self._done.notes))
 
     def _script(self, opened: Opened) -> Script:
         wanted, is_kept = self._wanted, self._wanted.store is not False
-        warnings = [*self._warnings, *self._done.passing.warnings]
+        warnings = self._done.notes.warnings
         response_id = _id_of(opened.reply)
         head = Head(
             response_id, int(time.time()), opened.name, wanted, self._done.box, opened.asks[0], is_kept, warnings
@@ -267,7 +266,7 @@ def _as_kept(item: dict[str, Any]) -> dict[str, Any]:
     content = item.get("content")
     if item.get("type") == "message" and isinstance(content, str):
         kind = "output_text" if item.get("role") == "assistant" else "input_text"
-        extra = {"annotations": []} if kind == "output_text" else {}
+        extra: dict[str, Any] = {"annotations": []} if kind == "output_text" else {}
         return {"status": "completed", **item, "content": [{"type": kind, "text": content, **extra}]}
     return {"status": "completed", **item}
 

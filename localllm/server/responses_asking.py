@@ -7,7 +7,8 @@ from typing import Any
 from localllm.errors import InvalidRequest
 from localllm.server import fields
 from localllm.server.fields import ChatRequest
-from localllm.server.passing import Passing, named_as
+from localllm.server.notes import Notes
+from localllm.server.passing import named_as, over
 from localllm.server.responses_input import Conversation
 from localllm.server.responses_shapes import LOGPROBS, Asked, ReasoningOptions, ResponseRequest, TextOptions
 from localllm.server.responses_tools import Toolbox, choice_of, toolbox_of
@@ -36,14 +37,14 @@ class Translated:
 
     chat: ChatRequest
     box: Toolbox
-    passing: Passing
+    notes: Notes
     names: dict[str, str]
 
 
-def translated(wanted: Asked, earlier: Sequence[Where], own: Sequence[Where], passing: Passing) -> Translated:
+def translated(wanted: Asked, earlier: Sequence[Where], own: Sequence[Where], notes: Notes) -> Translated:
     """`earlier` are the items of the responses before, `own` those of the request. InvalidRequest names the field."""
-    box = toolbox_of(wanted.tools or [], passing)
-    talk = Conversation(passing)
+    box = toolbox_of(wanted.tools or [], notes)
+    talk = Conversation(notes)
     if wanted.instructions:
         talk.instruct(wanted.instructions, "instructions")
     for where, item in (*earlier, *own):
@@ -51,14 +52,14 @@ def translated(wanted: Asked, earlier: Sequence[Where], own: Sequence[Where], pa
     if not talk.messages:
         raise InvalidRequest("input must hold at least one item", param="input")
     names = _NAMES | talk.names
-    body = {"model": wanted.model, "messages": talk.messages, **_shared(wanted, box, passing)}
+    body = {"model": wanted.model, "messages": talk.messages, **_shared(wanted, box, notes)}
     if isinstance(wanted, ResponseRequest):
         body |= _of_response(wanted)
     with named_as(names):
-        return Translated(fields.parse(body, ChatRequest), box, passing, names)
+        return Translated(fields.parse(body, ChatRequest), box, notes, names)
 
 
-def _shared(wanted: Asked, box: Toolbox, passing: Passing) -> dict[str, Any]:
+def _shared(wanted: Asked, box: Toolbox, notes: Notes) -> dict[str, Any]:
     """What changes the prompt."""
     body: dict[str, Any] = {}
     functions = box.functions
@@ -69,9 +70,9 @@ def _shared(wanted: Asked, box: Toolbox, passing: Passing) -> dict[str, Any]:
         if wanted.parallel_tool_calls is not None:
             body["parallel_tool_calls"] = wanted.parallel_tool_calls
     if wanted.text is not None:
-        body |= _format(wanted.text, passing)
+        body |= _format(wanted.text, notes)
     if wanted.reasoning is not None:
-        body |= _effort(wanted.reasoning, passing)
+        body |= _effort(wanted.reasoning, notes)
     return body
 
 
@@ -84,9 +85,9 @@ def _of_response(wanted: ResponseRequest) -> dict[str, Any]:
     return body
 
 
-def _format(text: TextOptions, passing: Passing) -> dict[str, Any]:
+def _format(text: TextOptions, notes: Notes) -> dict[str, Any]:
     if text.verbosity not in (None, "medium"):
-        passing.over("text.verbosity", "models here cannot be told how much to say", "say it in the instructions")
+        over(notes, "text.verbosity", "models here cannot be told how much to say", "say it in the instructions")
     form = text.format
     if form is None or form.get("type") == "text":
         return {}
@@ -102,11 +103,11 @@ def _format(text: TextOptions, passing: Passing) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", **schema}}}
 
 
-def _effort(reasoning: ReasoningOptions, passing: Passing) -> dict[str, Any]:
+def _effort(reasoning: ReasoningOptions, notes: Notes) -> dict[str, Any]:
     if "concise" in (reasoning.summary, reasoning.generate_summary):
-        passing.over("reasoning.summary", "reasoning is not made shorter here", "use auto or detailed")
+        over(notes, "reasoning.summary", "reasoning is not made shorter here", "use auto or detailed")
     if reasoning.context not in (None, "auto"):
-        passing.over("reasoning.context", "templates decide which reasoning they show", "leave it out")
+        over(notes, "reasoning.context", "templates decide which reasoning they show", "leave it out")
     if reasoning.mode not in (None, "standard"):
-        passing.over("reasoning.mode", "there is only the standard mode", "leave it out")
+        over(notes, "reasoning.mode", "there is only the standard mode", "leave it out")
     return {} if reasoning.effort is None else {"reasoning_effort": reasoning.effort}

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from localllm.errors import InvalidRequest
-from localllm.server.passing import Passing
+from localllm.server.notes import Notes
+from localllm.server.passing import over
 from localllm.server.responses_tools import Tool
 
 MAX_ITEMS = 4096
@@ -46,7 +47,7 @@ class Conversation:
     """Messages, and for each which item it began with. What a model says in one turn is one message: what it thought,
     said and wants to call."""
 
-    passing: Passing
+    notes: Notes
     messages: list[dict[str, Any]] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
     _called: dict[str, str] = field(default_factory=dict)
@@ -65,7 +66,7 @@ class Conversation:
         elif kind == "item_reference":
             raise _wrong(f"{where}.type", "item_reference is not supported; send the item, or previous_response_id")
         elif isinstance(kind, str):
-            self.passing.over(where, f"items of type {kind[:64]!r} are not supported")
+            over(self.notes, where, f"items of type {kind[:64]!r} are not supported")
         else:
             raise _wrong(f"{where}.type", "must be a string")
 
@@ -94,7 +95,7 @@ class Conversation:
         if thought:
             self._turn(where, "content", "tool_calls", "reasoning_content")["reasoning_content"] = thought
         elif item.get("encrypted_content"):
-            self.passing.over(f"{where}.encrypted_content", "this reasoning was encrypted elsewhere")
+            over(self.notes, f"{where}.encrypted_content", "this reasoning was encrypted elsewhere")
 
     def _call(self, item: Mapping[str, Any], where: str, *, is_custom: bool) -> None:
         call_id, name = _string(item, "call_id", where), _string(item, "name", where)

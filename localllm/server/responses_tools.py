@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from localllm.errors import InvalidRequest
-from localllm.server.passing import Passing
+from localllm.server.notes import Notes
+from localllm.server.passing import over
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _TEXT_INPUT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
@@ -47,27 +48,27 @@ class Toolbox:
         return self.by_flat.get(flat) or Tool(flat)
 
 
-def toolbox_of(tools: list[dict[str, Any]], passing: Passing) -> Toolbox:
+def toolbox_of(tools: list[dict[str, Any]], notes: Notes) -> Toolbox:
     """InvalidRequest names the tool that makes no sense. Those that run on OpenAI's machines are passed over."""
     box = Toolbox()
     for number, tool in enumerate(tools):
-        _add(box, tool, f"tools[{number}]", "", passing)
+        _add(box, tool, f"tools[{number}]", "", notes)
     return box
 
 
-def _add(box: Toolbox, tool: Mapping[str, Any], where: str, namespace: str, passing: Passing) -> None:
+def _add(box: Toolbox, tool: Mapping[str, Any], where: str, namespace: str, notes: Notes) -> None:
     kind = tool.get("type")
     if kind == "namespace" and not namespace:
         for number, inner in enumerate(_inner(tool, where)):
-            _add(box, inner, f"{where}.tools[{number}]", _name(tool, where), passing)
+            _add(box, inner, f"{where}.tools[{number}]", _name(tool, where), notes)
     elif kind == "function":
         box.add(Tool(_name(tool, where), namespace), _function(tool, where), where)
     elif kind == "custom":
-        _check_format(tool.get("format"), f"{where}.format", passing)
+        _check_format(tool.get("format"), f"{where}.format", notes)
         about = {"description": tool["description"]} if isinstance(tool.get("description"), str) else {}
         box.add(Tool(_name(tool, where), namespace, is_custom=True), {**about, "parameters": _TEXT_INPUT}, where)
     elif isinstance(kind, str):
-        passing.over(f"{where}", f"tools of type {kind[:64]!r} do not run here", "send tools of type function")
+        over(notes, f"{where}", f"tools of type {kind[:64]!r} do not run here", "send tools of type function")
     else:
         raise InvalidRequest(f"{where}.type must be a string", param=f"{where}.type")
 
@@ -102,9 +103,9 @@ def _function(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
     return function
 
 
-def _check_format(value: Any, where: str, passing: Passing) -> None:
+def _check_format(value: Any, where: str, notes: Notes) -> None:
     if value is not None and value != _TEXT_DEFAULT:
-        passing.over(where, "the input of a custom tool is not held to a grammar", "leave the format out")
+        over(notes, where, "the input of a custom tool is not held to a grammar", "leave the format out")
 
 
 # ---- which one is to be called

@@ -205,7 +205,7 @@ class _Items:
             written += self._part_event("response.content_part.added", _reasoning_text(""))
         kind = self._delta_kind(part)
         opening = _encode({"type": kind, **self._place})[:-1]
-        self._delta = b"event: %b\ndata: %b,\"delta\":" % (kind.encode(), opening)
+        self._delta = b'event: %b\ndata: %b,"delta":' % (kind.encode(), opening)
         return written
 
     def _new_item(self, part: Part) -> Item:
