@@ -12,6 +12,7 @@ class Checkpoints:
     """At most `capacity` states. Ids are reused: saving under one again overwrites what it held."""
 
     def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self._unused = [CheckpointId(number) for number in reversed(range(capacity))]
         self._kept: OrderedDict[ChainHash, CheckpointId] = OrderedDict()
 

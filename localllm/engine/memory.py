@@ -6,6 +6,7 @@ Models with recurrent state share a prefix only where a checkpoint of the state 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from localllm.engine.checkpoints import Checkpoints
@@ -16,6 +17,7 @@ from localllm.engine.step import (
     NO_SLOT,
     CacheLayout,
     CheckpointId,
+    CopyPage,
     MemoryOp,
     PageId,
     RestoreState,
@@ -91,20 +93,38 @@ class Memory:
 
     # ---- taking and giving back
 
-    def attach(self, sequence: Sequence, hit: Hit | None) -> None:
-        """Give the sequence its slot and the pages of the hit; it goes on after them."""
+    def attach(self, sequence: Sequence, hit: Hit | None, running: Iterable[Sequence] = ()) -> list[MemoryOp]:
+        """Give the sequence its slot and the pages of the hit, and a copy of the last page of a running one that has
+        computed the same prompt; it goes on after them. Returns what is to be done before its first row."""
         holding = sequence.holding = Holding([[] for _ in self._windows], self._chain_so_far(sequence))
         holding.num_trimmed = [0] * self._num_groups
         if self.has_state:
             holding.slot = self._slots.pop()
-        if hit is None:
-            return
+        if hit is not None:
+            self._share(sequence, holding, hit)
+        if self.has_state:
+            return [self._start_state(holding, hit)]
+        twin = self._twin(sequence, running)
+        return self._copy_last_page(sequence, holding, twin) if twin else []
+
+    def _share(self, sequence: Sequence, holding: Holding, hit: Hit) -> None:
         holding.tables = [list(table) for table in hit.tables]
         holding.num_trimmed = [table.count(NO_PAGE) for table in hit.tables]
         for page in holding.pages():
             self.pool.share(page)
         holding.num_registered = hit.num_pages
         sequence.num_computed = hit.num_pages * self.page_size
+
+    def _copy_last_page(self, sequence: Sequence, holding: Holding, twin: Holding) -> list[MemoryOp]:
+        """All but the last token is computed with that; the last one must give logits."""
+        index = holding.num_entries
+        copies: list[MemoryOp] = []
+        for table, source in zip(holding.tables, twin.tables, strict=True):
+            table.append(self.pool.allocate())
+            copies.append(CopyPage(source[index], table[index]))
+        holding.touch()
+        sequence.num_computed = len(sequence.ids) - 1
+        return copies
 
     def grow(self, sequence: Sequence, num_tokens: int) -> None:
         """Take the pages for `num_tokens` more tokens; `room_for` said that they are there."""
@@ -234,13 +254,67 @@ class Memory:
     def _page_tokens(self, sequence: Sequence, index: int) -> tuple[int, ...]:
         return tuple(sequence.ids[index * self.page_size : (index + 1) * self.page_size])
 
+    # ---- copies of one prompt
+
+    def awaits(self, sequence: Sequence, elder: Sequence) -> bool:
+        """Whether the elder is about to compute something that the sequence can have from it: the next page, the state,
+        or, where both have the same prompt, the rest of that."""
+        holding = elder.holding
+        if holding is None or not (self._prefix_cache and sequence.shares_prefix and elder.shares_prefix):
+            return False
+        if self.has_state:
+            num_pages = (elder.num_prompt - 1) // self.page_size
+            is_coming = elder.num_computed <= num_pages * self.page_size and self.checkpoints.capacity > 0
+            return (
+                is_coming
+                and self._begin_alike(sequence, elder, num_pages)
+                and self.checkpoints.find(elder.chain[num_pages]) is None
+            )
+        num_pages = holding.num_registered + 1
+        if num_pages * self.page_size < min(len(sequence.ids), len(elder.ids) + 1):
+            return self._begin_alike(sequence, elder, num_pages)
+        return elder.num_computed < len(sequence.ids) - 1 and self._are_copies(sequence, elder)
+
+    def _begin_alike(self, sequence: Sequence, elder: Sequence, num_pages: int) -> bool:
+        """Whether they share at least one page, so many, and the sequence has a token more."""
+        if not 0 < num_pages <= (len(sequence.ids) - 1) // self.page_size:
+            return False
+        chains = [self._chain_so_far(each) for each in (sequence, elder)]
+        for each, chain in zip((sequence, elder), chains, strict=True):
+            self._extend_chain(each, chain, num_pages)
+        return chains[0][num_pages] == chains[1][num_pages]
+
+    def _are_copies(self, sequence: Sequence, elder: Sequence) -> bool:
+        """Whether the elder has every token but perhaps the last, in the same chain."""
+        end = len(sequence.ids) - 1
+        num_pages = end // self.page_size
+        tail = slice(num_pages * self.page_size, end)
+        if len(elder.ids) < end or sequence.ids[tail] != elder.ids[tail]:
+            return False
+        if num_pages:
+            return self._begin_alike(sequence, elder, num_pages)
+        return self._chain_so_far(sequence)[0] == self._chain_so_far(elder)[0]
+
+    def _twin(self, sequence: Sequence, running: Iterable[Sequence]) -> Holding | None:
+        """What a running sequence holds that has computed all but the last token, where that is more than the shared
+        pages."""
+        end = len(sequence.ids) - 1
+        index = end // self.page_size
+        if not (self._prefix_cache and sequence.shares_prefix and self._num_groups) or end == sequence.num_computed:
+            return None
+        if sequence.num_computed != index * self.page_size:
+            return None
+        for elder in running:
+            holding = elder.holding
+            if holding is None or elder.num_computed < end or elder.atomic or not self._are_copies(sequence, elder):
+                continue
+            if all(table[index] != NO_PAGE for table in holding.tables):
+                return holding
+        return None
+
     # ---- the state
 
-    def start_state(self, sequence: Sequence, hit: Hit | None) -> MemoryOp | None:
-        """What the slot of a newly attached sequence needs before its first row."""
-        holding = sequence.holding
-        if holding is None or holding.slot == NO_SLOT:
-            return None
+    def _start_state(self, holding: Holding, hit: Hit | None) -> MemoryOp:
         if hit is not None and hit.checkpoint is not None:
             return RestoreState(hit.checkpoint, holding.slot)
         return ZeroSlot(holding.slot)

@@ -2,7 +2,8 @@
 
 Order of service is a rank fixed when a sequence is added: a level of priority is worth `AGING_STEPS` steps of waiting,
 within a level the first come is first. Whoever ranks highest can take the memory of all others, so somebody always
-gets on, and nobody is passed by for ever.
+gets on, and nobody is passed by for ever. Who is admitted next of a level is the first of the owner who has had least.
+A sequence waits for another that is about to compute a prefix of it, so that copies of one prompt compute it once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 
 from localllm.engine.memory import Hit, Memory
 from localllm.engine.sequence import Sequence
+from localllm.engine.shares import Shares
 from localllm.engine.step import CommitDraft, MemoryOp, Row, StepPlan
 
 Drafts = Mapping[Sequence, tuple[int, ...]]
@@ -52,19 +54,27 @@ class Scheduler:
         self._settled: list[CommitDraft] = []
         self._preempted = False
         self._blocked: tuple[Sequence, int, int] | None = None
+        self._shares: dict[int, Shares] = {}
+        self._elders: list[Sequence] = []  # running ones that still compute their prompts
 
     def add(self, sequence: Sequence) -> None:
         insort(self.waiting, sequence, key=_order)
+        self._shares.setdefault(sequence.priority, Shares()).join(sequence.owner)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget it and give its memory back at once. What is computed for it on the device right now may still write
         to these pages, but steps happen in order, so any new owner writes later."""
         (self.running if sequence.holding is not None else self.waiting).remove(sequence)
         self.memory.release(sequence)
+        shares = self._shares[sequence.priority]
+        shares.leave(sequence.owner)
+        if not shares.num_owners:
+            del self._shares[sequence.priority]
 
     def settle(self, sequence: Sequence, num_standing: int) -> None:
         """Of what was drafted for it in the last step so many tokens stand; the backend hears of it with the next."""
         self._settled.append(sequence.settle(num_standing))
+        self._charge(sequence, num_standing)
 
     def start_again(self, sequence: Sequence) -> None:
         """Compute a running sequence anew, from its first token."""
@@ -119,8 +129,12 @@ class Scheduler:
                 self.memory.grow(sequence, room)
                 self._chosen[sequence] = room
                 self._budget -= room
+                self._charge(sequence, room)
                 return
             self._preempt(self.running[-1])
+
+    def _charge(self, sequence: Sequence, num_tokens: int) -> None:
+        self._shares[sequence.priority].charge(sequence.owner, num_tokens)
 
     def _within_budget(self, sequence: Sequence, gap: int) -> int:
         if sequence.atomic:
@@ -144,7 +158,9 @@ class Scheduler:
 
     def _preempt(self, victim: Sequence) -> None:
         """Take its memory away; it will be computed again when there is room."""
-        self._budget += self._chosen.pop(victim, 0)
+        num_chosen = self._chosen.pop(victim, 0)
+        self._budget += num_chosen
+        self._charge(victim, -num_chosen)
         self.running.remove(victim)
         self.memory.release(victim)
         victim.restart()
@@ -157,11 +173,19 @@ class Scheduler:
     # ---- waiting sequences
 
     def _admit_waiting(self) -> None:
-        """In order of rank and without skipping, so that a large request is not passed by for ever."""
-        while self.waiting and self._budget > 0 and not self._preempted:
-            sequence = self.waiting[0]
-            if self._blocked == self._moment(sequence):
+        """The one whose turn it is, without skipping, so that a large request is not passed by for ever. Only those who
+        wait for a prefix let others pass."""
+        if not self.waiting:
+            return
+        self._elders = [sequence for sequence in self.running if sequence.num_computed < sequence.num_prompt]
+        passed: set[Sequence] = set()
+        while self._budget > 0 and not self._preempted:
+            sequence = self._next(passed)
+            if sequence is None or self._blocked == self._moment(sequence):
                 return
+            if self._awaits_prefix(sequence):
+                passed.add(sequence)
+                continue
             hit = self.memory.lookup(sequence)
             while not self._fits(sequence, hit):
                 if not self._gives_way(sequence):
@@ -170,6 +194,30 @@ class Scheduler:
                 self._preempt(self.running[-1])
             if not self._start(sequence, hit):
                 return
+
+    def _next(self, passed: set[Sequence]) -> Sequence | None:
+        """The highest rank, but among its equals the first of the owner who has had least. One that is first by its age
+        alone, before others of a higher class, has waited long enough."""
+        if len(passed) > self.max_sequences:
+            return None
+        able = (sequence for sequence in self.waiting if sequence not in passed)
+        head = next(able, None)
+        if head is None or self._shares[head.priority].num_owners == 1:
+            return head
+        firsts = {head.owner: head}
+        for sequence in able:
+            if sequence.priority > head.priority:
+                return head
+            if sequence.priority == head.priority:
+                firsts.setdefault(sequence.owner, sequence)
+        shares = self._shares[head.priority]
+        return min(firsts.values(), key=lambda sequence: shares.spent(sequence.owner))
+
+    def _awaits_prefix(self, sequence: Sequence) -> bool:
+        """Never for one of a lower class, which others may hold up."""
+        return any(
+            elder.priority >= sequence.priority and self.memory.awaits(sequence, elder) for elder in self._elders
+        )
 
     def _moment(self, sequence: Sequence) -> tuple[Sequence, int, int]:
         """As long as this stays the same, a sequence that did not fit does not fit."""
@@ -187,21 +235,22 @@ class Scheduler:
         return taken + spare <= self.memory.pool.num_available
 
     def _gives_way(self, sequence: Sequence) -> bool:
-        """Whether the last running one ranks lower. Only a newcomer of a higher class can outrank who runs already."""
-        return self.running[-1].rank < sequence.rank
+        """Whether the last running one is of a lower class, and has not waited so long that it ranks higher all the
+        same."""
+        last = self.running[-1]
+        return last.priority < sequence.priority and last.rank < sequence.rank
 
     def _start(self, sequence: Sequence, hit: Hit | None) -> bool:
         assert not sequence.num_pending, "it was preempted, and the sample of its former life is still out"
         self.waiting.remove(sequence)
-        self.memory.attach(sequence, hit)
+        starts = self.memory.attach(sequence, hit, self.running)
         insort(self.running, sequence, key=_order)
-        start = self.memory.start_state(sequence, hit)
         self._grow(sequence, sequence.gap)
         if sequence not in self._chosen:
             self._undo_start(sequence)
             return False
-        if start is not None:
-            self._starts.append(start)
+        self._starts += starts
+        self._elders.append(sequence)
         if not sequence.is_started:
             sequence.num_cached = sequence.num_computed
             sequence.admitted_s = self.now_s

@@ -41,16 +41,18 @@ samplings = st.sampled_from(
 
 @st.composite
 def requests(draw: st.DrawFn, max_size: int = 6) -> list[Submit]:
-    submits = []
+    submits: list[Submit] = []
     for number in range(draw(st.integers(1, max_size))):
+        earlier = [submit.prompt for submit in submits]
         submits.append(
             ask(
                 f"r{number}",
-                draw(few_tokens),
+                draw(st.sampled_from(earlier) | few_tokens if earlier else few_tokens),
                 draw(st.integers(0, 14)),
                 sampling=draw(samplings),
                 stop_ids=draw(st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=4, unique=True)),
                 priority=draw(st.integers(-1, 1)),
+                owner=draw(st.sampled_from(["", "", "alice", "bob"])),
             )
         )
     return submits
