@@ -149,12 +149,14 @@ async def _write_all(request: Request, upload: Upload) -> None:
 
 
 def _new_name(name: str, what: str) -> str:
-    """A path is no name: nobody may ask over the network which files there are."""
-    if not name:
-        return named(name)
-    if looks_like_path(name):
-        raise InvalidRequest(f'{what} "{name[:200]}" is invalid', param=what)
+    """A path is no name: nobody may ask over the network which files there are. Neither is an address: nobody may
+    have us fetch what only we can reach."""
+    named(name)
     check_name(name, what)
+    if looks_like_path(name) or parse_ref(name).kind == "url":
+        raise InvalidRequest(
+            f'{what} "{name[:200]}" is invalid', hint="paths and addresses are for the command line", param=what
+        )
     return name
 
 

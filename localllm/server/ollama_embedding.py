@@ -20,6 +20,7 @@ from localllm.server.vector_shapes import check_count
 from localllm.server.vectors import Cut, Embedded, embed, numbers_of
 
 R = TypeVar("R")
+BAD_INPUT = "invalid input type"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,15 @@ class OllamaVectors:
         )  # fmt: skip
 
     async def embed(self, request: Request) -> Response:
-        asked, headers = await _read(request, shapes.OllamaEmbedRequest)
+        try:
+            asked, headers = await _read(request, shapes.OllamaEmbedRequest)
+        except InvalidRequest as error:
+            raise (
+                InvalidRequest(BAD_INPUT, param="input") if (error.param or "").startswith("input") else error
+            ) from None
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         if texts is None:
-            raise InvalidRequest("invalid input type", param="input")
+            raise InvalidRequest(BAD_INPUT, param="input")
         wanted = _Wanted(
             asked.model, texts, asked.keep_alive, "input", asked.dimensions, truncates=asked.truncate is True
         )
