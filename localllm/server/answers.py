@@ -1,6 +1,7 @@
 """Answers as OpenAI writes them: whole bodies, and the chunks of a stream with everything constant encoded once."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,29 +54,39 @@ def error_event(error: LocalLLMError) -> bytes:
 
 
 class Chunks:
-    """Writes the chunks of one stream. With `announces_usage` every chunk but the last carries `usage: null`."""
+    """Writes the chunks of one stream. With `announces_usage` every chunk but the last carries `usage: null`; `beside`
+    gives what every chunk carries besides."""
 
-    def __init__(self, envelope: Envelope, *, announces_usage: bool) -> None:
+    def __init__(
+        self, envelope: Envelope, *, announces_usage: bool, beside: Callable[[], dict[str, Any]] | None = None
+    ) -> None:
         head = envelope.head(is_chunk=True)
-        if announces_usage:
+        self._beside = beside
+        if announces_usage and "usage" not in (beside() if beside else ()):
             head["usage"] = None
         self._open = b"data: " + _encode(head)[:-1] + b',"choices":['
         self._head = envelope.head(is_chunk=True)
 
     def chunk(self, choice: dict[str, Any], **extra: Any) -> bytes:
+        if self._beside is not None:
+            extra = {**self._beside(), **extra}
         tail = b"]}\n\n" if not extra else b"]," + _encode(extra)[1:] + b"\n\n"
         return self._open + _encode(choice) + tail
 
     def content(self, index: int, text: str) -> bytes:
         """`chunk` of a delta that is content and nothing else, as most are."""
+        if self._beside is not None:
+            return self.chunk(delta_choice(index, {"content": text}))
         return self._open + b'{"index":%d,"delta":{"content":%b},%b' % (index, _encode(text), _PLAIN_END)
 
     def text(self, index: int, text: str) -> bytes:
         """`chunk` of a choice that is text and nothing else."""
+        if self._beside is not None:
+            return self.chunk(text_choice(index, text))
         return self._open + b'{"index":%d,"text":%b,%b' % (index, _encode(text), _PLAIN_END)
 
     def last(self, **extra: Any) -> bytes:
-        """The chunk without choices that ends a stream with usage."""
+        """A chunk without choices, such as the one that ends a stream with usage."""
         return event({**self._head, "choices": [], **extra})
 
 
@@ -132,21 +143,24 @@ def finish_reason(piece: Piece, *, has_called_tools: bool) -> str | None:
 # ---- log-probabilities
 
 
-def chat_logprobs(tokenizer: "Tokenizer", entries: Sequence[wire.TokenLogprobs]) -> dict[str, Any]:
-    return {"content": [_chat_logprob(tokenizer, entry) for entry in entries], "refusal": None}
+def chat_logprobs(
+    tokenizer: "Tokenizer", entries: Sequence[wire.TokenLogprobs], *, as_ids: bool = False
+) -> dict[str, Any]:
+    """`as_ids`: tokens are shown as `token_id:5`, as vLLM does."""
+    return {"content": [_chat_logprob(tokenizer, entry, as_ids) for entry in entries], "refusal": None}
 
 
-def _chat_logprob(tokenizer: "Tokenizer", entry: wire.TokenLogprobs) -> dict[str, Any]:
+def _chat_logprob(tokenizer: "Tokenizer", entry: wire.TokenLogprobs, as_ids: bool) -> dict[str, Any]:
     best = zip(entry.top_ids, entry.top_logprobs, strict=True)
     return {
-        **_token(tokenizer, entry.token_id, entry.logprob),
-        "top_logprobs": [_token(tokenizer, token_id, logprob) for token_id, logprob in best],
+        **_token(tokenizer, entry.token_id, entry.logprob, as_ids),
+        "top_logprobs": [_token(tokenizer, token_id, logprob, as_ids) for token_id, logprob in best],
     }
 
 
-def _token(tokenizer: "Tokenizer", token_id: int, logprob: float) -> dict[str, Any]:
+def _token(tokenizer: "Tokenizer", token_id: int, logprob: float, as_ids: bool) -> dict[str, Any]:
     raw = tokenizer.token_bytes(token_id)
-    shown = raw.decode("utf-8", errors="replace")
+    shown = f"token_id:{token_id}" if as_ids else raw.decode("utf-8", errors="replace")
     return {"token": shown, "logprob": finite(logprob), "bytes": list(raw)}
 
 
@@ -215,13 +229,14 @@ def usage(stats: Stats) -> dict[str, Any]:
         "completion_tokens": stats.completion_tokens,
         "total_tokens": stats.prompt_tokens + stats.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": stats.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": stats.reasoning_tokens},
     }
 
 
 def timings(stats: Stats) -> dict[str, Any]:
     """llama.cpp's names. Milliseconds; the prompt counts from its admission, or from submission where both came with
-    the first token."""
-    end = stats.finished or stats.submitted
+    the first token. While the answer is under way: as of now."""
+    end = stats.finished or time.monotonic()
     first = stats.first_token or end
     admitted = stats.started if stats.started is not None and stats.started < first else stats.submitted
     prompt_s, predicted_s = first - admitted, end - first

@@ -95,11 +95,16 @@ class CachedDetails(msgspec.Struct):
     cached_tokens: int
 
 
+class ReasonedDetails(msgspec.Struct):
+    reasoning_tokens: int
+
+
 class Usage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: CachedDetails
+    completion_tokens_details: ReasonedDetails | UnsetType = UNSET
 
 
 class Timings(msgspec.Struct):
@@ -171,6 +176,8 @@ class ChatAnswer(msgspec.Struct):
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
     timings: Timings | UnsetType = UNSET
+    truncated: bool | UnsetType = UNSET
+    truncated_prompt_tokens: int | UnsetType = UNSET
     warnings: list[str] | UnsetType = UNSET
 
 
@@ -201,6 +208,8 @@ class TextAnswer(msgspec.Struct):
     choices: list[TextChoice]
     usage: Usage
     timings: Timings | UnsetType = UNSET
+    truncated: bool | UnsetType = UNSET
+    truncated_prompt_tokens: int | UnsetType = UNSET
     warnings: list[str] | UnsetType = UNSET
 
 

@@ -1,13 +1,14 @@
 """An answer under way, written down as one body or as a stream of events."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from localllm.daemon.replies import Ask, Piece, Reply
+from localllm.daemon.replies import Ask, Piece, Reply, Stats
 from localllm.daemon.resident import Resident
 from localllm.server import answers
+from localllm.server.chat_writing import ChatWriter, chat_choice, chat_extras
 from localllm.server.collect import Collected, collect
 from localllm.server.fields import ChatRequest, CompletionRequest
 from localllm.server.notes import Notes
@@ -49,34 +50,13 @@ async def whole(answer: Answer) -> dict[str, Any]:
     pieces = await collect(answer.reply, len(answer.asks))
     wanted = answer.wanted
     if isinstance(wanted, ChatRequest):
-        choices = [_chat_choice(answer, wanted, piece) for piece in pieces]
-        extra = _chat_extras(answer, wanted, pieces[0])
+        choices = [chat_choice(answer, wanted, piece) for piece in pieces]
+        extra = chat_extras(answer, wanted, pieces[0])
     else:
         choices = [_completion_choice(answer, wanted, rank, piece) for rank, piece in enumerate(_best(wanted, pieces))]
         extra = {}
     body = answer.envelope.head(is_chunk=False)
     return {**body, "choices": choices, "usage": answers.usage(answer.reply.stats), **extra, **answer.extras}
-
-
-def _chat_choice(answer: Answer, wanted: ChatRequest, piece: Collected) -> dict[str, Any]:
-    tokenizer = answer.resident.text.tokenizer
-    choice = {
-        "index": piece.index,
-        "message": answers.message_of(piece),
-        "logprobs": answers.chat_logprobs(tokenizer, piece.logprobs) if wanted.logprobs else None,
-        "finish_reason": answers.finish_reason(piece, has_called_tools=bool(piece.tool_calls)),
-        "stop_reason": piece.stop,
-    }
-    return choice | ({"token_ids": piece.ids} if wanted.return_token_ids else {})
-
-
-def _chat_extras(answer: Answer, wanted: ChatRequest, piece: Collected) -> dict[str, Any]:
-    extra: dict[str, Any] = {}
-    if wanted.prompt_logprobs is not None:
-        extra["prompt_logprobs"] = answers.prompt_logprobs(answer.resident.text.tokenizer, piece.prompt_logprobs)
-    if wanted.return_token_ids:
-        extra["prompt_token_ids"] = answer.asks[0].prompt
-    return extra
 
 
 def _best(wanted: CompletionRequest, pieces: Sequence[Collected]) -> list[Collected]:
@@ -124,7 +104,8 @@ class _Script:
         self._answer = answer
         self._shows_usage = bool(options and options.include_usage)
         self._writer = _writer(answer)
-        self._chunks = answers.Chunks(answer.envelope, announces_usage=self._shows_usage)
+        beside = self._beside if _beside_all(answer.wanted) else None
+        self._chunks = answers.Chunks(answer.envelope, announces_usage=self._shows_usage, beside=beside)
 
     def events(self, pieces: list[Piece]) -> bytes:
         is_done = self._answer.reply.is_done
@@ -133,6 +114,10 @@ class _Script:
         written += self._writer.events(self._chunks, pieces[-1], extra)
         return written + self._ending() if is_done else written
 
+    def _beside(self) -> dict[str, Any]:
+        """What goes with every chunk."""
+        return {name: of(self._answer.reply.stats) for name, of in _beside_all(self._answer.wanted).items()}
+
     def _ending(self) -> bytes:
         if not self._shows_usage:
             return answers.DONE
@@ -140,46 +125,20 @@ class _Script:
         return self._chunks.last(usage=usage, **self._answer.extras) + answers.DONE
 
 
-def _writer(answer: Answer) -> "_ChatWriter | _TextWriter":
+def _beside_all(wanted: ChatRequest | CompletionRequest) -> dict[str, Callable[[Stats], dict[str, Any]]]:
+    """Counts that are wanted with every chunk of a stream."""
+    options = wanted.stream_options
+    found: dict[str, Callable[[Stats], dict[str, Any]]] = {}
+    if options is not None and options.continuous_usage_stats:
+        found["usage"] = answers.usage
+    if isinstance(wanted, ChatRequest) and wanted.timings_per_token:
+        found["timings"] = answers.timings
+    return found
+
+
+def _writer(answer: Answer) -> "ChatWriter | _TextWriter":
     wanted = answer.wanted
-    return _ChatWriter(answer, wanted) if isinstance(wanted, ChatRequest) else _TextWriter(answer, wanted)
-
-
-class _ChatWriter:
-    """Role first, then what the model says, then an empty delta with the reason for the end."""
-
-    def __init__(self, answer: Answer, wanted: ChatRequest) -> None:
-        self._answer = answer
-        self._wanted = wanted
-        self._has_begun: set[int] = set()
-        self._has_called: set[int] = set()
-        self._shows_tokens = bool(wanted.logprobs or wanted.return_token_ids)
-
-    def events(self, chunks: answers.Chunks, piece: Piece, extra: dict[str, Any]) -> bytes:
-        wanted, written = self._wanted, b""
-        if piece.is_text and piece.index in self._has_begun and not self._shows_tokens:
-            return chunks.content(piece.index, piece.text) if piece.text else b""
-        if piece.index not in self._has_begun:
-            self._has_begun.add(piece.index)
-            ids = {"prompt_token_ids": self._answer.asks[0].prompt} if wanted.return_token_ids else {}
-            written += chunks.chunk(answers.delta_choice(piece.index, {"role": "assistant", "content": ""}), **ids)
-        if piece.tool_calls:
-            self._has_called.add(piece.index)
-        if (delta := answers.delta_of(piece)) or (piece.ids and self._shows_tokens):
-            written += chunks.chunk(answers.delta_choice(piece.index, delta, **self._details(piece)))
-        if piece.finish is not None:
-            reason = answers.finish_reason(piece, has_called_tools=piece.index in self._has_called)
-            written += chunks.chunk(answers.delta_choice(piece.index, {}, reason, stop_reason=piece.stop), **extra)
-        return written
-
-    def _details(self, piece: Piece) -> dict[str, Any]:
-        wanted = self._wanted
-        details: dict[str, Any] = {}
-        if wanted.logprobs:
-            details["logprobs"] = answers.chat_logprobs(self._answer.resident.text.tokenizer, piece.logprobs)
-        if wanted.return_token_ids:
-            details["token_ids"] = piece.ids
-        return details
+    return ChatWriter(answer, wanted) if isinstance(wanted, ChatRequest) else _TextWriter(answer, wanted)
 
 
 class _TextWriter:
