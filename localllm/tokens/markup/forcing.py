@@ -1,0 +1,142 @@
+# ruff: noqa: RUF001 (some tags are spelled with full-width bars)
+"""Grammars of calls as each family writes them, for answers that must be calls; and what may stand before an answer.
+
+Lark in llguidance's dialect. Arguments are JSON inside of the family's own tags, also where it usually writes them in
+another notation: every reader here takes both.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from localllm.tokens.markup.families import ToolFormat
+from localllm.tokens.markup.spec import MarkupSpec
+
+Say = Callable[[str], str]
+"""A text as a Lark expression, in which control tokens are not spelled out."""
+
+ANYTHING = "/(?s:.*)/"
+SPACE = r"/[ \t\r\n]{0,8}/"
+
+
+@dataclass(frozen=True, slots=True)
+class CallForm:
+    """What stands before the name, between name and arguments, and behind them; around all calls, and between two."""
+
+    before_name: str
+    before_arguments: str
+    behind: str
+    between: str | None = "\n"
+    opener: str = ""
+    closer: str = ""
+
+
+_NAME = '{"name": "'
+_ARGUMENTS = '", "arguments": '
+_HERMES = CallForm(f"<tool_call>\n{_NAME}", _ARGUMENTS, "}\n</tool_call>")
+
+
+def _listed(opener: str, closer: str) -> CallForm:
+    return CallForm(_NAME, _ARGUMENTS, "}", ", ", opener, closer)
+
+
+_FORMS: Mapping[ToolFormat, CallForm] = {
+    "hermes": _HERMES,
+    "glm": _HERMES,
+    "xml": CallForm("<tool_call>\n<function=", ">\n", "\n</function>\n</tool_call>"),
+    "mistral": _listed("[TOOL_CALLS][", "]"),
+    "llama3": CallForm(_NAME, '", "parameters": ', "}", "; "),
+    "pythonic": CallForm(_NAME, '", "parameters": ', "}", ", ", "[", "]"),
+    "deepseek": CallForm(
+        "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "",
+        "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>",
+    ),
+    "kimi": CallForm(
+        "<|tool_call_begin|>functions.", ":0<|tool_call_argument_begin|>", "<|tool_call_end|>", "",
+        "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>",
+    ),
+    "gemma4": CallForm("<|tool_call>call:", "", "<tool_call|>", ""),
+    "tool_code": _listed("```tool_code\n[", "]\n```"),
+    "granite": _listed("<|tool_call|>[", "]"),
+    "phi": _listed("functools[", "]"),
+    "lfm2": _listed("<|tool_call_start|>[", "]<|tool_call_end|>"),
+    "command": CallForm(
+        '{"tool_call_id": "0", "tool_name": "', '", "parameters": ', "}", ", ", "<|START_ACTION|>[", "]<|END_ACTION|>"
+    ),
+    "minimax": CallForm('<minimax:tool_call>\n<invoke name="', '">\n', "\n</invoke>\n</minimax:tool_call>"),
+}  # fmt: skip
+_HARMONY = CallForm("<|channel|>commentary to=functions.", " <|constrain|>json<|message|>", "", None)
+_HARMONY_THOUGHTS = ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant")
+_HARMONY_ANSWER = "<|channel|>final<|message|>"
+
+
+def call_form(spec: MarkupSpec, controls: Collection[str]) -> CallForm:
+    """How the model writes calls. Some families have changed their manner: their control tokens tell which it is."""
+    if spec.is_harmony:
+        return _HARMONY
+    if spec.tools == "mistral" and "[ARGS]" in controls:
+        return CallForm("[TOOL_CALLS]", "[ARGS]", "", "")
+    if spec.tools == "phi" and "<|/tool_call|>" in controls:
+        return _listed("<|tool_call|>[", "]<|/tool_call|>")
+    return _FORMS[spec.tools] if spec.tools else _HERMES
+
+
+def call_grammar(form: CallForm, functions: Sequence[tuple[str, str]], say: Say, *, is_parallel: bool) -> str:
+    """At least one call of one of the functions, each a name and the JSON schema of its arguments in one line."""
+    several = is_parallel and form.between is not None
+    more = f" ({_said(form.between or '', say)} call)*" if several else ""
+    names = [f"call_{number}" for number in range(len(functions))]
+    rules = [f"start: {_said(form.opener, say)} call{more} {_said(form.closer, say)}", f"call: {' | '.join(names)}"]
+    for rule, (name, schema) in zip(names, functions, strict=True):
+        before, behind = say(f"{form.before_name}{name}{form.before_arguments}"), _said(form.behind, say)
+        rules += [f"{rule}: {before} {rule}_arguments {behind}", f"{rule}_arguments: %json {schema}"]
+    return "\n".join(rules) + "\n"
+
+
+def _said(text: str, say: Say) -> str:
+    return say(text) if text else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """What may stand around a constrained answer, as Lark expressions: `before` all of it, `opener` and `closer` around
+    what is no call; `rules` are what they need besides. `after`: a text that ends the reasoning which the prompt has
+    opened; nothing is constrained before it."""
+
+    after: str = ""
+    before: str = ""
+    opener: str = ""
+    closer: str = ""
+    rules: str = ""
+
+
+def lead_of(spec: MarkupSpec | None, prompt: str, say: Say) -> Lead:
+    """For an answer to this prompt."""
+    if spec is None:
+        return Lead()
+    if spec.is_harmony:
+        return _harmony_lead(spec, say)
+    opener = f"({say(spec.answer[0])} {SPACE})?" if spec.answer else ""
+    closer = f"({SPACE} {say(spec.answer[1])})?" if spec.answer else ""
+    if spec.reasoning is None or prompt.rstrip().endswith(spec.reasoning[1].strip()):
+        return Lead("", "", opener, closer)
+    if spec.starts_in_reasoning:
+        return Lead(spec.reasoning[1], SPACE, opener, closer)
+    rules = f"thoughts: {say(spec.reasoning[0].rstrip())} until {SPACE}\n{_until(spec.reasoning[1], say)}\n"
+    return Lead("", "thoughts?", opener, closer, rules)
+
+
+def _harmony_lead(spec: MarkupSpec, say: Say) -> Lead:
+    final = say(_HARMONY_ANSWER)
+    opener, closer = _HARMONY_THOUGHTS
+    if "<|message|>" in spec.opening:
+        is_thinking = "analysis" in spec.opening
+        return Lead("", "until", final, "", f"{_until(closer, say)}\n") if is_thinking else Lead()
+    return Lead("", "thoughts?", final, "", f"thoughts: {say(opener)} until\n{_until(closer, say)}\n")
+
+
+def _until(closer: str, say: Say) -> str:
+    """The rule `until`: anything, and the closing tag at its end."""
+    said = say(closer)
+    if said.startswith("<["):
+        return f"until: {ANYTHING} {said}"
+    return f"until: rest\nrest[suffix={said}]: {ANYTHING}"
