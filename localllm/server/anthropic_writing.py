@@ -38,13 +38,13 @@ def failure(error: LocalLLMError) -> bytes:
     return b"event: error\ndata: %b\n\n" % _encode(error_body(error, PATH))
 
 
-def usage(stats: Stats, num_thinking: int) -> dict[str, Any]:
+def usage(stats: Stats) -> dict[str, Any]:
     return {
         "input_tokens": stats.prompt_tokens - stats.cached_tokens,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": stats.cached_tokens,
         "output_tokens": stats.completion_tokens,
-        "output_tokens_details": {"thinking_tokens": num_thinking},
+        "output_tokens_details": {"thinking_tokens": stats.reasoning_tokens},
     }
 
 
@@ -78,12 +78,12 @@ class Script:
 
     def _begin(self) -> bytes:
         self._has_begun = True
-        return event("message_start", message=self.body | {"usage": usage(self._reply.stats, 0)})
+        return event("message_start", message=self.body | {"usage": usage(self._reply.stats)})
 
     def _end(self, piece: Piece) -> bytes:
         written = self._row.end(is_cut=piece.finish == "length")
         reason, sequence = self._stop(piece)
-        used = usage(self._reply.stats, self._row.num_reasoning)
+        used = usage(self._reply.stats)
         self.body |= {"content": self._blocks.blocks, "stop_reason": reason, "stop_sequence": sequence, "usage": used}
         delta = {"stop_reason": reason, "stop_sequence": sequence}
         return written + event("message_delta", delta=delta, usage=used) + event("message_stop")

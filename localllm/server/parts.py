@@ -50,11 +50,8 @@ class Row:
         self._open: Part | None = None
         self._blank = ""
         self._logprobs: list[wire.TokenLogprobs] = []
-        self.num_reasoning = 0
 
     def feed(self, piece: Piece) -> bytes:
-        if piece.reasoning or (self._open is not None and self._open.kind == "reasoning" and piece.is_text):
-            self.num_reasoning += len(piece.ids)
         written = self._reasoning(piece.reasoning) if piece.reasoning else b""
         self._logprobs += piece.logprobs
         if piece.text:

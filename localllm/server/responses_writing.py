@@ -90,12 +90,12 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     return {"parameters": None, "strict": False, **tool} if tool.get("type") == "function" else tool
 
 
-def usage(stats: Stats, num_reasoning: int) -> dict[str, Any]:
+def usage(stats: Stats) -> dict[str, Any]:
     return {
         "input_tokens": stats.prompt_tokens,
         "input_tokens_details": {"cached_tokens": stats.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": stats.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": num_reasoning},
+        "output_tokens_details": {"reasoning_tokens": stats.reasoning_tokens},
         "total_tokens": stats.prompt_tokens + stats.completion_tokens,
     }
 
@@ -159,7 +159,7 @@ class Script:
             "completed_at": None if is_cut else int(time.time()),
             "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
             "output": self._items.items,
-            "usage": usage(self._reply.stats, self._row.num_reasoning),
+            "usage": usage(self._reply.stats),
         }
         self._keep(self.body)
         return written + self._events.event(f"response.{status}", response=self.body)

@@ -1,0 +1,407 @@
+"""`/v1/responses` with the official client, strict about what it gets."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from pydantic import BaseModel
+
+from tests.daemon.toy import expected_text
+from tests.server.golden_streams import assert_golden, events_of
+from tests.server.parrot import parrots
+from tests.server.world import World, daemon
+
+LOOK: Any = {
+    "type": "function",
+    "name": "look",
+    "description": "Look somewhere",
+    "parameters": {"type": "object", "properties": {"place": {"type": "string"}, "n": {"type": "integer"}}},
+    "strict": False,
+}
+THINK = "say:<think>Let me see.</think>It is fine."
+CALL = 'say:I look.\\n<tool_call>{"name": "look", "arguments": {"place": "Bern", "n": 3}}</tool_call>'
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with daemon(tmp_path_factory.mktemp("home"), sources=parrots()) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with daemon(tmp_path_factory.mktemp("toys")) as world:
+        yield world
+
+
+def client_of(world: World, **fields: Any) -> openai.OpenAI:
+    return openai.OpenAI(
+        base_url=f"{world.url}/v1", api_key="any", _strict_response_validation=True, max_retries=0, **fields
+    )
+
+
+@pytest.fixture
+def client(world: World) -> Iterator[openai.OpenAI]:
+    with client_of(world) as client:
+        yield client
+
+
+def create(client: openai.OpenAI, given: Any, **fields: Any) -> Any:
+    return client.responses.create(model="parrot:1b", input=given, **fields)
+
+
+def refused(client: openai.OpenAI, given: Any = "x", **fields: Any) -> Any:
+    """The body of the 400."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        create(client, given, extra_body=fields)
+    return caught.value.body
+
+
+# ---- answers
+
+
+def test_an_answer_is_a_message_and_says_what_it_cost(toys: World) -> None:
+    with client_of(toys) as client:
+        answer = client.responses.create(model="toy:1b", input="Hello", temperature=0, max_output_tokens=24)
+    assert answer.output_text == expected_text(b"<user>Hello\n<assistant>", 24)
+    assert answer.status == "incomplete" and answer.incomplete_details is not None
+    assert answer.incomplete_details.reason == "max_output_tokens"
+    assert answer.usage is not None and answer.usage.output_tokens == 24
+    assert answer.usage.total_tokens == answer.usage.input_tokens + 24
+    assert answer.temperature == 0 and answer.max_output_tokens == 24
+
+
+def test_a_finished_answer_is_completed(client: openai.OpenAI) -> None:
+    answer = create(client, "say:Good morning")
+    assert answer.output_text == "Good morning" and answer.status == "completed" and answer.error is None
+    assert answer.completed_at is not None and answer.completed_at >= answer.created_at
+    assert [item.type for item in answer.output] == ["message"] and answer.output[0].status == "completed"
+
+
+def test_an_answer_without_words_has_an_empty_message(client: openai.OpenAI) -> None:
+    answer = create(client, "say:")
+    assert answer.output_text == "" and len(answer.output) == 1
+
+
+def test_reasoning_is_an_item_of_its_own_and_counted(client: openai.OpenAI) -> None:
+    answer = create(client, THINK)
+    thought, message = answer.output
+    assert thought.type == "reasoning" and thought.content[0].text == "Let me see." and thought.summary == []
+    assert message.content[0].text == "It is fine."
+    assert 0 < answer.usage.output_tokens_details.reasoning_tokens < answer.usage.output_tokens
+
+
+def test_reasoning_is_the_summary_where_one_is_wanted(client: openai.OpenAI) -> None:
+    answer = create(client, THINK, reasoning={"summary": "auto"})
+    assert answer.output[0].summary[0].text == "Let me see." and answer.output[0].content is None
+    assert answer.reasoning.summary == "auto"
+
+
+def test_packed_reasoning_comes_back_to_the_model(client: openai.OpenAI, world: World) -> None:
+    answer = create(client, THINK, include=["reasoning.encrypted_content"], store=False)
+    packed = answer.output[0].encrypted_content
+    item: Any = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": packed}
+    assert create(client, [item, {"role": "user", "content": "say:ok"}]).output_text == "ok"
+
+
+def test_log_probabilities_of_what_was_said(client: openai.OpenAI) -> None:
+    answer = create(client, "say:abc", top_logprobs=2, include=["message.output_text.logprobs"])
+    logprobs = answer.output[0].content[0].logprobs
+    assert [entry.token for entry in logprobs][:3] == ["a", "b", "c"]
+    assert all(len(entry.top_logprobs) == 2 for entry in logprobs) and answer.top_logprobs == 2
+
+
+def test_log_probabilities_are_streamed_too(client: openai.OpenAI) -> None:
+    events = list(create(client, "say:abc", stream=True, include=["message.output_text.logprobs"]))
+    tokens = [entry.token for event in events if event.type == "response.output_text.delta" for entry in event.logprobs]
+    assert tokens[:3] == ["a", "b", "c"]
+
+
+def test_json_that_a_schema_asks_for(client: openai.OpenAI) -> None:
+    class Weather(BaseModel):
+        sky: str
+
+    answer = client.responses.parse(model="parrot:1b", input='say:{"sky":"blue"}', text_format=Weather)
+    assert answer.output_parsed == Weather(sky="blue")
+    assert create(client, 'say:{"a":1}', text={"format": {"type": "json_object"}}).output_text == '{"a":1}'
+
+
+def test_what_was_asked_for_is_told_again(client: openai.OpenAI) -> None:
+    answer = create(
+        client, "say:x", instructions="Be brief", metadata={"a": "b"}, user="me", top_p=0.5, tools=[LOOK],
+        tool_choice="none", parallel_tool_calls=False, max_tool_calls=3, truncation="disabled", service_tier="auto",
+        safety_identifier="s", prompt_cache_key="k", extra_body={"seed": 3, "top_k": 5},
+    )  # fmt: skip
+    assert (answer.instructions, answer.metadata, answer.user, answer.top_p) == ("Be brief", {"a": "b"}, "me", 0.5)
+    assert answer.tool_choice == "none" and answer.parallel_tool_calls is False and answer.max_tool_calls == 3
+    assert answer.tools[0].name == "look" and answer.truncation == "disabled" and answer.service_tier == "default"
+
+
+# ---- tools
+
+
+def test_a_call_of_a_tool_and_its_result(client: openai.OpenAI) -> None:
+    first = create(client, CALL, tools=[LOOK])
+    message, call = first.output
+    assert message.content[0].text == "I look."
+    assert (call.type, call.name, call.arguments) == ("function_call", "look", '{"place":"Bern","n":3}')
+    result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "It rains. say:Take a coat"}
+    assert create(client, [result], previous_response_id=first.id, tools=[LOOK]).output_text == "Take a coat"
+    given: Any = [{"role": "user", "content": CALL}, message.model_dump(), call.model_dump(), result]
+    assert create(client, given, tools=[LOOK]).output_text == "Take a coat"
+
+
+def test_a_named_tool_is_called_with_valid_arguments(client: openai.OpenAI) -> None:
+    answer = create(client, "say:whatever", tools=[LOOK], tool_choice={"type": "function", "name": "look"},
+                    max_output_tokens=200)  # fmt: skip
+    assert {item.type for item in answer.output} == {"function_call"} and answer.output[0].name == "look"
+
+
+def test_a_tool_that_takes_a_text(client: openai.OpenAI) -> None:
+    patch: Any = {"type": "custom", "name": "patch", "description": "Change a file"}
+    said = 'say:<tool_call>{"name": "patch", "arguments": {"input": "- a + b"}}</tool_call>'
+    answer = create(client, said, tools=[patch])
+    call = answer.output[0]
+    assert (call.type, call.name, call.input) == ("custom_tool_call", "patch", "- a + b")
+    result: Any = {"type": "custom_tool_call_output", "call_id": call.call_id, "output": "say:patched"}
+    assert create(client, [result], previous_response_id=answer.id, tools=[patch]).output_text == "patched"
+    events = list(create(client, said, tools=[patch], stream=True))
+    assert [event.delta for event in events if event.type == "response.custom_tool_call_input.delta"] == ["- a + b"]
+
+
+def test_tools_in_a_namespace_come_back_in_it(client: openai.OpenAI) -> None:
+    space: Any = {"type": "namespace", "name": "maps", "description": "Maps", "tools": [LOOK]}
+    said = 'say:<tool_call>{"name": "maps__look", "arguments": {}}</tool_call>'
+    call = create(client, said, tools=[space]).output[0]
+    assert (call.name, call.namespace) == ("look", "maps")
+
+
+def test_only_allowed_tools_are_shown_to_the_model(client: openai.OpenAI) -> None:
+    other = LOOK | {"name": "other"}
+    choice: Any = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "look"}]}
+    both = client.responses.input_tokens.count(model="parrot:1b", input="x", tools=[LOOK, other])
+    some = client.responses.input_tokens.count(model="parrot:1b", input="x", tools=[LOOK, other], tool_choice=choice)
+    one = client.responses.input_tokens.count(model="parrot:1b", input="x", tools=[LOOK])
+    assert some.input_tokens == one.input_tokens < both.input_tokens
+
+
+# ---- streams
+
+
+def streamed(world: World, given: Any, **fields: Any) -> str:
+    body = {"model": "parrot:1b", "input": given, "stream": True} | fields
+    answer = world.client.post("/v1/responses", json=body)
+    assert answer.headers["content-type"].startswith("text/event-stream"), answer.text
+    return answer.text
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "fields"),
+    [
+        ("responses_text", "say:Good morning", {}),
+        ("responses_cut", "say:Good morning", {"max_output_tokens": 4}),
+        ("responses_reasoning", THINK, {"include": ["reasoning.encrypted_content"]}),
+        ("responses_summary", THINK, {"reasoning": {"summary": "detailed"}}),
+        ("responses_call", CALL, {"tools": [LOOK]}),
+    ],
+)
+def test_a_stream_is_as_it_was(world: World, name: str, given: str, fields: dict[str, Any]) -> None:
+    stream = streamed(world, given, **fields)
+    assert [event["sequence_number"] for event in events_of(stream)] == list(range(len(events_of(stream))))
+    assert_golden(name, stream)
+
+
+def test_what_is_streamed_is_what_is_answered_at_once(client: openai.OpenAI) -> None:
+    for given in (THINK, CALL, "say:Grüße, 世界"):
+        whole = create(client, given, tools=[LOOK])
+        with client.responses.stream(model="parrot:1b", input=given, tools=[LOOK]) as stream:
+            text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+            final = stream.get_final_response()
+        assert text == whole.output_text == final.output_text
+        assert [item.type for item in final.output] == [item.type for item in whole.output]
+
+
+def test_a_worker_that_dies_fails_the_response(toys: World) -> None:
+    import os
+    import signal
+
+    with client_of(toys) as client:
+        stream = client.responses.create(model="toy:1b", input="Hello", temperature=0, stream=True)
+        first = next(iter(stream))
+        stream.close()
+        assert first.type == "response.created"
+    os.kill(toys.ps()[0]["pid"], signal.SIGKILL)
+    answer = toys.client.post("/v1/responses", json={"model": "toy:1b", "input": "again"})
+    assert answer.status_code in (200, 503)
+
+
+# ---- what is kept
+
+
+def test_a_conversation_goes_on_and_its_prefix_is_cached(client: openai.OpenAI) -> None:
+    first = create(client, "My name is Ada, and this is a rather long beginning. say:Hello Ada")
+    second = create(client, "And now? say:Now this", previous_response_id=first.id)
+    assert second.output_text == "Now this" and second.previous_response_id == first.id
+    assert second.usage is not None and second.usage.input_tokens_details.cached_tokens > 32
+    third = create(client, "Still? say:Still", previous_response_id=second.id)
+    assert third.usage.input_tokens > second.usage.input_tokens
+
+
+def test_instructions_are_not_carried_over(client: openai.OpenAI) -> None:
+    first = create(client, "hello", instructions="say:by instruction")
+    assert first.output_text == "fine, thank you" or first.output_text == "by instruction"
+    count = client.responses.input_tokens.count
+    with_them = count(model="parrot:1b", input="x", previous_response_id=first.id, instructions="abc")
+    without = count(model="parrot:1b", input="x", previous_response_id=first.id)
+    assert with_them.input_tokens == without.input_tokens + len("<system>abc\n")
+
+
+def test_a_kept_response_is_the_one_that_was_answered(client: openai.OpenAI) -> None:
+    answer = create(client, "say:keep me", metadata={"a": "b"})
+    assert client.responses.retrieve(answer.id) == answer
+    streamed_one = [event for event in create(client, "say:me too", stream=True)][-1].response
+    assert client.responses.retrieve(streamed_one.id) == streamed_one
+
+
+def test_what_is_not_to_be_stored_is_not(client: openai.OpenAI) -> None:
+    answer = create(client, "say:secret", store=False)
+    assert answer.store is False
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(answer.id)
+    assert "previous_response_id" in str(refused(client, previous_response_id=answer.id))
+
+
+def test_a_deleted_response_is_gone(client: openai.OpenAI, world: World) -> None:
+    answer = create(client, "say:delete me")
+    body = world.client.delete(f"/v1/responses/{answer.id}").json()
+    assert body == {"id": answer.id, "object": "response", "deleted": True}
+    for call in (client.responses.retrieve, client.responses.delete, client.responses.cancel):
+        with pytest.raises(openai.NotFoundError):
+            call(answer.id)
+
+
+def test_the_input_of_a_response_in_pages(client: openai.OpenAI) -> None:
+    given: Any = [{"role": "user", "content": f"number {number}"} for number in range(5)]
+    answer = create(client, given)
+    newest_first = list(client.responses.input_items.list(answer.id, limit=2))
+    assert [item.content[0].text for item in newest_first] == [f"number {number}" for number in (4, 3, 2, 1, 0)]  # type: ignore[union-attr]
+    page = client.responses.input_items.list(answer.id, order="asc", limit=3)
+    assert page.has_more and page.data[0].id == page.first_id and page.data[-1].id == page.last_id  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "order=up", "after=nobody"])
+def test_pages_that_make_no_sense(client: openai.OpenAI, world: World, query: str) -> None:
+    answer = create(client, "say:x")
+    refusal = world.client.get(f"/v1/responses/{answer.id}/input_items?{query}")
+    assert refusal.status_code == 400 and refusal.json()["error"]["param"] == query.partition("=")[0]
+
+
+def test_a_response_that_is_over_cannot_be_cancelled(client: openai.OpenAI) -> None:
+    answer = create(client, "say:x")
+    with pytest.raises(openai.BadRequestError, match="background"):
+        client.responses.cancel(answer.id)
+
+
+def test_one_caller_never_reads_what_another_has(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with daemon(tmp_path_factory.mktemp("keys"), sources=parrots()) as world:
+        _claim(world)
+        ada, bob = ({"headers": {"x-test-caller": name}} for name in ("ada", "bob"))
+        first = world.client.post("/v1/responses", json={"model": "parrot:1b", "input": "say:mine"}, **ada).json()
+        path = f"/v1/responses/{first['id']}"
+        assert world.client.get(path, **ada).status_code == 200
+        for send in (world.client.get, world.client.delete):
+            assert send(path, **bob).status_code == 404
+        assert world.client.get(f"{path}/input_items", **bob).status_code == 404
+        on = {"model": "parrot:1b", "input": "x", "previous_response_id": first["id"]}
+        assert world.client.post("/v1/responses", json=on, **bob).status_code == 400
+        assert world.client.post("/v1/responses", json=on, **ada).status_code == 200
+
+
+def _claim(world: World) -> None:
+    """From here on a caller is who a header says."""
+    import localllm.server.responses as surface
+    from localllm.server.callers import Caller
+
+    surface.caller_of = lambda request: Caller(request.headers.get("x-test-caller", ""))  # type: ignore[attr-defined]
+
+
+def test_a_restart_keeps_what_was_kept(tmp_path_factory: pytest.TempPathFactory) -> None:
+    home = tmp_path_factory.mktemp("again")
+    with daemon(home, sources=parrots()) as world:
+        first = world.client.post("/v1/responses", json={"model": "parrot:1b", "input": "say:one"}).json()
+    with daemon(home, sources=parrots()) as world:
+        assert world.client.get(f"/v1/responses/{first['id']}").json() == first
+        assert (home / "responses.db").stat().st_mode & 0o077 == 0
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"background": True}, "background"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"truncation": "sometimes"}, "truncation"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"top_logprobs": 21}, "top_logprobs"),
+        ({"temperature": -1}, "temperature"),
+        ({"include": ["everything"]}, "include[0]"),
+        ({"metadata": {"a": 1}}, "metadata[...]"),
+        ({"metadata": {str(number): "" for number in range(17)}}, "metadata"),
+        ({"reasoning": {"effort": "heroic"}}, "reasoning.effort"),
+        ({"reasoning": {"summary": "concise"}}, "reasoning.summary"),
+        ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+        ({"tools": [{"type": "function", "name": ""}]}, "tools[0].name"),
+        ({"tools": [{"type": "function", "name": "f", "parameters": 3}]}, "tools[0].parameters"),
+        ({"tools": [LOOK, LOOK]}, "tools[1].name"),
+        ({"tools": [{"type": "custom", "name": "p", "format": {"type": "grammar"}}]}, "tools[0].format"),
+        ({"tool_choice": "perhaps", "tools": [LOOK]}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "name": "nobody"}, "tools": [LOOK]}, "tool_choice.name"),
+        ({"tool_choice": {"type": "mcp"}, "tools": [LOOK]}, "tool_choice.type"),
+        ({"previous_response_id": "resp_nobody"}, "previous_response_id"),
+        ({"moderation": {}}, "moderation"),
+        ({"temprature": 1}, "temprature"),
+        ({"input": []}, "input"),
+        ({"input": [{"role": "wizard", "content": "x"}]}, "input[0].role"),
+        ({"input": [{"role": "user", "content": 3}]}, "input[0].content"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0].type"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+        ({"input": [{"type": "web_search_call", "id": "x"}]}, "input[0]"),
+        ({"input": [{"id": "x"}]}, "input[0].type"),
+        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
+        ({"input": [{"type": "function_call", "call_id": "1", "name": "f", "arguments": "{"}]}, "input[0].arguments"),
+        ({"input": [{"type": "function_call_output", "call_id": "1", "output": 3}]}, "input[0].output"),
+        ({"input": [{"type": "reasoning", "summary": [], "encrypted_content": "gAAAAA"}]}, "input[0].encrypted_content"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_refused_by_name(client: openai.OpenAI, fields: dict[str, Any], param: str) -> None:
+    body = refused(client, **fields)
+    assert body["param"] == param, body
+    assert body["message"]
+
+
+def test_an_input_is_needed(world: World) -> None:
+    answer = world.client.post("/v1/responses", json={"model": "parrot:1b"})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "input"
+
+
+def test_the_lenient_are_warned(world: World) -> None:
+    body = {"model": "parrot:1b", "input": "say:x", "text": {"verbosity": "low"}, "shininess": 3}
+    answer = world.client.post("/v1/responses", json=body, headers={"prefer": "handling=lenient"})
+    assert answer.status_code == 200
+    assert [warning.split("'")[1] for warning in answer.json()["warnings"]] == ["shininess", "text.verbosity"]
+
+
+def test_counting_is_exact(client: openai.OpenAI) -> None:
+    fields: Any = {"instructions": "Be brief", "tools": [LOOK]}
+    counted = client.responses.input_tokens.count(model="parrot:1b", input="say:x", **fields)
+    answer = create(client, "say:x", **fields)
+    assert answer.usage is not None and counted.input_tokens == answer.usage.input_tokens
