@@ -15,6 +15,7 @@ from localllm.engine.step import (
     NO_SLOT,
     SAMPLED_LAST,
     CommitDraft,
+    Mask,
     PageId,
     Row,
     RowResult,
@@ -23,7 +24,7 @@ from localllm.engine.step import (
     StepPlan,
     Want,
 )
-from localllm.errors import BadLogits
+from localllm.errors import BadLogits, LocalLLMError
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -228,14 +229,33 @@ def answer(
     results = []
     for index, row in enumerate(plan.rows):
         first, end = taken_starts[index], taken_starts[index + 1]
-        if best is not None and wants_only_argmax(row.want):
-            results.append(_chosen(row, best[first:end]))
+        chosen = None if best is None else _by_argmax(row, best[first:end])
+        if chosen is not None:
+            results.append(chosen)
             continue
         pooled = None
         if row.want.pooled is not None and hidden is not None:
             pooled = pool(row.want.pooled, hidden[starts[index] : starts[index + 1]])
         results.append(answer_row(row, NO_LOGITS if logits is None else logits[first:end], pooled))
     return tuple(results)
+
+
+def _by_argmax(row: Row, tokens: list[int]) -> RowResult | None:
+    """The answer to a row that asks for no more, if its masks allow what the model says by itself; mostly they do."""
+    if wants_only_argmax(row.want):
+        return _chosen(row, tokens)
+    sample = row.want.sample
+    if sample is None or not is_greedy(sample) or _wants_more(row.want) or NOT_USABLE in tokens:
+        return None
+    try:
+        is_allowed = all(map(_allows, sample.masks, tokens))
+    except LocalLLMError:  # a mask that is not to be had: the row says so when it is sampled
+        return None
+    return _chosen(row, tokens) if is_allowed else None
+
+
+def _allows(mask: Mask, token: int) -> bool:
+    return bool(bytes(mask)[token >> 3] >> (token & 7) & 1)
 
 
 def _chosen(row: Row, tokens: list[int]) -> RowResult:
@@ -246,13 +266,17 @@ def _chosen(row: Row, tokens: list[int]) -> RowResult:
 
 def wants_only_argmax(want: Want) -> bool:
     """True for a row that wants plain greedy choices (or nothing at all), which need no logits on the host."""
-    if want.targets or want.logits is not None or want.pooled is not None or want.top_logprobs is not None:
-        return False
-    return want.sample is None or is_greedy(want.sample)
+    return not _wants_more(want) and (want.sample is None or (is_greedy(want.sample) and not want.sample.masks))
+
+
+def _wants_more(want: Want) -> bool:
+    """More than a sample."""
+    return bool(want.targets) or any(part is not None for part in (want.logits, want.pooled, want.top_logprobs))
 
 
 def is_greedy(sample: SampleWant) -> bool:
-    return sample.params.temperature == 0 and not (sample.edits or sample.masks or sample.draft_edits)
+    """The largest logit that its masks allow."""
+    return sample.params.temperature == 0 and not (sample.edits or sample.draft_edits)
 
 
 def pool(kind: str, hidden: Floats) -> Floats:

@@ -183,6 +183,8 @@ class Engine:
                 return
             plan, sequences = planned
             self._num_planned += 1
+            if self._guides is not None:
+                self._guides.compute()
             self._backend.submit(plan)
             ends = [sequence.num_computed for sequence in sequences]
             lives = [sequence.num_preemptions for sequence in sequences]

@@ -6,10 +6,13 @@ nothing. Masks are bound late: the engine plans with one that is still being com
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
 from localllm.engine.step import Mask
+from localllm.errors import LocalLLMError
 from localllm.wire import Submit
 
 
@@ -42,19 +45,39 @@ class Guides(Protocol):
         """A guide for a Submit with a constraint or a thinking budget. The future raises LocalLLMError for one that
         cannot be made; it is cancelled when nobody wants the guide any more."""
 
+    def compute(self) -> None:
+        """A step begins whose rows were given masks: now is the time to compute them beside it."""
+
 
 class LateMask:
-    """A mask of `num_bytes` bytes that somebody computes meanwhile."""
+    """A mask of `num_bytes` bytes that is computed once: by whoever comes first, a thread beside the step or the reader
+    of its bytes. Another waits. `compute` raises LocalLLMError for all of them."""
 
-    def __init__(self, num_bytes: int, result: Future[bytes]) -> None:
+    def __init__(self, num_bytes: int, compute: Callable[[], bytes]) -> None:
         self._num_bytes = num_bytes
-        self._result = result
+        self._compute: Callable[[], bytes] | None = compute
+        self._lock = threading.Lock()
+        self._bytes = b""
+        self._error: LocalLLMError | None = None
+
+    def run(self) -> None:
+        """Compute it, unless that was done."""
+        with self._lock:
+            compute, self._compute = self._compute, None
+            if compute is not None:
+                try:
+                    self._bytes = compute()
+                except LocalLLMError as error:
+                    self._error = error
 
     def __len__(self) -> int:
         return self._num_bytes
 
     def __bytes__(self) -> bytes:
-        return self._result.result()
+        self.run()
+        if self._error is not None:
+            raise self._error
+        return self._bytes
 
 
 def is_guided(submit: Submit) -> bool:

@@ -23,6 +23,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _BLOCK = 256
 _SMALL_BLOCK = 64
 _NONE = -1
+_SPARSE = 8
 
 
 def mix64(value: int) -> int:
@@ -53,7 +54,7 @@ def sample_logits(
     if want.params.temperature == 0.0:
         token = _best(changed, mask)
     else:
-        token = _draw(_masked(changed, mask), want.params, uniform(want.seed, want.counter + position_index))
+        token = _draw(*_masked(changed, mask), want.params, uniform(want.seed, want.counter + position_index))
     return token, None if top_logprobs is None else token_logprobs(logits, token, top_logprobs)
 
 
@@ -96,12 +97,19 @@ def _allowed(mask: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
     return np.unpackbits(mask, count=size, bitorder="little").view(np.bool_)
 
 
-def _masked(logits: Logits, mask: NDArray[np.uint8] | None) -> Logits:
-    return logits if mask is None else np.where(_allowed(mask, logits.size), logits, np.float32(-np.inf))
+def _masked(logits: Logits, mask: NDArray[np.uint8] | None) -> tuple[NDArray[np.int64] | None, Logits]:
+    """Ids, ascending (None: all), and their logits; what a mask forbids is left out, or -inf where that is cheaper."""
+    if mask is None:
+        return None, logits
+    allowed = _allowed(mask, logits.size)
+    if int(np.count_nonzero(allowed)) * _SPARSE > logits.size:
+        return None, np.where(allowed, logits, np.float32(-np.inf))
+    ids = np.flatnonzero(allowed)
+    return ids, logits[ids]
 
 
-def _draw(logits: Logits, params: SamplingParams, random: float) -> int:
-    ids, weights = _candidates(logits, params)
+def _draw(ids: NDArray[np.int64] | None, logits: Logits, params: SamplingParams, random: float) -> int:
+    ids, weights = _candidates(ids, logits, params)
     index = _inverse_cdf(weights, random)
     return int(index if ids is None else ids[index])
 
@@ -125,13 +133,13 @@ def _first_above(cumulative: NDArray[np.float64], aim: float) -> int:
     return index if index < cumulative.size else int(np.searchsorted(cumulative, cumulative[-1], side="left"))
 
 
-def _candidates(logits: Logits, params: SamplingParams) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
+def _candidates(
+    ids: NDArray[np.int64] | None, logits: Logits, params: SamplingParams
+) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
     """Ids that survive truncation, ascending (None: all), and their unnormalized probabilities."""
-    ids: NDArray[np.int64] | None = None
     if 0 < params.top_k < logits.size:
-        ids = np.sort(top_ids(logits, params.top_k))
-        logits = logits[ids]
-    best = logits.max()
+        ids, logits = _keep(ids, logits, np.sort(top_ids(logits, params.top_k)))
+    best = logits.max(initial=-np.inf)
     if best == -np.inf:
         raise NothingAllowed("the constraints of this request allow no token here")
     weights = np.exp((logits - best) * np.float32(1.0 / params.temperature))

@@ -7,6 +7,8 @@ Nothing is loaded before the first guide is asked for. Guides are made in a thre
 from __future__ import annotations
 
 import os
+import queue
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +22,8 @@ from localllm.wire import Constraint, Submit, ThinkingBudget
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits
+
+_MASKS_PER_JOB = 16
 
 
 def parser_limits() -> LLParserLimits:
@@ -37,10 +41,13 @@ class Constraints:
         self._vocab_size = vocab_size
         self._tokens: TokenBytes | None = None
         self._maker = ThreadPoolExecutor(1, thread_name_prefix="guides")
-        self._masks = ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 2) - 1)), thread_name_prefix="masks")
+        self._masks = MaskThreads(max(1, min(4, (os.cpu_count() or 2) // 2)))
 
     def open(self, submit: Submit) -> Future[Guide]:
         return self._maker.submit(self._make, submit)
+
+    def compute(self) -> None:
+        self._masks.compute()
 
     def _make(self, submit: Submit) -> Guide:
         try:
@@ -57,11 +64,39 @@ class Constraints:
 
         matcher = LLMatcher(tokens.for_llguidance, constraint.grammar, log_level=0, limits=parser_limits())
         _check(matcher)
-        guide = GrammarGuide(tokens, matcher, constraint, self._masks.submit)
+        guide = GrammarGuide(tokens, matcher, constraint, self._masks.add)
         mask = guide.mask()  # the first is the dearest: no step should wait for it
         if mask is not None:
             bytes(mask)
         return guide
+
+
+class MaskThreads:
+    """Computes masks beside the steps. They are woken once a step: waking them costs more than a mask does."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._num_threads = num_threads
+        self._threads: list[threading.Thread] = []
+        self._asked_for: list[LateMask] = []
+        self._jobs: queue.SimpleQueue[list[LateMask]] = queue.SimpleQueue()
+
+    def add(self, mask: LateMask) -> None:
+        self._asked_for.append(mask)
+
+    def compute(self) -> None:
+        """What was added since the last call."""
+        masks, self._asked_for = self._asked_for, []
+        if masks and not self._threads:
+            self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self._num_threads)]
+            for thread in self._threads:
+                thread.start()
+        for start in range(0, len(masks), _MASKS_PER_JOB):
+            self._jobs.put(masks[start : start + _MASKS_PER_JOB])
+
+    def _run(self) -> None:
+        while True:
+            for mask in self._jobs.get():
+                mask.run()
 
 
 class SequenceGuide:
@@ -134,19 +169,19 @@ class Thinking:
 
 
 class GrammarGuide:
-    """Follows a grammar, from the start or from behind a trigger. `submit` runs a function in another thread."""
+    """Follows a grammar, from the start or from behind a trigger. `ask_for` has a mask computed beside the step."""
 
     def __init__(
         self,
         tokens: TokenBytes,
         matcher: LLMatcher,
         constraint: Constraint,
-        submit: Callable[[Callable[[], bytes]], Future[bytes]],
+        ask_for: Callable[[LateMask], None],
     ) -> None:
         self.is_finished = False
         self._tokens = tokens
         self._matcher = matcher
-        self._submit = submit
+        self._ask_for = ask_for
         self._trigger = Trigger(constraint.after.encode()) if constraint.after else None
         self._is_lazy = constraint.lazy
         self._is_at_start = False
@@ -167,7 +202,8 @@ class GrammarGuide:
             if trigger is not None and not self._tokens.ending_inside(trigger) and self._is_lazy:
                 return None
             compute = self._allowed_now if trigger is None else self._allowed_before
-            self._mask = LateMask(self._tokens.mask_bytes, self._submit(compute))
+            self._mask = LateMask(self._tokens.mask_bytes, compute)
+            self._ask_for(self._mask)
         return self._mask
 
     def accept(self, token_id: int) -> None:
@@ -196,11 +232,11 @@ class GrammarGuide:
 
     def _consume(self, ids: list[int]) -> None:
         self._is_at_start = self._is_at_start and not ids
-        self._matcher.consume_tokens(ids)
-        _check(self._matcher)
+        if not self._matcher.consume_tokens(ids):
+            _check(self._matcher)
         self.is_finished = self._matcher.is_stopped()
 
-    # ---- in another thread
+    # ---- perhaps in another thread
 
     def _allowed_now(self) -> bytes:
         try:
