@@ -4,12 +4,15 @@ import http.client
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from types import MappingProxyType
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from localllm.errors import ContextExceeded, DaemonUnreachable, LocalLLMError
+
+if TYPE_CHECKING:
+    from localllm.daemon.feed import Frame
 
 CONNECT_TIMEOUT_S = 5.0
 # a prompt may take minutes before its first token; the daemon says so itself when a worker dies
@@ -148,6 +151,31 @@ class _Models(msgspec.Struct, frozen=True):
     models: list[LoadedModel] = []
 
 
+class RequestRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A request as `ps --requests` lists it. `verdict` says where its time went; `created` is in seconds since the
+    epoch."""
+
+    id: str
+    route: str = ""
+    model: str = ""
+    caller: str = ""
+    state: str = ""
+    created: float = 0.0
+    age_s: float = 0.0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    verdict: str = ""
+
+
+class _Requests(msgspec.Struct, frozen=True):
+    data: list[RequestRow] = []
+
+
+class _Cancelled(msgspec.Struct, frozen=True):
+    cancelled: bool = True
+
+
 class _Stopped(msgspec.Struct, frozen=True):
     was_loaded: bool = True
 
@@ -218,10 +246,23 @@ class Client:
             for event in self._events(response):
                 yield _chat_chunk(_decode(event, _ChatEvent, self.url))
 
-    def live(self) -> Iterator[bytes]:
-        """The live feed, one JSON document at a time, until the daemon ends or the iterator is closed."""
-        with self._answer("GET", "/localllm/v1/live", None) as response:
-            yield from (line[6:] for line in self._lines(response) if line.startswith(b"data: "))
+    def live(self) -> "Iterator[Frame]":
+        """The live feed, frame by frame, until the daemon ends or the iterator is closed."""
+        from localllm.daemon.feed import Frame  # deferred: few commands watch
+
+        with self._answer("GET", "/live", None) as response:
+            for line in self._lines(response):
+                if line.startswith(b"data: "):
+                    yield _decode(line[6:], Frame, self.url)
+
+    def requests(self) -> list[RequestRow]:
+        """Requests under way, the oldest first; then those that are over, the latest first."""
+        return self._call("GET", "/v1/requests", None, _Requests).data
+
+    def cancel(self, request_id: str) -> bool:
+        """Ends a request; False when it was over before."""
+        path = f"/v1/requests/{quote(request_id, safe='')}/cancel"
+        return self._call("POST", path, {}, _Cancelled).cancelled
 
     def send(
         self, method: str, path: str, body: dict[str, Any] | None = None, headers: Mapping[str, str] = NO_WISH

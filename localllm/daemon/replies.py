@@ -147,6 +147,15 @@ class Reply:
         """Every sequence has finished and every piece was taken."""
         return not self._pending and all(sequence.is_finished for sequence in self._sequences)
 
+    @property
+    def context_length(self) -> int:
+        return self._resident.context_length
+
+    def num_generated(self, index: int) -> int | None:
+        """Tokens of one sequence so far; None when it has ended."""
+        sequence = self._sequences[index]
+        return None if sequence.is_finished or self._error else sequence.num_tokens
+
     async def gather(self, timeout_s: float | None = None) -> list[Piece]:
         """What came since the last call, at most one piece per sequence; waits for something. Empty after the timeout.
         Raises what ended the reply early: WorkerCrashed, ContextExceeded and the like."""
@@ -227,6 +236,7 @@ class _Sequence:
         self._reply = reply
         self._index = index
         self._cutter = cutter
+        self.num_tokens = 0
         self._num_new = 0
         self._last_token: float | None = None
 
@@ -259,6 +269,7 @@ class _Sequence:
             now = time.monotonic()
             since_s = -1.0 if self._last_token is None else now - self._last_token
             self._reply.record.note_tokens(self._num_new, since_s)
+            self.num_tokens += self._num_new
             self._num_new, self._last_token = 0, now
 
     def fail(self, error: LocalLLMError) -> None:

@@ -19,6 +19,7 @@ from localllm.daemon.journal import Journal
 from localllm.daemon.residency import Residency
 from localllm.daemon.shelf import Shelf
 from localllm.daemon.sources import Sources
+from localllm.daemon.tallies import Tallies
 from localllm.errors import LocalLLMError
 from localllm.server import shapes
 from localllm.server.anthropic import Anthropic
@@ -27,14 +28,18 @@ from localllm.server.desk import Desk
 from localllm.server.guard import Guard, Rules, callers_for
 from localllm.server.http import Disconnected, HttpError, Json, error_response
 from localllm.server.live import Live
+from localllm.server.looking import Looking
 from localllm.server.manage import Manage, model_rows
+from localllm.server.metrics import Metrics
 from localllm.server.named import Answered, Named
 from localllm.server.ollama import GREETING, Ollama
 from localllm.server.openai import OpenAI
 from localllm.server.operations import Directory, Operation, Surface
 from localllm.server.ranking import Ranker
+from localllm.server.requests import Requests
 from localllm.server.response_store import ResponseStore
 from localllm.server.responses import Responses
+from localllm.server.tokenizing import Tokenizing
 from localllm.server.vectors import Embedder
 from localllm.settings import Settings
 
@@ -66,7 +71,8 @@ class Daemon:
         self.journal = Journal()
         self.desk = Desk(settings, self.residency, self.journal)
         self.kept = ResponseStore(settings.home / "responses.db")
-        self.live = Live(self.residency)
+        self.tallies = Tallies(self.journal)
+        self.live = Live(self.residency, self.journal)
         self.answered = Answered()
         self.directory = Directory(self._surfaces(sources, request_stop))
         self._started = time.monotonic()
@@ -81,6 +87,10 @@ class Daemon:
             Ranker(self.desk),
             Ollama(self.desk, sources.open_shelf),
             Manage(self.settings, self.residency, request_stop),
+            Tokenizing(self.desk),
+            Looking(self.desk, self.version),
+            Requests(self.journal),
+            Metrics(self.desk, self.tallies, self.answered),
             self.live,
         )
 
@@ -96,6 +106,10 @@ class Daemon:
                 "GET", "/health", self._health, "Tell how the daemon is", "daemon",
                 shapes.Health, unwell=shapes.Health, scope="open",
             ),
+            Operation(
+                "GET", "/v1/health", self._health, "Tell how the daemon is under v1", "daemon",
+                shapes.Health, unwell=shapes.Health, scope="open",
+            ),
             Operation("GET", "/version", self._version, "Tell the version", "daemon", shapes.Version, scope="open"),
         )  # fmt: skip
 
@@ -104,6 +118,7 @@ class Daemon:
         self.residency.warm_up()
         yield
         await self.residency.close()
+        self.desk.grammars.close()
         self.kept.close()
 
     async def _version(self, request: Request) -> Response:

@@ -36,6 +36,7 @@ class Named:
         self._app = app
         self._answered = answered
         self._paths = {operation.endpoint: operation.path for operation in directory.operations}
+        self._plain = frozenset(operation.path for operation in directory.operations)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,10 +55,17 @@ class Named:
         await self._app(scope, receive, sending)
 
     def _count(self, scope: Scope, status: int, code: str | None) -> None:
-        path = self._paths.get(scope.get("endpoint"), NO_ROUTE)
+        path = self._path_of(scope)
         self._answered.by_route[path, scope["method"] if path != NO_ROUTE else "", status] += 1
         if code is not None:
             self._answered.refusals[code] += 1
+
+    def _path_of(self, scope: Scope) -> str:
+        """As the route has it, so that what clients put into paths makes no new counts."""
+        path, endpoint = str(scope["path"]), scope.get("endpoint")
+        if path in self._plain:
+            return path
+        return NO_ROUTE if endpoint is None else self._paths.get(endpoint, NO_ROUTE)
 
 
 def wanted_id(request: Request, named: str | None = None) -> str:

@@ -62,7 +62,11 @@ def expected_text(prompt: Sequence[int], max_tokens: int) -> str:
 class ToyTokenizer:
     eog_ids = frozenset((EOS,))
     special_ids = frozenset((BOS, EOS, TURN))
-    built = SimpleNamespace(adds_space_prefix=False, texts={BOS: "<bos>", EOS: "<eos>", TURN: "<turn>"})
+    built = SimpleNamespace(
+        adds_space_prefix=False,
+        texts={BOS: "<bos>", EOS: "<eos>", TURN: "<turn>"},
+        special=SimpleNamespace(bos_id=BOS, eos_id=EOS),
+    )
     notes = ("bytes are tokens here",)
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
