@@ -79,6 +79,22 @@ def _row(
 SETTINGS: tuple[Setting, ...] = (
     _row("host", str, "127.0.0.1", "address the daemon listens on; `host:port` is accepted"),
     _row("port", int, DEFAULT_PORT, "port the daemon listens on; 0 takes a free one", low=0, high=65535),
+    _row(
+        "remote",
+        str,
+        "",
+        "address of a daemon on another machine that commands talk to where `host` is not set; the daemon itself never "
+        "listens there, and one of this machine, or of Ollama's own, is passed over",
+        "OLLAMA_HOST",
+    ),
+    _row(
+        "ollama_port",
+        int,
+        0,
+        "second port, for programs that look for Ollama at 11434; passed over while another program has it; 0: none",
+        low=0,
+        high=65535,
+    ),
     _row("api_keys", str, "", "comma-separated keys that clients must send; empty: none on loopback"),
     _row("max_body_mb", int, 16, "largest request body in MiB", low=1, high=1024),
     _row("origins", str, "", "comma-separated extra browser origins that may call the API", "OLLAMA_ORIGINS"),
@@ -121,6 +137,8 @@ class Settings:
     home: Path
     host: str
     port: int
+    remote: str
+    ollama_port: int
     api_keys: str
     max_body_mb: int
     origins: str

@@ -1,18 +1,25 @@
-"""From settings to a client: the daemon of this home, or the one on another machine that LOCALLLM_HOST names."""
+"""From settings to a client: the daemon of this home, or the one on another machine that LOCALLLM_HOST names, or
+OLLAMA_HOST where no setting of ours does."""
 
 import socket
 from contextlib import suppress
+from functools import lru_cache
+from urllib.parse import urlsplit
 
+from localllm.cli.failures import print_warning
 from localllm.client import Client
-from localllm.settings import Settings
+from localllm.errors import LocalLLMError
+from localllm.settings import DEFAULT_PORT, Settings
+
+OLLAMA_PORT = 11434
 
 _ANY_ADDRESS = ("", "0.0.0.0", "::", "localhost")
 
 
 def running_client(settings: Settings) -> Client | None:
     """A client of the daemon that runs now; None when none runs on this machine. Starts nothing."""
-    if not is_this_machine(settings.host):
-        return Client(remote_url(settings), first_key(settings))
+    if (url := elsewhere(settings)) is not None:
+        return Client(url, first_key(settings))
     from localllm.daemon.lifecycle import find_daemon  # costs imports that a remote daemon does not need
 
     found = find_daemon(settings)
@@ -21,12 +28,57 @@ def running_client(settings: Settings) -> Client | None:
 
 def started_client(settings: Settings) -> Client:
     """A client of the daemon, which is started if none runs. DaemonUnreachable when it does not come up."""
-    if not is_this_machine(settings.host):
-        return Client(remote_url(settings), first_key(settings))
+    if (url := elsewhere(settings)) is not None:
+        return Client(url, first_key(settings))
     from localllm.daemon.lifecycle import ensure_daemon  # as above
 
     found = ensure_daemon(settings)
     return Client(found.url, found.token or first_key(settings))
+
+
+def elsewhere(settings: Settings) -> str | None:
+    """Where the daemon is that commands talk to; None: on this machine."""
+    if settings.origin["host"] != "default" or not settings.remote:
+        return None if is_this_machine(settings.host) else remote_url(settings)
+    origin = settings.origin["remote"]
+    is_ollamas = "OLLAMA_HOST" in origin
+    url = address_url(settings.remote, OLLAMA_PORT if is_ollamas else DEFAULT_PORT)
+    if url is None:
+        print_warning(f"{settings.remote!r} cannot be talked to ({origin}); the daemon of this machine is used")
+        return None
+    if is_this_machine(urlsplit(url).hostname or ""):
+        return None  # where a daemon of this home listens is known without it
+    return url if not is_ollamas or _answers_as_ours(url, first_key(settings)) else None
+
+
+def address_url(text: str, default_port: int) -> str | None:
+    """An address as OLLAMA_HOST may hold it; None for what is none that we can talk to. With a scheme its own port is
+    meant."""
+    text = text.strip().strip("'\"")
+    whole = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(whole)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme != "http" or parts.path.strip("/") or parts.username or parts.query:
+        return None
+    if port is None:
+        port = 80 if "://" in text else default_port
+    host = parts.hostname or "127.0.0.1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+@lru_cache(maxsize=4)  # one command asks several times, and is to be warned once
+def _answers_as_ours(url: str, key: str) -> bool:
+    """Many have OLLAMA_HOST set for Ollama itself: that must not keep their commands from working here."""
+    try:
+        if Client(url, key).health().version:
+            return True
+    except LocalLLMError:
+        pass
+    print_warning(f"OLLAMA_HOST leads to {url}, where no localllm answers; the daemon of this machine is used")
+    return False
 
 
 def first_key(settings: Settings) -> str:

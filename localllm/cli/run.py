@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from localllm.cli.answer import Answer, Look, stats_text, stream_answer
-from localllm.cli.connect import as_seen_by_daemon, is_this_machine, started_client
+from localllm.cli.connect import as_seen_by_daemon, elsewhere, started_client
 from localllm.cli.conversation import Conversation
 from localllm.cli.failures import EXIT_INTERRUPTED
 from localllm.cli.invocation import Invocation
@@ -180,7 +180,7 @@ def ready_client(invocation: Invocation, settings: "Settings", conversation: Con
     try:
         load_model(invocation, client, conversation)
     except ModelNotFound:
-        if not is_this_machine(settings.host):
+        if elsewhere(settings) is not None:
             raise
         from localllm.cli.pull import pull_model  # the store: only for a model that is not here
 

@@ -7,6 +7,7 @@ every answer was finished and no model was given up; a supervisor may go by it.
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import json
 import logging
@@ -141,6 +142,21 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
         yield listener
 
 
+@contextlib.contextmanager
+def _second_door(settings: Settings) -> Iterator[list[socket.socket]]:
+    """Where programs look for Ollama, if that is wanted; nowhere, with a warning, while another program has the port."""
+    with contextlib.ExitStack() as stack:
+        listeners: list[socket.socket] = []
+        if settings.ollama_port not in (0, settings.port):
+            try:
+                there = dataclasses.replace(settings, port=settings.ollama_port)
+                listeners.append(stack.enter_context(_listening(there)))
+                logger.info("programs that look for Ollama find localllm at port %d", settings.ollama_port)
+            except LocalLLMError as error:
+                logger.warning("%s: programs that look for Ollama there do not find localllm", error.message)
+        yield listeners
+
+
 def _cannot_bind(settings: Settings, error: OSError) -> LocalLLMError:
     where = f"{settings.host}:{settings.port}"
     if isinstance(error, PermissionError):
@@ -181,7 +197,8 @@ class _Serving(uvicorn.Server):
 
     def run(self, sockets: list[socket.socket] | None = None) -> int:  # type: ignore[override]  # a status, not None
         start_logging(self._settings, is_foreground=not self._report.is_wanted)
-        asyncio.run(self.serve(sockets=[self._listener]))
+        with _second_door(self._settings) as others:
+            asyncio.run(self.serve(sockets=[self._listener, *others]))
         return 0 if self._is_clean else 1
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
