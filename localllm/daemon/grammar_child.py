@@ -89,15 +89,19 @@ def serialized(kind: str, text: str) -> str:
                 return str(LLMatcher.grammar_from_regex(text))
             case "choice":
                 options = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in json.loads(text))
-                return str(LLMatcher.grammar_from_lark(f"start: {options}\n"))
+                return _of_lark(f"start: {options}\n")
             case "lark":
-                return str(LLMatcher.grammar_from_lark(text))
+                return _of_lark(text)
             case _:
-                return str(LLMatcher.grammar_from_lark(any_to_lark(text)))
+                return _of_lark(any_to_lark(text))
     except RecursionError as error:
         raise _Refused("it is nested too deeply") from error
     except Exception as error:  # gbnf_to_lark has errors of its own, and others where it meets what it did not expect
         raise _Refused(_sentence(str(error))) from error
+
+
+def _of_lark(text: str) -> str:
+    return json.dumps({"grammars": [{"lark_grammar": text}]})
 
 
 def _try_out(grammar: str) -> None:
