@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,7 @@ import pytest
 
 from localllm.daemon.home import Address, locked, read_address, write_address
 from localllm.daemon.lifecycle import daemon_status, ensure_daemon, find_daemon, stop_daemon
-from localllm.errors import DaemonUnreachable, PortInUse, UsageError
+from localllm.errors import DaemonUnreachable, LocalLLMError, PortInUse, UsageError
 from localllm.settings import Settings, load_settings
 from tests.server.toy_daemon import COMMAND
 
@@ -228,3 +229,98 @@ def test_headers_without_end_are_cut_off(settings: Settings) -> None:
 def test_the_log_is_in_the_home(settings: Settings) -> None:
     ensure_daemon(settings, command=COMMAND)
     assert "listens on" in settings.log_file.read_text()
+
+
+# ---- exit statuses that a supervisor can trust
+
+
+@contextmanager
+def foreground(settings: Settings, **env: str) -> Iterator[tuple["subprocess.Popen[bytes]", httpx.Client]]:
+    """A daemon as a supervisor runs it, and a client of it."""
+    own = {"LOCALLLM_HOME": str(settings.home), "LOCALLLM_PORT": "0", **env}
+    path = os.pathsep.join(filter(None, sys.path))
+    process = subprocess.Popen([*COMMAND], env={**os.environ, "PYTHONPATH": path, **own}, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: find_daemon(settings) is not None)
+        address = read_address(settings.address_file)
+        assert address is not None
+        with httpx.Client(base_url=address.url, trust_env=False, timeout=30) as client:
+            yield process, client
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_answers_that_were_cut_make_another_status_than_0(settings: Settings) -> None:
+    with (
+        foreground(settings) as (process, client),
+        client.stream("POST", "/v1/completions", json={**STREAM, "max_tokens": 400}) as answer,
+    ):
+        lines = answer.iter_lines()
+        next(lines)
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            until(lambda: read_address(settings.address_file) is None)
+        assert '"error"' in [line for line in lines if line][-2]
+        assert process.wait(20) == 1
+
+
+def test_a_daemon_that_gave_a_model_up_does_not_end_with_0(settings: Settings) -> None:
+    with foreground(settings) as (process, client):
+        for _ in range(3):
+            answer = client.post("/v1/completions", json={"model": "toy:sick", "prompt": "a"})
+            assert answer.status_code == 503
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 1
+
+
+def test_a_drain_waits_for_requests_whose_model_still_loads(settings: Settings) -> None:
+    body = {"model": "toy:heavy", "prompt": "a", "max_tokens": 3}
+    with foreground(settings) as (process, client), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.post, "/v1/completions", json=body)
+        until(lambda: bool(httpx.get(f"{client.base_url}/localllm/v1/ps", trust_env=False).json()["models"]))
+        process.send_signal(signal.SIGTERM)
+        assert waiting.result(20).status_code == 200
+        assert process.wait(20) == 0
+
+
+def test_a_second_signal_tells_requests_whose_model_still_loads(settings: Settings) -> None:
+    with foreground(settings) as (process, client), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.post, "/v1/completions", json={"model": "toy:endless", "prompt": "a"})
+        until(lambda: bool(httpx.get(f"{client.base_url}/localllm/v1/ps", trust_env=False).json()["models"]))
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            until(lambda: read_address(settings.address_file) is None)
+        assert waiting.result(20).status_code == 503
+        assert process.wait(20) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_below_the_log_costs_the_log_and_nothing_else(settings: Settings) -> None:
+    settings.log_file.parent.mkdir(parents=True)
+    settings.log_file.symlink_to("/dev/full")
+    address = ensure_daemon(settings, command=COMMAND)
+    with httpx.Client(base_url=address.url, trust_env=False, timeout=20) as client:
+        for _ in range(3):
+            answer = client.post("/v1/completions", json={"model": "toy:1b", "prompt": "a", "max_tokens": 1})
+            assert answer.status_code == 200
+    assert stop_daemon(settings)
+    until(lambda: not is_alive(address.pid))
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_a_home_that_cannot_be_written_is_said_in_a_sentence(settings: Settings) -> None:
+    settings.home.chmod(0o500)
+    try:
+        with pytest.raises(LocalLLMError):
+            ensure_daemon(settings, command=COMMAND)
+    finally:
+        settings.home.chmod(0o700)
+
+
+def test_a_run_folder_that_is_a_file_is_said_in_a_sentence(settings: Settings) -> None:
+    settings.run_dir.write_text("in the way")
+    env = {**os.environ, "LOCALLLM_HOME": str(settings.home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([*COMMAND], env=env, capture_output=True, timeout=30, check=False)
+    settings.run_dir.unlink()
+    assert done.returncode == 1 and done.stderr.startswith(b"localllm: ") and b"Traceback" not in done.stderr

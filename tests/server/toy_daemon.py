@@ -11,7 +11,8 @@ COMMAND = (sys.executable, __file__)
 
 
 def toy_sources(settings: Settings) -> Sources:
-    library = ToyLibrary(toy_entry("toy:1b"), toy_entry("toy:slow", "toy:slow"))
+    kinds = ("toy:slow", "toy:sick", "toy:heavy", "toy:endless", "toy:mortal")
+    library = ToyLibrary(toy_entry("toy:1b"), *(toy_entry(kind, kind) for kind in kinds))
     return Sources(library=library, load_text=toy_text, worker_command=WORKER_COMMAND)
 
 
