@@ -3,7 +3,6 @@
 import contextlib
 import functools
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
@@ -23,11 +22,9 @@ from localllm.server.passing import headers_of, named_as
 from localllm.server.patience import streaming
 from localllm.server.pump import AnswerStream, Form
 from localllm.server.writing import FIRST_EVENT_S
-from localllm.store.entry import Entry
 
 EVENTS = ("text/event-stream", "With `stream`: events from message_start to message_stop, or to error.")
 FORM = Form(error=failure, waiting=lambda _: PING)
-VERSION_HEADER = "anthropic-version"
 
 
 class Anthropic:
@@ -116,30 +113,3 @@ def _with_headers(response: Response, request: Request, done: Translated) -> Res
     response.headers.update(headers_of(done.notes, done.names))
     response.headers["request-id"] = f"req_{wanted_id(request)}"
     return response
-
-
-# ---- models
-
-
-def is_anthropic(request: Request) -> bool:
-    """Their clients send their version with everything."""
-    return VERSION_HEADER in request.headers
-
-
-def models_body(entries: Sequence[Entry]) -> dict[str, Any]:
-    rows = [model_body(entry) for entry in entries]
-    ids = {"first_id": rows[0]["id"] if rows else None, "last_id": rows[-1]["id"] if rows else None}
-    return {"data": rows, "has_more": False, **ids}
-
-
-def model_body(entry: Entry) -> dict[str, Any]:
-    """`max_tokens`: an answer may fill the context."""
-    return {
-        "type": "model",
-        "id": entry.name,
-        "display_name": entry.name,
-        "created_at": datetime.fromtimestamp(entry.modified or 0, UTC).isoformat().replace("+00:00", "Z"),
-        "lifecycle": "active",
-        "max_input_tokens": entry.context_length,
-        "max_tokens": entry.context_length,
-    }

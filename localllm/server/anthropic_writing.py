@@ -78,7 +78,8 @@ class Script:
 
     def _begin(self) -> bytes:
         self._has_begun = True
-        return event("message_start", message=self.body | {"usage": usage(self._reply.stats)})
+        nothing_yet = {"output_tokens": 0, "output_tokens_details": {"thinking_tokens": 0}}
+        return event("message_start", message=self.body | {"usage": usage(self._reply.stats) | nothing_yet})
 
     def _end(self, piece: Piece) -> bytes:
         written = self._row.end(is_cut=piece.finish == "length")

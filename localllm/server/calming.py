@@ -31,7 +31,8 @@ def calming(notes: Notes) -> MakeAsks:
             calmer = calmed(wanted.messages)
             if calmer == wanted.messages:
                 raise
-            asks = chat_asks(msgspec.structs.replace(wanted, messages=calmer), entry, text, settings, vocab_size, notes=notes)
+            calm = msgspec.structs.replace(wanted, messages=calmer)
+            asks = chat_asks(calm, entry, text, settings, vocab_size, notes=notes)
             notes.ignored.append("messages.role")
             return asks
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from localllm.daemon.replies import Ask
 from localllm.server import answers, shapes
+from localllm.server.anthropic_models import is_anthropic, model_body, models_body
 from localllm.server.asks import chat_asks, completion_asks
 from localllm.server.desk import Desk, MakeAsks
 from localllm.server.fields import ChatRequest, CompletionRequest
@@ -53,10 +54,13 @@ class OpenAI:
 
     async def models(self, request: Request) -> Response:
         entries = await self._desk.residency.entries()
+        if is_anthropic(request):
+            return Json(models_body(entries))
         return Json({"object": "list", "data": [_model_object(entry) for entry in entries]})
 
     async def model(self, request: Request) -> Response:
-        return Json(_model_object(await self._desk.residency.find(request.path_params["name"])))
+        entry = await self._desk.residency.find(request.path_params["name"])
+        return Json(model_body(entry) if is_anthropic(request) else _model_object(entry))
 
     # ---- answers
 

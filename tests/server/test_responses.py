@@ -20,6 +20,7 @@ LOOK: Any = {
     "strict": False,
 }
 THINK = "say:<think>Let me see.</think>It is fine."
+BARE_CALL = 'say:<tool_call>{"name": "look", "arguments": {"place": "Bern", "n": 3}}</tool_call>'
 CALL = 'say:I look.\\n<tool_call>{"name": "look", "arguments": {"place": "Bern", "n": 3}}</tool_call>'
 
 
@@ -153,7 +154,7 @@ def test_a_call_of_a_tool_and_its_result(client: openai.OpenAI) -> None:
 
 
 def test_a_named_tool_is_called_with_valid_arguments(client: openai.OpenAI) -> None:
-    answer = create(client, "say:whatever", tools=[LOOK], tool_choice={"type": "function", "name": "look"},
+    answer = create(client, BARE_CALL, tools=[LOOK], tool_choice={"type": "function", "name": "look"},
                     max_output_tokens=200)  # fmt: skip
     assert {item.type for item in answer.output} == {"function_call"} and answer.output[0].name == "look"
 
@@ -372,14 +373,14 @@ def test_a_restart_keeps_what_was_kept(tmp_path_factory: pytest.TempPathFactory)
         ({"input": []}, "input"),
         ({"input": [{"role": "wizard", "content": "x"}]}, "input[0].role"),
         ({"input": [{"role": "user", "content": 3}]}, "input[0].content"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0].type"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
         ({"input": [{"type": "web_search_call", "id": "x"}]}, "input[0]"),
         ({"input": [{"id": "x"}]}, "input[0].type"),
         ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
         ({"input": [{"type": "function_call", "call_id": "1", "name": "f", "arguments": "{"}]}, "input[0].arguments"),
         ({"input": [{"type": "function_call_output", "call_id": "1", "output": 3}]}, "input[0].output"),
-        ({"input": [{"type": "reasoning", "summary": [], "encrypted_content": "gAAAAA"}]}, "input[0].encrypted_content"),
+        ({"input": [{"type": "reasoning", "encrypted_content": "gAAAAA"}]}, "input[0].encrypted_content"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused_by_name(client: openai.OpenAI, fields: dict[str, Any], param: str) -> None:
