@@ -52,5 +52,8 @@ def constraint_of(body: str, calls: str, lead: "Lead | None") -> wire.Constraint
 
 
 def _only(grammar: str) -> dict[str, str]:
+    """llguidance takes one grammar as Lark, or as JSON with a list of them."""
+    if not grammar.lstrip().startswith("{"):
+        return {"lark_grammar": grammar}
     (inner,) = json.loads(grammar)["grammars"]
     return dict(inner)

@@ -141,6 +141,8 @@ CASES: dict[str, list[tuple[MarkupSpec, str, list[Piece]]]] = {
          [words("Now:"), find(zip="a\nb\n"), words("ok")]),
         (of("xml"), "<tool_call><function=find></function></tool_call>", [find()]),
         (of("xml"), '<tool_call><function=find>{"n": 1}</function></tool_call>', [find(n=1)]),
+        (of("xml"), '<tool_call><function=find>{"zip": "</tool_call>"}</function></tool_call>ok',
+         [find(zip="</tool_call>"), words("ok")]),
         (of("xml", knows_tools=True), "<tool_call>\n<function=find>\n<parameter=zip>\n</tool_call> </function>\n"
          "</parameter>\n</function>\n</tool_call>", [find(zip="</tool_call> </function>")]),
         (of("xml"), "<tool_call><function=find>\n<parameter=a>\nTrue\n</parameter>\n<parameter=b>\n[1, {}]\n"
@@ -225,6 +227,7 @@ CASES: dict[str, list[tuple[MarkupSpec, str, list[Piece]]]] = {
         (GEMMA, '<|tool_call>call:find{zip:<|"|>01234<|"|>}<tool_call|>', [FOUND]),
         (GEMMA, '<|tool_call>call:find{a:{k:<|"|>}<tool_call|><|"|>},b:[1,true,<|"|>x<|"|>],c:-2.5,d:C}<tool_call|>ok',
          [find(a={"k": "}<tool_call|>"}, b=[1, True, "x"], c=-2.5, d="C"), words("ok")]),
+        (GEMMA, '<|tool_call>call:find{"zip": "01234"}<tool_call|>', [FOUND]),
         (GEMMA, "<|tool_call>call:find{}<tool_call|><|tool_call>call:find{n:1}<tool_call|>", [find(), find(n=1)]),
         (GEMMA, "<|tool_call>find{}<tool_call|>", [words("<|tool_call>find{}<tool_call|>")]),
     ],
@@ -259,6 +262,9 @@ CASES: dict[str, list[tuple[MarkupSpec, str, list[Piece]]]] = {
         (of("minimax", knows_tools=True), '<minimax:tool_call>\n<invoke name="find">\n<parameter name="zip">01234'
          '</parameter>\n<parameter name="n">1</parameter>\n</invoke>\n<invoke name="find">\n</invoke>\n'
          "</minimax:tool_call>", [find(zip="01234", n=1), find()]),
+    ],
+    "minimax with JSON": [
+        (of("minimax"), '<minimax:tool_call><invoke name="find">{"zip": "01234"}</invoke></minimax:tool_call>', [FOUND]),
     ],
     "harmony": [
         (HARMONY, "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>yes<|return|>",

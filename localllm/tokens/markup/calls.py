@@ -28,6 +28,7 @@ _KEYED_PARAMETER = re.compile(
     r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>(?=\s*(?:<arg_key>|\Z))", re.DOTALL
 )  # fmt: skip
 _FENCED = re.compile(r"([^\n]+)\n```(?:json)?\n(.*?)\n?```\s*", re.DOTALL)
+_GEMMA_JSON = re.compile(r"\s*call:([\w.:-]+)\s*(\{\s*\".*\})\s*", re.DOTALL)
 _PYTHON_WORDS = {"True": True, "False": False, "None": None}
 
 
@@ -71,7 +72,9 @@ def python_tag_calls(body: str, texts: TextParameters) -> list[Piece]:
 
 
 def gemma_calls(body: str, texts: TextParameters) -> list[Piece]:
-    name, arguments = gemma_call(body)
+    """`call:name{key:value}`, or JSON behind the name."""
+    plain = _GEMMA_JSON.fullmatch(body)
+    name, arguments = (plain[1], json_arguments(plain[2])) if plain else gemma_call(body)
     return [call_piece(name, arguments)]
 
 
@@ -89,11 +92,14 @@ def _xml_arguments(name: str, inner: str, texts: TextParameters) -> dict[str, An
 
 
 def invoke_calls(body: str, texts: TextParameters) -> list[Piece]:
-    """MiniMax: `<invoke name="f"><parameter name="key">value</parameter></invoke>`."""
-    return [
-        call_piece(name, _typed_pairs(name, _all_of(_INVOKE_PARAMETER, inner), texts))
-        for name, inner in _all_of(_INVOKE, body)
-    ]
+    """MiniMax: `<invoke name="f"><parameter name="key">value</parameter></invoke>`, or JSON inside."""
+    return [call_piece(name, _invoke_arguments(name, inner, texts)) for name, inner in _all_of(_INVOKE, body)]
+
+
+def _invoke_arguments(name: str, inner: str, texts: TextParameters) -> dict[str, Any]:
+    if inner.lstrip().startswith("{"):
+        return json_arguments(inner)
+    return _typed_pairs(name, _all_of(_INVOKE_PARAMETER, inner), texts)
 
 
 def keyed_call(body: str, texts: TextParameters) -> list[Piece]:

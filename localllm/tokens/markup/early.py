@@ -26,7 +26,10 @@ KIMI_HEAD = re.compile(
 )
 DEEPSEEK_HEAD = re.compile(r"\s*(?P<name>[\w.:-]+)\s*<｜tool▁sep｜>\s*" + _STARTS)
 FENCED_HEAD = re.compile(r"\s*[^\n<]+<｜tool▁sep｜>(?P<name>[\w.:-]+)\s*\n```(?:json)?\n\s*" + _STARTS)
-_TAIL = re.compile(r"[\s,;\]}`]*")
+GEMMA_HEAD = re.compile(r"\s*call:(?P<name>[\w.:-]+)\s*(?=\{\s*\")")
+XML_HEAD = re.compile(r"\s*<function=(?P<name>[\w.:-]+)>\s*" + _STARTS)
+INVOKE_HEAD = re.compile(r"\s*<invoke name=\"(?P<name>[\w.:-]+)\">\s*" + _STARTS)
+_TAIL = re.compile(r"[\s,;\]}`]*(?:</function>|</invoke>)?\s*")
 _STRUCTURE = frozenset('{}[],:"')
 _CONTROLS = {chr(code): f"\\u{code:04x}" for code in range(32)} | {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
 
@@ -36,8 +39,8 @@ class ArgumentsText:
 
     def __init__(self) -> None:
         self.is_complete = False
+        self.is_quoted = False
         self._depth = 0
-        self._is_quoted = False
         self._is_escaped = False
         self._has_gap = False
         self._last = "{"
@@ -46,7 +49,7 @@ class ArgumentsText:
         """What to pass on of this text, and how many of its characters belong to the object."""
         shown: list[str] = []
         for place, letter in enumerate(text):
-            shown.append(self._quoted(letter) if self._is_quoted else self._bare(letter))
+            shown.append(self._quoted(letter) if self.is_quoted else self._bare(letter))
             if self.is_complete:
                 return "".join(shown), place + 1
         return "".join(shown), len(text)
@@ -55,7 +58,7 @@ class ArgumentsText:
         if self._is_escaped:
             self._is_escaped = False
         elif letter == '"':
-            self._is_quoted = False
+            self.is_quoted = False
         else:
             self._is_escaped = letter == "\\"
         return _CONTROLS.get(letter, letter)
@@ -66,7 +69,7 @@ class ArgumentsText:
             return ""
         is_apart = self._has_gap and letter not in _STRUCTURE and self._last not in _STRUCTURE
         self._has_gap, self._last = False, letter
-        self._is_quoted = letter == '"'
+        self.is_quoted = letter == '"'
         self._depth += (letter in "{[") - (letter in "}]")
         self.is_complete = self._depth <= 0
         return " " + letter if is_apart else letter
@@ -83,6 +86,11 @@ class EarlyCalls:
         self._has_failed = False
         self.num_begun = 0
         self.num_complete = 0
+
+    @property
+    def is_quoted(self) -> bool:
+        """What was read so far ends inside a string, where a closing tag is only text."""
+        return self._arguments is not None and self._arguments.is_quoted
 
     def read(self, body: str, limit: int) -> list[Piece]:
         """What the body, known up to `limit`, adds: parts of calls, the first of each with the name."""

@@ -8,7 +8,16 @@ from typing import Literal
 
 from localllm.tokens.markup import calls
 from localllm.tokens.markup.calls import CallReader
-from localllm.tokens.markup.early import DEEPSEEK_HEAD, FENCED_HEAD, JSON_HEAD, KIMI_HEAD, NAMED_HEAD
+from localllm.tokens.markup.early import (
+    DEEPSEEK_HEAD,
+    FENCED_HEAD,
+    GEMMA_HEAD,
+    INVOKE_HEAD,
+    JSON_HEAD,
+    KIMI_HEAD,
+    NAMED_HEAD,
+    XML_HEAD,
+)
 from localllm.tokens.markup.ends import (
     GEMMA_QUOTES,
     JSON_QUOTES,
@@ -82,7 +91,7 @@ def _tagged(reader: CallReader) -> Mark:
     """`<tool_call>`: what its first character tells decides what is quoted."""
     by_first = {"{": JSON_QUOTES, "[": JSON_QUOTES}
     end = lambda: CloserEnd("</tool_call>", XML_QUOTES, by_first)  # noqa: E731 (a factory in a row of a table)
-    return Mark("<tool_call>", reader, end, "</tool_call>", _TAGGED_BODY)
+    return Mark("<tool_call>", reader, end, "</tool_call>", _TAGGED_BODY, heads=(JSON_HEAD, XML_HEAD))
 
 
 def _valued(opener: str, reader: CallReader, may_be: str = _JSON_BODY, *, behind: str = "") -> Mark:
@@ -137,7 +146,7 @@ GRAMMARS: Mapping[ToolFormat, Grammar] = {
         inner_tags=("<|tool_call_argument_begin|>",),
     ),
     "gemma4": Grammar(
-        (_closed("<|tool_call>", "<tool_call|>", calls.gemma_calls, GEMMA_QUOTES),), inner_tags=('<|"|>',)
+        (_closed("<|tool_call>", "<tool_call|>", calls.gemma_calls, GEMMA_QUOTES, heads=(GEMMA_HEAD,)),), inner_tags=('<|"|>',)
     ),
     "tool_code": Grammar((_closed("```tool_code", "```", calls.pythonic_calls, NO_QUOTES, _PYTHON_BODY),)),
     "granite": Grammar((_valued("<|tool_call|>", calls.json_calls), _valued("<tool_call>", calls.json_calls))),
@@ -151,5 +160,5 @@ GRAMMARS: Mapping[ToolFormat, Grammar] = {
         (_closed("<|tool_call_start|>", "<|tool_call_end|>", calls.pythonic_calls, NO_QUOTES, _PYTHON_BODY),)
     ),
     "command": Grammar((_closed("<|START_ACTION|>", "<|END_ACTION|>", calls.json_calls, JSON_QUOTES, _JSON_BODY),)),
-    "minimax": Grammar((_closed("<minimax:tool_call>", "</minimax:tool_call>", calls.invoke_calls, XML_QUOTES),)),
+    "minimax": Grammar((_closed("<minimax:tool_call>", "</minimax:tool_call>", calls.invoke_calls, XML_QUOTES, heads=(INVOKE_HEAD,)),)),
 }

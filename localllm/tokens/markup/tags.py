@@ -231,11 +231,13 @@ class TagParser:
         if not call.mark.is_plausible(self._buffer):
             self._give_back(call)
             return True
-        end = call.end.find(self._buffer)
+        while (end := call.end.find(self._buffer)) is not None:
+            self._show(call, end[0])
+            if not call.early.is_quoted:
+                break
         if end is None:
             self._show(call, len(self._buffer) - overlap(self._buffer, (call.mark.closer,)))
             return False
-        self._show(call, end[0])
         if not self._accept(call, *end):
             self._be_disappointed(call)
         return True
