@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import resource
 import signal
 import sys
@@ -156,8 +157,10 @@ def _check(matcher: LLMatcher) -> None:
 
 
 def _sentence(message: str) -> str:
-    """The first line of a message, without the state that some carry."""
-    return message.partition("\n")[0].partition("<state>")[0].strip()[:400] or "it is not understood"
+    """The first line of a message, without the state that some carry, and what is wrong with an expression."""
+    first = message.partition("\n")[0].partition("<state>")[0].strip()[:300]
+    reason = re.search(r"^\s*error: (.*)$", message, re.MULTILINE)
+    return " ".join([first, *([reason[1][:200]] if reason else [])]).strip() or "it is not understood"
 
 
 def _limit_cpu(seconds: float) -> None:

@@ -174,11 +174,11 @@ def _measured(kind: Kind, text: str, param: str) -> Draft:
 
 
 def _check_measure(schema: Mapping[str, Any], param: str) -> None:
-    """Depth, nodes and expressions of a schema, without recursion: it comes from strangers."""
+    """Depth, parts and expressions of a schema, without recursion: it comes from strangers."""
     if "x-guidance" in schema:
         raise InvalidSchema("x-guidance is not for requests", param=param)
     num_nodes, level = 0, [schema]
-    for _ in range(MAX_DEPTH):
+    for _ in range(2 * MAX_DEPTH):  # a schema lies under a keyword of the one around it
         num_nodes += len(level)
         if num_nodes > MAX_NODES:
             raise InvalidSchema(f"the schema has more than {MAX_NODES} parts", param=param)
@@ -189,9 +189,10 @@ def _check_measure(schema: Mapping[str, Any], param: str) -> None:
 
 
 def _children(node: object, param: str) -> list[Any]:
+    """What counts as a part of its own: all of a list, but no plain value of a keyword."""
     if isinstance(node, Mapping):
         _check_expressions(node, param)
-        return list(node.values())
+        return [value for value in node.values() if isinstance(value, Mapping | list | tuple)]
     return list(node) if isinstance(node, list | tuple) else []
 
 
