@@ -64,6 +64,8 @@ class OllamaVectors:
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         if texts is None:
             raise InvalidRequest(BAD_INPUT, param="input")
+        if asked.dimensions is not None and asked.dimensions < 1:
+            raise InvalidRequest("dimensions must be at least 1", param="dimensions")
         wanted = _Wanted(
             asked.model, texts, asked.keep_alive, "input", asked.dimensions, truncates=asked.truncate is True
         )

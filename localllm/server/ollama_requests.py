@@ -248,6 +248,8 @@ def _with_defaults(wanted: Any, asked: OllamaAsked, entry: Entry, text: "TextSid
     if num_predict is not None:
         # a negative one lifts the model's own limit, not the owner's
         changes["max_tokens"] = num_predict if num_predict >= 0 else settings.max_tokens or MAX_NEW_TOKENS
+    if asked.think is False and isinstance(wanted, ChatRequest) and "thinking" not in entry.capabilities:
+        changes["reasoning_effort"] = None  # there is nothing to keep it from
     return msgspec.structs.replace(wanted, **changes)
 
 

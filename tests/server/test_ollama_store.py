@@ -336,7 +336,6 @@ def test_what_is_not_ours_is_not_deleted(tmp_path: Path) -> None:
         ("POST", "/api/copy", {"source": "nope", "destination": "x"}, 'model "nope" not found'),
         ("POST", "/api/generate", {"model": "nope", "prompt": "x"}, "model 'nope' not found"),
         ("POST", "/api/generate", {"model": "nope"}, "model 'nope' not found"),
-        ("POST", "/api/chat", {"model": "nope", "messages": [{"role": "user", "content": "x"}]}, "model 'nope' not found"),
         ("POST", "/api/embed", {"model": "nope", "input": "x"}, "model 'nope' not found"),
     ],
 )  # fmt: skip
