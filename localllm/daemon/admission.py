@@ -76,6 +76,10 @@ class Admission:
         self._take(ticket, 1, tokens)
         return ticket
 
+    def check(self, caller: str, tokens: int = 0) -> None:
+        """Refuse as `enter` would."""
+        self._check(Ticket(caller, 0, 0), 1, tokens)
+
     def settle(self, ticket: Ticket, requests: int, tokens: int, *, is_certain: bool = False) -> None:
         """What it really takes up, now that this is known. Refuses as `enter` does, but not what is certain: who was
         told that an answer comes gets one."""

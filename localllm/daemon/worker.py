@@ -31,6 +31,9 @@ GATHER_S = 0.008
 """Tokens that come less than this apart travel together: on a small machine every frame wakes the daemon and a client
 on a core that the next step needs. Nothing is held back where the next step may take longer."""
 RECEIVE_BYTES = 2**16
+NICENESS = 5
+"""On a machine with few cores the daemon has to get at the sockets while a step uses all of them: it needs little, but
+at once. An idle machine gives a nice process everything."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -228,6 +231,7 @@ def run(sock: socket.socket, load_engine: LoadEngine) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _die_with_parent()
+    os.nice(NICENESS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker[%(process)d] %(levelname)s %(message)s")
     return Worker(sock, load_engine).run()
 

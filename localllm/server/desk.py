@@ -118,6 +118,11 @@ class Desk:
             async with leash.opening():
                 return await self._opened(request, stack, wanted, make, _Entry(name, record, ticket, leash, priority))
 
+    def check_room(self, request: Request) -> None:
+        """What `open` would refuse at once, whatever the body says: asked before it is read, this costs nothing."""
+        self.check_open()
+        self.admission.check(caller_of(request).name, _least_tokens(request))
+
     def check_open(self) -> None:
         if self.is_draining:
             raise Overloaded("the daemon is shutting down", hint="try again in a few seconds")
@@ -132,9 +137,7 @@ class Desk:
         return record
 
     def _admitted(self, request: Request, stack: contextlib.AsyncExitStack) -> Ticket:
-        declared = request.headers.get("content-length", "0")
-        num_bytes = int(declared) if declared.isdecimal() else 0
-        ticket = self.admission.enter(caller_of(request).name, num_bytes // BYTES_PER_TOKEN)
+        ticket = self.admission.enter(caller_of(request).name, _least_tokens(request))
         stack.callback(self.admission.leave, ticket)
         return ticket
 
@@ -217,6 +220,12 @@ class _Entry:
     ticket: Ticket
     leash: Leash
     priority: int
+
+
+def _least_tokens(request: Request) -> int:
+    """That the prompt will have, going by the length of the body."""
+    declared = request.headers.get("content-length", "0")
+    return int(declared) // BYTES_PER_TOKEN if declared.isdecimal() else 0
 
 
 def _clear_if_finished(reply: Reply, clear: Callable[[], None]) -> None:
