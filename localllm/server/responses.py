@@ -36,6 +36,7 @@ from localllm.server.writing import FIRST_EVENT_S
 logger = logging.getLogger("localllm.server")
 
 EVENTS = ("text/event-stream", "With `stream`: events, numbered, from response.created to response.completed.")
+COUNT = "input_tokens"
 PAGE = 20
 MAX_PAGE = 100
 _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
@@ -61,7 +62,7 @@ class Responses:
                 shapes.ResponseObject, shapes.ResponseRequest, (EVENTS,),
             ),
             Operation(
-                "POST", f"{base}/input_tokens", self.count, "Count the tokens of a response's input", tag,
+                "POST", f"{base}/{COUNT}", self.count, "Count the tokens of a response's input", tag,
                 shapes.InputTokens, shapes.CountRequest,
             ),
             Operation(
@@ -137,7 +138,7 @@ class Responses:
         return Response((await self._found(request)).body, media_type="application/json")
 
     async def delete(self, request: Request) -> Response:
-        response_id = request.path_params["response_id"]
+        response_id = _id_in(request)
         if not await self._store.delete(caller_of(request).name, response_id):
             raise _unknown(response_id)
         return Json({"id": response_id, "object": "response", "deleted": True})
@@ -164,7 +165,7 @@ class Responses:
         )
 
     async def _found(self, request: Request) -> Stored:
-        response_id = request.path_params["response_id"]
+        response_id = _id_in(request)
         stored = await self._store.find(caller_of(request).name, response_id)
         if stored is None:
             raise _unknown(response_id)
@@ -234,6 +235,14 @@ class _Answering:
             await asyncio.wrap_future(self._kept)
             return True
         return False
+
+
+def _id_in(request: Request) -> str:
+    """The path's. `input_tokens` is no response but a path of its own, which takes POST only."""
+    response_id: str = request.path_params["response_id"]
+    if response_id == COUNT:
+        raise HttpError(405, f"{request.method} is not allowed here")
+    return response_id
 
 
 def _id_of(reply: Reply) -> str:

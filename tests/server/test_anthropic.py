@@ -7,9 +7,11 @@ from typing import Any
 
 import anthropic
 import httpx
+import msgspec
 import pytest
 from anthropic.types import ToolParam
 
+from localllm.server import anthropic_shapes as shapes
 from tests.daemon.toy import expected_text
 from tests.server.golden_streams import assert_golden
 from tests.server.parrot import parrots
@@ -163,13 +165,14 @@ def test_a_call_of_a_tool_and_its_result(client: anthropic.Anthropic) -> None:
 
 
 def test_a_result_that_is_an_error_says_so(client: anthropic.Anthropic) -> None:
-    call = {"type": "tool_use", "id": "call_1", "name": "look", "input": {}}
+    call: Any = {"type": "tool_use", "id": "call_1", "name": "look", "input": {}}
+    said: Any = [user("x"), {"role": "assistant", "content": [call]}]
     good, bad = (
         client.messages.count_tokens(
             model="parrot:1b",
             tools=[LOOK],
             messages=[
-                user("x"), {"role": "assistant", "content": [call]},  # type: ignore[list-item]
+                *said,
                 user([{"type": "tool_result", "tool_use_id": "call_1", "content": "no", "is_error": is_error}]),
             ],
         ).input_tokens
@@ -247,6 +250,23 @@ def test_a_failure_in_the_middle_is_an_error_event(tmp_path: Path) -> None:
         body: Any = caught.value.body
     assert body["type"] == "error" and body["error"]["type"] == "overloaded_error"
     assert body["request_id"].startswith("req_")
+
+
+# ---- the description
+
+
+def test_bodies_have_the_described_shapes(world: World) -> None:
+    body = {"model": "parrot:1b", "max_tokens": 300, "messages": [user(CALL)], "tools": [LOOK], "thinking": THINKING}
+    for path, sent, shape in (
+        ("/v1/messages", body, shapes.MessageAnswer),
+        ("/v1/messages", body | {"max_tokens": 3}, shapes.MessageAnswer),
+        ("/v1/messages/count_tokens", body, shapes.CountedTokens),
+        ("/v1/messages", body | {"max_tokens": 0}, shapes.AnthropicError),
+    ):
+        answer = world.client.post(path, json=sent).json()
+        assert msgspec.to_builtins(msgspec.convert(answer, shape)) == answer
+    models = world.client.get("/v1/models", headers={"anthropic-version": "2023-06-01"}).json()
+    assert msgspec.to_builtins(msgspec.convert(models, shapes.AnthropicModels)) == models
 
 
 # ---- models

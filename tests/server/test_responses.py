@@ -3,10 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
+import msgspec
 import openai
 import pytest
 from pydantic import BaseModel
 
+from localllm.daemon.keys import KeyFile
+from localllm.server import responses_shapes as shapes
 from tests.daemon.toy import expected_text
 from tests.server.golden_streams import assert_golden, events_of
 from tests.server.parrot import parrots
@@ -285,8 +289,8 @@ def test_a_deleted_response_is_gone(client: openai.OpenAI, world: World) -> None
 def test_the_input_of_a_response_in_pages(client: openai.OpenAI) -> None:
     given: Any = [{"role": "user", "content": f"number {number}"} for number in range(5)]
     answer = create(client, given)
-    newest_first = list(client.responses.input_items.list(answer.id, limit=2))
-    assert [item.content[0].text for item in newest_first] == [f"number {number}" for number in (4, 3, 2, 1, 0)]  # type: ignore[union-attr]
+    newest_first: list[Any] = list(client.responses.input_items.list(answer.id, limit=2))
+    assert [item.content[0].text for item in newest_first] == [f"number {number}" for number in (4, 3, 2, 1, 0)]
     page = client.responses.input_items.list(answer.id, order="asc", limit=3)
     assert page.has_more and page.data[0].id == page.first_id and page.data[-1].id == page.last_id  # type: ignore[attr-defined]
 
@@ -305,26 +309,21 @@ def test_a_response_that_is_over_cannot_be_cancelled(client: openai.OpenAI) -> N
 
 
 def test_one_caller_never_reads_what_another_has(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with daemon(tmp_path_factory.mktemp("keys"), sources=parrots()) as world:
-        _claim(world)
-        ada, bob = ({"headers": {"x-test-caller": name}} for name in ("ada", "bob"))
-        first = world.client.post("/v1/responses", json={"model": "parrot:1b", "input": "say:mine"}, **ada).json()
-        path = f"/v1/responses/{first['id']}"
-        assert world.client.get(path, **ada).status_code == 200
-        for send in (world.client.get, world.client.delete):
-            assert send(path, **bob).status_code == 404
-        assert world.client.get(f"{path}/input_items", **bob).status_code == 404
-        on = {"model": "parrot:1b", "input": "x", "previous_response_id": first["id"]}
-        assert world.client.post("/v1/responses", json=on, **bob).status_code == 400
-        assert world.client.post("/v1/responses", json=on, **ada).status_code == 200
+    home = tmp_path_factory.mktemp("keys")
+    ada, bob = (KeyFile(home / "keys.json").create(name, ["inference"]) for name in ("ada", "bob"))
+    with daemon(home, sources=parrots()) as world:
 
+        def send(key: str, method: str, path: str = "", **fields: Any) -> httpx.Response:
+            headers = {"authorization": f"Bearer {key}"}
+            body = {"model": "parrot:1b", **fields} if fields else None
+            return world.client.request(method, f"/v1/responses{path}", json=body, headers=headers)
 
-def _claim(world: World) -> None:
-    """From here on a caller is who a header says."""
-    import localllm.server.responses as surface
-    from localllm.server.callers import Caller
-
-    surface.caller_of = lambda request: Caller(request.headers.get("x-test-caller", ""))  # type: ignore[attr-defined]
+        path = "/" + send(ada, "POST", input="say:mine").json()["id"]
+        assert send(ada, "GET", path).status_code == 200
+        for method, place in (("GET", path), ("DELETE", path), ("GET", f"{path}/input_items")):
+            assert send(bob, method, place).status_code == 404
+        assert send(bob, "POST", input="x", previous_response_id=path[1:]).status_code == 400
+        assert send(ada, "POST", input="x", previous_response_id=path[1:]).status_code == 200
 
 
 def test_a_restart_keeps_what_was_kept(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -399,6 +398,23 @@ def test_the_lenient_are_warned(world: World) -> None:
     answer = world.client.post("/v1/responses", json=body, headers={"prefer": "handling=lenient"})
     assert answer.status_code == 200
     assert [warning.split("'")[1] for warning in answer.json()["warnings"]] == ["shininess", "text.verbosity"]
+
+
+def test_bodies_have_the_described_shapes(world: World) -> None:
+    body = {"model": "parrot:1b", "input": CALL, "tools": [LOOK]}
+    for fields in ({}, {"max_output_tokens": 3}, {"reasoning": {"summary": "auto"}, "store": False}):
+        answer = world.client.post("/v1/responses", json=body | fields).json()
+        assert msgspec.to_builtins(msgspec.convert(answer, shapes.ResponseObject)) == answer
+    kept = world.client.post("/v1/responses", json=body).json()["id"]
+    for method, path, shape in (
+        ("GET", f"/{kept}", shapes.ResponseObject),
+        ("GET", f"/{kept}/input_items", shapes.InputItems),
+        ("DELETE", f"/{kept}", shapes.DeletedResponse),
+        ("POST", "/input_tokens", shapes.InputTokens),
+    ):
+        sent = {"json": body} if method == "POST" else {}
+        answer = world.client.request(method, f"/v1/responses{path}", **sent).json()  # type: ignore[arg-type]
+        assert msgspec.to_builtins(msgspec.convert(answer, shape)) == answer
 
 
 def test_counting_is_exact(client: openai.OpenAI) -> None:
