@@ -34,6 +34,7 @@ from localllm.runtime.watched import WatchedSource
 
 if TYPE_CHECKING:
     from localllm.tokens.chat import ChatTemplate
+    from localllm.tokens.specials import FillIn
     from localllm.tokens.tokenizer import Tokenizer
 
 MEMORY_SHARE = 0.5
@@ -142,7 +143,8 @@ def pages_that_fit(
 @dataclass(frozen=True, slots=True)
 class TextSide:
     """What turns messages into ids and ids into text, with the model's own defaults. Holds no weights. `pooling` makes
-    one vector of a text: as the file says, else the last token's, which has seen all others."""
+    one vector of a text: as the file says, else the last token's, which has seen all others. `fill_in`: what is around a
+    gap that the model fills; None where it cannot."""
 
     tokenizer: Tokenizer
     template: ChatTemplate
@@ -150,6 +152,7 @@ class TextSide:
     context_length: int
     architecture: str
     pooling: wire.Pooling = "last"
+    fill_in: FillIn | None = None
 
 
 def load_text(path: Path, *, template: str | None = None, isolated: bool = True) -> TextSide:
@@ -174,6 +177,7 @@ def load_text(path: Path, *, template: str | None = None, isolated: bool = True)
             context_length=_context_length(metadata, file.architecture),
             architecture=file.architecture,
             pooling=gguf_pooling(metadata, file.architecture),
+            fill_in=_fill_in(tokenizer, metadata),
         )
 
 
@@ -189,7 +193,15 @@ def _text_of_folder(folder: Path, template: str | None, isolated: bool) -> TextS
         context_length=context_length_of(config),
         architecture=str(config.get("model_type", "")),
         pooling=folder_pooling(folder),
+        fill_in=_fill_in(tokenizer, {}),
     )
+
+
+def _fill_in(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> FillIn | None:
+    from localllm.tokens.specials import fill_in_of  # deferred: see load_text
+
+    texts = tokenizer.built.texts
+    return fill_in_of(metadata, {texts[token_id]: token_id for token_id in tokenizer.special_ids}, tokenizer.vocab_size)
 
 
 def _context_length(metadata: Mapping[str, Any], architecture: str) -> int:

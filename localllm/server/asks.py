@@ -220,16 +220,17 @@ def completion_asks(
     *,
     notes: Notes | None = None,
 ) -> list[Ask]:
-    """Sequences prompt by prompt, choice by choice. Slow: not for the event loop."""
+    """Sequences prompt by prompt, choice by choice. `notes` hears of what was cut. Slow: not for the event loop."""
+    notes = notes or Notes()
     ask = replace(_ask(request, entry, text, settings, vocab_size), top_logprobs=request.logprobs)
     if request.echo and request.logprobs is not None:
-        ask = replace(ask, prompt_logprobs=request.logprobs)
+        ask = replace(ask, prompt_logprobs=max(request.logprobs, request.prompt_logprobs or 0))
     if (request.best_of or 1) > (request.n or 1) and ask.top_logprobs is None:
         ask = replace(ask, top_logprobs=0)  # needed to tell which are best
     count = request.best_of or request.n or 1
     asks: list[Ask] = []
     for prompt in _prompts(request.prompt):
-        ids, shown = _ids_and_text(prompt, request, text.tokenizer, vocab_size)
+        ids, shown = _ids_and_text(prompt, request, text, vocab_size, notes)
         asks += _copies(replace(ask, prompt=ids, prompt_text=shown), count)
     return asks
 
@@ -252,14 +253,37 @@ def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]
 
 
 def _ids_and_text(
-    prompt: str | list[int], request: CompletionRequest, tokenizer: "Tokenizer", vocab_size: int
+    prompt: str | list[int], request: CompletionRequest, text: "TextSide", vocab_size: int, notes: Notes
 ) -> tuple[list[int], str]:
-    if isinstance(prompt, list):
-        _check_ids("prompt", prompt, vocab_size)
+    """What the model reads, and the prompt as a text for those who want its echo."""
+    tokenizer = text.tokenizer
+    if request.suffix:
+        ids, shown = fill_in_ids(prompt, request.suffix, text, add_special=request.add_special_tokens is not False), ""
+    elif isinstance(prompt, list):
         ids, shown = prompt, tokenizer.decode(prompt) if request.echo else ""
     else:
         add_special = request.add_special_tokens is not False
         ids, shown = tokenizer.encode(prompt, add_special=add_special, parse_special=True), prompt
-    if not ids:
+    _check_ids("prompt", ids, vocab_size)
+    kept = notes.truncate(ids, request.truncate_prompt_tokens)
+    if not kept:
         raise InvalidRequest("the prompt is empty: it has no tokens", hint="send some text", param="prompt")
-    return ids, shown
+    return kept, shown if len(kept) == len(ids) or not request.echo else tokenizer.decode(kept)
+
+
+def fill_in_ids(before: str | list[int], behind: str, text: "TextSide", *, add_special: bool = True) -> list[int]:
+    """The ids of a text with a gap. InvalidRequest names `suffix` for a model that cannot fill one.
+
+    What is around the gap is text and nothing else: a token's name in it does not become the token.
+    """
+    if text.fill_in is None:
+        raise InvalidRequest(
+            "this model was not trained to fill in: it has no tokens for prefix, suffix and middle",
+            hint="leave suffix out, or take a code model",
+            param="suffix",
+        )
+    tokenizer = text.tokenizer
+    first = tokenizer.encode(before, add_special=False, parse_special=False) if isinstance(before, str) else before
+    second = tokenizer.encode(behind, add_special=False, parse_special=False)
+    start = [tokenizer.bos_id] if add_special and tokenizer.add_bos and tokenizer.bos_id is not None else []
+    return [*start, *text.fill_in.prompt(first, second)]

@@ -145,7 +145,8 @@ class ChatRequest(Common, kw_only=True):
 
 
 class CompletionRequest(Common, kw_only=True):
-    """`POST /v1/completions`. `prompt`: a string, strings, token ids, or lists of token ids."""
+    """`POST /v1/completions`. `prompt`: a string, strings, token ids, or lists of token ids. `suffix`: the text behind the
+    gap that the answer fills, for models that were trained to."""
 
     prompt: str | list[str | int | list[int]]
     echo: bool | None = None
@@ -226,8 +227,8 @@ def _check_chat(request: ChatRequest) -> None:
 
 def _check_completion(request: CompletionRequest) -> None:
     _within(request, COMPLETION_BOUNDS)
-    if request.suffix:
-        raise InvalidRequest("suffix is not supported yet", hint="leave it out", param="suffix")
+    if request.suffix and request.echo:
+        raise InvalidRequest("echo does not go with suffix", hint="leave one of them out", param="echo")
     if request.best_of is not None and request.best_of < (request.n or 1):
         raise InvalidRequest("best_of must not be smaller than n", param="best_of")
     if request.stream and (request.best_of or 1) > (request.n or 1):

@@ -39,8 +39,9 @@ class Notes:
         """The last `most` ids of a prompt; how many are gone is noted."""
         if most is None or most < 0 or len(ids) <= most:
             return list(ids)
-        self.num_truncated = len(ids) - most
-        return list(ids[self.num_truncated :])
+        num_gone = len(ids) - most
+        self.num_truncated += num_gone
+        return list(ids[num_gone:])
 
     def all_headers(self) -> dict[str, str]:
         cut = {TRUNCATED_HEADER: str(self.num_truncated)} if self.num_truncated else {}

@@ -54,6 +54,20 @@ _FILL_IN_ENDS = (
     ("fim_rep_token_id", ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>")),
     ("fim_sep_token_id", ("<|file_sep|>",)),
 )
+_FILL_IN = (
+    (
+        ("fim_pre_token_id", "prefix_token_id"),
+        ("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>"),
+    ),
+    (
+        ("fim_suf_token_id", "suffix_token_id"),
+        ("<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>"),
+    ),
+    (
+        ("fim_mid_token_id", "middle_token_id"),
+        ("<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>"),
+    ),
+)
 HARMONY_FRAME = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 
 
@@ -87,6 +101,32 @@ def end_of_generation_ids(
     known = [ids_by_text[name] for name in _ENDS if name in ids_by_text]
     ids = {token_id for token_id in (*named, message, *fill_in, *known) if token_id is not None}
     return frozenset(ids - _false_ends(ids, ids_by_text))
+
+
+@dataclass(frozen=True, slots=True)
+class FillIn:
+    """The tokens between which a model that was trained to fill in reads what is before and behind the gap."""
+
+    prefix_id: int
+    suffix_id: int
+    middle_id: int
+
+    def prompt(self, before: Sequence[int], behind: Sequence[int]) -> list[int]:
+        """Ids after which the middle comes."""
+        return [self.prefix_id, *before, self.suffix_id, *behind, self.middle_id]
+
+
+def fill_in_of(metadata: Mapping[str, Any], ids_by_text: Mapping[str, int], vocab_size: int) -> FillIn | None:
+    """From metadata, else by the names everybody uses; None for a model that was not trained for it."""
+    found: list[int] = []
+    for keys, texts in _FILL_IN:
+        said = (metadata_id(metadata, key, vocab_size) for key in keys)
+        token_id = next((each for each in said if each is not None), None)
+        token_id = first_known(ids_by_text, texts) if token_id is None else token_id
+        if token_id is None:
+            return None
+        found.append(token_id)
+    return FillIn(*found) if len(set(found)) == len(found) else None
 
 
 def _named_or_known(
