@@ -82,6 +82,7 @@ COMMANDS: Mapping[str, Leaf | Branch] = {
     "daemon": DAEMON,
     "ps": Leaf("loaded:ps", "List the models that are loaded.", "Daemon"),
     "stop": Leaf("loaded:stop", "Unload a model.", "Daemon"),
+    "cancel": Leaf("requests:cancel", "End a request that is under way.", "Daemon"),
     "keys": KEYS,
     "tokenize": Leaf("tokenize:tokenize", "Show how a model splits a text into tokens.", "Inside"),
     "eval": EVAL,

@@ -25,9 +25,17 @@ def ps(
         str, typer.Argument(metavar="[PREFIX]", help="Only names that start so.", show_default=False)
     ] = "",
     as_json: AsJson = False,
+    requests: Annotated[
+        bool, typer.Option("--requests", help="Requests instead of models: those under way, and the last ones.")
+    ] = False,
 ) -> None:
     """List the models that are loaded, the one that stays longest first."""
     client = running_client(Invocation.of(ctx).settings())
+    if requests:
+        from localllm.cli.requests import list_requests  # seldom asked for
+
+        list_requests(client, prefix, as_json=as_json)
+        return
     found = [model for model in client.ps() if model.name.startswith(prefix)] if client else []
     now_s = time.time()
     found.sort(key=lambda model: -expiry_s(model))

@@ -45,7 +45,7 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaemon]:
     """A scripted daemon that the command line finds as this home's own."""
     with fake_daemon() as server:
-        for module in ("connect", "run", "loaded", "version", "doctor"):
+        for module in ("connect", "run", "loaded", "requests", "version", "doctor"):
             for name in ("started_client", "running_client"):
                 monkeypatch.setattr(
                     f"localllm.cli.{module}.{name}", lambda settings: Client(server.url), raising=module == "connect"
@@ -55,7 +55,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaemon]:
 
 @pytest.fixture
 def no_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("connect", "loaded", "version", "doctor"):
+    for module in ("connect", "loaded", "requests", "version", "doctor"):
         monkeypatch.setattr(f"localllm.cli.{module}.running_client", lambda settings: None)
 
 

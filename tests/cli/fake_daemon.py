@@ -32,6 +32,7 @@ class FakeDaemon(ThreadingHTTPServer):
         self.answers: list[list[dict[str, Any]]] = []
         self.models = {"tiny"}
         self.loaded: list[dict[str, Any]] = []
+        self.under_way: list[dict[str, Any]] = []
         self.ready: dict[str, Any] = {"status": "ready"}
         self.hangs = False
         self.client_left = Event()
@@ -59,6 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
         replies: dict[str, Any] = {
             "/health": {"status": "ok", "version": "9.9.9"},
             "/localllm/v1/ps": {"models": self.server.loaded},
+            "/v1/requests": {"object": "list", "data": self.server.under_way},
             "/v1/models": {"object": "list", "data": [{"id": name} for name in sorted(self.server.models)]},
         }
         if self.path in replies:

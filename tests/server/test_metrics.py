@@ -71,12 +71,12 @@ def test_every_count_is_exact(world: World) -> None:
     prompt = "ab" * 30  # 61 tokens with the first one: three full pages of 16 can be found again
     for _ in range(3):
         assert world.complete(prompt, max_tokens=7, ignore_eos=True).status_code == 200
-    assert world.complete("x", max_tokens=5, ignore_eos=True, n=2).status_code == 200
+    assert world.complete(["x", "yz"], max_tokens=5, ignore_eos=True).status_code == 200
     found = settled(world, 3 * 7 + 2 * 5)
     exact: Mapping[str, float] = {
-        "prompt_tokens_total": 3 * 61 + 2 * 2,
+        "prompt_tokens_total": 3 * 61 + 2 + 3,
         "generation_tokens_total": 31,
-        "prefix_cache_queries_total": 3 * 61 + 2 * 2,
+        "prefix_cache_queries_total": 3 * 61 + 2 + 3,
         "prefix_cache_hits_total": 2 * 48,
         "num_preemptions_total": 0,
         "request_success_total": 4,
@@ -89,7 +89,7 @@ def test_every_count_is_exact(world: World) -> None:
         "request_decode_time_seconds_count": 4,
         "request_inference_time_seconds_count": 4,
         "request_load_time_seconds_count": 4,
-        "request_prompt_tokens_sum": 3 * 61 + 2,
+        "request_prompt_tokens_sum": 3 * 61 + 2 + 3,
         "request_generation_tokens_sum": 31,
         "request_params_n_sum": 5,
         "request_params_max_tokens_sum": 3 * 7 + 5,
@@ -102,7 +102,7 @@ def test_every_count_is_exact(world: World) -> None:
     assert found.of("request_success_total", finished_reason="length") == 4
     assert found.of("iteration_tokens_total_count") == found.of("engine_steps_total")
     # every prompt token that was not found was computed, and every token but the last of each sequence
-    assert found.of("iteration_tokens_total_sum") == 187 - 96 + (31 - 5)
+    assert found.of("iteration_tokens_total_sum") == 188 - 96 + (31 - 5)
     assert found.of("http_requests_total", route="/v1/completions", status="200") == 4
 
 
