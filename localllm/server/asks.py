@@ -19,8 +19,8 @@ from localllm.daemon.replies import Ask
 from localllm.errors import InvalidRequest
 from localllm.runtime.presets import LoadWish, sampling_in_force
 from localllm.server.chat_checks import ToolUse, tool_use
-from localllm.server.forced_calls import calls_draft
 from localllm.server.fields import MAX_PROMPTS, ChatRequest, Common, CompletionRequest, stop_strings
+from localllm.server.forced_calls import calls_draft
 from localllm.server.notes import Notes
 from localllm.server.prompts import chat_prompt, knows_tools
 from localllm.server.reasoning import budget_of, thinking_of
@@ -123,7 +123,7 @@ def chat_asks(
     *,
     notes: Notes | None = None,
 ) -> list[Ask]:
-    """One sequence per choice. `notes` hears of what was passed over and cut. Slow (template and tokenizer): not for the
+    """One sequence per choice. `notes` hears of what was passed over and cut. Slow (template, tokenizer): not for the
     event loop."""
     notes = notes or Notes()
     ask = _ask(request, entry, text, settings, vocab_size)
@@ -138,12 +138,15 @@ def chat_asks(
         continue_final_message=request.continue_final_message is True,
         variables=thinking.variables,
     )  # fmt: skip
-    ids = text.tokenizer.encode(prompt, add_special=request.add_special_tokens is True, parse_special=True)
+    encoded = text.tokenizer.encode(prompt, add_special=request.add_special_tokens is True, parse_special=True)
+    ids = notes.truncate(encoded, request.truncate_prompt_tokens)
+    if not ids:
+        raise InvalidRequest("nothing is left of the prompt", param="truncate_prompt_tokens")
     markup = replace(spec.for_prompt(prompt), one_call=not use.is_parallel)
     marked = markup if markup.reasoning or markup.tools or markup.is_harmony else None
     ask = replace(
         ask,
-        prompt=notes.truncate(ids, request.truncate_prompt_tokens),
+        prompt=ids,
         prompt_text=prompt,
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         is_chat=True,

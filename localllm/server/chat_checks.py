@@ -18,8 +18,8 @@ Mode = Literal["none", "auto", "required"]
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """The tools that an answer may call, in OpenAI's form; the model is told of those that are `listed`. `required`: the
-    answer consists of calls and nothing else. `is_parallel`: it may have more than one."""
+    """The tools that an answer may call, in OpenAI's form; the model is told of those that are `listed`. `required`:
+    the answer consists of calls and nothing else. `is_parallel`: it may have more than one."""
 
     tools: Sequence[Mapping[str, Any]] = ()
     mode: Mode = "none"

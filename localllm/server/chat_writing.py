@@ -69,7 +69,7 @@ class ChatWriter:
         self._progress = _Progress(answer) if wanted.return_progress else None
 
     def events(self, chunks: answers.Chunks, piece: Piece, extra: dict[str, Any]) -> bytes:
-        wanted, written = self._wanted, b""
+        written = b""
         if piece.is_text and piece.index in self._has_begun and not self._shows_tokens and self._progress is None:
             return chunks.content(piece.index, piece.text) if piece.text else b""
         if self._hides_reasoning:

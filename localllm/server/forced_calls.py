@@ -1,4 +1,4 @@
-"""Calls that a model must make, as a grammar: in its own manner of writing them, with arguments that fit their schemas."""
+"""Calls that a model must make, as a grammar: written in its own manner, arguments as their schemas want them."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ def calls_draft(use: ToolUse, markup: "MarkupSpec", say: Callable[[str], str], c
 
 
 def _schema(function: Mapping[str, Any]) -> str:
-    """Of the arguments: an object; where its schema does not allow others, only the properties that it names."""
-    schema = dict(function.get("parameters") or {})
+    """Of the arguments: an object with the properties that its schema names, if it does not say itself what else there
+    may be. Without a schema there are no arguments."""
+    schema = dict(function.get("parameters") or {"properties": {}})
     if schema.setdefault("type", "object") != "object":
         raise InvalidRequest(f"the parameters of {function['name']!r} must be those of an object", param="tools")
     schema.setdefault("additionalProperties", "properties" not in schema and "$ref" not in schema)

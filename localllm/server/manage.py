@@ -17,9 +17,9 @@ from localllm.daemon.resident import Resident
 from localllm.errors import InvalidRequest, LocalLLMError
 from localllm.runtime.presets import LoadWish
 from localllm.server import shapes
-from localllm.server.prompts import chat_prompt
 from localllm.server.http import EventStream, Json, attended, error_object, read_object
 from localllm.server.operations import Operation
+from localllm.server.prompts import chat_prompt
 from localllm.settings import Settings
 
 PROGRESS_EVERY_S = 0.1

@@ -1,4 +1,4 @@
-"""What is said about a request beside its answer: fields passed over, and a prompt that was cut where that was asked."""
+"""What is said about a request beside its answer: fields passed over, and a prompt that was cut as was asked for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -70,7 +70,10 @@ class OpenAI:
     async def completion(self, request: Request) -> Response:
         return await self._answer(request, CompletionRequest, completion_asks)
 
-    async def _answer(self, request: Request, kind: type[ChatRequest] | type[CompletionRequest], make: Callable[..., list[Ask]]) -> Response:
+    async def _answer(
+        self, request: Request, kind: type[ChatRequest] | type[CompletionRequest], make: Callable[..., list[Ask]]
+    ) -> Response:
+        self._desk.check_room(request)
         taken = take(await read_object(request), kind, request)
         notes = Notes.of(request, taken)
         asking = _Asking(request, taken.request, functools.partial(make, notes=notes), notes)

@@ -31,6 +31,7 @@ SWITCHES = ("enable_thinking", "thinking")
 LEVEL = "reasoning_effort"
 _HARMONY = ("<|channel|>analysis<|message|>", "<|end|>")
 _CODE = re.compile(r"\{[{%](.*?)[%}]\}", re.DOTALL)
+_STRINGS = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +91,15 @@ def _variables(source: str, effort: Effort | None) -> tuple[dict[str, Any], bool
 @lru_cache(maxsize=32)
 def known_variables(source: str) -> frozenset[str]:
     """Which variables about reasoning a template reads; not fields of messages that are called the same."""
-    code = " ".join(_CODE.findall(source))
+    code = " ".join(_STRINGS.sub("''", part) for part in _CODE.findall(source))
     return frozenset(
         name for name in (*SWITCHES, LEVEL) if re.search(rf"(?<![\w.'\"\[]){name}(?![\w'\"(=]|\s*=[^=])", code)
     )
 
 
-def budget_of(max_tokens: int | None, markup: "MarkupSpec | None", tokenizer: "Tokenizer") -> wire.ThinkingBudget | None:
+def budget_of(
+    max_tokens: int | None, markup: "MarkupSpec | None", tokenizer: "Tokenizer"
+) -> wire.ThinkingBudget | None:
     """The bound as the engine keeps it; None without a bound, or where nothing is reasoned."""
     if max_tokens is None or markup is None:
         return None

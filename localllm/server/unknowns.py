@@ -22,8 +22,8 @@ MAX_NAME_CHARS = 64
 
 AGENTS = (
     "aider", "anythingllm", "claude-cli", "claude-code", "cline", "codex", "continue", "copilot", "crush", "cursor",
-    "goose", "jetbrains", "kilo", "kilocode", "librechat", "litellm", "open-webui", "openwebui", "opencode", "qwen-code",
-    "roo", "roo-code", "roocode", "windsurf", "zed",
+    "goose", "jetbrains", "kilo", "kilocode", "librechat", "litellm", "open-webui", "openwebui", "opencode",
+    "qwen-code", "roo", "roo-code", "roocode", "windsurf", "zed",
 )  # fmt: skip
 """Programs whose requests grow new fields every month: how their user agents begin."""
 _AGENT = re.compile(rf"(?<![a-z0-9-])(?:{'|'.join(map(re.escape, AGENTS))})(?![a-z])")

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001 (some tags are spelled with full-width bars)
 """Forced calls: whatever a model says within the grammar of its family is read as calls whose arguments fit."""
 
 import json

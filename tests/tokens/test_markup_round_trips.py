@@ -9,8 +9,8 @@ import pytest
 from localllm.errors import TemplateRefused
 from localllm.tokens.chat import render_text
 from localllm.tokens.markup import MarkupParser, Piece, detect_markup
-from tests.tokens.markup_cases import joined
 from tests.tokens.conversations import HELLO, OFF, ON, TOOLS, Message, call
+from tests.tokens.markup_cases import joined
 from tests.tokens.published import TEMPLATES, source_of
 
 ENDS = (

@@ -22,7 +22,8 @@ JSON_HEAD = re.compile(_BEFORE + _OBJECT)
 _NEXT_HEAD = re.compile(_NEXT + _OBJECT)
 NAMED_HEAD = re.compile(r"\s*(?P<name>[\w.:-]+)\s*(?:\[CALL_ID\][^\[\]{}]*)?\[ARGS\]\s*" + _STARTS)
 KIMI_HEAD = re.compile(
-    r"\s*(?:functions\.)?(?P<name>[\w.-]+(?::(?!\d+\s*<)[\w.-]+)*)(?::\d+)?\s*<\|tool_call_argument_begin\|>\s*" + _STARTS
+    r"\s*(?:functions\.)?(?P<name>[\w.-]+(?::(?!\d+\s*<)[\w.-]+)*)(?::\d+)?\s*<\|tool_call_argument_begin\|>\s*"
+    + _STARTS
 )
 DEEPSEEK_HEAD = re.compile(r"\s*(?P<name>[\w.:-]+)\s*<｜tool▁sep｜>\s*" + _STARTS)
 FENCED_HEAD = re.compile(r"\s*[^\n<]+<｜tool▁sep｜>(?P<name>[\w.:-]+)\s*\n```(?:json)?\n\s*" + _STARTS)
@@ -123,7 +124,9 @@ class EarlyCalls:
         self._place += used
         if shown:
             first = parts[-1:] and parts[-1].name and not parts[-1].text
-            parts[-1:] = [Piece("tool_call", shown, parts[-1].name)] if first else [*parts[-1:], Piece("tool_call", shown)]
+            parts[-1:] = (
+                [Piece("tool_call", shown, parts[-1].name)] if first else [*parts[-1:], Piece("tool_call", shown)]
+            )
         if not self._arguments.is_complete:
             return False
         self._arguments = None

@@ -81,7 +81,13 @@ class Grammar:
 
 
 def _closed(
-    opener: str, closer: str, reader: CallReader, quotes: Quotes, may_be: str = ".*", *, keeps_opener: bool = False,
+    opener: str,
+    closer: str,
+    reader: CallReader,
+    quotes: Quotes,
+    may_be: str = ".*",
+    *,
+    keeps_opener: bool = False,
     heads: tuple[re.Pattern[str], ...] = (JSON_HEAD,),
 ) -> Mark:
     return Mark(opener, reader, lambda: CloserEnd(closer, quotes), closer, may_be, keeps_opener, heads=heads)
@@ -136,7 +142,15 @@ GRAMMARS: Mapping[ToolFormat, Grammar] = {
         (_closed("<|python_start|>", "<|python_end|>", calls.pythonic_calls, NO_QUOTES, _PYTHON_BODY),), bare=_BARE
     ),
     "deepseek": Grammar(
-        (_closed("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", calls.deepseek_calls, JSON_QUOTES, heads=(DEEPSEEK_HEAD, FENCED_HEAD)),),
+        (
+            _closed(
+                "<｜tool▁call▁begin｜>",
+                "<｜tool▁call▁end｜>",
+                calls.deepseek_calls,
+                JSON_QUOTES,
+                heads=(DEEPSEEK_HEAD, FENCED_HEAD),
+            ),
+        ),
         section=("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
         inner_tags=("<｜tool▁sep｜>",),
     ),
@@ -146,7 +160,8 @@ GRAMMARS: Mapping[ToolFormat, Grammar] = {
         inner_tags=("<|tool_call_argument_begin|>",),
     ),
     "gemma4": Grammar(
-        (_closed("<|tool_call>", "<tool_call|>", calls.gemma_calls, GEMMA_QUOTES, heads=(GEMMA_HEAD,)),), inner_tags=('<|"|>',)
+        (_closed("<|tool_call>", "<tool_call|>", calls.gemma_calls, GEMMA_QUOTES, heads=(GEMMA_HEAD,)),),
+        inner_tags=('<|"|>',),
     ),
     "tool_code": Grammar((_closed("```tool_code", "```", calls.pythonic_calls, NO_QUOTES, _PYTHON_BODY),)),
     "granite": Grammar((_valued("<|tool_call|>", calls.json_calls), _valued("<tool_call>", calls.json_calls))),
@@ -160,5 +175,7 @@ GRAMMARS: Mapping[ToolFormat, Grammar] = {
         (_closed("<|tool_call_start|>", "<|tool_call_end|>", calls.pythonic_calls, NO_QUOTES, _PYTHON_BODY),)
     ),
     "command": Grammar((_closed("<|START_ACTION|>", "<|END_ACTION|>", calls.json_calls, JSON_QUOTES, _JSON_BODY),)),
-    "minimax": Grammar((_closed("<minimax:tool_call>", "</minimax:tool_call>", calls.invoke_calls, XML_QUOTES, heads=(INVOKE_HEAD,)),)),
+    "minimax": Grammar(
+        (_closed("<minimax:tool_call>", "</minimax:tool_call>", calls.invoke_calls, XML_QUOTES, heads=(INVOKE_HEAD,)),)
+    ),
 }
