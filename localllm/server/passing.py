@@ -41,6 +41,7 @@ def _rename(error: LocalLLMError, names: Mapping[str, str]) -> None:
     error.param = renamed(param, names) or None
     if param and param != error.param:
         error.message = error.message.replace(param, str(error.param), 1)
+        error.hint = error.hint.replace(f"`{param}`", f"`{error.param}`")
         error.args = (error.message,)
 
 

@@ -78,9 +78,9 @@ class ResponseStore:
         self._opened: sqlite3.Connection | None = None
         self._num_saves = 0
 
-    def put(self, owner: str, stored: Stored) -> "Future[None]":
-        """Keep it. Requests that come later find it, even while this is under way."""
-        return self._thread.submit(self._guarded, lambda: self._put(owner, stored))
+    def put(self, owner: str, make: Callable[[], Stored]) -> "Future[None]":
+        """Keep what `make` makes, in the thread. Requests that come later find it, even while this is under way."""
+        return self._thread.submit(self._guarded, lambda: self._put(owner, make()))
 
     async def find(self, owner: str, response_id: str) -> Stored | None:
         """None where this caller has no such response."""

@@ -222,10 +222,12 @@ class _Answering:
         return Script(head, opened.reply, tokenizer, self._keep) if is_kept else Script(head, opened.reply, tokenizer)
 
     def _keep(self, body: dict[str, Any]) -> None:
-        encoded, items = msgspec.json.encode(body), msgspec.json.encode(self._items)
-        stored = Stored(body["id"], self._wanted.previous_response_id, encoded, items)
-        self._kept = self._store.put(caller_of(self._request).name, stored)
+        self._kept = self._store.put(caller_of(self._request).name, functools.partial(self._stored, body))
         self._kept.add_done_callback(_complain)
+
+    def _stored(self, body: dict[str, Any]) -> Stored:
+        items = msgspec.json.encode(self._items)
+        return Stored(body["id"], self._wanted.previous_response_id, msgspec.json.encode(body), items)
 
     async def _is_kept(self) -> bool:
         """An answer that could not be kept is still an answer."""

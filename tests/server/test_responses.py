@@ -1,6 +1,9 @@
 """`/v1/responses` with the official client, strict about what it gets."""
 
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,8 +13,10 @@ import pytest
 from pydantic import BaseModel
 
 from localllm.daemon.keys import KeyFile
+from localllm.errors import ModelNotFound
 from localllm.server import responses_shapes as shapes
-from tests.daemon.toy import expected_text
+from localllm.server.responses import _early_failure
+from tests.daemon.toy import ToyLibrary, expected_text, toy_entry
 from tests.server.golden_streams import assert_golden, events_of
 from tests.server.parrot import parrots
 from tests.server.world import World, daemon
@@ -227,18 +232,23 @@ def test_what_is_streamed_is_what_is_answered_at_once(client: openai.OpenAI) -> 
         assert [item.type for item in final.output] == [item.type for item in whole.output]
 
 
-def test_a_worker_that_dies_fails_the_response(toys: World) -> None:
-    import os
-    import signal
+def test_a_failure_in_the_middle_fails_the_response(tmp_path: Path) -> None:
+    with daemon(tmp_path, ToyLibrary(toy_entry("toy:slow", "toy:slow"))) as world, client_of(world) as client:
+        events: list[Any] = []
+        for event in client.responses.create(model="toy:slow", input="Hello", temperature=0, stream=True):
+            events.append(event)
+            if len(events) == 5:
+                os.kill(world.ps()[0]["pid"], signal.SIGKILL)
+    last = events[-1]
+    assert last.type == "response.failed" and last.response.status == "failed"
+    assert last.response.error.code == "server_error" and last.sequence_number == len(events) - 1
 
-    with client_of(toys) as client:
-        stream = client.responses.create(model="toy:1b", input="Hello", temperature=0, stream=True)
-        first = next(iter(stream))
-        stream.close()
-        assert first.type == "response.created"
-    os.kill(toys.ps()[0]["pid"], signal.SIGKILL)
-    answer = toys.client.post("/v1/responses", json={"model": "toy:1b", "input": "again"})
-    assert answer.status_code in (200, 503)
+
+def test_a_failure_before_there_is_a_response_is_an_error_event() -> None:
+    (event,) = events_of(_early_failure(ModelNotFound("there is no model 'x'", hint="try y", param="model")).decode())
+    assert event["type"] == "error" and event["sequence_number"] == 0
+    assert (event["code"], event["param"]) == ("model_not_found", "model")
+    assert event["message"] == "there is no model 'x' (try y)"
 
 
 # ---- what is kept
@@ -349,6 +359,8 @@ def test_a_restart_keeps_what_was_kept(tmp_path_factory: pytest.TempPathFactory)
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"temperature": -1}, "temperature"),
+        ({"top_k": -1}, "top_k"),
+        ({"stop": [""]}, "stop"),
         ({"include": ["everything"]}, "include[0]"),
         ({"metadata": {"a": 1}}, "metadata[...]"),
         ({"metadata": {str(number): "" for number in range(17)}}, "metadata"),

@@ -1,6 +1,7 @@
 """Kept responses: whose they are, how long, and how many."""
 
 import sqlite3
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ class Clock:
 
 async def test_what_was_put_in_is_found_by_its_owner_alone(tmp_path: Path) -> None:
     store = ResponseStore(tmp_path / "responses.db")
-    store.put("ada", stored("one"))
+    store.put("ada", partial(stored, "one"))
     assert await store.find("ada", "one") == stored("one")
     assert await store.find("bob", "one") is None and await store.find("ada", "two") is None
     assert not await store.delete("bob", "one") and await store.delete("ada", "one")
@@ -42,7 +43,7 @@ async def test_nothing_is_written_until_something_is_kept(tmp_path: Path) -> Non
 async def test_a_conversation_is_all_that_led_to_a_response(tmp_path: Path) -> None:
     store = ResponseStore(tmp_path / "responses.db")
     for name, previous in (("one", None), ("two", "one"), ("branch", "one"), ("three", "two")):
-        store.put("", stored(name, previous))
+        store.put("", partial(stored, name, previous))
     assert [each.id for each in await store.conversation("", "three")] == ["one", "two", "three"]
     assert [each.id for each in await store.conversation("", "branch")] == ["one", "branch"]
     assert await store.conversation("", "nobody") == []
@@ -51,8 +52,8 @@ async def test_a_conversation_is_all_that_led_to_a_response(tmp_path: Path) -> N
 
 async def test_a_conversation_with_a_hole_is_refused(tmp_path: Path) -> None:
     store = ResponseStore(tmp_path / "responses.db")
-    store.put("", stored("one"))
-    store.put("", stored("two", "one"))
+    store.put("", partial(stored, "one"))
+    store.put("", partial(stored, "two", "one"))
     await store.delete("", "one")
     with pytest.raises(InvalidRequest) as caught:
         await store.conversation("", "two")
@@ -62,8 +63,8 @@ async def test_a_conversation_with_a_hole_is_refused(tmp_path: Path) -> None:
 
 async def test_a_chain_never_leads_to_another_owner(tmp_path: Path) -> None:
     store = ResponseStore(tmp_path / "responses.db")
-    store.put("ada", stored("one"))
-    store.put("bob", stored("two", "one"))
+    store.put("ada", partial(stored, "one"))
+    store.put("bob", partial(stored, "two", "one"))
     with pytest.raises(InvalidRequest):
         await store.conversation("bob", "two")
     store.close()
@@ -72,9 +73,9 @@ async def test_a_chain_never_leads_to_another_owner(tmp_path: Path) -> None:
 async def test_the_longest_unused_go_first(tmp_path: Path) -> None:
     store = ResponseStore(tmp_path / "responses.db", Bounds(max_responses=3, trim_every=1), Clock())
     for name in ("one", "two", "three"):
-        store.put("", stored(name))
+        store.put("", partial(stored, name))
     await store.find("", "one")
-    store.put("", stored("four"))
+    store.put("", partial(stored, "four"))
     assert [name for name in ("one", "two", "three", "four") if await store.find("", name)] == ["one", "three", "four"]
     store.close()
 
@@ -82,7 +83,7 @@ async def test_the_longest_unused_go_first(tmp_path: Path) -> None:
 async def test_large_ones_are_bounded_in_bytes(tmp_path: Path) -> None:
     store = ResponseStore(tmp_path / "responses.db", Bounds(max_bytes=3000, trim_every=1), Clock())
     for name in ("one", "two", "three", "four"):
-        store.put("", stored(name, size=1000))
+        store.put("", partial(stored, name, size=1000))
     assert [name for name in ("one", "two", "three", "four") if await store.find("", name)] == ["three", "four"]
     store.close()
 
@@ -90,17 +91,17 @@ async def test_large_ones_are_bounded_in_bytes(tmp_path: Path) -> None:
 async def test_old_ones_go(tmp_path: Path) -> None:
     clock = Clock()
     store = ResponseStore(tmp_path / "responses.db", Bounds(max_age_s=100, trim_every=1), clock)
-    store.put("", stored("old"))
+    store.put("", partial(stored, "old"))
     await store.find("", "old")
     clock.now_s += 200
-    store.put("", stored("new"))
+    store.put("", partial(stored, "new"))
     assert await store.find("", "old") is None and await store.find("", "new")
     store.close()
 
 
 async def test_closing_finishes_what_was_put_in(tmp_path: Path) -> None:
     store = ResponseStore(tmp_path / "responses.db")
-    kept = [store.put("", stored(str(number))) for number in range(100)]
+    kept = [store.put("", partial(stored, str(number))) for number in range(100)]
     store.close()
     assert all(each.done() and each.exception() is None for each in kept)
     with sqlite3.connect(tmp_path / "responses.db") as connection:
@@ -121,6 +122,6 @@ async def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "responses.db").symlink_to(tmp_path / "elsewhere.db")
     store = ResponseStore(tmp_path / "responses.db")
     with pytest.raises(StoreError):
-        store.put("", stored("one")).result(10)
+        store.put("", partial(stored, "one")).result(10)
     store.close()
     assert not (tmp_path / "elsewhere.db").exists()
