@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from localllm import wire
 from localllm.daemon.failures import as_ours, error_from, how_it_ended
 from localllm.daemon.process import WORKER_COMMAND, WorkerProcess
-from localllm.errors import LocalLLMError, WorkerCrashed
+from localllm.errors import BadModelFile, LocalLLMError, WorkerCrashed
 from localllm.runtime.presets import LoadWish, wish_fields
 from localllm.store.entry import Entry
 
@@ -156,10 +156,12 @@ class Resident:
             check.add_done_callback(partial(self._stop_if_damaged, self._process))
             watch = asyncio.create_task(self._watch(self._process))
             try:
-                await self._follow(self._process, text)
+                await self._follow(self._process, text, check)
             finally:
                 watch.cancel()
                 status = await self._process.exit_status()
+            if isinstance(self.error, BadModelFile):  # perhaps because it is damaged, which says more
+                await asyncio.wait({check})
             self._settle(status)
         except Exception as error:
             self._fail(as_ours(error))
@@ -170,7 +172,9 @@ class Resident:
                 await text
             self._end()
 
-    async def _follow(self, process: WorkerProcess, text: "asyncio.Future[TextSide]") -> None:
+    async def _follow(
+        self, process: WorkerProcess, text: "asyncio.Future[TextSide]", check: "asyncio.Future[None]"
+    ) -> None:
         async for message in process.messages():
             self._last_frame = time.monotonic()
             match message:
@@ -182,7 +186,7 @@ class Resident:
                 case wire.Progress():
                     self._note_progress(process, message, text)
                 case wire.Ready():
-                    await self._become_ready(process, message, text)
+                    await self._become_ready(process, message, text, check)
                 case wire.Failed(code, sentence, hint):
                     self.error = error_from(code, sentence, hint)
 
@@ -200,15 +204,18 @@ class Resident:
             process.kill()
 
     def _stop_if_damaged(self, process: WorkerProcess, check: "asyncio.Future[None]") -> None:
-        """Answers of a damaged model are worse than none, even where it has begun to give some."""
+        """What a damaged model would say is worse than nothing; no use in loading the rest of it."""
         error = None if check.cancelled() else check.exception()
         if isinstance(error, Exception):
             self.error = self._damage = as_ours(error)
             process.kill()
 
-    async def _become_ready(self, process: WorkerProcess, ready: wire.Ready, text: "Awaitable[TextSide]") -> None:
+    async def _become_ready(
+        self, process: WorkerProcess, ready: wire.Ready, text: "Awaitable[TextSide]", check: "Awaitable[None]"
+    ) -> None:
         try:
             self._text = await text
+            await check
         except Exception as error:
             self.error = as_ours(error)
             process.kill()

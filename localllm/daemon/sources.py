@@ -61,11 +61,11 @@ def load_text(entry: Entry) -> "TextSide":
 
 def check_files(entry: Entry) -> None:
     """BadModelFile where a file is not what was downloaded: quick while size, time and inode are as they were, else
-    by its sha256, which reads all of it."""
+    by its sha256, which reads all of it. Files of other programs that we never verified are theirs to keep."""
     from localllm.store.verify import has_changed  # deferred: it comes with the first model
 
     for file in entry.files:
-        if has_changed(file):
+        if (file.is_ours or file.stamp) and has_changed(file):
             known = f": its sha256 is not {file.sha256}" if file.sha256 else f": it has not {file.size_bytes} bytes"
             raise BadModelFile(
                 f"{file.path} of {entry.name} is damaged or gone{known}",
