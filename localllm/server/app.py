@@ -160,13 +160,13 @@ class _Api(FastAPI):
         }
         super().__init__(version=version, docs_url=None, redoc_url=None, exception_handlers=handlers, lifespan=lifespan)
         self._callers = callers
-        self._directory = directory
+        self.directory = directory
         self.router.routes.extend(directory.routes())
 
     def openapi(self) -> dict[str, Any]:
         from localllm.server.description import describe  # deferred: few ever ask
 
-        return describe(self._directory.operations, version=self.version, needs_key=self._callers.are_named)
+        return describe(self.directory.operations, version=self.version, needs_key=self._callers.are_named)
 
 
 async def _greet(request: Request) -> Response:
@@ -187,6 +187,8 @@ async def _refuse_http(request: Request, error: Exception) -> Response:
     refusal = HttpError(error.status_code, sentence.get(error.status_code, error.detail))
     response = error_response(refusal, request.url.path)
     response.headers.update(error.headers or {})
+    if error.status_code == 405 and isinstance(request.app, _Api):  # one route of several knows its own methods only
+        response.headers["allow"] = ", ".join(request.app.directory.methods(request.scope["path"]))
     return response
 
 

@@ -62,7 +62,9 @@ def _documented(operation: Operation) -> APIRoute:
 def _responses(operation: Operation) -> dict[int | str, dict[str, Any]]:
     content = _json(operation.answer) if operation.answer else {}
     for kind, sentence in operation.streams:
-        content[kind] = {"schema": {"type": "string", "description": sentence}}
+        # an event is no string: what an event stream holds is told in words
+        form = {} if kind == "text/event-stream" else {"type": "string"}
+        content[kind] = {"schema": form | {"description": sentence}}
     return {
         operation.status: {"description": "Done.", "content": content},
         503: {"description": "Not now, with the reason.", "content": _json(operation.unwell)},

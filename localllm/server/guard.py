@@ -89,7 +89,8 @@ class Guard:
                 await _answer_preflight(send, origin, headers.get("access-control-request-headers", _ALLOWED_HEADERS))
                 return
             operation = self._directory.find(scope["method"], scope["path"])
-            check_content_type(scope["method"], headers, operation.takes if operation else JSON)
+            if operation is not None:  # what is not there is not found, whatever was sent
+                check_content_type(scope["method"], headers, operation.takes)
             scope[STATE] = self._caller(operation, headers)
         except LocalLLMError as error:
             await error_response(error, scope["path"])(scope, receive, send)

@@ -60,6 +60,12 @@ class Directory:
     def routes(self) -> list[Route]:
         return [route for _, route in self._routes]
 
+    def methods(self, path: str) -> list[str]:
+        """All that some operation answers on this path, in the order of the alphabet."""
+        scope = {"type": "http", "method": "GET", "path": path, "root_path": ""}
+        found = [route.methods or set() for _, route in self._routes if route.matches(scope)[0] is not Match.NONE]
+        return sorted(set().union(*found))
+
     def find(self, method: str, path: str) -> Operation | None:
         """None where no operation has this path and method. HEAD goes with every GET."""
         scope = {"type": "http", "method": method, "path": path, "root_path": ""}

@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> KeyFile:
 
 
 def bearer(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"}
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def asked(world: World, key: str) -> int:
