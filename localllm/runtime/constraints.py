@@ -6,6 +6,7 @@ Nothing is loaded before the first guide is asked for. Guides are made in a thre
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import threading
@@ -34,10 +35,13 @@ def parser_limits() -> LLParserLimits:
 
 
 class Constraints:
-    """Makes guides for the model at `path`, whose logits have `vocab_size` entries. Safe to make without reading."""
+    """Makes guides for the model at `path`, whose logits have `vocab_size` entries; nothing is read before that."""
 
-    def __init__(self, path: Path, vocab_size: int) -> None:
+    def __init__(
+        self, path: Path, vocab_size: int, *, read: Callable[[Path, int], TokenBytes] = TokenBytes.read
+    ) -> None:
         self._path = path
+        self._read = read
         self._vocab_size = vocab_size
         self._tokens: TokenBytes | None = None
         self._maker = ThreadPoolExecutor(1, thread_name_prefix="guides")
@@ -51,7 +55,7 @@ class Constraints:
 
     def _make(self, submit: Submit) -> Guide:
         try:
-            tokens = self._tokens = self._tokens or TokenBytes.read(self._path, self._vocab_size)
+            tokens = self._tokens = self._tokens or self._read(self._path, self._vocab_size)
             grammar = None if submit.constraint is None else self._follow(tokens, submit.constraint)
             return SequenceGuide(tokens, grammar, submit.thinking)
         except LocalLLMError:
@@ -62,7 +66,7 @@ class Constraints:
     def _follow(self, tokens: TokenBytes, constraint: Constraint) -> GrammarGuide:
         from llguidance import LLMatcher  # deferred: only constrained models pay for it
 
-        matcher = LLMatcher(tokens.for_llguidance, constraint.grammar, log_level=0, limits=parser_limits())
+        matcher = LLMatcher(tokens.for_llguidance, _unforced(constraint.grammar), log_level=0, limits=parser_limits())
         _check(matcher)
         guide = GrammarGuide(tokens, matcher, constraint, self._masks.add)
         mask = guide.mask()  # the first is the dearest: no step should wait for it
@@ -185,6 +189,7 @@ class GrammarGuide:
         self._trigger = Trigger(constraint.after.encode()) if constraint.after else None
         self._is_lazy = constraint.lazy
         self._is_at_start = False
+        self._before: dict[int, bytes] = {}  # masks while the trigger is waited for, by how much of it was said
         self._mask: LateMask | None = None
 
     @property
@@ -250,14 +255,27 @@ class GrammarGuide:
         """All but tokens that would carry on behind the trigger with what the grammar does not allow, and the end
         where the grammar must have its turn."""
         assert self._trigger is not None
-        endings = self._tokens.ending_inside(self._trigger)
-        bad = [token for token, rest in endings if rest.strip() and not self._accepts(rest)]
-        forbidden = bad if self._is_lazy else [*bad, *self._tokens.eog_ids]
-        return mask_of(forbidden, self._tokens.vocab_size, inverted=True)
+        place = self._trigger.num_matched
+        known = self._before.get(place)
+        if known is None:
+            endings = self._tokens.ending_inside(self._trigger)
+            bad = [token for token, rest in endings if rest.strip() and not self._accepts(rest)]
+            forbidden = [*bad, *self._tokens.unknown_ids, *(() if self._is_lazy else self._tokens.eog_ids)]
+            known = self._before[place] = mask_of(forbidden, self._tokens.vocab_size, inverted=True)
+        return known
 
     def _accepts(self, rest: bytes) -> bool:
         ids = self._tokens.ids_of(rest)
         return self._matcher.validate_tokens(ids) == len(ids)
+
+
+def _unforced(grammar: str) -> str:
+    """Where only one text may follow, llguidance would allow one way of cutting it into tokens; the model knows better
+    which is its own."""
+    top, *others = json.loads(grammar)["grammars"]
+    name = top.get("name") or "answer"
+    around = {"lark_grammar": f'%llguidance {{"no_forcing": true}}\nstart: @{name}\n'}
+    return json.dumps({"grammars": [around, {**top, "name": name}, *others]})
 
 
 def _check(matcher: LLMatcher) -> None:

@@ -51,6 +51,7 @@ class TokenBytes:
         self, raws: Sequence[bytes], vocab_size: int, *, control_ids: Iterable[int] = (), eog_ids: Iterable[int] = ()
     ) -> None:
         self.vocab_size = vocab_size
+        self.unknown_ids = range(len(raws), vocab_size)
         self.raws = [*raws[:vocab_size], *[b""] * (vocab_size - len(raws))]
         self.control_ids = frozenset(control_ids)
         self.eog_ids = sorted(token for token in eog_ids if token < vocab_size)
