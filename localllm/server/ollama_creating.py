@@ -102,8 +102,9 @@ class OllamaCreating:
 
     async def has_blob(self, request: Request) -> Response:
         digest = _digest(request)
-        is_here = await asyncio.to_thread(lambda: self._open_shelf().has_upload(digest))
-        return Response(status_code=200 if is_here else 404)
+        if not await asyncio.to_thread(lambda: self._open_shelf().has_upload(digest)):
+            raise HttpError(404, f'blob "{digest}" not found')
+        return Response()
 
     async def receive_blob(self, request: Request) -> Response:
         digest = _digest(request)

@@ -163,7 +163,7 @@ def _format(entry: Entry) -> str:
 
 def _running(resident: Resident, residency: Residency) -> dict[str, Any]:
     row, entry = row_of(resident, residency), resident.entry
-    size = row.get("memory_bytes") or row["size_bytes"]
+    size = _memory_in_use(row)
     on_gpu = not str(row.get("device", "cpu")).startswith("cpu")
     expires_at = row["expires_at"] or time.time() + FOREVER_S
     return {
@@ -176,6 +176,13 @@ def _running(resident: Resident, residency: Residency) -> dict[str, Any]:
         "size_vram": size if on_gpu else 0,
         "context_length": row["context_length"],
     }
+
+
+def _memory_in_use(row: Mapping[str, Any]) -> int:
+    """Weights, and the pages that were ever filled: the others cost nothing yet."""
+    weights = int(row["size_bytes"])
+    pages, total = row["pages_used"] + row["pages_cached"], row["pages_total"]
+    return weights + (max(0, row.get("memory_bytes", 0) - weights) * pages // total if total else 0)
 
 
 def _shown(entry: Entry, asked: shapes.OllamaShowRequest) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from localllm.server import unknowns
 from localllm.server.asks import chat_asks, completion_asks
 from localllm.server.fields import MAX_MESSAGES, MAX_NEW_TOKENS, ChatRequest, CompletionRequest
 from localllm.server.ollama_errors import NO_MODEL, cannot
+from localllm.server.ollama_formats import response_format
 from localllm.server.ollama_options import DEFAULTS, sampling_fields
 from localllm.server.ollama_shapes import OllamaAsked, OllamaChatRequest, OllamaGenerateRequest, OllamaMessage
 from localllm.server.passing import named_as
@@ -123,25 +124,13 @@ def _given(asked: OllamaAsked, **more: Any) -> dict[str, Any]:
         "model": asked.model,
         "stream": asked.stream is not False,
         "keep_alive": asked.keep_alive,
-        "response_format": _response_format(asked.format),
+        "response_format": response_format(asked.format),
         "logprobs": asked.logprobs,
         "top_logprobs": asked.top_logprobs if asked.logprobs else None,
         **(sampling_fields(asked.options) if asked.options else {}),
         **more,
     }
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _response_format(wanted: str | dict[str, Any] | None) -> dict[str, Any] | None:
-    if not wanted and not isinstance(wanted, dict):
-        return None
-    if wanted == "json":
-        return {"type": "json_object"}
-    if isinstance(wanted, dict):
-        return {"type": "json_schema", "json_schema": {"name": "format", "schema": wanted}}
-    raise InvalidRequest(
-        f'invalid format: "{wanted[:40]}"; expected "json" or a valid JSON Schema object', param="format"
-    )
 
 
 def _thought(asked: OllamaAsked) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 
 from localllm.runtime.load import TextSide
 from localllm.server import ollama_shapes as shapes
+from localllm.server.ollama_formats import closed
 from localllm.store.entry import Entry
 from localllm.tokens.chat import ChatTemplate
 from tests.daemon.toy import ToyLibrary, ToyTokenizer, expected_text, toy_entry, toy_text
@@ -212,6 +213,28 @@ def test_a_format_is_kept(client: ollama.Client, wanted: Any) -> None:
     assert json.loads(answer.message.content or "")["a"] == 7
     generated = client.generate(MODEL, 'say:{"a": 7} and more', format=wanted)
     assert json.loads(generated.response or "")["a"] == 7
+
+
+def test_objects_are_closed_where_the_schema_does_not_open_them() -> None:
+    inner = {"type": "object", "properties": {"properties": {"type": "string"}}}
+    schema = {
+        "type": "object",
+        "properties": {"a": inner, "b": {"type": "array", "items": inner}, "c": {"anyOf": [inner, {"type": "null"}]}},
+        "$defs": {"d": inner, "open": inner | {"additionalProperties": True}, "all": inner | {"allOf": [inner]}},
+    }
+    shut = inner | {"additionalProperties": False}
+    assert closed(schema) == {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {"a": shut, "b": {"type": "array", "items": shut}, "c": {"anyOf": [shut, {"type": "null"}]}},
+        "$defs": {"d": shut, "open": inner | {"additionalProperties": True}, "all": inner | {"allOf": [inner]}},
+    }
+
+
+def test_an_answer_has_no_properties_that_nobody_asked_for(client: ollama.Client) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    answer = client.chat(MODEL, user('say:{"a": 7, "b": 8}'), format=schema)
+    assert json.loads(answer.message.content or "") == {"a": 7}
 
 
 def test_a_raw_prompt_has_formats_too(client: ollama.Client) -> None:

@@ -7,9 +7,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import ollama
 import pytest
 
+from localllm.server.ollama_shapes import OllamaShown
 from tests.server.ollama_world import Stocked, stocked
 from tests.store.conftest import _own_caches, hub  # noqa: F401  # fixtures
 from tests.store.worlds import FakeHub, sha256, tiny_folder, tiny_gguf
@@ -17,16 +19,34 @@ from tests.store.worlds import FakeHub, sha256, tiny_folder, tiny_gguf
 LARGE_KB = 3000
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return tiny_gguf(tmp_path_factory.mktemp("large") / "m.gguf", kilobytes=LARGE_KB).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gguf(tmp_path_factory.mktemp("small") / "own.gguf")
+
+
 @pytest.fixture
-def place(tmp_path: Path, hub: FakeHub) -> Iterator[Stocked]:  # noqa: F811
-    hub.repos["org/tiny-GGUF"] = {"tiny-F32.gguf": tiny_gguf(tmp_path / "m.gguf", kilobytes=LARGE_KB).read_bytes()}
+def place(tmp_path: Path, hub: FakeHub, large: bytes) -> Iterator[Stocked]:  # noqa: F811
+    hub.repos["org/tiny-GGUF"] = {"tiny-F32.gguf": large}
     with stocked(tmp_path / "home", hub_endpoint=hub.endpoint) as found:
         yield found
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, small: Path) -> Iterator[Stocked]:
+    """One for all refusals; it has a model, `base`."""
+    with stocked(tmp_path_factory.mktemp("shared")) as found:
+        found.client.create("base", files={"m.gguf": found.client.create_blob(small)})
+        yield found
+
+
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return tiny_gguf(tmp_path / "own.gguf")
+def model(small: Path) -> Path:
+    return small
 
 
 def files_below(folder: Path) -> list[str]:
@@ -80,15 +100,15 @@ def test_a_client_that_leaves_stops_the_pull_and_the_next_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "./x.gguf", "http://127.0.0.1:1/x.gguf", "../../x", "a b", "x.gguf"])
-def test_neither_paths_nor_addresses_are_pulled(place: Stocked, name: str) -> None:
-    world, _, _ = place
+def test_neither_paths_nor_addresses_are_pulled(shared: Stocked, name: str) -> None:
+    world, _, _ = shared
     for path, body in (("/api/pull", {"model": name}), ("/api/create", {"model": "mine", "from": name})):
         answer = world.client.post(path, json=body)
         assert answer.status_code == 400 and f'"{name}" is invalid' in answer.json()["error"]
 
 
-def test_nothing_is_pushed(place: Stocked) -> None:
-    _, _, client = place
+def test_nothing_is_pushed(shared: Stocked) -> None:
+    _, _, client = shared
     with pytest.raises(ollama.ResponseError, match="no registry"):
         client.push("mine")
 
@@ -165,12 +185,13 @@ def test_a_file_that_is_here_is_not_read_again(place: Stocked) -> None:
     ["sha256:x", "sha256:" + "A" * 64, "sha256:" + "a" * 63, "md5:" + "a" * 64, "sha256:..%2F..%2Fetc%2Fpasswd",
      "..%2F" * 20, "sha256:" + "a" * 64 + "%00", "sha256:" + "a" * 64 + "%0a", "%2e%2e"],
 )  # fmt: skip
-def test_digests_are_digests(place: Stocked, digest: str) -> None:
-    world, library, _ = place
+def test_digests_are_digests(shared: Stocked, digest: str) -> None:
+    world, library, _ = shared
+    before = files_below(library.settings.store_dir)
     for method in ("POST", "HEAD"):
         answer = world.client.request(method, f"/api/blobs/{digest}", content=b"x" if method == "POST" else None)
         assert answer.status_code in (400, 404, 405) and "traceback" not in answer.text.lower()
-    assert files_below(library.settings.store_dir) == []
+    assert files_below(library.settings.store_dir) == before
 
 
 def test_a_full_disk_is_said_before_the_file_comes(tmp_path: Path) -> None:
@@ -181,12 +202,12 @@ def test_a_full_disk_is_said_before_the_file_comes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x.gguf", "a/b.gguf", "/x.gguf", "..", "", "x\n.gguf", "x" * 300, ".hidden"])
-def test_names_of_sent_files_stay_in_their_folder(place: Stocked, name: str, model: Path) -> None:
-    world, library, client = place
+def test_names_of_sent_files_stay_in_their_folder(shared: Stocked, name: str, model: Path) -> None:
+    world, library, client = shared
     digest = client.create_blob(model)
     answer = world.client.post("/api/create", json={"model": "mine", "files": {name: digest}, "stream": False})
     assert answer.status_code == 400 and "no plain file name" in answer.json()["error"]
-    assert library.entries() == []
+    assert [entry.name for entry in library.entries()] == ["base:latest"]
 
 
 @pytest.mark.parametrize(
@@ -207,8 +228,8 @@ def test_what_is_no_model_is_refused_and_leaves_nothing(place: Stocked, content:
     assert files_below(library.settings.store_dir / "files") == []
 
 
-def test_a_digest_that_was_never_sent_is_named(place: Stocked) -> None:
-    world, _, _ = place
+def test_a_digest_that_was_never_sent_is_named(shared: Stocked) -> None:
+    world, _, _ = shared
     digest = f"sha256:{'0' * 64}"
     answer = world.client.post("/api/create", json={"model": "mine", "files": {"m.gguf": digest}, "stream": False})
     assert answer.status_code == 400 and f'blob "{digest}" not found' in answer.json()["error"]
@@ -270,8 +291,8 @@ def test_what_a_model_sets_holds_until_a_request_says_otherwise(base: Stocked) -
         ({"template": 5}, "template"),
     ],
 )
-def test_what_create_cannot_do_is_refused_by_name(base: Stocked, fields: dict[str, object], named: str) -> None:
-    world, library, _ = base
+def test_what_create_cannot_do_is_refused_by_name(shared: Stocked, fields: dict[str, object], named: str) -> None:
+    world, library, _ = shared
     answer = world.client.post("/api/create", json={"model": "mine", "from": "base", "stream": False} | fields)
     assert answer.status_code == 400 and named in answer.json()["error"], answer.text
     assert [entry.name for entry in library.entries()] == ["base:latest"]
@@ -295,12 +316,20 @@ def test_a_list_is_newest_first_with_what_clients_show(base: Stocked) -> None:
     assert models[0].size and models[0].details and models[0].details.family == "llama" and models[0].modified_at
 
 
-def test_metadata_is_shown_flat_and_long_lists_only_where_wanted(base: Stocked) -> None:
-    world, _, _ = base
+def test_metadata_is_shown_flat_and_long_lists_only_where_wanted(shared: Stocked) -> None:
+    world, _, _ = shared
     shown = world.client.post("/api/show", json={"model": "base"}).json()
     assert shown["model_info"]["llama.context_length"] == 128 and "tensors" not in shown
     verbose = world.client.post("/api/show", json={"name": "base", "verbose": True}).json()
     assert verbose["tensors"][0]["name"] == "token_embd.weight" and verbose["tensors"][0]["type"] == "F32"
+
+
+def test_what_is_shown_is_what_is_described(base: Stocked) -> None:
+    world, _, client = base
+    client.create("mine", from_="base", system="x", license="y", messages=[{"role": "user", "content": "z"}])
+    for fields in ({}, {"verbose": True}):
+        body = world.client.post("/api/show", json={"model": "mine"} | fields).json()
+        assert msgspec.to_builtins(msgspec.convert(body, OllamaShown)) == body
 
 
 def test_a_loaded_model_is_unloaded_before_it_is_deleted(base: Stocked) -> None:
@@ -340,7 +369,7 @@ def test_what_is_not_ours_is_not_deleted(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_model_that_is_not_here_is_not_found(
-    place: Stocked, method: str, path: str, body: dict[str, object], error: str
+    shared: Stocked, method: str, path: str, body: dict[str, object], error: str
 ) -> None:
-    answer = place[0].client.request(method, path, json=body)
+    answer = shared.world.client.request(method, path, json=body)
     assert (answer.status_code, answer.json()) == (404, {"error": error})
