@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from localllm import wire
 from localllm.daemon.grammars import Draft, Grammars
 
@@ -16,12 +18,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Format:
     """An answer is what `body` describes, or calls that `calls` describes where there is one. `param` is the field of
-    the request that asked for it, to name in errors."""
+    the request that asked for it, to name in errors. `is_lazy`: all this holds only behind the lead's `after`, which
+    need not come."""
 
     body: Draft | None
     param: str
     lead: "Lead | None" = None
     calls: Draft | None = None
+    is_lazy: bool = False
 
 
 async def settled(asks: "Sequence[Ask]", grammars: Grammars) -> "list[Ask]":
@@ -35,7 +39,8 @@ async def settled(asks: "Sequence[Ask]", grammars: Grammars) -> "list[Ask]":
 async def _constraint(wanted: Format, grammars: Grammars) -> wire.Constraint:
     body = await grammars.checked(wanted.body, param=wanted.param) if wanted.body else ""
     calls = await grammars.checked(wanted.calls, param="tools") if wanted.calls else ""
-    return constraint_of(body, calls, wanted.lead)
+    constraint = constraint_of(body, calls, wanted.lead)
+    return msgspec.structs.replace(constraint, lazy=True) if wanted.is_lazy else constraint
 
 
 def constraint_of(body: str, calls: str, lead: "Lead | None") -> wire.Constraint:

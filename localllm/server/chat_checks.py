@@ -115,6 +115,8 @@ def _checked_tools(tools: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, 
 def _check_parameters(function: Mapping[str, Any]) -> None:
     if not isinstance(function.get("parameters", {}), Mapping | None):
         raise InvalidRequest(f"the parameters of {function['name']!r} must be a JSON schema", param="tools")
+    if not isinstance(function.get("strict"), bool | None):
+        raise InvalidRequest(f"strict of {function['name']!r} must be true or false", param="tools")
     if not isinstance(function.get("description", ""), str | None):
         raise InvalidRequest(f"the description of {function['name']!r} must be a string", param="tools")
 

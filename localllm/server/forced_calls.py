@@ -3,12 +3,36 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from localllm.daemon.formats import Format
 from localllm.daemon.grammars import Draft, embedded_schema, lark_grammar
 from localllm.errors import InvalidRequest
 from localllm.server.chat_checks import ToolUse
 
 if TYPE_CHECKING:
     from localllm.tokens.markup import MarkupSpec
+    from localllm.tokens.markup.forcing import Lead
+
+
+def strict_calls(
+    use: ToolUse, markup: "MarkupSpec", say: Callable[[str], str], controls: Collection[str], lead: "Lead"
+) -> Format | None:
+    """Calls need not come, but the arguments of `strict` functions fit where they do. None without such functions."""
+    from localllm.tokens.markup.forcing import NO_CALL, Lead, call_form, call_grammar, trigger_of  # deferred
+
+    if not any(tool["function"].get("strict") for tool in use.tools):
+        return None
+    form = call_form(markup, controls)
+    trigger = trigger_of(markup, form)
+    functions = [(tool["function"]["name"], _loose_schema(tool["function"])) for tool in use.tools]
+    grammar = call_grammar(form, functions, say, is_parallel=use.is_parallel, begun=trigger)
+    calls = lark_grammar(grammar, param="tools")
+    if trigger:
+        return Format(None, "tools", Lead(after=trigger), calls, is_lazy=True)
+    return Format(lark_grammar(NO_CALL), "tools", lead, calls)
+
+
+def _loose_schema(function: Mapping[str, Any]) -> str:
+    return _schema(function) if function.get("strict") else embedded_schema({"type": "object"}, param="tools")
 
 
 def calls_draft(use: ToolUse, markup: "MarkupSpec", say: Callable[[str], str], controls: Collection[str]) -> Draft:

@@ -150,6 +150,17 @@ def test_a_named_function_is_called_and_no_other(world: World) -> None:
     assert calls_of(ask(world, f"say:{CALL}", tools=[LOOK, STOP], tool_choice=allowed))[0] == ("stop", {})
 
 
+def test_arguments_of_a_strict_function_fit_wherever_it_is_called(world: World) -> None:
+    strict = {"type": "function", "function": {**LOOK["function"], "strict": True}}  # type: ignore[dict-item]
+    bad = 'say:Hm.\\n<tool_call>\\n{"name": "look", "arguments": {"wrong": 1}}\\n</tool_call>'
+    choice = ask(world, bad, tools=[strict])
+    ((name, arguments),) = calls_of(choice)
+    assert name == "look" and choice["message"]["content"] == "Hm."
+    jsonschema.validate(arguments, LOOK["function"]["parameters"])  # type: ignore[index]
+    assert calls_of(ask(world, bad, tools=[LOOK])) == [("look", {"wrong": 1})]
+    assert ask(world, "say:Just words", tools=[strict])["message"]["content"] == "Just words"
+
+
 def test_a_model_without_tools_of_its_own_is_told_of_them_and_of_what_was_called(world: World) -> None:
     calls = [{"id": "a", "type": "function", "function": {"name": "look", "arguments": '{"word":"x"}'}}]
     messages = [

@@ -14,7 +14,7 @@ from localllm.daemon.formats import constraint_of
 from localllm.daemon.grammars import lark_text
 from localllm.tokens.markup import MarkupSpec, Piece
 from localllm.tokens.markup.families import GRAMMARS
-from localllm.tokens.markup.forcing import call_form, call_grammar, lead_of
+from localllm.tokens.markup.forcing import NO_CALL, call_form, call_grammar, lead_of, trigger_of
 from tests.tokens.markup_cases import COMMAND, GEMMA, GRANITE, HARMONY, QWEN, THINK, of, parsed
 
 llguidance = pytest.importorskip("llguidance")
@@ -124,6 +124,24 @@ def accepts(words: Vocabulary, grammar: str, text: str) -> bool:
         ids += list(text[place].encode()) if tag is None else [words.controls[tag]]
         place += 1 if tag is None else len(tag)
     return bool(matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting())
+
+
+@pytest.mark.parametrize("family", SPECS)
+def test_a_call_that_has_begun_goes_on_behind_its_tag(family: str) -> None:
+    spec = SPECS[family].for_tools(TOOLS)
+    words = vocabulary(spec, has_controls=False)
+    form = call_form(spec, words.controls)
+    trigger = trigger_of(spec, form)
+    assert bool(trigger) == (spec.tools not in ("llama3", "pythonic"))
+    lark = call_grammar(form, [("find", json.dumps(SCHEMA))], words.say, is_parallel=False, begun=trigger)
+    text = walk(words, lark, 1)
+    plain = replace(spec, starts_in_reasoning=False)
+    check_calls(parsed(plain, [trigger + text]), text)
+
+
+def test_where_calls_have_no_tags_words_do_not_begin_like_one() -> None:
+    words = vocabulary(MarkupSpec(), has_controls=False)
+    assert accepts(words, NO_CALL, "So be it {") and not accepts(words, NO_CALL, '{"name"')
 
 
 THOUGHTFUL: list[tuple[MarkupSpec, str, list[str], list[str]]] = [

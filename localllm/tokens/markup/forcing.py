@@ -8,7 +8,7 @@ another notation: every reader here takes both.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from localllm.tokens.markup.families import ToolFormat
+from localllm.tokens.markup.families import GRAMMARS, ToolFormat
 from localllm.tokens.markup.spec import MarkupSpec
 
 Say = Callable[[str], str]
@@ -80,16 +80,40 @@ def call_form(spec: MarkupSpec, controls: Collection[str]) -> CallForm:
     return _FORMS[spec.tools] if spec.tools else _HERMES
 
 
-def call_grammar(form: CallForm, functions: Sequence[tuple[str, str]], say: Say, *, is_parallel: bool) -> str:
-    """At least one call of one of the functions, each a name and the JSON schema of its arguments in one line."""
+def call_grammar(
+    form: CallForm, functions: Sequence[tuple[str, str]], say: Say, *, is_parallel: bool, begun: str = ""
+) -> str:
+    """At least one call of one of the functions, each a name and the JSON schema of its arguments in one line. `begun`
+    is what stands there already, see `trigger_of`."""
     several = is_parallel and form.between is not None
     more = f" ({_said(form.between or '', say)} call)*" if several else ""
-    names = [f"call_{number}" for number in range(len(functions))]
-    rules = [f"start: {_said(form.opener, say)} call{more} {_said(form.closer, say)}", f"call: {' | '.join(names)}"]
-    for rule, (name, schema) in zip(names, functions, strict=True):
-        before, behind = say(f"{form.before_name}{name}{form.before_arguments}"), _said(form.behind, say)
-        rules += [f"{rule}: {before} {rule}_arguments {behind}", f"{rule}_arguments: %json {schema}"]
+    numbers = range(len(functions))
+    first = (form.opener + form.before_name).rpartition(begun)[2] if begun else form.opener + form.before_name
+    rules = [
+        f"start: first{more} {_said(form.closer, say)}",
+        f"first: {' | '.join(f'first_{number}' for number in numbers)}",
+    ]
+    rules += [f"call: {' | '.join(f'call_{number}' for number in numbers)}"] if several else []
+    for number, (name, schema) in zip(numbers, functions, strict=True):
+        for rule, before in (("first", first), ("call", form.before_name))[: 2 if several else 1]:
+            opened = say(f"{before}{name}{form.before_arguments}")
+            rules.append(f"{rule}_{number}: {opened} arguments_{number} {_said(form.behind, say)}")
+        rules.append(f"arguments_{number}: %json {schema}")
     return "\n".join(rules) + "\n"
+
+
+def trigger_of(spec: MarkupSpec, form: CallForm) -> str:
+    """The tag behind which a call goes on, whatever stands before; empty for a family whose calls have no tag and are
+    only to be found at an answer's beginning."""
+    if spec.is_harmony:
+        return form.before_name
+    start = form.opener + form.before_name
+    marks = GRAMMARS[spec.tools].marks if spec.tools else ()
+    return next((mark.opener for mark in marks if mark.opener and mark.opener in start), "")
+
+
+NO_CALL = r"start: /[^{\[\s](?s:.*)/"
+"""What is no call, for families whose calls have no tags."""
 
 
 def _said(text: str, say: Say) -> str:
