@@ -19,7 +19,8 @@ EventName = Literal[
 KEPT = 256
 """Requests that are over and can still be looked at."""
 MAX_EVENTS = 512
-"""Of one request: a very long prompt has its first chunks here, and its end."""
+REPEATED: frozenset[EventName] = frozenset(("admitted", "progress", "preempted"))
+"""Events that one request may have many of: of a very long prompt only the first are kept."""
 CLIENT_GONE = "client_gone"
 SEPARATOR = "/"
 
@@ -57,7 +58,7 @@ class Record:
             return
         event = Event(name, time.monotonic() if at is None else at, data)
         self.is_over = name in ("finished", "failed")
-        if len(self.events) < MAX_EVENTS or self.is_over:
+        if name not in REPEATED or len(self.events) < MAX_EVENTS:
             self.events.append(event)
         if self._journal is not None:
             self._journal.tell(self, event)

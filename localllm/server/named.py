@@ -19,6 +19,7 @@ HEADER = "x-request-id"
 STATE = "localllm.request_id"
 _GOOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 NO_ROUTE = "other"
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 
 class Answered:
@@ -56,7 +57,8 @@ class Named:
 
     def _count(self, scope: Scope, status: int, code: str | None) -> None:
         path = self._path_of(scope)
-        self._answered.by_route[path, scope["method"] if path != NO_ROUTE else "", status] += 1
+        method = scope["method"] if path != NO_ROUTE and scope["method"] in METHODS else ""
+        self._answered.by_route[path, method, status] += 1
         if code is not None:
             self._answered.refusals[code] += 1
 

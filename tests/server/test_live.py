@@ -73,6 +73,20 @@ def test_a_request_can_be_followed_from_its_arrival_to_its_end(world: World) -> 
     assert all(abs((event.time - event.at) - (events[0].time - events[0].at)) < 1e-3 for event in events)
 
 
+def test_a_request_that_loses_its_memory_says_so(tmp_path: Path) -> None:
+    with daemon(tmp_path, ToyLibrary(toy_entry("toy:1b", "toy:slow")), kv_pages=14) as world:
+        frames = Client(world.url).live()
+        next(frames)
+        body = {"model": "toy:1b", "max_tokens": 100, "ignore_eos": True, "prompt": ["a" * 60, "b" * 60]}
+        answer = world.client.post("/v1/completions", json=body)
+        events = until(frames, "finished")
+        frames.close()  # type: ignore[attr-defined]  # a generator
+        assert answer.status_code == 200
+        shown = world.client.get(f"/v1/requests/{answer.headers['x-request-id']}").json()
+    assert [event.data["sequence"] for event in events if event.name == "preempted"] == [1]
+    assert "gave its memory to others once" in shown["verdict"]
+
+
 def test_pages_have_owners_and_steps_have_rows_while_somebody_watches(world: World) -> None:
     body = {"model": "toy:slow", "prompt": "x" * 100, "max_tokens": 400, "ignore_eos": True, "stream": True}
     headers = {"x-request-id": "painted"}

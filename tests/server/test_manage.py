@@ -90,7 +90,7 @@ def test_the_live_feed_shows_pages_while_they_are_used(world: World) -> None:
                 snapshot = snapshots["toy:1b"]
                 assert len(base64.b64decode(snapshot["pages"])) == 512
                 counts.append(snapshot["num_prompt_tokens"] + snapshot["num_generated_tokens"])
-        assert world.on_loop(lambda: len(world.daemon.residency._watchers)) == 1
+        assert world.on_loop(lambda: len(world.daemon.live._watchers)) == 1
     world.ps()
 
 

@@ -136,6 +136,7 @@ def test_requests_are_counted_by_how_they_end(world: World) -> None:
 def test_refusals_are_counted_by_code_and_unknown_paths_together(world: World) -> None:
     world.complete("a", model="nope")
     world.complete("a", max_tokens=-1)
+    world.client.request("BREW", "/health")
     for path in ("/nothing", "/else", "/v1/requests/x/y/z"):
         world.client.get(path)
     world.client.get("/health", headers={"host": "evil.example"})
@@ -144,6 +145,7 @@ def test_refusals_are_counted_by_code_and_unknown_paths_together(world: World) -
     assert found.of("refusals_total", code="invalid_value") == 1
     assert found.of("refusals_total", code="forbidden") == 1
     assert found.of("http_requests_total", route="other", status="404") == 3
+    assert found.of("http_requests_total", route="/health", method="", status="405") == 1
     assert "nothing" not in found.text and "evil" not in found.text and "nope" not in found.text
 
 
