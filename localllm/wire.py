@@ -20,11 +20,17 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How one token is chosen. Order: bias and penalties, temperature, top-k, top-p, min-p, draw.
+    """How one token is chosen. Order: bias and penalties, top-n-sigma, temperature, top-k, typical, top-p, min-p, XTC,
+    draw.
 
     `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p` 0 and the neutral penalties are off. `repeat_last_n` bounds
     the window of `repetition_penalty` in tokens (prompt included); -1 is the whole sequence. `presence_penalty` and
     `frequency_penalty` count generated tokens only, as OpenAI's do. `seed` None: drawn when the sequence is added.
+
+    `typical_p` 1, `top_n_sigma` 0 and less, `xtc_probability` 0 and `dry_multiplier` 0 are off. DRY lowers the logit of
+    a token that would make a repetition of more than `dry_allowed_length` tokens longer; `dry_breakers` are tokens that
+    no repetition goes over, `dry_penalty_last_n` bounds where it looks (-1: everywhere). With `allowed_token_ids`
+    nothing else is said, stop tokens included; the last token of one of `bad_sequences` never follows the others of it.
     """
 
     temperature: float = 1.0
@@ -38,6 +44,17 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logit_bias: dict[int, float] = {}
     min_tokens: int = 0
     seed: int | None = None
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_breakers: list[int] = []
+    allowed_token_ids: list[int] = []
+    bad_sequences: list[list[int]] = []
 
     def checked(self) -> SamplingParams:
         """Itself when every value is in bounds; InvalidRequest naming the field otherwise."""
@@ -51,6 +68,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             raise InvalidRequest("logit_bias values must be between -100 and 100", param="logit_bias")
         if self.seed is not None and not -MAX_SEED - 1 <= self.seed <= MAX_SEED:
             raise InvalidRequest("seed must fit in 64 bits", param="seed")
+        if not all(self.bad_sequences):
+            raise InvalidRequest("bad_words must not be empty", param="bad_words")
         return self
 
 
@@ -64,6 +83,14 @@ SAMPLING_BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("presence_penalty", -2.0, 2.0),
     ("frequency_penalty", -2.0, 2.0),
     ("min_tokens", 0, 2**31 - 1),
+    ("typical_p", 0.0, 1.0),
+    ("top_n_sigma", -1.0, 1000.0),
+    ("xtc_probability", 0.0, 1.0),
+    ("xtc_threshold", 0.0, 1.0),
+    ("dry_multiplier", 0.0, 100.0),
+    ("dry_base", 1.0, 100.0),
+    ("dry_allowed_length", 1, 2**31 - 1),
+    ("dry_penalty_last_n", -1, 2**31 - 1),
 )
 
 

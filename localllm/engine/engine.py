@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from localllm.engine.guides import Guide, Guides, is_guided
+from localllm.engine.guides import Guide, Guides, is_guided, mask_of
 from localllm.engine.limits import Limits
 from localllm.engine.memory import Memory
 from localllm.engine.scheduler import NO_DRAFTS, Drafts, Scheduler, rank_at
@@ -120,6 +120,8 @@ class Engine:
         self._num_added += 1
         rank = rank_at(submit.priority, self._num_planned)
         sequence = Running(self._num_added, submit, limit=limit, seed=seed, rank=rank, whole=whole, atomic=atomic)
+        if submit.sampling.allowed_token_ids:
+            sequence.allowed = mask_of(submit.sampling.allowed_token_ids, self._backend.vocab_size)
         self._sequences[submit.request_id] = sequence
         sequence.added_s = self._clock()
         if self._guides is not None and sequence.generates and is_guided(submit):

@@ -7,7 +7,7 @@ nothing. Masks are bound late: the engine plans with one that is still being com
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -82,3 +82,25 @@ class LateMask:
 
 def is_guided(submit: Submit) -> bool:
     return submit.constraint is not None or submit.thinking is not None
+
+
+class BothMasks:
+    """What two masks of one length allow."""
+
+    def __init__(self, one: Mask, other: Mask) -> None:
+        self._one, self._other = one, other
+
+    def __len__(self) -> int:
+        return len(self._one)
+
+    def __bytes__(self) -> bytes:
+        one, other = bytes(self._one), bytes(self._other)
+        return (int.from_bytes(one, "little") & int.from_bytes(other, "little")).to_bytes(len(one), "little")
+
+
+def mask_of(ids: Iterable[int], vocab_size: int) -> bytes:
+    """The mask that allows these tokens."""
+    mask = bytearray(-(-vocab_size // 8))
+    for token_id in ids:
+        mask[token_id >> 3] |= 1 << (token_id & 7)
+    return bytes(mask)

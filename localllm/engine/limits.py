@@ -25,7 +25,12 @@ class Limits:
         max_tokens = submit.max_tokens
         if max_tokens is not None and max_tokens < 0:
             raise InvalidRequest(f"max_tokens must not be negative, not {max_tokens}", param="max_tokens")
-        self._check_ids(submit.sampling.logit_bias, "logit_bias")
+        sampling = submit.sampling
+        self._check_ids(sampling.logit_bias, "logit_bias")
+        self._check_ids(sampling.allowed_token_ids, "allowed_token_ids")
+        self._check_ids(sampling.dry_breakers, "dry_sequence_breakers")
+        for bad in sampling.bad_sequences:
+            self._check_ids(bad, "bad_words")
         _check_logprobs(submit.top_logprobs, "top_logprobs")
         _check_logprobs(submit.prompt_logprobs, "prompt_logprobs")
         is_prompt_only = max_tokens == 0 or submit.pooled is not None

@@ -1,4 +1,4 @@
-"""Which logits a sequence changes before its next token: bias, penalties and banned stop ids, as sparse edits."""
+"""Which logits a sequence changes before its next token: bias, penalties and bans, as sparse edits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from localllm.engine.repeats import Repeats
 from localllm.engine.step import LogitEdit
 from localllm.wire import SamplingParams
 
@@ -22,22 +23,38 @@ class Penalties:
         self._ids = ids
         self._repeats = params.repetition_penalty != 1.0 and params.repeat_last_n != 0
         self._counts_generated = params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
-        self.needs_history = self._repeats or self._counts_generated
+        self._again = Repeats(params, ids)
+        self._follows = self._again.needs_history
+        self.needs_history = self._repeats or self._counts_generated or self._follows
         self._generated: Counter[int] = Counter()
         self._repeated: Counter[int] = Counter(self._first_window())
         self._banned = {token: LogitEdit(token, add=-math.inf) for token in stop_ids}
+        self._never = frozenset(bad[0] for bad in params.bad_sequences if len(bad) == 1)
         self._edits: dict[int, LogitEdit] = {}
-        for token in (*params.logit_bias, *self._repeated):
+        for token in (*params.logit_bias, *self._repeated, *self._never):
             self._refresh(token)
         self._frozen: tuple[LogitEdit, ...] | None = None
 
     def edits(self, num_generated: int) -> tuple[LogitEdit, ...]:
         """The edits for generated token number `num_generated`; stop ids are banned while that is below min_tokens."""
+        if self._follows:
+            return tuple((self._with_repeats() | self._banned_at(num_generated)).values())
         if num_generated < self._params.min_tokens and self._banned:
             return tuple((self._edits | self._banned).values())
         if self._frozen is None:
             self._frozen = tuple(self._edits.values())
         return self._frozen
+
+    def _banned_at(self, num_generated: int) -> dict[int, LogitEdit]:
+        stops = self._banned if num_generated < self._params.min_tokens else {}
+        return stops | {token: LogitEdit(token, add=-math.inf) for token in self._again.banned()}
+
+    def _with_repeats(self) -> dict[int, LogitEdit]:
+        edits = dict(self._edits)
+        for token, less in self._again.penalties().items():
+            before = edits.get(token, LogitEdit(token))
+            edits[token] = LogitEdit(token, before.add - less, before.penalty)
+        return edits
 
     def edits_along(self, num_generated: int, drafted: Sequence[int]) -> tuple[tuple[LogitEdit, ...], ...]:
         """The edits after each drafted token in turn, should those before it stand and be number `num_generated` and
@@ -92,7 +109,7 @@ class Penalties:
             self._refresh(left)
 
     def _refresh(self, token: int) -> None:
-        add = self._params.logit_bias.get(token, 0.0)
+        add = -math.inf if token in self._never else self._params.logit_bias.get(token, 0.0)
         count = self._generated[token]
         if count:
             add -= self._params.presence_penalty + self._params.frequency_penalty * count

@@ -1,4 +1,4 @@
-"""From logits to a token, on the host: edits, mask, temperature, top-k, top-p, min-p, one draw. Pure numpy.
+"""From logits to a token, on the host: edits, mask, temperature, truncation, one draw. Pure numpy.
 
 The draw is inverse-CDF over the remaining tokens in order of id, in float64, with a random number that is a function of
 (seed, counter) alone: what else is in the batch changes nothing. Log-probabilities are those of the model: of the raw
@@ -23,6 +23,8 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _BLOCK = 256
 _SMALL_BLOCK = 64
 _NONE = -1
+_XTC = 0x5DEECE66D
+"""Turns a seed into that of the random numbers which decide about XTC."""
 _SPARSE = 8
 
 
@@ -54,7 +56,7 @@ def sample_logits(
     if want.params.temperature == 0.0:
         token = _best(changed, mask)
     else:
-        token = _draw(*_masked(changed, mask), want.params, uniform(want.seed, want.counter + position_index))
+        token = _draw(*_masked(changed, mask), want, want.counter + position_index)
     return token, None if top_logprobs is None else token_logprobs(logits, token, top_logprobs)
 
 
@@ -108,9 +110,12 @@ def _masked(logits: Logits, mask: NDArray[np.uint8] | None) -> tuple[NDArray[np.
     return ids, logits[ids]
 
 
-def _draw(ids: NDArray[np.int64] | None, logits: Logits, params: SamplingParams, random: float) -> int:
+def _draw(ids: NDArray[np.int64] | None, logits: Logits, want: SampleWant, counter: int) -> int:
+    params = want.params
     ids, weights = _candidates(ids, logits, params)
-    index = _inverse_cdf(weights, random)
+    if params.xtc_probability > 0.0 and uniform(want.seed ^ _XTC, counter) < params.xtc_probability:
+        ids, weights = _keep(ids, weights, without_top_choices(weights, params.xtc_threshold))
+    index = _inverse_cdf(weights, uniform(want.seed, counter))
     return int(index if ids is None else ids[index])
 
 
@@ -137,12 +142,16 @@ def _candidates(
     ids: NDArray[np.int64] | None, logits: Logits, params: SamplingParams
 ) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
     """Ids that survive truncation, ascending (None: all), and their unnormalized probabilities."""
+    if params.top_n_sigma > 0.0:
+        ids, logits = _keep(ids, logits, near_the_best(logits, params.top_n_sigma))
     if 0 < params.top_k < logits.size:
         ids, logits = _keep(ids, logits, np.sort(top_ids(logits, params.top_k)))
     best = logits.max(initial=-np.inf)
     if best == -np.inf:
         raise NothingAllowed("the constraints of this request allow no token here")
     weights = np.exp((logits - best) * np.float32(1.0 / params.temperature))
+    if params.typical_p < 1.0:
+        ids, weights = _keep(ids, weights, typical(weights, params.typical_p))
     if params.top_p < 1.0:
         ids, weights = _keep(ids, weights, _nucleus(weights, params.top_p))
     if params.min_p > 0.0:
@@ -154,6 +163,38 @@ def _keep(
     ids: NDArray[np.int64] | None, weights: NDArray[np.float32], kept: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     return kept if ids is None else ids[kept], weights[kept]
+
+
+def near_the_best(logits: Logits, num_sigma: float) -> NDArray[np.int64]:
+    """Ascending indices of the logits within so many standard deviations of the largest (Tang et al. 2024,
+    "Top-nsigma: not all logits are you need"); what is forbidden does not count."""
+    usable = logits[logits > -np.inf]
+    if not usable.size:
+        return np.arange(logits.size)
+    return np.flatnonzero(logits >= usable.max() - np.float32(num_sigma) * usable.std())
+
+
+def typical(weights: NDArray[np.float32], mass: float) -> NDArray[np.int64]:
+    """Ascending indices of the tokens whose surprise is nearest to the entropy, as many as hold `mass` (Meister et al.
+    2022, "Locally typical sampling"); equals by lower index first."""
+    known = np.flatnonzero(weights > 0)
+    shares = weights[known].astype(np.float64)
+    shares /= shares.sum()
+    surprise = -np.log(shares)
+    order = np.argsort(np.abs(surprise - float((shares * surprise).sum())), kind="stable")
+    count = int(np.searchsorted(np.cumsum(shares[order]), mass, side="left")) + 1
+    return np.sort(known[order[:count]])
+
+
+def without_top_choices(weights: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
+    """Ascending indices without the tokens that have at least `threshold` of the mass, but for the lightest of them:
+    XTC, "exclude top choices" (p-e-w 2024, text-generation-webui)."""
+    total = float(weights.sum(dtype=np.float64))
+    top = np.flatnonzero(weights >= threshold * total)
+    if top.size < 2:
+        return np.arange(weights.size)
+    lightest = top[weights[top].argmin()]
+    return np.setdiff1d(np.arange(weights.size), top[top != lightest], assume_unique=True)
 
 
 def _nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from localllm.engine.guides import Guide
+from localllm.engine.guides import BothMasks, Guide
 from localllm.engine.pages import ChainHash
 from localllm.engine.penalties import Penalties
 from localllm.engine.step import (
@@ -16,6 +16,7 @@ from localllm.engine.step import (
     NOTHING,
     SAMPLED_LAST,
     CommitDraft,
+    Mask,
     PageId,
     Row,
     RowResult,
@@ -104,6 +105,8 @@ class Sequence:
         self.prompt_logprobs = submit.prompt_logprobs
         self.penalties = Penalties(submit.sampling, submit.stop_ids, self.ids)
         self.guide: Guide | None = None
+        self.allowed: Mask | None = None
+        """The tokens that it may say at all; None: every one."""
         self.generates = whole is None and limit > self.num_prompt
         self.chain: list[ChainHash] = []  # of its full pages, kept over preemptions
         self.holding: Holding | None = None
@@ -189,14 +192,16 @@ class Sequence:
         if self.guide is not None:
             return self._guided(self.guide, generated)
         edits = self.penalties.edits(generated)
-        if not self.drafted:
-            return SampleWant(self.params, self.seed, generated, 1, edits)
-        along = self.penalties.edits_along(generated, self.drafted)
-        return SampleWant(self.params, self.seed, generated, 1 + len(self.drafted), edits, (), along)
+        num_positions = 1 + len(self.drafted)
+        masks = () if self.allowed is None else (self.allowed,) * num_positions
+        along = self.penalties.edits_along(generated, self.drafted) if self.drafted else ()
+        return SampleWant(self.params, self.seed, generated, num_positions, edits, masks, along)
 
     def _guided(self, guide: Guide, generated: int) -> SampleWant:
         mask = guide.mask()
         edits = () if guide.is_forced else self.penalties.edits(generated)
+        if self.allowed is not None and not guide.is_forced:
+            mask = self.allowed if mask is None else BothMasks(mask, self.allowed)
         return SampleWant(self.params, self.seed, generated, 1, edits, () if mask is None else (mask,))
 
     def _part_of_whole(self, start: int, end: int) -> Want:

@@ -20,7 +20,7 @@ from localllm.errors import InvalidRequest
 from localllm.runtime.presets import LoadWish, sampling_in_force
 from localllm.server.chat_checks import ToolUse, tool_use
 from localllm.server.fields import MAX_PROMPTS, ChatRequest, Common, CompletionRequest, stop_strings
-from localllm.server.forced_calls import calls_draft
+from localllm.server.forced_calls import calls_draft, strict_calls
 from localllm.server.notes import Notes
 from localllm.server.prompts import chat_prompt, knows_tools
 from localllm.server.reasoning import budget_of, thinking_of
@@ -33,11 +33,17 @@ if TYPE_CHECKING:
     from localllm.tokens.markup import MarkupSpec
     from localllm.tokens.tokenizer import Tokenizer
 
+DRY_BREAKERS = ("\n", ":", '"', "*")
 
-def sampling_of(request: Common, params: Mapping[str, Any], file_defaults: Mapping[str, Any]) -> wire.SamplingParams:
-    """The parameters in force. InvalidRequest names the field that is out of bounds."""
+
+def sampling_of(
+    request: Common, params: Mapping[str, Any], file_defaults: Mapping[str, Any], **sequences: list[Any]
+) -> wire.SamplingParams:
+    """The parameters in force, those that are made of tokens beside. InvalidRequest names the field that is out of
+    bounds."""
     given = {name: getattr(request, name, None) for name in wire.SamplingParams.__struct_fields__}
     given["logit_bias"] = _bias(request.logit_bias or {})
+    given |= sequences
     if request.repetition_penalty is None:
         given["repetition_penalty"] = request.repeat_penalty  # as llama.cpp calls it
     return sampling_in_force(given, params, file_defaults)
@@ -48,11 +54,33 @@ def wish_of(request: Common) -> LoadWish:
     return LoadWish(request.backend, request.device, request.kv_type, request.threads, request.quantize)
 
 
-def _bias(bias: Mapping[str, float]) -> dict[int, float]:
+def _bias(bias: Mapping[str, float | bool]) -> dict[int, float]:
+    """Without the tokens that are never to be said, whose bias is false."""
     try:
-        return {int(token_id): value for token_id, value in bias.items()}
+        ids = {int(token_id): value for token_id, value in bias.items() if value is not False}
     except ValueError:
         raise InvalidRequest("logit_bias must map token ids to numbers", param="logit_bias") from None
+    if True in (value for value in ids.values() if isinstance(value, bool)):
+        raise InvalidRequest("logit_bias must be a number, or false for never", param="logit_bias")
+    return {token_id: float(value) for token_id, value in ids.items()}
+
+
+def _bad_sequences(request: Common, tokenizer: "Tokenizer") -> list[list[int]]:
+    """Every way in which a banned word may begin: at a text's start, and behind a space."""
+    spelled = [text for word in request.bad_words or () for text in dict.fromkeys((word, " " + word.lstrip(" ")))]
+    encoded = [tokenizer.encode(text, add_special=False, parse_special=False) for text in spelled]
+    never = [[int(token_id)] for token_id, value in (request.logit_bias or {}).items() if value is False]
+    return [*filter(None, encoded), *never]
+
+
+def _breakers(request: Common, tokenizer: "Tokenizer") -> list[int]:
+    """The tokens with which a sequence breaker ends: alone, twice, in a word, behind a space."""
+    if not request.dry_multiplier:
+        return []
+    texts = DRY_BREAKERS if request.dry_sequence_breakers is None else request.dry_sequence_breakers
+    spelled = [form for text in texts for form in (text, text + text, "a" + text, " " + text)]
+    encoded = [tokenizer.encode(form, add_special=False, parse_special=False) for form in spelled]
+    return sorted({ids[-1] for ids in encoded if ids})
 
 
 def max_new_tokens(request: Common, params: Mapping[str, Any], settings: Settings) -> int | None:
@@ -71,8 +99,11 @@ def _ask(request: Common, entry: Entry, text: "TextSide", settings: Settings, vo
     stop_ids = set(request.stop_token_ids or ())
     if not request.ignore_eos:
         stop_ids |= set(text.tokenizer.eog_ids)
-    sampling = sampling_of(request, entry.params, text.default_sampling)
-    _check_ids("logit_bias", list(sampling.logit_bias), vocab_size)
+    bad = _bad_sequences(request, text.tokenizer)
+    breakers = _breakers(request, text.tokenizer)
+    sampling = sampling_of(request, entry.params, text.default_sampling, bad_sequences=bad, dry_breakers=breakers)
+    _check_ids("logit_bias", [*sampling.logit_bias, *(each[0] for each in bad)], vocab_size)
+    _check_ids("allowed_token_ids", sampling.allowed_token_ids, vocab_size)
     _check_ids("stop_token_ids", request.stop_token_ids or [], vocab_size)
     return Ask(
         prompt=[],
@@ -187,12 +218,14 @@ def _format(
     """What the answer has to look like; with tools it may be calls instead, and where they are required it is."""
     wanted = wanted_format(request)
     is_required = use.mode == "required"
-    if wanted is None and not is_required:
+    if wanted is None and use.mode == "none":
         return None
     from localllm.tokens.markup.forcing import lead_of  # deferred, as above
 
     say = functools.partial(lark_text, control_ids=_control_ids(tokenizer))
     lead = lead_of(markup, prompt, say)
+    if wanted is None and not is_required:
+        return strict_calls(use, markup, say, _control_ids(tokenizer), lead)
     calls = calls_draft(use, markup, say, _control_ids(tokenizer)) if use.mode != "none" else None
     if is_required or wanted is None:
         return Format(None, "tools", lead, calls)

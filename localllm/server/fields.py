@@ -22,6 +22,7 @@ MAX_NAME_CHARS = 256
 MAX_ALLOWED_IDS = 65_536
 MAX_BAD_WORDS = 256
 MAX_CHOSEN = 1024
+MAX_BREAKERS = 64
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -67,7 +68,7 @@ class Common(msgspec.Struct, kw_only=True):
     top_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, float | bool] | None = None
     safety_identifier: str | None = None
     user: str | None = None
     response_format: dict[str, Any] | None = None
@@ -105,6 +106,15 @@ class Common(msgspec.Struct, kw_only=True):
     truncate_prompt_tokens: int | None = None
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
+    typical_p: float | None = None
+    top_n_sigma: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: list[str] | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: str | dict[str, Any] | bool | None = None
     guided_regex: str | None = None
@@ -145,8 +155,8 @@ class ChatRequest(Common, kw_only=True):
 
 
 class CompletionRequest(Common, kw_only=True):
-    """`POST /v1/completions`. `prompt`: a string, strings, token ids, or lists of token ids. `suffix`: the text behind the
-    gap that the answer fills, for models that were trained to."""
+    """`POST /v1/completions`. `prompt`: a string, strings, token ids, or lists of token ids. `suffix`: the text behind
+    the gap that the answer fills, for models that were trained to."""
 
     prompt: str | list[str | int | list[int]]
     echo: bool | None = None
@@ -213,6 +223,12 @@ def _check_stops(request: Common) -> None:
     if len(words) > MAX_BAD_WORDS or any(not 0 < len(word) <= MAX_STOP_CHARS for word in words):
         raise InvalidRequest(
             f"bad_words may hold at most {MAX_BAD_WORDS} strings of 1 to {MAX_STOP_CHARS} characters", param="bad_words"
+        )
+    breakers = request.dry_sequence_breakers or []
+    if len(breakers) > MAX_BREAKERS or any(not 0 < len(breaker) <= MAX_STOP_CHARS for breaker in breakers):
+        raise InvalidRequest(
+            f"dry_sequence_breakers may hold at most {MAX_BREAKERS} strings of 1 to {MAX_STOP_CHARS} characters",
+            param="dry_sequence_breakers",
         )
     if request.allowed_token_ids is not None and not 0 < len(request.allowed_token_ids) <= MAX_ALLOWED_IDS:
         raise InvalidRequest(f"allowed_token_ids must hold 1 to {MAX_ALLOWED_IDS} ids", param="allowed_token_ids")

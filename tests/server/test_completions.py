@@ -170,3 +170,42 @@ def test_a_prompt_is_cut_where_that_is_asked_and_then_told(world: World) -> None
     body = complete(world, "abcdef", truncate_prompt_tokens=3, echo=True, max_tokens=4)
     assert body["choices"][0]["text"] == "def" + expected_text([*b"def"], 4)
     assert body["truncated_prompt_tokens"] == len(ids_of("abcdef")) - 3
+
+
+# ---- what may be said
+
+
+def test_only_allowed_tokens_and_never_a_bad_word(world: World) -> None:
+    only = complete(world, "ab", allowed_token_ids=[120, 121], max_tokens=8)["choices"][0]
+    assert set(only["text"]) <= {"x", "y"} and len(only["text"]) == 8
+    free = expected_text(ids_of("ab"), 16)
+    for bad in (free[2:4], free[:1]):
+        told = complete(world, "ab", bad_words=[bad], max_tokens=16)["choices"][0]["text"]
+        assert bad not in told and told
+    never = complete(world, "ab", logit_bias={str(ord(free[0])): False})["choices"][0]["text"]
+    assert free[0] not in never
+
+
+def test_the_samplers_of_other_servers_are_taken(world: World) -> None:
+    fields = {"typical_p": 0.9, "top_n_sigma": 2.0, "xtc_probability": 0.5, "xtc_threshold": 0.05, "seed": 3}
+    drys = {"dry_multiplier": 0.8, "dry_base": 1.75, "dry_allowed_length": 2, "dry_sequence_breakers": ["\n", " "]}
+    first, again = (complete(world, "ab", temperature=1.0, **fields, **drys)["choices"] for _ in range(2))
+    assert first == again
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"typical_p": 2}, "typical_p"),
+        ({"xtc_probability": -1}, "xtc_probability"),
+        ({"dry_multiplier": -1}, "dry_multiplier"),
+        ({"dry_sequence_breakers": [""]}, "dry_sequence_breakers"),
+        ({"allowed_token_ids": [9999]}, "allowed_token_ids"),
+        ({"logit_bias": {"9999": False}}, "logit_bias"),
+        ({"logit_bias": {"1": True}}, "logit_bias"),
+        ({"mirostat": 2}, "mirostat"),
+    ],
+)
+def test_samplers_out_of_bounds_are_refused_by_name(world: World, fields: dict[str, Any], param: str) -> None:
+    answer = world.complete("ab", **fields)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
