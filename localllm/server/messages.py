@@ -17,7 +17,10 @@ _ROLES: Mapping[Any, str] = {
 _FIELDS = frozenset(
     ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content", "refusal")
 )
-_IGNORED = frozenset(("annotations", "audio", "function_call"))  # in answers that clients send back; empty there
+_IGNORED = frozenset(("audio", "function_call", "reasoning_details"))  # in answers sent back; empty there
+_IDLE = frozenset(("annotations", "cache_control", "id", "parsed", "provider_specific_fields"))
+"""Fields that clients keep with messages and that say nothing to a model."""
+_PART_FIELDS = frozenset(("type", "text", "refusal"))
 
 
 def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -28,10 +31,16 @@ def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 def _plain(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     where = f"messages[{index}]"
     role = message.get("role")
+    if role == "function":
+        raise InvalidRequest(
+            f"{where}.role 'function' is not supported here",
+            hint="send the result of a call as a tool message with its tool_call_id",
+            param=f"{where}.role",
+        )
     if not isinstance(role, str) or role not in _ROLES:
         raise _wrong(f"{where}.role", f"must be one of {', '.join(_ROLES)}, not {role!r}")
     for name, value in message.items():
-        if name not in _FIELDS and not (name in _IGNORED and not value):
+        if name not in _FIELDS and name not in _IDLE and not (name in _IGNORED and not value):
             raise _wrong(f"{where}.{name}", "is not supported here")
     plain: dict[str, Any] = {"role": _ROLES[role], "content": _content(where, role, message)}
     for name in ("name", "tool_call_id"):
@@ -61,7 +70,11 @@ def _part(where: str, part: Any) -> str:
         raise _wrong(where, "must be an object with a type")
     if part.get("type") not in ("text", "refusal"):
         raise _wrong(f"{where}.type", f"{part.get('type')!r} is not supported by this model; send text")
-    return _string(f"{where}.text", part.get("text", part.get("refusal")))
+    for name in part:
+        if name not in _PART_FIELDS and name not in _IDLE:
+            raise _wrong(f"{where}.{name}", "is not supported here")
+    kind = str(part["type"])
+    return _string(f"{where}.{kind}", part.get(kind))
 
 
 def _string(where: str, value: Any) -> str:
@@ -80,6 +93,8 @@ def _tool_call(where: str, call: Mapping[str, Any]) -> dict[str, Any]:
     function = call.get("function")
     if not isinstance(function, Mapping):
         raise _wrong(f"{where}.function", "must be an object")
+    if call.get("type", "function") != "function":
+        raise _wrong(f"{where}.type", f"must be function, not {call['type']!r}")
     name = _string(f"{where}.function.name", function.get("name"))
     arguments: Any = function.get("arguments") or "{}"
     if isinstance(arguments, str):
@@ -87,6 +102,8 @@ def _tool_call(where: str, call: Mapping[str, Any]) -> dict[str, Any]:
             arguments = msgspec.json.decode(arguments)  # templates write the object out themselves
         except msgspec.DecodeError:
             raise _wrong(f"{where}.function.arguments", "must be JSON") from None
+    if not isinstance(arguments, Mapping):
+        raise _wrong(f"{where}.function.arguments", "must be a JSON object")
     return {"id": call.get("id", ""), "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
