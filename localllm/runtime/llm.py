@@ -162,11 +162,12 @@ class LLM:
         return answer.logits
 
     def embed(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
-        """Mean of the final hidden states, length 1: (texts, hidden) float32."""
+        """A vector of length 1 for each text, as the daemon gives it: pooled as the model says, else the final hidden
+        state of the last token. (texts, hidden) float32."""
         many = [texts] if isinstance(texts, str) else list(texts)
         if not many:
             raise InvalidRequest("there is no text to embed", hint="give one text or a list of texts", param="input")
-        vectors = self.engine.pool([self._ids(text) for text in many], "mean")
+        vectors = self.engine.pool([self._ids(text) for text in many], self.text.pooling)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: NDArray[np.float32] = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
         return unit

@@ -1,4 +1,4 @@
-"""Typical, top-n-sigma, XTC, DRY, allowed tokens and banned sequences: against plain rewordings of what they promise."""
+"""Typical, top-n-sigma, XTC, DRY, allowed tokens and banned sequences against plain rewordings of what they promise."""
 
 import math
 from typing import Any
