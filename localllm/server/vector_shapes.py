@@ -7,7 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from localllm.errors import InvalidRequest
 from localllm.runtime.presets import LoadWish
-from localllm.server.fields import MAX_PRIORITY, Common
+from localllm.server.fields import MAX_NAME_CHARS, MAX_PRIORITY, MAX_TIMEOUT_S, Common
 
 MAX_INPUTS = 2048
 MAX_DIMENSIONS = 65_536
@@ -29,17 +29,19 @@ class VectorRequest(msgspec.Struct, kw_only=True):
     as many as the context holds), and `warnings` tell of it; without it a text that is too long is refused."""
 
     model: str | None = None
-    user: str | None = None
+    user: Annotated[str, _described(maxLength=MAX_NAME_CHARS)] | None = None
     truncate_prompt_tokens: Annotated[int, _described(minimum=-1, maximum=MAX_TOKENS)] | None = None
     add_special_tokens: bool | None = None
     priority: Annotated[int, _described(minimum=-MAX_PRIORITY, maximum=MAX_PRIORITY)] | None = None
-    cache_salt: Annotated[str, _described(maxLength=256)] | None = None
+    cache_salt: Annotated[str, _described(maxLength=MAX_NAME_CHARS)] | None = None
     keep_alive: str | float | None = None
     backend: str | None = None
     device: str | None = None
     kv_type: str | None = None
     threads: int | None = None
     quantize: str | None = None
+    timeout_s: Annotated[float, _described(minimum=0.001, maximum=MAX_TIMEOUT_S)] | None = None
+    request_id: Annotated[str, _described(maxLength=MAX_NAME_CHARS)] | None = None
 
     def check(self) -> None:
         """InvalidRequest names the field that is out of bounds."""
@@ -47,8 +49,10 @@ class VectorRequest(msgspec.Struct, kw_only=True):
         within("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
         if self.truncate_prompt_tokens == 0:
             raise InvalidRequest("truncate_prompt_tokens must not be 0", param="truncate_prompt_tokens")
-        if len(self.cache_salt or "") > 256:
-            raise InvalidRequest("cache_salt may have at most 256 characters", param="cache_salt")
+        within("timeout_s", self.timeout_s, 0.001, MAX_TIMEOUT_S)
+        for name in ("cache_salt", "user", "request_id"):
+            if len(getattr(self, name) or "") > MAX_NAME_CHARS:
+                raise InvalidRequest(f"{name} may have at most {MAX_NAME_CHARS} characters", param=name)
         LoadWish(self.backend, self.device, self.kv_type, self.threads, self.quantize).checked()
 
     def common(self) -> Common:
@@ -64,6 +68,8 @@ class VectorRequest(msgspec.Struct, kw_only=True):
             kv_type=self.kv_type,
             threads=self.threads,
             quantize=self.quantize,
+            timeout_s=self.timeout_s,
+            request_id=self.request_id,
         )
 
 
@@ -141,7 +147,7 @@ class ScoreRequest(VectorRequest, kw_only=True):
         return [self.text_2] if isinstance(self.text_2, str) else self.text_2
 
 
-def within(name: str, value: int | None, low: int, high: int) -> None:
+def within(name: str, value: float | None, low: float, high: float) -> None:
     if value is not None and not low <= value <= high:
         raise InvalidRequest(f"{name} must be between {low} and {high}, not {value}", param=name)
 
