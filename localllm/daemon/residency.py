@@ -31,6 +31,7 @@ logger = logging.getLogger("localllm.daemon")
 T = TypeVar("T")
 
 ROOM_WAIT_S = 60.0
+LOOK_EVERY_S = 1.0
 KEPT_EVICTIONS = 32
 
 
@@ -279,17 +280,20 @@ class Residency:
             if idle is not None:
                 await self._evict(idle, f"{entry.name} needs its place", wait)
             else:
-                await self._wait_for_room("all loaded models are busy", deadline)
+                await self._wait_for_room("all loaded models are busy", deadline, wait)
         while (made := self._memory_plan(entry, needed)).outcome != "fits":
             if made.outcome == "evict" and (idle := self._idlest()) is not None:
                 await self._evict(idle, f"{entry.name} needs its memory", wait)
             else:
-                await self._wait_for_room(f"{entry.name} has no room beside busy models: {made.numbers}", deadline)
+                why = f"{entry.name} has no room beside busy models: {made.numbers}"
+                await self._wait_for_room(why, deadline, wait)
 
-    async def _wait_for_room(self, why: str, deadline: float) -> None:
-        if self._sources.clock() > deadline:
+    async def _wait_for_room(self, why: str, deadline: float, wait: Wait) -> None:
+        """Whoever was promised an answer waits as long as it takes."""
+        left_s = deadline - self._sources.clock()
+        if left_s < 0 and not wait.is_told:
             raise Overloaded(why, hint="try again later, or raise max_loaded_models")
-        await self._wait_for_change(deadline - self._sources.clock())
+        await self._wait_for_change(max(left_s, LOOK_EVERY_S))
 
     def _memory_plan(self, entry: Entry, needed: int) -> Plan:
         holders = [

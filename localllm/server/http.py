@@ -13,7 +13,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from localllm.errors import ContextExceeded, LocalLLMError, Overloaded
+from localllm.errors import ContextExceeded, LocalLLMError, NotEnoughMemory, Overloaded
+from localllm.server.callers import caller_of, check_names
 from localllm.server.json_text import decoded_object
 from localllm.server.outlet import outlet_of
 
@@ -57,7 +58,13 @@ async def read_object(request: Request) -> dict[str, Any]:
         raise HttpError(408, f"the request body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
     except ClientDisconnect:
         raise Disconnected from None
-    return decoded_object(body)
+    decoded = decoded_object(body)
+    check_names(caller_of(request), (decoded.get(name) for name in _NAMING))
+    return decoded
+
+
+_NAMING = ("model", "name", "source", "destination", "from")
+"""Fields of any dialect that hold a model's name."""
 
 
 def max_body_bytes(request: Request) -> int:
@@ -223,7 +230,7 @@ def error_response(error: LocalLLMError, path: str = "") -> Json:
 
 def retry_after(error: LocalLLMError) -> dict[str, str]:
     """When another try makes sense, as a header; empty where it never does."""
-    if error.http_status not in (429, 503):
+    if error.http_status not in (429, 503) or isinstance(error, NotEnoughMemory):
         return {}
     seconds = error.retry_after_s if isinstance(error, Overloaded) else RETRY_AFTER_S
     return {"retry-after": str(math.ceil(seconds))}

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -61,7 +62,8 @@ class Manage:
         """What is loaded. Waits a moment for counts that are known to be old: engines publish ten times a second."""
         for resident in self._residency.residents():
             await resident.settled(SETTLE_S)
-        return Json({"models": model_rows(self._residency)})
+        evictions = [asdict(eviction) for eviction in self._residency.evictions]
+        return Json({"models": model_rows(self._residency), "evictions": evictions})
 
     async def load(self, request: Request) -> Response:
         body = await read_object(request)

@@ -281,8 +281,19 @@ class LoadedModel(msgspec.Struct):
     error: str | UnsetType = UNSET
 
 
+class Eviction(msgspec.Struct):
+    """A model that had to go for another. `at` is in seconds since the epoch."""
+
+    name: str
+    why: str
+    at: float
+
+
 class LoadedModels(msgspec.Struct):
+    """What is loaded, and the last models that had to go, oldest first."""
+
     models: list[LoadedModel]
+    evictions: list[Eviction]
 
 
 class Stopped(msgspec.Struct):

@@ -153,6 +153,7 @@ def test_a_deadline_ends_a_whole_answer_with_504(tmp_path: Path, how: str) -> No
 
 def test_a_deadline_ends_a_stream_with_an_event(tmp_path: Path) -> None:
     with daemon(tmp_path, library()) as world:
+        world.complete("warm", model="toy:slow", max_tokens=1)
         lines = lines_of(world, timeout_s=0.5)
         assert '"deadline_exceeded"' in lines[-2] and lines[-1] == "data: [DONE]" and len(lines) > 3
         until(lambda: is_idle(world), 2)
@@ -238,6 +239,34 @@ def test_a_client_that_leaves_while_its_model_loads_leaves_nothing_behind(tmp_pa
         assert world.on_loop(lambda: world.daemon.desk.admission.num_requests) == 0
         assert world.on_loop(lambda: world.daemon.journal.running) == {}
         assert world.on_loop(lambda: [resident.num_users for resident in world.daemon.residency.residents()]) == [0]
+
+
+def test_what_had_to_go_for_a_model_is_told(tmp_path: Path) -> None:
+    with daemon(tmp_path, library(), max_loaded_models=1) as world:
+        for model in ("toy:1b", "toy:slow"):
+            assert world.complete("a", model=model, max_tokens=1).status_code == 200
+        told = world.client.get("/localllm/v1/ps").json()
+        assert [(each["name"], each["why"]) for each in told["evictions"]] == [("toy:1b", "toy:slow needs its place")]
+        noted = world.on_loop(lambda: [event.data for event in world.daemon.journal.recent[-1].events])
+        assert {"evicted": ["toy:1b"]} in noted
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.usefixtures("impatient")
+def test_a_request_can_be_cancelled_while_its_model_loads(tmp_path: Path, stream: bool) -> None:
+    with daemon(tmp_path, library()) as world, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(world.complete, "a", model="toy:endless", stream=stream)
+        journal = world.daemon.journal
+        until(lambda: world.on_loop(lambda: len(world.daemon.desk.leashes)) == 1)
+        until(lambda: bool(world.ps()))
+        assert world.on_loop(lambda: [journal.cancel(name) for name in list(journal.running)]) == [True]
+        assert "request_cancelled" in waiting.result(5).text
+        until(lambda: is_idle_at_the_desk(world), 2)
+
+
+def is_idle_at_the_desk(world: World) -> bool:
+    desk = world.daemon.desk
+    return bool(world.on_loop(lambda: not desk.leashes and not desk.admission.num_requests))
 
 
 # ---- leaving
