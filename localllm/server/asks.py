@@ -183,7 +183,7 @@ def chat_asks(
         is_chat=True,
         markup=marked,
         keep_special=_tag_ids(markup.visible_tags(), text.tokenizer) if marked else (),
-        thinking=budget_of(thinking.max_tokens, marked, text.tokenizer),
+        thinking=budget_of(thinking.max_tokens, marked, prompt, text.tokenizer),
         format=_format(request, use, markup, prompt, text.tokenizer),
     )
     return _copies(ask, request.n or 1)

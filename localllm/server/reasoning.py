@@ -98,10 +98,12 @@ def known_variables(source: str) -> frozenset[str]:
 
 
 def budget_of(
-    max_tokens: int | None, markup: "MarkupSpec | None", tokenizer: "Tokenizer"
+    max_tokens: int | None, markup: "MarkupSpec | None", prompt: str, tokenizer: "Tokenizer"
 ) -> wire.ThinkingBudget | None:
-    """The bound as the engine keeps it; None without a bound, or where nothing is reasoned."""
+    """The bound as the engine keeps it; None without a bound, or where the prompt has the reasoning behind it."""
     if max_tokens is None or markup is None:
+        return None
+    if markup.reasoning is not None and prompt.rstrip().endswith(markup.reasoning[1].strip()):
         return None
     if markup.is_harmony:
         start, end = _HARMONY

@@ -177,6 +177,85 @@ def test_stop_token_ids_end_the_answer(world: World) -> None:
     assert choice["stop_reason"] == ord("h")
 
 
+# ---- what goes with a stream
+
+
+def test_a_prompts_progress_is_told_up_to_its_end(world: World) -> None:
+    events = events_of(world.chat("progress " * 12, stream=True, return_progress=True, max_tokens=4).text)
+    told = [event["prompt_progress"] for event in events if "prompt_progress" in event]
+    assert told and all(set(each) == {"total", "cache", "processed", "time_ms"} for each in told)
+    assert told[-1]["processed"] == told[-1]["total"] == len("<user>" + "progress " * 12 + "\n<assistant>")
+    assert [each["processed"] for each in told] == sorted({each["processed"] for each in told})
+    again = events_of(world.chat("progress " * 12, stream=True, return_progress=True, max_tokens=4).text)
+    assert next(event["prompt_progress"]["cache"] for event in again if "prompt_progress" in event) > 0
+    texts = [choice["delta"].get("content", "") for event in events for choice in event["choices"]]
+    assert "".join(texts) == said("progress " * 12, 4)
+
+
+def test_counts_come_with_every_chunk_on_request(world: World) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True, "include_obfuscation": False}
+    events = events_of(world.chat(LONG_WINDED, stream=True, stream_options=options, timings_per_token=True).text)
+    counts = [event["usage"]["completion_tokens"] for event in events]
+    assert counts == sorted(counts) and counts[-1] == 16
+    assert all(event["timings"]["predicted_n"] == count for event, count in zip(events[:-1], counts[:-1], strict=True))
+    assert all(event["timings"]["predicted_ms"] >= 0 for event in events[:-1])
+
+
+def test_counts_alone_end_without_a_chunk_of_their_own(world: World) -> None:
+    events = events_of(world.chat("x", stream=True, stream_options={"continuous_usage_stats": True}).text)
+    assert all(event["choices"] and event["usage"]["prompt_tokens"] for event in events)
+
+
+def test_an_answer_that_goes_on_can_begin_with_what_it_goes_on_with(world: World) -> None:
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "It is "}]
+    fields = {"messages": messages, "add_generation_prompt": False, "max_tokens": 4}
+    alone = world.chat("", **fields).json()["choices"][0]["message"]["content"]
+    assert world.chat("", echo=True, **fields).json()["choices"][0]["message"]["content"] == "It is " + alone
+    events = events_of(world.chat("", echo=True, stream=True, **fields).text)
+    assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == "It is " + alone
+    assert world.chat("x", echo=True, max_tokens=4).json()["choices"][0]["message"]["content"] == said("x", 4)
+
+
+def test_tokens_can_be_named_by_id_in_logprobs(world: World) -> None:
+    fields = {"logprobs": True, "top_logprobs": 1, "return_tokens_as_token_ids": True, "max_tokens": 2}
+    content = world.chat("lo", **fields).json()["choices"][0]["logprobs"]["content"]
+    assert [entry["token"] for entry in content] == [f"token_id:{entry['bytes'][0]}" for entry in content]
+    assert content[0]["top_logprobs"][0]["token"] == content[0]["token"]
+
+
+def test_a_prompt_is_cut_only_on_request_and_that_is_told(world: World) -> None:
+    answer = world.chat("abcdef", truncate_prompt_tokens=5, return_token_ids=True, max_tokens=2)
+    whole = b"<user>abcdef\n<assistant>"
+    body = answer.json()
+    assert bytes(body["prompt_token_ids"]) == whole[-5:]
+    assert body["truncated"] is True and body["truncated_prompt_tokens"] == len(whole) - 5
+    assert answer.headers["x-localllm-truncated"] == str(len(whole) - 5)
+    assert "truncated" not in world.chat("abcdef", truncate_prompt_tokens=500, max_tokens=2).json()
+    assert world.chat("abcdef", truncate_prompt_tokens=0).json()["error"]["param"] == "truncate_prompt_tokens"
+
+
+def test_without_the_cache_nothing_is_cached(world: World) -> None:
+    for _ in range(2):
+        usage = world.chat("uncached " * 8, cache_prompt=False, max_tokens=1).json()["usage"]
+        assert usage["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+def test_fields_without_effect_are_accepted(world: World) -> None:
+    idle = {
+        "user": "ann", "metadata": {"a": "b"}, "store": True, "service_tier": "auto", "safety_identifier": "s",
+        "prompt_cache_key": "k", "prompt_cache_retention": "24h", "modalities": ["text"], "parallel_tool_calls": True,
+        "response_format": {"type": "text"}, "tool_choice": "auto",
+    }  # fmt: skip
+    assert world.chat("Hello", **idle).json()["choices"][0]["message"]["content"] == said("Hello")
+
+
+def test_a_request_has_the_name_that_it_gives_itself(world: World) -> None:
+    answer = world.chat("x", request_id="my-own.1", max_tokens=1)
+    assert answer.headers["x-request-id"] == "my-own.1"
+    ids = {world.chat("x", max_tokens=1).json()["id"] for _ in range(3)}
+    assert len(ids) == 3
+
+
 # ---- plain completions
 
 

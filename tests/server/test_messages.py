@@ -48,7 +48,10 @@ def test_a_message_in_any_form_becomes_plain(message: dict[str, Any], plain: dic
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"role": "function", "name": "f", "content": "x"}, "messages[0].role"),
     ({"role": "user", "content": None}, "messages[0].content"),
-    ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}, "messages[0].content[0].type"),
+    (
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]},
+        "messages[0].content[0].type",
+    ),
     ({"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}, "messages[0].content[0].type"),
     ({"role": "user", "content": [{"type": "file", "file": {}}]}, "messages[0].content[0].type"),
     ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),

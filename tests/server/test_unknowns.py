@@ -73,7 +73,9 @@ def test_others_may_not(agent: str) -> None:
 
 
 def test_some_dialects_pass_over_what_they_do_not_know_at_any_depth() -> None:
-    turns = [{"role": "user", "content": [{"type": "text", "text": "a", "cite": 1}, {"type": "image", "url": "b"}], "x": 2}]
+    turns = [
+        {"role": "user", "content": [{"type": "text", "text": "a", "cite": 1}, {"type": "image", "url": "b"}], "x": 2}
+    ]
     body = {"turns": turns, "options": {"anything": 1}, "beta": True}
     taken = take(body, Talk, sent(), always=True)
     assert taken.headers == {IGNORED_HEADER: "turns[0].content[0].cite, turns[0].x, beta"}
