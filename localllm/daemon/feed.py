@@ -62,7 +62,7 @@ class Rates(msgspec.Struct, frozen=True):
 
 class RequestEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Something happened to a request: queued, loading, submitted, admitted (`data` has cached and prompt tokens),
-    progress (computed), first_token, preempted, finished or failed. Sequences of it are named `id/...`."""
+    progress (computed), first_token, preempted, resumed, finished or failed. Sequences of it are named `id/...`."""
 
     id: str
     model: str

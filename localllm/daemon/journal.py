@@ -14,12 +14,21 @@ from typing import Any, Literal
 from localllm.errors import Cancelled, LocalLLMError
 
 EventName = Literal[
-    "queued", "loading", "submitted", "admitted", "progress", "first_token", "preempted", "finished", "failed"
+    "queued",
+    "loading",
+    "submitted",
+    "admitted",
+    "progress",
+    "first_token",
+    "preempted",
+    "resumed",
+    "finished",
+    "failed",
 ]
 KEPT = 256
 """Requests that are over and can still be looked at."""
 MAX_EVENTS = 512
-REPEATED: frozenset[EventName] = frozenset(("admitted", "progress", "preempted"))
+REPEATED: frozenset[EventName] = frozenset(("admitted", "progress", "preempted", "resumed"))
 """Events that one request may have many of: of a very long prompt only the first are kept."""
 CLIENT_GONE = "client_gone"
 SEPARATOR = "/"
@@ -27,8 +36,9 @@ SEPARATOR = "/"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`at` is in monotonic seconds. `data` says more: `cached` and `prompt` tokens of "admitted", `computed` of
-    "progress", `completion` tokens and `reason` of "finished", `code` of "failed"."""
+    """`at` is in monotonic seconds. "resumed" is the first word after "preempted". `data` says more: `cached` and
+    `prompt` tokens of "admitted", `computed` of "progress", `completion` tokens and `reason` of "finished", `code` of
+    "failed"."""
 
     name: EventName
     at: float

@@ -237,12 +237,14 @@ class _Sequence:
         self._index = index
         self._cutter = cutter
         self.num_tokens = 0
+        self._is_preempted = False
         self._num_new = 0
         self._last_token: float | None = None
 
     def feed(self, chunk: wire.TokenChunk) -> None:
+        if chunk.preempted or self._is_preempted:
+            self._note_preemption(chunk.preempted)
         if chunk.preempted:
-            self._reply.record.note("preempted", sequence=self._index)
             return
         if chunk.finish in ("error", "cancelled"):
             self.fail(_error_of(chunk))
@@ -258,6 +260,10 @@ class _Sequence:
             hit = self._cutter.finish(piece)
             is_cut = chunk.finish == "length" and hit is None
             self._finish(piece, "length" if is_cut else "stop", chunk.stop_id if hit is None else hit)
+
+    def _note_preemption(self, is_preempted: bool) -> None:
+        self._is_preempted = is_preempted
+        self._reply.record.note("preempted" if is_preempted else "resumed", sequence=self._index)
 
     def flush(self) -> None:
         self._note_pace()
@@ -289,7 +295,7 @@ class _Sequence:
             admitted = min(stats.submitted + chunk.waited_s, time.monotonic())
             stats.started = stats.started or admitted
             self._reply.record.note("admitted", at=admitted, cached=chunk.num_cached, prompt=stats.prompt_tokens)
-        if not chunk.ids and chunk.num_computed:
+        if not chunk.ids and chunk.num_computed and chunk.finish is None:
             self._reply.record.note("progress", computed=chunk.num_computed)
         if chunk.ids and stats.first_token is None:
             stats.first_token = time.monotonic()

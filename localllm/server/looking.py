@@ -10,6 +10,7 @@ from starlette.responses import Response
 from localllm.daemon.replies import Ask, Reply
 from localllm.daemon.resident import Resident
 from localllm.errors import LocalLLMError, Overloaded
+from localllm.runtime.presets import sampling_in_force
 from localllm.server import looking_shapes as shapes
 from localllm.server.callers import Caller, caller_of
 from localllm.server.desk import Desk
@@ -18,6 +19,7 @@ from localllm.server.operations import Operation
 from localllm.server.requests import may_see
 from localllm.server.tokenizing import last_used, meant_model
 from localllm.store.entry import Entry
+from localllm.wire import SamplingParams
 
 if TYPE_CHECKING:
     from localllm.runtime.load import TextSide
@@ -98,7 +100,7 @@ def _props(entry: Entry, resident: Resident | None, total_slots: int, version: s
     return shapes.Props(
         default_generation_settings=shapes.GenerationSettings(
             n_ctx=resident.context_length if resident else entry.context_length,
-            params={**(text.default_sampling if text else {}), **entry.params},
+            params=_sampling(sampling_in_force({}, entry.params, text.default_sampling if text else {})),
         ),
         total_slots=total_slots,
         model_alias=entry.name,
@@ -141,15 +143,18 @@ def _slots(reply: Reply, caller: Caller) -> Iterator[shapes.Slot]:
 
 
 def _params(ask: Ask) -> dict[str, Any]:
-    sampling = {name: getattr(ask.sampling, name) for name in ask.sampling.__struct_fields__}
     return {
-        **sampling,
-        "logit_bias": [[token_id, bias] for token_id, bias in ask.sampling.logit_bias.items()],
+        **_sampling(ask.sampling),
         "max_tokens": ask.max_tokens,
         "stop": ask.stop,
         "n_probs": ask.top_logprobs or 0,
         "priority": ask.priority,
     }
+
+
+def _sampling(params: SamplingParams) -> dict[str, Any]:
+    fields = {name: getattr(params, name) for name in params.__struct_fields__}
+    return {**fields, "logit_bias": [[token_id, bias] for token_id, bias in params.logit_bias.items()]}
 
 
 def _idle_slot(n_ctx: int) -> shapes.Slot:

@@ -154,10 +154,12 @@ _STATES: dict[str, State] = {
     "progress": "reading",
     "first_token": "writing",
     "preempted": "waiting",
+    "resumed": "writing",
     "finished": "finished",
     "failed": "failed",
 }
 
 
 def state_of(record: Record) -> State:
-    return _STATES[record.events[-1].name]
+    last = record.events[-1].name
+    return "reading" if last == "resumed" and not record.num_tokens else _STATES[last]

@@ -92,7 +92,8 @@ def test_the_properties_are_those_of_the_loaded_model(world: World) -> None:
     world.complete("x", max_tokens=1)
     shown = world.client.get("/props").json()
     assert (shown["model_alias"], shown["total_slots"], shown["is_sleeping"]) == ("toy:1b", 4, False)
-    assert shown["default_generation_settings"]["n_ctx"] == 512
+    settings = shown["default_generation_settings"]
+    assert settings["n_ctx"] == 512 and settings["params"]["temperature"] == 1.0
     assert (shown["bos_token"], shown["eos_token"]) == ("<bos>", "<eos>")
     assert shown["modalities"] == {"vision": False, "audio": False}
 
