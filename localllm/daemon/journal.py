@@ -27,6 +27,8 @@ EventName = Literal[
 ]
 KEPT = 256
 """Requests that are over and can still be looked at."""
+KEPT_REFUSED = 64
+"""Likewise of those that never reached an engine: a flood of refusals must not wash away all others."""
 MAX_EVENTS = 512
 REPEATED: frozenset[EventName] = frozenset(("admitted", "progress", "preempted", "resumed"))
 """Events that one request may have many of: of a very long prompt only the first are kept."""
@@ -125,11 +127,12 @@ PaceWatcher = Callable[[Record, int, float], None]
 
 
 class Journal:
-    """Requests under way, and the last ones that are over, newest last."""
+    """Requests under way, and the last ones that are over; `refused` never reached an engine. Newest last."""
 
     def __init__(self) -> None:
         self.running: dict[str, Record] = {}
         self.recent: deque[Record] = deque(maxlen=KEPT)
+        self.refused: deque[Record] = deque(maxlen=KEPT_REFUSED)
         self._watchers: set[Watcher] = set()
         self._pace_watchers: set[PaceWatcher] = set()
         self._num_opened = 0
@@ -151,12 +154,16 @@ class Journal:
         if not record.is_over:
             record.note("failed", code=CLIENT_GONE)
         if self.running.pop(record.id, None) is not None:
-            self.recent.append(record)
+            (self.recent if record.first("submitted") else self.refused).append(record)
 
     def find(self, request_id: str) -> Record | None:
         """A request under way, or the last one of this id that is over and still known."""
         found = self.running.get(request_id)
-        return found or next((record for record in reversed(self.recent) if record.id == request_id), None)
+        return found or next((record for record in self.over() if record.id == request_id), None)
+
+    def over(self) -> list[Record]:
+        """Those that are over and still known, the latest first."""
+        return sorted((*self.recent, *self.refused), key=lambda record: record.created, reverse=True)
 
     def cancel(self, request_id: str) -> bool:
         """False for a request that is unknown or over."""

@@ -77,10 +77,10 @@ class Looking:
         return Json(shapes.Readiness("not ready", reason), status_code=503, headers={"retry-after": "2"})
 
     async def _why_not(self, name: str | None) -> str | None:
-        settings = self._desk.settings
+        admission = self._desk.admission
         if self._desk.is_draining:
             return "the daemon is shutting down"
-        if len(self._desk.replies) >= settings.max_sequences + settings.max_queue:
+        if admission.num_requests >= admission.bounds.requests:
             return "as many requests as may wait do wait"
         if not name:
             return "a model has crashed" if self._residency.crashes.wounds() else None
@@ -91,7 +91,7 @@ class Looking:
         return None if self._resident(entry) else "the model is not loaded"
 
     async def load(self, request: Request) -> Response:
-        return Json(shapes.ServerLoad(len(self._desk.replies)))
+        return Json(shapes.ServerLoad(self._desk.admission.num_requests))
 
 
 def _props(entry: Entry, resident: Resident | None, total_slots: int, version: str) -> shapes.Props:

@@ -107,6 +107,9 @@ class Metrics:
         refusals = [((code,), n) for code, n in self._answered.refusals.items()]
         yield write.labelled("refusals", "answers that are errors, by code", ["code"], refusals)
         yield write.plain("open_streams", "answers under way", len(self._desk.replies))
+        admission = self._desk.admission
+        yield write.plain("requests_under_way", "sequences that were let in", admission.num_requests)
+        yield write.plain("tokens_under_way", "prompt tokens that were let in", admission.num_tokens)
         workers = {resident.entry.name: resident.pid for resident in self._residency.residents() if resident.pid}
         taken = {name: float(self._memory.taken_by(pid)) for name, pid in workers.items()}
         yield write.gauge("worker_memory_bytes", "resident memory of a model's process", taken)

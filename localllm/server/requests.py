@@ -85,7 +85,7 @@ class Requests:
 
     async def listed(self, request: Request) -> Response:
         caller, journal = caller_of(request), self._journal
-        found = [record for record in (*journal.running.values(), *reversed(journal.recent)) if may_see(caller, record)]
+        found = [record for record in (*journal.running.values(), *journal.over()) if may_see(caller, record)]
         return Json(RequestList([row_of(record) for record in found]))
 
     async def one(self, request: Request) -> Response:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from localllm.client import Client
-from localllm.daemon.journal import Journal, record_id_of
+from localllm.daemon.journal import KEPT, KEPT_REFUSED, Journal, record_id_of
 from localllm.errors import Cancelled
 from localllm.server.verdict import phases_of, verdict
 from tests.daemon.toy import ToyLibrary, toy_entry
@@ -167,6 +167,17 @@ def test_the_names_of_sequences_lead_to_their_request_and_are_never_used_twice()
     second = journal.open("/x", "toy", request_id="again")
     assert first.id == second.id and first.sequence_id(0) != second.sequence_id(0)
     assert record_id_of(second.sequence_id(3)) == "again"
+
+
+def test_a_flood_of_refusals_does_not_wash_away_what_was_answered() -> None:
+    journal = Journal()
+    answered = journal.open("/x", "toy")
+    answered.note("submitted", sequences=1, max_tokens=None)
+    journal.close(answered)
+    for _ in range(2 * KEPT):
+        journal.close(journal.open("/x", "toy"))
+    assert journal.find(answered.id) is answered and len(journal.over()) == KEPT_REFUSED + 1
+    assert journal.over()[-1] is answered
 
 
 def test_an_error_before_there_is_an_answer_is_how_the_request_ended() -> None:
