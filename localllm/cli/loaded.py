@@ -1,5 +1,6 @@
 """`localllm ps` and `stop`: what the running daemon holds in memory. Neither starts a daemon."""
 
+import sys
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,8 +15,10 @@ from localllm.cli.output import print_json, print_text
 from localllm.errors import ModelNotFound
 
 if TYPE_CHECKING:
-    from localllm.client import LoadedModel
+    from localllm.client import Client, LoadedModel
 
+WATCH_S = 1.0
+CLEAR = "\x1b[H\x1b[2J"
 FOREVER_S = 20 * 365.25 * 86400
 
 
@@ -28,14 +31,25 @@ def ps(
     requests: Annotated[
         bool, typer.Option("--requests", help="Requests instead of models: those under way, and the last ones.")
     ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every second, until Ctrl-C.")] = False,
 ) -> None:
     """List the models that are loaded, the one that stays longest first."""
     client = running_client(Invocation.of(ctx).settings())
+    show = _list_models
     if requests:
         from localllm.cli.requests import list_requests  # seldom asked for
 
-        list_requests(client, prefix, as_json=as_json)
-        return
+        show = list_requests
+    show(client, prefix, as_json)
+    while watch:
+        sys.stdout.flush()
+        time.sleep(WATCH_S)
+        if sys.stdout.isatty():
+            sys.stdout.write(CLEAR)
+        show(client, prefix, as_json)
+
+
+def _list_models(client: "Client | None", prefix: str, as_json: bool) -> None:
     found = [model for model in client.ps() if model.name.startswith(prefix)] if client else []
     now_s = time.time()
     found.sort(key=lambda model: -expiry_s(model))

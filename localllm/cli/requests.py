@@ -17,7 +17,7 @@ SHOWN_CHARS = 12
 OVER = ("finished", "failed")
 
 
-def list_requests(client: "Client | None", prefix: str, *, as_json: bool) -> None:
+def list_requests(client: "Client | None", prefix: str, as_json: bool) -> None:
     """Those of models whose names start so."""
     found = [row for row in client.requests() if row.model.startswith(prefix)] if client else []
     if as_json:

@@ -62,3 +62,21 @@ def test_without_a_daemon_none_is_started(cli: Cli, no_daemon: None, command: tu
     outcome = cli(*command)
     assert outcome.code == (3 if command[0] == "cancel" else 0)
     assert "no daemon runs" in outcome.err or outcome.out.startswith("ID")
+
+
+def test_watching_lists_again_every_second_until_it_is_stopped(
+    cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.under_way = [request("first")]
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        daemon.under_way = [request("second")]
+        if len(slept) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("localllm.cli.loaded.time.sleep", sleep)
+    outcome = cli("ps", "--requests", "--watch")
+    assert [line.split()[0] for line in outcome.out.splitlines()] == ["ID", "first", "ID", "second"]
+    assert slept == [1.0, 1.0] and "\x1b" not in outcome.out and outcome.code == 130
