@@ -22,6 +22,8 @@ NO_DRAFTS: Drafts = {}
 
 AGING_STEPS = 64
 MAX_PRIORITY = 1000
+MOST_PASSED = 64
+"""So many that wait for a prefix are passed by in a step; whoever comes behind waits with them."""
 
 
 def rank_at(priority: int, step: int) -> int:
@@ -198,7 +200,7 @@ class Scheduler:
     def _next(self, passed: set[Sequence]) -> Sequence | None:
         """The highest rank, but among its equals the first of the owner who has had least. One that is first by its age
         alone, before others of a higher class, has waited long enough."""
-        if len(passed) > self.max_sequences:
+        if len(passed) > MOST_PASSED:
             return None
         able = (sequence for sequence in self.waiting if sequence not in passed)
         head = next(able, None)

@@ -7,12 +7,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from localllm.backends.fake import FakeBackend
 from localllm.engine.engine import Engine
 from localllm.server import vector_shapes
 from tests.daemon.toy import BOS, CONTEXT_LENGTH, PAGE_SIZE, VOCAB_SIZE, next_token
 from tests.server.json_schema import complaints
+from tests.server.test_any_json import sound, values
 from tests.server.world import World, daemon
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
@@ -253,3 +256,24 @@ def test_requests_and_answers_are_as_described(world: World, path: str, fields: 
     answer = world.client.post(path, json={"model": "toy:1b"} | fields)
     assert answer.status_code == 200 and complaints(answer.json(), answered, document) == []
     assert complaints({"model": 5}, asked, document) and complaints({}, answered, document)
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/embeddings": {"input": "x"},
+    "/v1/rerank": {"query": "x", "documents": ["x"]},
+    "/rerank": {"query": "x", "texts": ["x"]},
+    "/v1/score": {"text_1": "x", "text_2": "y"},
+}
+REQUESTS: dict[str, type[msgspec.Struct]] = {
+    "/v1/embeddings": vector_shapes.EmbeddingRequest,
+    "/v1/rerank": vector_shapes.RerankRequest,
+    "/rerank": vector_shapes.RerankRequest,
+    "/v1/score": vector_shapes.ScoreRequest,
+}
+
+
+@settings(max_examples=120)
+@given(st.sampled_from(sorted(BODIES)), st.data())
+def test_any_value_in_any_field_is_answered_or_refused(world: World, path: str, data: st.DataObject) -> None:
+    fields = data.draw(st.dictionaries(st.sampled_from(REQUESTS[path].__struct_fields__), values, max_size=2))
+    sound(world, path, {"model": "toy:1b"} | BODIES[path] | fields)
