@@ -13,15 +13,16 @@ from starlette.types import Scope, Send
 from localllm.daemon.shelf import OpenShelf
 from localllm.errors import InvalidRequest, LocalLLMError, UsageError
 from localllm.server import ollama_shapes as shapes
+from localllm.server.fields import MAX_MESSAGES
 from localllm.server.http import BODY_TIMEOUT_S, Disconnected, EventStream, HttpError, Json, attended, in_time
 from localllm.server.jobs import Job, Jobs
-from localllm.server.ollama_errors import error_line, in_ollamas_words, refused_by_store
+from localllm.server.ollama_errors import error_line, in_ollamas_words, named, refused_by_store
 from localllm.server.ollama_generating import NDJSON, read
-from localllm.server.ollama_models import check_name, named
+from localllm.server.ollama_models import check_name
 from localllm.server.operations import Operation
 from localllm.store.blobs import CHUNK_BYTES
 from localllm.store.entry import PullEvent
-from localllm.store.modelfile import Modelfile, typed_parameters
+from localllm.store.modelfile import MAX_MODELFILE_BYTES, Modelfile, typed_parameters
 from localllm.store.names import looks_like_path, parse_ref
 from localllm.store.uploads import Upload, checked_digest
 
@@ -152,8 +153,7 @@ async def _write_all(request: Request, upload: Upload) -> None:
 def _new_name(name: str, what: str) -> str:
     """A path is no name: nobody may ask over the network which files there are. Neither is an address: nobody may
     have us fetch what only we can reach."""
-    named(name)
-    check_name(name, what)
+    check_name(name or named(name), what)
     if looks_like_path(name) or parse_ref(name).kind == "url":
         raise InvalidRequest(
             f'{what} "{name[:200]}" is invalid', hint="paths and addresses are for the command line", param=what
@@ -176,6 +176,9 @@ def _modelfile(asked: shapes.OllamaCreateRequest) -> Modelfile:
     if asked.from_:
         _new_name(asked.from_, "from")
     license_ = asked.license or ""
+    texts = [asked.template or "", asked.system or "", *license_, *(each.content for each in asked.messages or ())]
+    if sum(map(len, texts)) > MAX_MODELFILE_BYTES or len(asked.messages or ()) > MAX_MESSAGES:
+        raise InvalidRequest(f"template, system, license and messages may have {MAX_MODELFILE_BYTES} characters")
     return Modelfile(
         from_=(asked.from_ or "",),
         params=params,
@@ -204,7 +207,8 @@ class _Lines:
     async def answer(self, request: Request, is_streamed: bool | None, headers: Mapping[str, str]) -> Response:
         try:
             if is_streamed is False:
-                await attended(request, self._whole())
+                with self._job.watched():  # before anything is awaited: a job without watchers may end
+                    await attended(request, self._whole())
                 return Json({"status": "success"}, headers=dict(headers))
             response: Response = await self._streamed(request)
         except LocalLLMError as error:
@@ -223,9 +227,8 @@ class _Lines:
         return _JobStream(first, lines)
 
     async def _whole(self) -> None:
-        with self._job.watched():
-            async for _ in self._job.events():
-                pass
+        async for _ in self._job.events():
+            pass
 
     async def _written(self) -> AsyncGenerator[bytes]:
         """Whoever has the first line counts as a watcher."""

@@ -13,7 +13,7 @@ from localllm.server import ollama_shapes as shapes
 from localllm.server.desk import Desk
 from localllm.server.fields import Common
 from localllm.server.http import Json, attended
-from localllm.server.ollama_errors import NO_MODEL, in_ollamas_words, too_long_to_embed
+from localllm.server.ollama_errors import in_ollamas_words, named, too_long_to_embed
 from localllm.server.ollama_generating import TRUNCATED_HEADER, read
 from localllm.server.operations import Operation
 from localllm.server.vector_shapes import check_count
@@ -90,8 +90,7 @@ class OllamaVectors:
         return Json({"embedding": numbers_of(done.vectors[0]).tolist() if done.vectors else []}, headers=headers)
 
     async def _vectors(self, request: Request, wanted: _Wanted) -> Embedded:
-        if not wanted.model:
-            raise InvalidRequest(NO_MODEL, param="model")
+        named(wanted.model)
         common = Common(model=wanted.model, keep_alive=wanted.keep_alive)
         try:
             if not any(wanted.texts):

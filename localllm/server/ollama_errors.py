@@ -16,6 +16,7 @@ from localllm.errors import (
 from localllm.server.http import error_body
 from localllm.server.json_text import BadJson
 from localllm.server.pump import Form
+from localllm.store.names import looks_like_path
 
 PATH = "/api/"
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
@@ -44,6 +45,16 @@ def _sentence(error: LocalLLMError, model: str) -> str | None:
     if isinstance(error, BadJson) and "has no body" in error.message:
         return NO_BODY
     return None
+
+
+def named(model: str) -> str:
+    """The name itself. InvalidRequest without one; a path is no name here, so that nobody can ask over the network
+    which files there are: it is not found, whatever lies there."""
+    if not model:
+        raise InvalidRequest(NO_MODEL, param="model")
+    if looks_like_path(model):
+        raise ModelNotFound(f"model '{model}' not found", param="model")
+    return model
 
 
 def refused_by_store(error: LocalLLMError) -> LocalLLMError:

@@ -76,6 +76,8 @@ class OllamaAnswers:
         begun = _Begun(self._desk, request, asked, wanted, kind)
         try:
             with named_as(NAMES):
+                if begun.prompting.wants_much:  # said before the model is loaded for it
+                    begun.prompting.check_capabilities(await self._desk.residency.find(asked.model))
                 if wanted.stream:
                     response = await streaming(request, begun.stream(), LINES)
                 else:
@@ -136,23 +138,23 @@ class _Begun:
         self._asked = asked
         self._wanted = wanted
         self._kind = kind
-        self._prompting = Prompting(asked)
+        self.prompting = Prompting(asked)
 
     @property
     def headers(self) -> dict[str, str]:
-        dropped = self._prompting.dropped
+        dropped = self.prompting.dropped
         return {TRUNCATED_HEADER: f"{dropped} messages"} if dropped else {}
 
     async def stream(self) -> Streamed:
         """With its first words."""
         async with contextlib.AsyncExitStack() as stack:
-            opened = await self._desk.open(self._request, stack, self._wanted, self._prompting)
+            opened = await self._desk.open(self._request, stack, self._wanted, self.prompting)
             early = await opened.reply.gather(FIRST_EVENT_S)
             return AnswerStream(opened.reply, early, self._script(opened).lines, stack.pop_all(), LINES)
 
     async def whole(self) -> dict[str, Any]:
         async with contextlib.AsyncExitStack() as stack:
-            opened = await self._desk.open(self._request, stack, self._wanted, self._prompting)
+            opened = await self._desk.open(self._request, stack, self._wanted, self.prompting)
             (piece,) = await collect(opened.reply, len(opened.asks))
             return self._script(opened).whole(piece)
 
@@ -164,7 +166,7 @@ class _Begun:
             opened.reply,
             opened.asks,
             opened.resident.text.tokenizer,
-            dropped=self._prompting.dropped,
+            dropped=self.prompting.dropped,
             shows_logprobs=bool(asked.logprobs),
             shows_context=isinstance(asked, shapes.OllamaGenerateRequest) and not asked.raw,
         )

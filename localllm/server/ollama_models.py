@@ -17,7 +17,7 @@ from localllm.errors import InvalidRequest, LocalLLMError, ModelNotFound, UsageE
 from localllm.server import ollama_shapes as shapes
 from localllm.server.http import Json
 from localllm.server.manage import row_of
-from localllm.server.ollama_errors import NO_MODEL, in_ollamas_words, refused_by_store
+from localllm.server.ollama_errors import in_ollamas_words, named, refused_by_store
 from localllm.server.ollama_generating import read
 from localllm.server.ollama_writing import rfc3339
 from localllm.server.operations import Operation
@@ -90,6 +90,7 @@ class OllamaModels:
         check_name(asked.source, "source")
         check_name(asked.destination, "destination")
         try:
+            named(asked.source)
             await asyncio.to_thread(lambda: self._open_shelf().copy(asked.source, asked.destination))
         except ModelNotFound:
             raise ModelNotFound(f'model "{asked.source}" not found') from None
@@ -111,12 +112,6 @@ class OllamaModels:
         except LocalLLMError as error:
             raise refused_by_store(in_ollamas_words(error, model)) from None
         return Response(headers=headers)
-
-
-def named(name: str) -> str:
-    if not name:
-        raise InvalidRequest(NO_MODEL, param="model")
-    return name
 
 
 def check_name(name: str, what: str) -> None:

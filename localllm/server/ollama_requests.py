@@ -15,7 +15,7 @@ from localllm.errors import ContextExceeded, InvalidRequest
 from localllm.server import unknowns
 from localllm.server.asks import chat_asks, completion_asks
 from localllm.server.fields import MAX_MESSAGES, MAX_NEW_TOKENS, ChatRequest, CompletionRequest
-from localllm.server.ollama_errors import NO_MODEL, cannot
+from localllm.server.ollama_errors import cannot, named
 from localllm.server.ollama_formats import response_format
 from localllm.server.ollama_options import DEFAULTS, sampling_fields
 from localllm.server.ollama_shapes import OllamaAsked, OllamaChatRequest, OllamaGenerateRequest, OllamaMessage
@@ -89,8 +89,7 @@ def _converted(fields: dict[str, Any], kind: type[R]) -> R:
 
 def check(asked: OllamaAsked) -> None:
     """InvalidRequest for what neither kind of request may hold."""
-    if not asked.model:
-        raise InvalidRequest(NO_MODEL, param="model")
+    named(asked.model)
     if asked.top_logprobs is not None and not 0 <= asked.top_logprobs <= MAX_LOGPROBS:
         raise InvalidRequest(f"top_logprobs must be between 0 and {MAX_LOGPROBS}", param="top_logprobs")
     if isinstance(asked.think, str) and asked.think not in LEVELS:
@@ -187,7 +186,7 @@ class Prompting:
 
     def __call__(self, wanted: Any, entry: Entry, text: "TextSide", settings: Settings, vocab_size: int) -> list[Ask]:
         asked = self.asked
-        self._check_capabilities(entry)
+        self.check_capabilities(entry)
         wanted = _with_defaults(wanted, asked, entry, text, settings)
         if isinstance(wanted, CompletionRequest):
             return self._capped(completion_asks(wanted, entry, text, settings, vocab_size))
@@ -200,8 +199,13 @@ class Prompting:
         asks, self.dropped = _shortened(wanted, make, limit)
         return self._capped(asks)
 
-    def _check_capabilities(self, entry: Entry) -> None:
-        """Where nothing is known of a model, nothing is refused."""
+    @property
+    def wants_much(self) -> bool:
+        """More than text, which not every model can give."""
+        return bool(self.asked.think or (isinstance(self.asked, OllamaChatRequest) and self.asked.tools))
+
+    def check_capabilities(self, entry: Entry) -> None:
+        """InvalidRequest for what the model cannot do. Where nothing is known of a model, most is tried."""
         asked, able = self.asked, entry.capabilities
         is_chat = isinstance(asked, OllamaChatRequest)
         if able and "completion" not in able:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from localllm.daemon.journal import Event, Record
 from localllm.errors import Cancelled
 from tests.daemon.toy import ToyLibrary, expected_text, toy_entry
 from tests.server.world import World, daemon
@@ -23,6 +24,8 @@ TOYS = (
     toy_entry("toy:vectors", capabilities=("embedding",)),
 )
 USER = [{"role": "user", "content": "x"}]
+AT_ONCE = {"stream": False}
+"""A stream for a model that takes long to load has its status before anybody knows how it ends."""
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 OPEN_CHAT = {"model": "toy:1b", "messages": USER}
 OPEN_GENERATE = {"model": "toy:1b", "prompt": "x"}
@@ -67,6 +70,9 @@ ROWS: list[tuple[str, dict[str, Any], int, str]] = [
     ("show", {"model": "nope"}, 404, "model 'nope' not found"),
     ("embed", {"model": "nope", "input": "x"}, 404, "model 'nope' not found"),
     ("embeddings", {"model": "nope", "prompt": "x"}, 404, "model 'nope' not found"),
+    *((route, {"model": "/etc/passwd", "prompt": "x", "messages": USER, "input": "x"}, 404,
+       "model '/etc/passwd' not found") for route in ("chat", "generate", "embed", "embeddings", "show")),
+    ("copy", {"source": "/etc/passwd", "destination": "x"}, 404, 'model "/etc/passwd" not found'),
     ("chat", OPEN_CHAT | {"options": {"top_k": "x"}}, 400, 'option "top_k" must be of type integer'),
     ("chat", OPEN_CHAT | {"options": {"stop": [1]}}, 400, 'option "stop" must be of type array of strings'),
     ("chat", OPEN_CHAT | {"format": "xml"}, 400,
@@ -78,7 +84,7 @@ ROWS: list[tuple[str, dict[str, Any], int, str]] = [
 
 @pytest.mark.parametrize(("route", "body", "status", "text"), ROWS)
 def test_refusals_have_ollamas_words(world: World, route: str, body: dict[str, Any], status: int, text: str) -> None:
-    answer = world.client.post(f"/api/{route}", json=body)
+    answer = world.client.post(f"/api/{route}", json=AT_ONCE | body)
     told = answer.json()["error"].removesuffix(")").partition(" (")[0] if status == 400 else answer.json()["error"]
     assert answer.status_code == status and (told == text or answer.json()["error"] == text), answer.text
 
@@ -114,7 +120,7 @@ NAMED: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("route", "body", "named"), NAMED)
 def test_what_cannot_be_is_refused_by_name(world: World, route: str, body: dict[str, Any], named: str) -> None:
-    answer = world.client.post(f"/api/{route}", json=body)
+    answer = world.client.post(f"/api/{route}", json=AT_ONCE | body)
     assert answer.status_code == 400 and named in answer.json()["error"], answer.text
 
 
@@ -179,7 +185,11 @@ def test_an_error_in_the_middle_is_the_last_line(world: World) -> None:
 
 
 def test_a_cancelled_request_without_a_stream_is_a_499(world: World) -> None:
-    unwatch = world.daemon.journal.watch(lambda record, event: record.cancel() if event.name == "first_token" else None)
+    def cancelling(record: Record, event: Event) -> None:
+        if event.name == "first_token":
+            record.cancel()
+
+    unwatch = world.daemon.journal.watch(cancelling)
     try:
         body = {"model": "toy:slow", "prompt": LONG, "stream": False, "options": {"temperature": 0}}
         answer = world.client.post("/api/generate", json=body)
@@ -189,7 +199,7 @@ def test_a_cancelled_request_without_a_stream_is_a_499(world: World) -> None:
 
 
 def test_a_model_that_cannot_be_loaded_says_why(world: World) -> None:
-    answer = world.client.post("/api/chat", json={"model": "toy:broken", "messages": USER})
+    answer = world.client.post("/api/chat", json={"model": "toy:broken", "messages": USER, "stream": False})
     assert answer.status_code == 422 and "the toy is broken" in answer.json()["error"]
 
 
