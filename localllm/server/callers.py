@@ -8,15 +8,16 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from localllm.daemon.keys import Key, KeyFile, digest_of
-from localllm.errors import StoreError
+from localllm.errors import Forbidden, StoreError
 from localllm.server.operations import Scope
 from localllm.settings import Settings
+from localllm.store.names import looks_like_path
 
 logger = logging.getLogger("localllm.server")
 
@@ -40,6 +41,18 @@ def caller_of(request: Request) -> Caller:
     caller = request.scope.get(STATE, ANYBODY)
     assert isinstance(caller, Caller)
     return caller
+
+
+def check_names(caller: Caller, names: Iterable[object]) -> None:
+    """Forbidden where one who may not manage models names a file: which files there are is nobody else's business."""
+    if "manage" in caller.scopes:
+        return
+    for name in names:
+        if isinstance(name, str) and looks_like_path(name.strip()):
+            raise Forbidden(
+                f"the key {caller.name!r} may name models, but no files",
+                hint="`localllm keys create NAME --scope inference --scope manage` makes one that may",
+            )
 
 
 class Callers:

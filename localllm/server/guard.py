@@ -8,13 +8,13 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localllm.errors import Forbidden, InvalidApiKey, LocalLLMError, UsageError
-from localllm.server.callers import ANYBODY, STATE, Caller, Callers
+from localllm.server.callers import ANYBODY, STATE, Caller, Callers, check_names
 from localllm.server.http import MAX_BODY, HttpError, error_response
 from localllm.server.operations import JSON, Directory, Operation
 from localllm.settings import Settings
@@ -91,7 +91,10 @@ class Guard:
             operation = self._directory.find(scope["method"], scope["path"])
             if operation is not None:  # what is not there is not found, whatever was sent
                 check_content_type(scope["method"], headers, operation.takes)
-            scope[STATE] = self._caller(operation, headers)
+            caller = scope[STATE] = self._caller(operation, headers)
+            if "manage" not in caller.scopes:
+                queried = (value for _, value in parse_qsl(scope.get("query_string", b"").decode("latin-1")))
+                check_names(caller, [*self._directory.names(scope["path"]), *queried])
         except LocalLLMError as error:
             await error_response(error, scope["path"])(scope, receive, send)
             return

@@ -57,7 +57,8 @@ def _is_crowded(text: bytes) -> bool:
 
 def _counted(root: dict[str, Any]) -> int:
     """Members of all objects in it, level by level. BadJson where there are too many levels."""
-    num_members, level = 0, [root]
+    num_members = 0
+    level: list[Any] = [root]
     for _ in range(MAX_DEPTH):
         num_members += sum(len(value) for value in level if type(value) is dict)
         level = [inner for value in level for inner in _values(value) if type(inner) is dict or type(inner) is list]

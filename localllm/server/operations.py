@@ -66,6 +66,12 @@ class Directory:
         found = [route.methods or set() for _, route in self._routes if route.matches(scope)[0] is not Match.NONE]
         return sorted(set().union(*found))
 
+    def names(self, path: str) -> list[str]:
+        """What stands in the path where routes have parameters."""
+        scope = {"type": "http", "method": "GET", "path": path, "root_path": ""}
+        matches = (route.matches(scope)[1] for _, route in self._routes)
+        return [str(value) for match in matches for value in match.get("path_params", {}).values()]
+
     def find(self, method: str, path: str) -> Operation | None:
         """None where no operation has this path and method. HEAD goes with every GET."""
         scope = {"type": "http", "method": method, "path": path, "root_path": ""}

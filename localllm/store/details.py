@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from localllm.store.folder import (
 )
 from localllm.store.pick import INDEX_NAME, UNSAFE_SUFFIXES, Picked, candidates, pick_safetensors, tag_of
 
+MAX_FILES = 2000
+MAX_DEPTH = 4
+"""Of a model's folder: files, and folders below it."""
 # general.file_type: what llama.cpp's quantize tool was asked for
 _FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
@@ -96,7 +100,7 @@ def block_types(path: Path) -> tuple[str, ...]:
 
 def _from_folder(entry: Entry, path: Path) -> Entry:
     """GGUF goes before safetensors, as for whoever opens the folder later."""
-    listing = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    listing = _listing(path)
     ggufs = candidates(listing)
     if len(ggufs) == 1:
         first = path / ggufs[0][0]
@@ -113,11 +117,26 @@ def _from_folder(entry: Entry, path: Path) -> Entry:
 
 def _from_safetensors(entry: Entry, path: Path) -> Entry:
     """One file of weights; what belongs to it lies beside it."""
-    beside = sorted(file.relative_to(path.parent).as_posix() for file in path.parent.rglob("*.jinja"))
-    listing = [*(file.name for file in path.parent.iterdir() if file.is_file()), *beside]
     read_config(path.parent)  # without it nothing is a model here
+    listing = [name for name in _listing(path.parent) if "/" not in name or name.endswith(".jinja")]
     picked = pick_safetensors(listing)
     return describe_folder(entry, path.parent, with_weights(picked or Picked((), ""), (path.name,)))
+
+
+def _listing(folder: Path) -> list[str]:
+    """The files in it, in the order of the alphabet. BadModelFile where there are more than any model has: whoever
+    names a home, or `/`, does not mean all of it, and must not keep the daemon busy for hours."""
+    found: list[str] = []
+    for num_folders, (place, folders, names) in enumerate(os.walk(folder)):
+        depth = len(Path(place).relative_to(folder).parts)
+        if depth == MAX_DEPTH:
+            folders.clear()
+        found += [
+            str(Path(place, name).relative_to(folder)) for name in names if os.path.isfile(os.path.join(place, name))
+        ]
+        if len(found) > MAX_FILES or num_folders > MAX_FILES:
+            raise BadModelFile(f"{folder} holds too many files for a model", hint="name the model's own folder or file")
+    return sorted(found)
 
 
 def _no_model(path: Path, listing: list[str]) -> BadModelFile:
