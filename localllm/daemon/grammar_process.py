@@ -14,8 +14,10 @@ from typing import IO, Any
 from localllm.errors import LocalLLMError
 from localllm.tokens.frames import read_frame, write_frame
 
-CHECK_S = 0.75
+CHECK_S = 0.9
+"""By the clock. The process has a limit of its own on the CPU's time, which comes first unless the machine is busy."""
 START_S = 10.0
+TOO_MUCH = "it takes too much time or memory to follow"
 
 
 class GrammarProcess:
@@ -28,18 +30,21 @@ class GrammarProcess:
         self._is_ready = False
 
     def ask(self, request: dict[str, str]) -> dict[str, str] | None:
-        """`{"grammar": ...}` or `{"failure": a sentence}`; None when the process had to be ended over it.
+        """`{"grammar": ...}` or `{"failure": a sentence}`; None when there was no answer in time.
         LocalLLMError when it does not start."""
         with self._lock:
             process = self._running()
             try:
                 write_frame(_pipe(process.stdin), request)
                 reply: dict[str, str] | None = _receive(process, CHECK_S)
+            except TimeoutError:
+                self._start()  # so that no later request reads a stale answer; and the next one finds it running
+                return None
             except (OSError, ValueError):
                 reply = None
-            if reply is None:  # so that no later request reads a stale answer; and the next one finds it running
+            if reply is None:
                 self._start()
-        return reply
+        return {"failure": TOO_MUCH} if reply is None else reply
 
     def close(self) -> None:
         with self._lock:
@@ -49,7 +54,7 @@ class GrammarProcess:
         process = self._process
         if process is None or process.poll() is not None:
             process = self._start()
-        if not self._is_ready and _receive(process, START_S) is None:
+        if not self._is_ready and not _has_started(process):
             self._end()
             raise LocalLLMError("the process that checks grammars did not start")
         self._is_ready = True
@@ -68,10 +73,19 @@ class GrammarProcess:
 
 
 def _receive(process: subprocess.Popen[bytes], wall_s: float) -> Any:
-    """The next reply; None if the process ended or is late."""
+    """The next reply; None if the process ended. TimeoutError when it is late."""
     pipe = _pipe(process.stdout)
     ready, _, _ = select.select([pipe], [], [], wall_s)
-    return read_frame(pipe) if ready else None
+    if not ready:
+        raise TimeoutError
+    return read_frame(pipe)
+
+
+def _has_started(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        return _receive(process, START_S) is not None
+    except TimeoutError:
+        return False
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:

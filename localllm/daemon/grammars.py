@@ -26,7 +26,7 @@ MAX_CHOICES = 1000
 MAX_KEPT = 256
 MAX_WAITING = 32
 
-_WHITESPACE = r"[ \t]|\r?\n[ \t]{0,64}"
+_WHITESPACE = r"[ \t]|\r?\n( {0,64}|\t{0,16})"
 """Between the tokens of JSON. llguidance allows any amount, and a small model may go on with it for ever."""
 
 Kind = Literal["json_schema", "regex", "choice", "lark", "gbnf"]
@@ -114,15 +114,15 @@ class Grammars:
 
     async def checked(self, draft: Draft, *, param: str = "response_format") -> str:
         """The grammar as `wire.Constraint` takes it. InvalidSchema or InvalidGrammar naming `param` for one that
-        cannot be kept to; Overloaded when too many wait for their answer already."""
+        cannot be kept to; Overloaded when too many wait for their answer already, or the machine has no time."""
         found = self._found.get(draft) or await self._find(draft)
-        if found is not None:  # a process that was ended may have had bad luck: that is not remembered
-            self._remember(draft, found)
-        if found is not None and "grammar" in found:
+        if found is None:  # not the grammar's fault, as the limit on the time of the CPU was not met
+            raise Overloaded("the machine is too busy to check the grammar", hint="try again in a moment")
+        self._remember(draft, found)
+        if "grammar" in found:
             return found["grammar"]
-        reason = "it takes too much time or memory to follow" if found is None else found["failure"]
         refusal = InvalidSchema if draft.kind == "json_schema" else InvalidGrammar
-        raise refusal(f"this {_NAMES[draft.kind]} cannot be kept to: {reason}", param=param)
+        raise refusal(f"this {_NAMES[draft.kind]} cannot be kept to: {found['failure']}", param=param)
 
     async def warm(self) -> None:
         """Start a process now, so that the first request need not wait for it."""
