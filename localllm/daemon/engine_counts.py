@@ -32,6 +32,12 @@ class Counts(Counter[str]):
         super().__init__()
         self.step_sizes = [0] * (len(wire.STEP_TOKEN_BOUNDS) + 1)
 
+    def copied(self) -> "Counts":
+        copy = Counts()
+        copy.update(self)
+        copy.step_sizes = self.step_sizes.copy()
+        return copy
+
     def add(self, snapshot: wire.Snapshot) -> None:
         for field in FIELDS:
             self[field] += getattr(snapshot, field)
@@ -48,52 +54,41 @@ class EngineCounts:
         self.evictions: Counter[str] = Counter()
         self._residency = residency
         self._past: dict[str, Counts] = {}
-        self._present: dict[str, tuple[Resident, wire.Snapshot | None]] = {}
+        self._present: dict[Resident, wire.Snapshot | None] = {}
         self._last_eviction: object = None
         residency.watch(self._note)
 
     def by_model(self) -> dict[str, Counts]:
         """Past workers and present ones together."""
-        found: dict[str, Counts] = {}
-        for name in {**self._past, **self._present}:
-            found[name] = self._sum(name)
+        found = {name: past.copied() for name, past in self._past.items()}
+        for resident, snapshot in self._present.items():
+            counts = found.setdefault(resident.entry.name, Counts())
+            if snapshot is not None:
+                counts.add(snapshot)
         return found
-
-    def _sum(self, name: str) -> Counts:
-        total = Counts()
-        past = self._past.get(name)
-        if past is not None:
-            total.update(past)
-            total.step_sizes = past.step_sizes.copy()
-        _, snapshot = self._present.get(name, (None, None))
-        if snapshot is not None:
-            total.add(snapshot)
-        return total
 
     def _note(self, resident: Resident) -> None:
         """Called for every snapshot and every change of state."""
-        name = resident.entry.name
-        known, snapshot = self._present.get(name, (None, None))
-        if known is not resident:
-            self._put_past(name, snapshot)
-        was_ready = known is resident
-        if resident.state == "ready" and not was_ready:
-            self.loads[name] += 1
-        if resident.state == "ready" or was_ready:
-            self._present[name] = resident, resident.snapshot
         if resident.gone.is_set():
             self._note_end(resident)
+            return
+        is_new = resident not in self._present
+        if resident.state == "ready" or not is_new:
+            self._present[resident] = resident.snapshot
+            self.loads[resident.entry.name] += is_new
 
     def _note_end(self, resident: Resident) -> None:
-        self.crashes[resident.entry.name] += resident.crashed
+        name = resident.entry.name
+        snapshot = self._present.pop(resident, None)
+        if snapshot is not None:
+            self._past.setdefault(name, Counts()).add(snapshot)
+        self.crashes[name] += resident.crashed
+        self._note_evictions()
+
+    def _note_evictions(self) -> None:
         for eviction in reversed(self._residency.evictions):
             if eviction is self._last_eviction:
                 break
             self.evictions[eviction.name] += 1
         if self._residency.evictions:
             self._last_eviction = self._residency.evictions[-1]
-
-    def _put_past(self, name: str, snapshot: wire.Snapshot | None) -> None:
-        if snapshot is not None:
-            self._past.setdefault(name, Counts()).add(snapshot)
-            del self._present[name]

@@ -70,7 +70,7 @@ def test_every_answer_has_a_name_and_a_good_one_of_the_client_is_kept(world: Wor
 def test_a_stream_that_is_cancelled_ends_with_an_error_event(world: World) -> None:
     with world.client.stream("POST", "/v1/completions", json=LONG | {"stream": True}) as stream:
         lines = stream.iter_lines()
-        next(line for line in lines if line)
+        next(line for line in lines if line.startswith("data:"))
         shown = cancel(world, stream.headers["x-request-id"]).json()
         assert shown["cancelled"] is True and shown["state"] == "failed"
         rest = [line for line in lines if line]

@@ -95,7 +95,7 @@ def test_pages_have_owners_and_steps_have_rows_while_somebody_watches(world: Wor
     next(frames)
     with world.client.stream("POST", "/v1/completions", json=body, headers=headers) as stream:
         lines = stream.iter_lines()
-        next(line for line in lines if line)
+        next(line for line in lines if line.startswith("data:"))
         for frame in frames:
             shot = frame.snapshots.get("toy:slow")
             if shot is not None and shot.rows and shot.rows[0].kind == "decode":
@@ -132,7 +132,7 @@ def test_a_reader_who_comes_late_hears_of_what_is_under_way(world: World) -> Non
     body = {"model": "toy:slow", "prompt": "x", "max_tokens": 300, "ignore_eos": True, "stream": True}
     with world.client.stream("POST", "/v1/completions", json=body) as stream:
         lines = stream.iter_lines()
-        next(line for line in lines if line)
+        next(line for line in lines if line.startswith("data:"))
         frames = Client(world.url).live()
         names = [event.name for event in next(frames).events]
         frames.close()  # type: ignore[attr-defined]  # a generator
@@ -144,7 +144,7 @@ def test_frames_come_at_most_ten_times_a_second(world: World) -> None:
     frames = Client(world.url).live()
     with world.client.stream("POST", "/v1/completions", json=body) as stream:
         lines = stream.iter_lines()
-        next(line for line in lines if line)
+        next(line for line in lines if line.startswith("data:"))
         times = [next(frames).at for _ in range(8)]
     frames.close()  # type: ignore[attr-defined]  # a generator
     assert min(later - earlier for earlier, later in pairwise(times[1:])) > FRAME_S * 0.95
@@ -167,7 +167,7 @@ def test_rates_are_those_between_two_snapshots(world: World) -> None:
     frames = Client(world.url).live()
     with world.client.stream("POST", "/v1/completions", json=body) as stream:
         lines = stream.iter_lines()
-        next(line for line in lines if line)
+        next(line for line in lines if line.startswith("data:"))
         rates = next(found for frame in frames for found in frame.rates.values() if found.generated_tokens_per_s)
     frames.close()  # type: ignore[attr-defined]  # a generator
     assert 5 < rates.generated_tokens_per_s < 60 and rates.steps_per_s == pytest.approx(

@@ -109,7 +109,7 @@ def test_slots_show_what_runs_and_how(world: World) -> None:
     body = {"model": "toy:slow", "prompt": "abc", "temperature": 0.5, "top_k": 7, "max_tokens": 300, "stream": True}
     with world.client.stream("POST", "/v1/completions", json=body | {"ignore_eos": True}) as stream:
         lines = stream.iter_lines()
-        next(line for line in lines if line)
+        next(line for line in lines if line.startswith("data:"))
         slots = world.client.get("/slots").json()
         assert [slot["id"] for slot in slots] == [0, 1, 2, 3]
         assert [slot["is_processing"] for slot in slots] == [True, False, False, False]
@@ -125,7 +125,7 @@ def test_without_a_free_slot_the_answer_may_be_503(tmp_path: Path) -> None:
         body = {"model": "toy:1b", "prompt": "abc", "max_tokens": 300, "stream": True, "ignore_eos": True}
         with world.client.stream("POST", "/v1/completions", json=body) as stream:
             lines = stream.iter_lines()  # kept: the stream ends with it
-            next(line for line in lines if line)
+            next(line for line in lines if line.startswith("data:"))
             assert world.client.get("/slots").status_code == 200
             refused = world.client.get("/slots?fail_on_no_slot=1")
             assert refused.status_code == 503 and refused.headers["retry-after"]

@@ -3,11 +3,13 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from copy import copy
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from localllm.daemon.engine_counts import EngineCounts
 from localllm.daemon.journal import Journal
 from localllm.daemon.tallies import SERIES, Tallies
 from tests.daemon.toy import ToyLibrary, toy_entry
@@ -125,7 +127,7 @@ def test_requests_are_counted_by_how_they_end(world: World) -> None:
     for _ in range(2):
         with world.client.stream("POST", "/v1/completions", json=body) as stream:
             lines = stream.iter_lines()
-            next(line for line in lines if line)
+            next(line for line in lines if line.startswith("data:"))
             world.client.post(f"/v1/requests/{stream.headers['x-request-id']}/cancel", json={})
             list(lines)
     found = Scrape(world)
@@ -177,6 +179,19 @@ def test_the_names_are_vllms_with_our_prefix_or_its_own(world: World) -> None:
     assert {f"localllm:{name}" for name in VLLM_NAMES} <= ours
     assert {f"vllm:{name}" for name in VLLM_NAMES} <= theirs
     assert world.client.get("/metrics?prefix=other").status_code == 400
+
+
+def test_workers_of_one_name_are_counted_each_for_itself(world: World) -> None:
+    counts = EngineCounts(world.daemon.residency)
+    world.complete("abc", max_tokens=5, ignore_eos=True)
+    settled(world, 5)
+    (resident,) = world.daemon.residency.residents()
+    twin = copy(resident)
+    for _ in range(3):
+        counts._note(resident)
+        counts._note(twin)
+    found = counts.by_model()[MODEL]
+    assert (found["num_generated_tokens"], counts.loads[MODEL]) == (10, 2)
 
 
 def test_buckets_rise_and_end_with_everything(world: World) -> None:
