@@ -18,7 +18,7 @@ Event = dict[str, Any]
 
 
 def events_of(stream: str) -> list[Event]:
-    """The data of all events, each of whose names must be that of its type; comments are passed over."""
+    """The data of all events, each of whose names must be that of its type; comments and pings are passed over."""
     events = []
     for block in stream.removesuffix("\n\n").split("\n\n"):
         lines = [line for line in block.split("\n") if not line.startswith(":")]
@@ -27,7 +27,8 @@ def events_of(stream: str) -> list[Event]:
         name, data = lines
         event = json.loads(data.removeprefix("data: "))
         assert name == f"event: {event['type']}"
-        events.append(event)
+        if event["type"] != "ping":  # comes while a model is loading
+            events.append(event)
     return events
 
 
