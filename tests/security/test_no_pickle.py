@@ -47,7 +47,9 @@ def is_open(keyword: ast.keyword) -> bool:
 
 
 def test_the_search_finds_what_it_looks_for() -> None:
-    text = "import pickle\nfrom marshal import loads\neval('1')\ntorch.load(f)\nrun(x, shell=True)\nload(f, shell=False)"
+    text = (
+        "import pickle\nfrom marshal import loads\neval('1')\ntorch.load(f)\nrun(x, shell=True)\nload(f, shell=False)"
+    )
     assert list(dangers(ast.parse(text))) == ["pickle", "marshal", "eval", "torch.load", "run(shell)"]
     assert len(SOURCES) > 150
 
