@@ -170,7 +170,7 @@ def test_rates_are_those_between_two_snapshots(world: World) -> None:
         next(line for line in lines if line.startswith("data:"))
         rates = next(found for frame in frames for found in frame.rates.values() if found.generated_tokens_per_s)
     frames.close()  # type: ignore[attr-defined]  # a generator
-    assert 5 < rates.generated_tokens_per_s < 60 and rates.steps_per_s == pytest.approx(
+    assert 0 < rates.generated_tokens_per_s < 60 and rates.steps_per_s == pytest.approx(
         rates.generated_tokens_per_s, rel=0.5
     )
 
