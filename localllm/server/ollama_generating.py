@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,7 +28,7 @@ from localllm.server.writing import FIRST_EVENT_S
 
 NDJSON = "application/x-ndjson"
 TRUNCATED_HEADER = "x-localllm-truncated"
-R = TypeVar("R")
+R = TypeVar("R", bound=msgspec.Struct)
 
 
 class OllamaAnswers:
@@ -190,7 +191,7 @@ async def read(request: Request, kind: type[R], *, without_effect: str = "") -> 
 
 def _one_line(body: dict[str, Any]) -> Response:
     response = Json(body)
-    response.body += b"\n"
+    response.body = bytes(response.body) + b"\n"
     response.headers["content-length"] = str(len(response.body))
     response.headers["content-type"] = NDJSON
     return response

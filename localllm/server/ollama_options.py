@@ -35,7 +35,7 @@ def _checked(name: str, value: Any) -> Any:
         value = float(value)
     if name == "stop" and isinstance(value, str):
         value = [value]
-    if type(value) is not kind or (kind is list and not all(isinstance(item, str) for item in value)):
+    if type(value) is not kind or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
         raise InvalidRequest(f'option "{name}" must be of type {_WORDS[kind]}', param=f"options.{name}")
     return value
 

@@ -75,8 +75,13 @@ CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"tools": [TOOL, TOOL]}, "tools"),
     ({"tools": [{"type": "function", "function": {"name": "two words"}}]}, "tools"),
     ({"tools": [{"type": "function", "function": {"name": "f", "parameters": 5}}]}, "tools"),
-    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}],
-      "tool_choice": "required"}, "tools"),
+    (
+        {
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}],
+            "tool_choice": "required",
+        },
+        "tools",
+    ),
     ({"reasoning_effort": "huge"}, "reasoning_effort"),
     ({"reasoning": {"effort": "low"}, "reasoning_effort": "high"}, "reasoning"),
     ({"reasoning": {"depth": 3}}, "reasoning.depth"),
