@@ -143,8 +143,8 @@ def pages_that_fit(
 @dataclass(frozen=True, slots=True)
 class TextSide:
     """What turns messages into ids and ids into text, with the model's own defaults. Holds no weights. `pooling` makes
-    one vector of a text: as the file says, else the last token's, which has seen all others. `fill_in`: what is around a
-    gap that the model fills; None where it cannot."""
+    one vector of a text: as the file says, else the last token's, which has seen all others. `fill_in`: what is around
+    a gap that the model fills; None where it cannot."""
 
     tokenizer: Tokenizer
     template: ChatTemplate

@@ -144,7 +144,7 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def _second_door(settings: Settings) -> Iterator[list[socket.socket]]:
-    """Where programs look for Ollama, if that is wanted; nowhere, with a warning, while another program has the port."""
+    """Where programs look for Ollama, if wanted; nowhere, with a warning, while another program has the port."""
     with contextlib.ExitStack() as stack:
         listeners: list[socket.socket] = []
         if settings.ollama_port not in (0, settings.port):

@@ -26,15 +26,15 @@ class Found:
     text: str
 
 
-def hammer(home: Path, max_examples: int, *phases: str, seed: int = 1) -> Found:
-    """`max_examples` bounds the cases of one operation in one phase of chance."""
+def hammer(home: Path, max_examples: int, *phases: str, seed: int = 1, limit_s: int = 0) -> Found:
+    """`max_examples` bounds the cases of an operation in one phase of chance, `limit_s` the whole run (0: no limit)."""
     with daemon(home, api_keys=KEY, default_model="toy:1b", max_queue=64) as world:
-        found = _run(world, home, max_examples, phases, seed)
+        found = _run(world, home, max_examples, phases, seed, limit_s)
         assert world.client.get("/health").json()["status"] == "ok", "the daemon is not well"
         return found
 
 
-def _run(world: World, home: Path, max_examples: int, phases: tuple[str, ...], seed: int) -> Found:
+def _run(world: World, home: Path, max_examples: int, phases: tuple[str, ...], seed: int, limit_s: int) -> Found:
     report = home / "report.json"
     command = [
         sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run", world.url + "/openapi.json",
@@ -43,6 +43,7 @@ def _run(world: World, home: Path, max_examples: int, phases: tuple[str, ...], s
         "--generation-database", "none", "--no-shrink", "--continue-on-failure", "--report-json-path", str(report),
         "-H", f"Authorization: Bearer {KEY}",
     ]  # fmt: skip
+    command += ["--max-time", str(limit_s)] if limit_s else []
     environment = os.environ | {"SCHEMATHESIS_HOOKS": "tests.server.hammering", "PYTHONPATH": os.getcwd()}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if not report.exists():

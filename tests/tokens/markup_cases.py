@@ -264,7 +264,11 @@ CASES: dict[str, list[tuple[MarkupSpec, str, list[Piece]]]] = {
          "</minimax:tool_call>", [find(zip="01234", n=1), find()]),
     ],
     "minimax with JSON": [
-        (of("minimax"), '<minimax:tool_call><invoke name="find">{"zip": "01234"}</invoke></minimax:tool_call>', [FOUND]),
+        (
+            of("minimax"),
+            '<minimax:tool_call><invoke name="find">{"zip": "01234"}</invoke></minimax:tool_call>',
+            [FOUND],
+        ),
     ],
     "harmony": [
         (HARMONY, "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>yes<|return|>",
