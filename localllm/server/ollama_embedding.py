@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,7 +20,7 @@ from localllm.server.operations import Operation
 from localllm.server.vector_shapes import check_count
 from localllm.server.vectors import Cut, Embedded, embed, numbers_of
 
-R = TypeVar("R")
+R = TypeVar("R", bound=msgspec.Struct)
 BAD_INPUT = "invalid input type"
 
 
