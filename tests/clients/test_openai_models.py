@@ -1,0 +1,16 @@
+"""The official `openai` client, strict about what it gets: the list of models."""
+
+import openai
+import pytest
+
+
+def test_the_model_is_listed_and_can_be_retrieved(client: openai.OpenAI, model: str) -> None:
+    listed = client.models.list().data
+    assert [each.id for each in listed] == [model]
+    assert client.models.retrieve(model) == listed[0]
+
+
+def test_a_model_that_is_not_there_is_not_found(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="smollm2:136m") as missing:
+        client.models.retrieve("smollm2:136m")
+    assert missing.value.code == "model_not_found"
