@@ -27,7 +27,7 @@ class Found:
 
 
 def hammer(home: Path, max_examples: int, *phases: str, seed: int = 1, limit_s: int = 0) -> Found:
-    """`max_examples` bounds the cases of an operation in one phase of chance, `limit_s` the whole run (0: no limit)."""
+    """`max_examples` bounds the cases of an operation in one phase of chance, `limit_s` the whole run (0: not)."""
     with daemon(home, api_keys=KEY, default_model="toy:1b", max_queue=64) as world:
         found = _run(world, home, max_examples, phases, seed, limit_s)
         assert world.client.get("/health").json()["status"] == "ok", "the daemon is not well"
