@@ -76,7 +76,6 @@ class Residency:
         self._settings = settings
         self._sources = sources
         self._residents: dict[str, Resident] = {}
-        self._keep_alive_s: dict[str, float] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._expires_s: dict[str, float] = {}
         self._lives: set[asyncio.Task[None]] = set()
@@ -115,7 +114,7 @@ class Residency:
         resident = await self._hold(entry, wish, wait)
         key = key_of(entry)
         if keep_alive_s is not None:
-            self._keep_alive_s[key] = keep_alive_s
+            resident.keep_alive_s = keep_alive_s
         wait.resident, wait.words = resident, ""
         try:
             await resident.wait_ready()
@@ -145,7 +144,7 @@ class Residency:
         """Seconds until an idle model is unloaded; None: for ever."""
         key = key_of(resident.entry)
         if resident.num_users or key not in self._timers:
-            kept = self._kept_s(key)
+            kept = self._kept_s(resident)
             return None if kept == FOREVER else kept
         return max(0.0, self._expires_s[key] - self._sources.clock())
 
@@ -331,12 +330,14 @@ class Residency:
             self._set_timer(key, resident)
         self._notify()
 
-    def _kept_s(self, key: str) -> float:
-        return self._keep_alive_s.get(key, keep_alive_seconds(self._settings.keep_alive))
+    def _kept_s(self, resident: Resident) -> float:
+        """What the last request said that said anything, while the model is loaded."""
+        kept = resident.keep_alive_s
+        return keep_alive_seconds(self._settings.keep_alive) if kept is None else kept
 
     def _set_timer(self, key: str, resident: Resident) -> None:
         self._cancel_timer(key)
-        kept_s = self._kept_s(key)
+        kept_s = self._kept_s(resident)
         if kept_s != FOREVER:
             self._expires_s[key] = self._sources.clock() + kept_s
             self._timers[key] = asyncio.get_running_loop().call_later(kept_s, self._expire, key, resident)

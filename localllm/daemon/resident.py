@@ -61,6 +61,7 @@ class Resident:
         self.tokens_per_s = 0.0
         self.gone = asyncio.Event()
         self.num_users = 0
+        self.keep_alive_s: float | None = None
         self.last_used = started
         self.error: LocalLLMError | None = None
         self.crashed = False

@@ -221,6 +221,14 @@ async def test_the_keep_alive_setting_holds_where_no_request_says_otherwise(tmp_
         await asyncio.wait_for(until_empty(models), 5)
 
 
+async def test_a_keep_alive_of_once_does_not_outlive_the_loaded_model(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        await use(models, "a", 0)
+        await asyncio.wait_for(until_empty(models), 5)
+        left_s = models.expires_in_s(await use(models, "a"))
+        assert left_s is not None and left_s > 200
+
+
 async def until_empty(models: Residency) -> None:
     while models.residents():
         await asyncio.sleep(0.01)
