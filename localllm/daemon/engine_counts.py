@@ -13,7 +13,6 @@ from localllm.daemon.resident import Resident
 COUNTERS: Mapping[str, tuple[str, str]] = {
     "prefix_cache_queries": ("num_prompt_tokens", "prompt tokens that were looked up in the prefix cache"),
     "prefix_cache_hits": ("num_cached_tokens", "prompt tokens that were found in the prefix cache"),
-    "prompt_tokens": ("num_prompt_tokens", "tokens of prompts"),
     "generation_tokens": ("num_generated_tokens", "tokens that were generated"),
     "num_preemptions": ("num_preemptions", "times that a sequence gave its memory to others"),
     "engine_steps": ("num_steps", "steps of the engine"),

@@ -63,11 +63,13 @@ SERIES: Mapping[str, tuple[Sequence[float], str]] = {
 
 
 class Tally:
-    """What the requests of one model came to; `ended` counts them by how they ended."""
+    """What the requests of one model came to; `ended` counts them by how they ended. `prompt_tokens` are those of the
+    requests that came to an engine, counted as in their `usage`: once for all choices of a prompt."""
 
     def __init__(self) -> None:
         self.series = {name: Histogram(bounds) for name, (bounds, _) in SERIES.items()}
         self.ended: Counter[str] = Counter()
+        self.prompt_tokens = 0
         self.inter_token = self.series["inter_token_latency_seconds"]
 
     def observe(self, name: str, value: float) -> None:
@@ -100,6 +102,9 @@ class Tallies:
             self._of(record).observe("time_to_first_token_seconds", event.at - record.events[0].at)
         elif event.name == "submitted":
             self._note_parameters(record, event)
+        elif event.name == "admitted":
+            if record.first("admitted") is event:  # each of several sequences is admitted, and tells of all prompts
+                self._of(record).prompt_tokens += event.data["prompt"]
         elif event.name in ("finished", "failed") and record.first("submitted") is not None:
             self._note_end(record, event)
 

@@ -8,9 +8,12 @@ from msgspec import UNSET, UnsetType
 
 from localllm.errors import InvalidRequest
 from localllm.server.chat_checks import MAX_TOOLS
-from localllm.server.fields import MAX_MESSAGES, MAX_NEW_TOKENS
+from localllm.server.fields import MAX_MESSAGES, MAX_NEW_TOKENS, Bound
 
 # ---- requests
+
+MESSAGE_BOUNDS: tuple[Bound, ...] = (("max_tokens", 1, MAX_NEW_TOKENS), ("temperature", 0, 1))
+THINKING_BOUNDS: tuple[Bound, ...] = (("budget_tokens", 1, MAX_NEW_TOKENS),)
 
 
 class Turn(msgspec.Struct):
@@ -66,6 +69,8 @@ class Counted(msgspec.Struct, kw_only=True):
         thinking = self.thinking
         if thinking is not None and thinking.type == "enabled" and thinking.budget_tokens is None:
             raise InvalidRequest("thinking.budget_tokens is required", param="thinking.budget_tokens")
+        if thinking is not None:
+            _check_bounds(thinking, THINKING_BOUNDS, "thinking.")
 
 
 class MessagesRequest(Counted, kw_only=True):
@@ -82,15 +87,14 @@ class MessagesRequest(Counted, kw_only=True):
 
     def check(self) -> None:
         super().check()
-        if not 1 <= self.max_tokens <= MAX_NEW_TOKENS:
-            raise InvalidRequest(f"max_tokens must be between 1 and {MAX_NEW_TOKENS}", param="max_tokens")
-        if self.temperature is not None and not 0 <= self.temperature <= 1:
-            raise InvalidRequest(f"temperature must be between 0 and 1, not {self.temperature}", param="temperature")
-        budget = self.thinking.budget_tokens if self.thinking else None
-        if budget is not None and not 0 < budget <= MAX_NEW_TOKENS:
-            raise InvalidRequest(
-                f"thinking.budget_tokens must be between 1 and {MAX_NEW_TOKENS}", param="thinking.budget_tokens"
-            )
+        _check_bounds(self, MESSAGE_BOUNDS)
+
+
+def _check_bounds(asked: msgspec.Struct, bounds: tuple[Bound, ...], before: str = "") -> None:
+    for name, low, high in bounds:
+        value, shown = getattr(asked, name), before + name
+        if value is not None and not low <= value <= high:
+            raise InvalidRequest(f"{shown} must be between {low} and {high}, not {value}", param=shown)
 
 
 # ---- answers

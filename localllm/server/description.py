@@ -3,7 +3,7 @@
 Shapes come from the structs that requests are decoded into and answers are tested against.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from localllm.server import fields, shapes
+from localllm.server import anthropic_shapes, fields, responses_shapes, shapes
 from localllm.server.operations import JSON, Operation
 from localllm.wire import SAMPLING_BOUNDS
 
@@ -107,15 +107,31 @@ def _schemas(operations: Iterable[Operation]) -> Schema:
     _, schemas = msgspec.json.schema_components(sorted(roots, key=str), ref_template=REF)
     chat, completion = schemas["ChatRequest"], schemas["CompletionRequest"]
     chat["properties"]["messages"]["items"] = {"$ref": REF.format(name="Message")}
-    for request, bounds in ((chat, fields.CHAT_BOUNDS), (completion, fields.COMPLETION_BOUNDS)):
-        request["additionalProperties"] = False
-        for name, low, high in (*fields.BOUNDS, *bounds, *SAMPLING_BOUNDS):
-            _bound(request["properties"][name], low, high)
+    chat["additionalProperties"] = completion["additionalProperties"] = False
+    for shape, bounds in _BOUNDED.items():
+        _bound_all(schemas[shape]["properties"], bounds)
     return schemas
+
+
+_EVERYWHERE = (*SAMPLING_BOUNDS, *fields.BOUNDS)
+_BOUNDED: Mapping[str, Sequence[fields.Bound]] = {
+    "ChatRequest": (*_EVERYWHERE, *fields.CHAT_BOUNDS),
+    "CompletionRequest": (*_EVERYWHERE, *fields.COMPLETION_BOUNDS),
+    "ResponseRequest": (*_EVERYWHERE, *responses_shapes.RESPONSE_BOUNDS),
+    "MessagesRequest": (*_EVERYWHERE, *anthropic_shapes.MESSAGE_BOUNDS),
+    "Thinking": anthropic_shapes.THINKING_BOUNDS,
+}
+"""Shapes and what bounds their numbers; of a field that is bounded twice the later bounds hold."""
+
+
+def _bound_all(properties: Schema, bounds: Iterable[fields.Bound]) -> None:
+    for name, low, high in bounds:
+        if name in properties:
+            _bound(properties[name], low, high)
 
 
 def _bound(schema: Schema, low: float, high: float) -> None:
     """Schemas of optional numbers are `anyOf` a number and null."""
-    for option in schema["anyOf"]:
+    for option in schema.get("anyOf", [schema]):
         if option["type"] != "null":
             option.update(minimum=low, maximum=high)

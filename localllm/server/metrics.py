@@ -94,6 +94,9 @@ class Metrics:
 
     def _requests(self, write: "_Writer") -> Iterator["Metric"]:
         tallies = self._tallies.by_model
+        prompts = dict.fromkeys(self._counts.by_model(), 0)
+        prompts |= {model: tally.prompt_tokens for model, tally in tallies.items()}
+        yield write.counter("prompt_tokens", "tokens of prompts, those of several choices once", prompts)
         ended = [((model, how), n) for model, tally in tallies.items() for how, n in tally.ended.items()]
         yield write.labelled("request_success", "requests by how they ended", [*MODEL, "finished_reason"], ended)
         for name, (_, text) in SERIES.items():

@@ -9,7 +9,7 @@ from localllm.server.ollama_shapes import NUMBERS, OllamaOptions
 MAX_OPTIONS = 256
 _WORDS: Mapping[type, str] = {int: "integer", float: "float32", bool: "boolean", list: "array of strings"}
 _EFFECTIVE = frozenset(OllamaOptions.__struct_fields__)
-_NEUTRAL: Mapping[str, Any] = {"typical_p": 1.0, "tfs_z": 1.0, "mirostat": 0, "low_vram": False, "numa": False}
+_NEUTRAL: Mapping[str, Any] = {"tfs_z": 1.0, "mirostat": 0, "low_vram": False, "numa": False}
 """Values without an effect in Ollama either: nobody needs to be told."""
 
 
@@ -47,6 +47,7 @@ def sampling_fields(options: OllamaOptions) -> dict[str, Any]:
         "top_k": options.top_k,
         "top_p": options.top_p,
         "min_p": options.min_p,
+        "typical_p": options.typical_p,
         "repetition_penalty": options.repeat_penalty,
         "repeat_last_n": options.repeat_last_n,
         "presence_penalty": options.presence_penalty,

@@ -40,8 +40,8 @@ NAMES: Mapping[str, str] = {
     **{
         name: f"options.{name}"
         for name in (
-            "temperature", "top_k", "top_p", "min_p", "repeat_last_n", "presence_penalty", "frequency_penalty", "seed",
-            "stop",
+            "temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_last_n", "presence_penalty",
+            "frequency_penalty", "seed", "stop",
         )
     },
 }  # fmt: skip

@@ -26,6 +26,7 @@ class OllamaOptions(msgspec.Struct, kw_only=True):
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    typical_p: float | None = None
     repeat_last_n: int | None = None
     temperature: float | None = None
     repeat_penalty: float | None = None

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from localllm.errors import InvalidRequest
-from localllm.server.fields import MAX_NEW_TOKENS, Effort
+from localllm.server.fields import MAX_NEW_TOKENS, Bound, Effort
 from localllm.wire import MAX_LOGPROBS, MAX_SEED
 
 LOGPROBS = "message.output_text.logprobs"
@@ -18,6 +18,12 @@ INCLUDABLE = (
 )  # fmt: skip
 """What `include` may name. There are no searches, images and programs here whose results could be included."""
 MAX_METADATA = 16
+RESPONSE_BOUNDS: tuple[Bound, ...] = (
+    ("max_output_tokens", 1, MAX_NEW_TOKENS),
+    ("max_tool_calls", 0, MAX_NEW_TOKENS),
+    ("top_logprobs", 0, MAX_LOGPROBS),
+    ("seed", -MAX_SEED - 1, MAX_SEED),
+)
 
 # ---- requests
 
@@ -116,10 +122,8 @@ class ResponseRequest(Asked, kw_only=True):
             raise _not_here("background", "responses do not run in the background", "leave it out, and stream")
         if self.prompt is not None:
             raise _not_here("prompt", "no prompts are kept here", "send the text as `instructions` and `input`")
-        _within("max_output_tokens", self.max_output_tokens, 1, MAX_NEW_TOKENS)
-        _within("max_tool_calls", self.max_tool_calls, 0, MAX_NEW_TOKENS)
-        _within("top_logprobs", self.top_logprobs, 0, MAX_LOGPROBS)
-        _within("seed", self.seed, -MAX_SEED - 1, MAX_SEED)
+        for name, low, high in RESPONSE_BOUNDS:
+            _within(name, getattr(self, name), low, high)
         for number, name in enumerate(self.include or ()):
             if name not in INCLUDABLE:
                 known = ", ".join(INCLUDABLE)
@@ -128,7 +132,7 @@ class ResponseRequest(Asked, kw_only=True):
             raise InvalidRequest(f"metadata may have at most {MAX_METADATA} keys", param="metadata")
 
 
-def _within(name: str, value: int | None, low: int, high: int) -> None:
+def _within(name: str, value: int | None, low: float, high: float) -> None:
     if value is not None and not low <= value <= high:
         raise InvalidRequest(f"{name} must be between {low} and {high}, not {value}", param=name)
 

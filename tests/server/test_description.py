@@ -10,6 +10,7 @@ import pytest
 from localllm.server import shapes
 from localllm.server.fields import ChatRequest, CompletionRequest
 from tests.server.json_schema import complaints, resolved
+from tests.server.parrot import parrots
 from tests.server.test_refusals import CHAT_REFUSALS, COMPLETION_REFUSALS
 from tests.server.world import World, daemon
 
@@ -20,6 +21,13 @@ TEXT: dict[str, Any] = {"model": "toy:1b", "prompt": "x", "max_tokens": 4}
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with daemon(tmp_path_factory.mktemp("home")) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def speaking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Over a model that can be kept to a form."""
+    with daemon(tmp_path_factory.mktemp("speaking"), sources=parrots()) as world:
         yield world
 
 
@@ -155,6 +163,48 @@ def test_whatever_the_schema_refuses_we_refuse(world: World, document: dict[str,
 )
 def test_the_schema_refuses_what_we_refuse(document: dict[str, Any], name: str, body: dict[str, Any]) -> None:
     assert complaints(body, schema_of(document, name), document)
+
+
+MESSAGES: dict[str, Any] = {"model": "parrot:1b", "messages": CHAT["messages"], "max_tokens": 4}
+RESPONSE: dict[str, Any] = {"model": "parrot:1b", "input": "x", "max_output_tokens": 4, "store": False}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "within", "beyond"),
+    [
+        ("/v1/responses", RESPONSE, {"max_output_tokens": 1}, {"max_output_tokens": 0}),
+        ("/v1/responses", RESPONSE, {"max_output_tokens": 10**7}, {"max_output_tokens": 10**7 + 1}),
+        ("/v1/responses", RESPONSE, {"max_tool_calls": 0}, {"max_tool_calls": -1}),
+        ("/v1/responses", RESPONSE, {"top_logprobs": 20}, {"top_logprobs": 21}),
+        ("/v1/responses", RESPONSE, {"seed": -(2**63)}, {"seed": 2**63}),
+        ("/v1/responses", RESPONSE, {"temperature": 100}, {"temperature": 101}),
+        ("/v1/responses", RESPONSE, {"min_p": 1.0}, {"min_p": 1.5}),
+        ("/v1/responses", RESPONSE, {"frequency_penalty": -2}, {"frequency_penalty": -2.5}),
+        ("/v1/responses", RESPONSE, {"priority": -(2**31) + 1}, {"priority": 2**31}),
+        ("/v1/responses", RESPONSE, {"timeout_s": 86_400}, {"timeout_s": 0}),
+        ("/v1/messages", MESSAGES, {"max_tokens": 1}, {"max_tokens": 0}),
+        ("/v1/messages", MESSAGES, {"temperature": 1}, {"temperature": 1.1}),
+        ("/v1/messages", MESSAGES, {"top_p": 0.5}, {"top_p": 1.5}),
+        ("/v1/messages", MESSAGES, {"top_k": 0}, {"top_k": -1}),
+        (
+            "/v1/messages/count_tokens", {"model": "parrot:1b", "messages": CHAT["messages"]},
+            {"thinking": {"type": "disabled", "budget_tokens": 1}},
+            {"thinking": {"type": "disabled", "budget_tokens": 0}},
+        ),
+    ],
+)  # fmt: skip
+def test_the_bounds_of_numbers_are_described_as_they_hold(
+    speaking: World,
+    document: dict[str, Any],
+    path: str,
+    body: dict[str, Any],
+    within: dict[str, Any],
+    beyond: dict[str, Any],
+) -> None:
+    schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert complaints(body | within, schema, document) == [] and complaints(body | beyond, schema, document)
+    answers = [speaking.client.post(path, json=body | fields) for fields in (within, beyond)]
+    assert [answer.status_code for answer in answers] == [200, 400], [answer.text for answer in answers]
 
 
 def test_with_keys_the_description_says_so_and_needs_one_itself(tmp_path: Path) -> None:

@@ -108,6 +108,17 @@ def test_every_count_is_exact(world: World) -> None:
     assert found.of("http_requests_total", route="/v1/completions", status="200") == 4
 
 
+def test_prompts_are_counted_as_usage_counts_them_and_lookups_as_the_engine_makes_them(world: World) -> None:
+    asked = world.complete(["ab" * 16, "cd"], n=3, max_tokens=4, ignore_eos=True).json()["usage"]
+    best = world.complete("efg", best_of=4, max_tokens=2, ignore_eos=True).json()["usage"]
+    found = settled(world, 2 * 3 * 4 + 4 * 2)
+    assert (asked["prompt_tokens"], best["prompt_tokens"]) == (33 + 3, 4)
+    assert found.of("prompt_tokens_total", model_name=MODEL) == 33 + 3 + 4
+    assert found.of("request_prompt_tokens_sum", model_name=MODEL) == 33 + 3 + 4
+    assert found.of("prefix_cache_queries_total", model_name=MODEL) == 3 * (33 + 3) + 4 * 4
+    assert found.of("prefix_cache_hits_total", model_name=MODEL) >= 2 * 32
+
+
 def test_where_the_time_went_adds_up(world: World) -> None:
     world.complete("abc", max_tokens=9, ignore_eos=True)
     found = settled(world, 9)

@@ -16,6 +16,8 @@ import pytest
 from localllm.runtime.load import TextSide
 from localllm.server import ollama_shapes as shapes
 from localllm.server.ollama_formats import closed
+from localllm.server.ollama_options import sampling_fields
+from localllm.server.ollama_shapes import OllamaOptions
 from localllm.store.entry import Entry
 from localllm.tokens.chat import ChatTemplate
 from tests.daemon.toy import ToyLibrary, ToyTokenizer, expected_text, toy_entry, toy_text
@@ -129,6 +131,14 @@ def test_options_without_effect_and_unknown_fields_are_named(world: World) -> No
     assert answer.status_code == 200
     named = answer.headers["x-localllm-ignored"].split(", ")
     assert sorted(named) == ["novelty", "options.mirostat", "options.num_gpu", "options.wings", "shift"]
+
+
+def test_every_option_that_the_engine_has_reaches_it(world: World) -> None:
+    assert sampling_fields(OllamaOptions(typical_p=0.5)) == {"typical_p": 0.5}
+    answer = chat(world, options={"typical_p": 0.5})
+    assert answer.status_code == 200 and "x-localllm-ignored" not in answer.headers
+    refused = chat(world, options={"typical_p": 1.5})
+    assert refused.status_code == 400 and "options.typical_p" in refused.json()["error"]
 
 
 def test_a_models_own_parameters_hold_until_options_say_otherwise(toys: World) -> None:

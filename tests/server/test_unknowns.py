@@ -8,7 +8,8 @@ from starlette.requests import Request
 
 from localllm.errors import InvalidRequest
 from localllm.server.fields import ChatRequest, CompletionRequest
-from localllm.server.unknowns import IGNORED_HEADER, MAX_NAMED, Taken, ignored_header, take
+from localllm.server.notes import Notes
+from localllm.server.unknowns import HINTS, IGNORED_HEADER, MAX_NAMED, NEUTRAL, Taken, ignored_header, take
 
 MESSAGES = [{"role": "user", "content": "x"}]
 
@@ -48,6 +49,20 @@ def test_a_stranger_is_refused_by_name() -> None:
         chat(sent(), n_predict=5)
     assert (refused.value.param, refused.value.code) == ("n_predict", "unsupported_parameter")
     assert "max_tokens" in refused.value.hint
+
+
+def test_no_field_that_works_is_told_to_be_left_out() -> None:
+    """What became a field leaves the tables of what is refused."""
+    works = {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__}
+    assert {"typical_p", "xtc_probability", "dry_multiplier"} <= works
+    assert not works & (HINTS.keys() | NEUTRAL.keys())
+
+
+def test_what_is_passed_over_later_joins_the_unknown_fields_in_the_header() -> None:
+    request = sent(user_agent="aider/1.0")
+    notes = Notes.of(request, chat(request, mood="good", novelty=1))
+    notes.pass_over(InvalidRequest("no", param="parallel_tool_calls"))
+    assert notes.all_headers() == {IGNORED_HEADER: "mood, novelty, parallel_tool_calls"}
 
 
 def test_a_lenient_client_gets_warnings() -> None:
