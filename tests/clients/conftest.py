@@ -1,4 +1,4 @@
-"""One real daemon with the real small model, for other people's clients. One test process owns it (xdist: "clients")."""
+"""One real daemon with the real small model, for other people's clients. One test process owns it."""
 
 import json
 import os
