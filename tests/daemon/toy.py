@@ -12,6 +12,7 @@ import time
 import zlib
 from array import array
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +21,7 @@ from localllm.errors import BadModelFile, ModelNotFound
 from localllm.store.entry import Entry
 
 if TYPE_CHECKING:
+    from localllm.runtime.constraints import Constraints
     from localllm.runtime.load import TextSide
     from localllm.tokens.chat import ChatTemplate
     from localllm.tokens.tokenizer import Tokenizer
@@ -122,6 +124,16 @@ class ToyLibrary:
         return list(self.by_name.values())
 
 
+def toy_guides() -> "Constraints":
+    """Grammars over bytes; nothing of llguidance is loaded before one is asked for."""
+    from localllm.runtime.constraints import Constraints
+    from localllm.runtime.token_bytes import TokenBytes
+
+    raws = [bytes([token]) for token in range(256)] + [b"<bos>", b"<eos>", b"<turn>"]
+    tokens = TokenBytes(raws, VOCAB_SIZE, control_ids=(BOS, EOS, TURN), eog_ids=(EOS,))
+    return Constraints(Path("toy"), VOCAB_SIZE, read=lambda path, vocab_size: tokens)  # no file has them
+
+
 def toy_engine(load: wire.Load, progress: Any) -> tuple[Any, wire.Ready]:
     from localllm.backends.fake import FakeBackend
     from localllm.engine.engine import Engine
@@ -146,6 +158,7 @@ def toy_engine(load: wire.Load, progress: Any) -> tuple[Any, wire.Ready]:
         page_size=PAGE_SIZE,
         token_budget=load.token_budget,
         max_sequences=load.max_sequences,
+        guides=toy_guides(),
     )
     progress("loading weights", 1000, 1000)
     return engine, wire.Ready(

@@ -5,12 +5,11 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from localllm import wire
 from localllm.daemon.sources import Sources
-from tests.daemon.toy import BOS, CONTEXT_LENGTH, EOS, PAGE_SIZE, VOCAB_SIZE, ToyLibrary, toy_entry, toy_text
+from tests.daemon.toy import CONTEXT_LENGTH, EOS, PAGE_SIZE, VOCAB_SIZE, ToyLibrary, toy_entry, toy_guides, toy_text
 
 WORKER_COMMAND = (sys.executable, __file__)
 NUM_PAGES = 2048
@@ -33,12 +32,7 @@ def next_token(visible: Sequence[int]) -> int:
 def parrot_engine(load: wire.Load, progress: Any) -> tuple[Any, wire.Ready]:
     from localllm.backends.fake import FakeBackend
     from localllm.engine.engine import Engine
-    from localllm.runtime.constraints import Constraints
-    from localllm.runtime.token_bytes import TokenBytes
 
-    guides = Constraints(Path("parrot"), VOCAB_SIZE)
-    raws = [bytes([token]) for token in range(256)] + [b"<bos>", b"<eos>", b"<turn>"]
-    guides._tokens = TokenBytes(raws, VOCAB_SIZE, control_ids=(BOS, EOS, EOS + 1), eog_ids=(EOS,))  # no file has them
     engine = Engine(
         FakeBackend(vocab_size=VOCAB_SIZE, page_size=PAGE_SIZE, answer=next_token),
         context_length=LONG_CONTEXT,
@@ -46,7 +40,7 @@ def parrot_engine(load: wire.Load, progress: Any) -> tuple[Any, wire.Ready]:
         page_size=PAGE_SIZE,
         token_budget=load.token_budget,
         max_sequences=load.max_sequences,
-        guides=guides,
+        guides=toy_guides(),
     )
     return engine, wire.Ready(
         backend="fake", device="cpu", native=False, context_length=LONG_CONTEXT, vocab_size=VOCAB_SIZE,
