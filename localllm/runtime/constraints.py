@@ -104,13 +104,14 @@ class MaskThreads:
 
 
 class SequenceGuide:
-    """A grammar, a bound on reasoning, or both. With a grammar that holds from the first token there is no reasoning
-    to bound."""
+    """A grammar, a bound on reasoning, or both. A grammar that holds from the first token may have reasoning at its
+    beginning; a tag of reasoning in its midst is text."""
 
     def __init__(self, tokens: TokenBytes, grammar: GrammarGuide | None, budget: ThinkingBudget | None) -> None:
         self._grammar = grammar
-        is_bounded = budget is not None and (grammar is None or grammar.is_waiting)
-        self._thinking = Thinking(tokens, budget) if budget is not None and is_bounded else None
+        self._is_inside = grammar is not None and not grammar.is_waiting
+        self._thinking = None if budget is None else Thinking(tokens, budget, only_first=self._is_inside)
+        self._drop_what_cannot_follow()
 
     @property
     def is_finished(self) -> bool:
@@ -134,14 +135,23 @@ class SequenceGuide:
             self._thinking.accept(token_id)
         if self._grammar is not None:
             self._grammar.accept(token_id)
+        self._drop_what_cannot_follow()
+
+    def _drop_what_cannot_follow(self) -> None:
+        """Where the grammar has no place for the end of a reasoning, there is no reasoning."""
+        if self._is_inside and self.is_forced and self._grammar is not None and self._thinking is not None:
+            self._thinking = self._thinking if self._grammar.takes(self._thinking.forced) else None
 
 
 class Thinking:
-    """Counts the tokens of reasoning; when there are too many, `forced` are the ids that still have to follow."""
+    """Counts the tokens of reasoning; when there are too many, `forced` are the ids that still have to follow. With
+    `only_first` reasoning is what the sequence begins with."""
 
-    def __init__(self, tokens: TokenBytes, budget: ThinkingBudget) -> None:
+    def __init__(self, tokens: TokenBytes, budget: ThinkingBudget, *, only_first: bool = False) -> None:
         self.forced: list[int] = []
         self._tokens = tokens
+        self._only_first = only_first
+        self._num_said = 0  # bytes
         self._budget = budget
         self._left = budget.max_tokens
         self._start = Trigger(budget.start.encode()) if budget.start else None
@@ -156,15 +166,23 @@ class Thinking:
         if self.forced:
             del self.forced[0]
         elif self._start is not None:
-            if self._start.push(raw) is not None:
-                self._start = None
-                self._force_at_the_limit()
+            self._look_for_the_start(self._start, raw)
         elif self._end is not None:
             self._left -= 1
             if self._end.push(raw) is not None:
                 self._end = None
             else:
                 self._force_at_the_limit()
+
+    def _look_for_the_start(self, start: Trigger, raw: bytes) -> None:
+        self._num_said += len(raw)
+        rest = start.push(raw)
+        num_matched = start.num_matched + len(rest or b"")
+        if self._only_first and num_matched != self._num_said:
+            self._start = self._end = None  # something else stands first
+        elif rest is not None:
+            self._start = None
+            self._force_at_the_limit()
 
     def _force_at_the_limit(self) -> None:
         if self._start is None and self._end is not None and self._left <= 0:
@@ -211,6 +229,10 @@ class GrammarGuide:
             self._ask_for(self._mask)
         return self._mask
 
+    def takes(self, ids: list[int]) -> bool:
+        """Whether these may follow, one after the other."""
+        return self._matcher.validate_tokens(ids) == len(ids)
+
     def accept(self, token_id: int) -> None:
         self._mask = None
         if self._trigger is not None:
@@ -227,13 +249,13 @@ class GrammarGuide:
         """`rest` came behind the trigger in the same token: the grammar's beginning, or blanks before it."""
         self._is_at_start = True
         ids = self._tokens.ids_of(rest)
-        if rest.strip() or self._matcher.validate_tokens(ids) == len(ids):
+        if rest.strip() or self.takes(ids):
             self._consume(ids)
 
     def _is_blank_before(self, token_id: int) -> bool:
         """Between the reasoning and the answer there may be blanks, as those that a budget forces."""
         is_blank = self._is_at_start and self._tokens.raw(token_id).isspace()
-        return is_blank and not self._matcher.validate_tokens([token_id])
+        return is_blank and not self.takes([token_id])
 
     def _consume(self, ids: list[int]) -> None:
         self._is_at_start = self._is_at_start and not ids
@@ -265,8 +287,7 @@ class GrammarGuide:
         return known
 
     def _accepts(self, rest: bytes) -> bool:
-        ids = self._tokens.ids_of(rest)
-        return self._matcher.validate_tokens(ids) == len(ids)
+        return self.takes(self._tokens.ids_of(rest))
 
 
 def _unforced(grammar: str) -> str:

@@ -142,3 +142,27 @@ def test_a_model_that_does_not_reason_cannot_be_asked_to(fields: dict[str, Any],
 def test_but_it_may_be_asked_not_to() -> None:
     for fields in ({"reasoning_effort": "none"}, {"reasoning_budget": 0}, {"reasoning_budget": -1}):
         assert thinking_of(request(**fields), "", can_reason=False, notes=Notes()) == Thinking({})
+
+
+# ---- with calls that must come
+
+
+LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.mark.parametrize("field", [{"reasoning_effort": "none"}, {"thinking_token_budget": 3}])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "look"}}])
+def test_a_call_that_must_come_is_not_thought_about_for_ever(world: World, field: Any, choice: Any) -> None:
+    for said in ("say:whatever", "say:<think>one two three four"):
+        answer = ask(world, said, tools=[LOOK], tool_choice=choice, **field)["choices"][0]
+        assert answer["finish_reason"] == "tool_calls", answer
+        assert answer["message"]["tool_calls"][0]["function"]["name"] == "look"
+        assert len(answer["message"].get("reasoning") or "") <= field.get("thinking_token_budget", 0)
+
+
+def test_thoughts_within_the_budget_stay_before_a_call_that_must_come(world: World) -> None:
+    call = '<tool_call>\\n{"name": "look", "arguments": {}}\\n</tool_call>'
+    said = f"say:<think>one two</think>{call}"
+    answer = ask(world, said, tools=[LOOK], tool_choice="required", thinking_token_budget=100)["choices"][0]
+    assert answer["message"]["reasoning"] == "one two"
+    assert answer["message"]["tool_calls"][0]["function"]["name"] == "look"
