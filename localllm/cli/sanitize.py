@@ -5,16 +5,18 @@ import re
 # an unfinished sequence longer than this is text that happens to hold an escape character
 MAX_HELD = 256
 
+# what a string holds; without the characters that begin one, else a text of nothing but those takes quadratic time
+_INSIDE = r"[^\x07\x1b\x9c\n\x90\x98\x9d\x9e\x9f]*"
 # ECMA-48: CSI, then OSC/DCS/SOS/PM/APC strings up to their terminator, then the two-character sequences
 _SEQUENCES = (
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)"
+    rf"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f]){_INSIDE}(?:\x07|\x1b\\|\x9c)"
     r"|\x1b[ -/]*[0-~]"
 )
 _CONTROLS = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 _UNWANTED = re.compile(f"{_SEQUENCES}|{_CONTROLS}")
 _UNFINISHED = re.compile(
-    r"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*\x1b?|\x1b[ -/]*)\Z"
+    rf"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f]){_INSIDE}\x1b?|\x1b[ -/]*)\Z"
 )
 
 

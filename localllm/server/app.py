@@ -46,6 +46,10 @@ from localllm.settings import Settings
 logger = logging.getLogger("localllm.server")
 
 CLIENT_CLOSED = 499
+# newer FastAPI sends spans, and failures with their words, wherever OTEL_... in the environment says; ours never does
+NO_TELEMETRY: Any = {
+    "tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False,
+}  # fmt: skip
 Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 Lifespan = Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]
 
@@ -158,7 +162,10 @@ class _Api(FastAPI):
             Disconnected: _leave,
             Exception: _fail,
         }
-        super().__init__(version=version, docs_url=None, redoc_url=None, exception_handlers=handlers, lifespan=lifespan)
+        super().__init__(
+            version=version, docs_url=None, redoc_url=None, exception_handlers=handlers, lifespan=lifespan,
+            telemetry=NO_TELEMETRY,
+        )  # fmt: skip
         self._callers = callers
         self.directory = directory
         self.router.routes.extend(directory.routes())
