@@ -12,6 +12,7 @@ import msgspec
 from localllm.errors import BadModelFile, ModelNotFound, UnsupportedModel, UsageError
 from localllm.store.details import describe, refuse_unsafe
 from localllm.store.entry import Entry, ModelFile, PullEvent
+from localllm.store.folder import capabilities_of
 from localllm.store.modelfile import Modelfile, template_kind
 from localllm.store.names import looks_like_path
 from localllm.store.plan import Say
@@ -26,8 +27,8 @@ GO_TEMPLATE = (
 # what an answer here can depend on; other parameters are kept for Ollama
 _EFFECTIVE = frozenset(
     {
-        "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n", "presence_penalty",
-        "frequency_penalty", "seed", "num_predict", "stop",
+        "temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_penalty", "repeat_last_n",
+        "presence_penalty", "frequency_penalty", "seed", "num_predict", "stop",
     }
 )  # fmt: skip
 _SAMPLING_NAMES = {"repeat_penalty": "repetition_penalty"}  # Ollama's to ours, where they differ
@@ -59,7 +60,14 @@ def derived_entry(library: Library, name: str, modelfile: Modelfile, folder: Pat
         parent=base.name,
         origin={**base.origin, **marks},
         notes=notes,
+        capabilities=_capabilities(base, modelfile),
     )
+
+
+def _capabilities(base: Entry, modelfile: Modelfile) -> tuple[str, ...]:
+    """A template of its own says what a model that talks is able to do."""
+    has_own = template_kind(modelfile.template) == "jinja" and "completion" in base.capabilities
+    return capabilities_of(modelfile.template) if has_own else base.capabilities
 
 
 def _refuse_absurd(modelfile: Modelfile) -> None:

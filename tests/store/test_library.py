@@ -200,6 +200,17 @@ def test_create_says_what_will_have_no_effect(library: Library, file: Path) -> N
     assert entry.params == {"num_ctx": 512}
 
 
+def test_a_template_of_its_own_says_what_a_model_is_able_to_do(library: Library, file: Path) -> None:
+    plain = library.create("plain", parse_modelfile(f"FROM {file}"))
+    caller = library.create("caller", parse_modelfile('FROM plain\nTEMPLATE """{% for tool in tools %}{% endfor %}"""'))
+    heir = library.create(
+        "heir", parse_modelfile("FROM caller\nPARAMETER typical_p 0.5"), progress=(heard := Listener())
+    )
+    assert plain.capabilities == ("completion",)
+    assert caller.capabilities == heir.capabilities == ("completion", "tools")
+    assert "typical_p" not in heard.said("warning")
+
+
 @pytest.mark.parametrize("line", ["PARAMETER temperature 200", "PARAMETER repeat_penalty 0", "PARAMETER top_p 3"])
 def test_create_refuses_what_no_answer_could_use(library: Library, file: Path, line: str) -> None:
     with pytest.raises(InvalidRequest, match="must be between"):
