@@ -21,6 +21,7 @@ from localllm.server.json_text import decoded_object
 from localllm.settings import load_settings
 from localllm.tokens.chat import ChatTemplate
 from tests.daemon.toy import VOCAB_SIZE, toy_entry, toy_text
+from tests.formats.test_gguf_hostile import ALL_CASES
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
@@ -143,7 +144,7 @@ def _chosen(data: bytes, kind: type[Any]) -> dict[str, Any]:
 def seeds(target: str) -> list[bytes]:
     """Small sound inputs, made here: what is guided by coverage grows from them."""
     if target == "gguf":
-        return [_gguf()]
+        return [_gguf(), *(content for content, _ in ALL_CASES.values() if len(content) < 4096)]
     if target == "safetensors":
         return _safetensors()
     if target == "template":

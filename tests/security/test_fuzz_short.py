@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from tests.security.fuzz_targets import Survivors, seeds
 
-RUNS = {"gguf": 600, "safetensors": 600, "template": 20, "body": 400}
-MAX_S = {"template": 10.0}
-"""Templates run in a child that has to start; the rest is this process's own time."""
+RUNS = {"gguf": 400, "safetensors": 400, "template": 300, "body": 600}
+MAX_S = 1.0  # of this process's own time
 JSON = (b"{", b"}", b"[", b"]", b'"', b":", b",", b"null", b"true", b"-1", b"1e308", b'"model":', b'"prompt":', b'"n":')
 JINJA = (
     b"{{",
@@ -61,6 +60,6 @@ def test_whatever_the_bytes_there_is_an_answer_or_an_error_of_ours(survivors: Su
     def survives(data: bytes) -> None:
         started = time.process_time()
         run(data)
-        assert time.process_time() - started < MAX_S.get(target, 1.0)
+        assert time.process_time() - started < MAX_S
 
     survives()
