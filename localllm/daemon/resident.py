@@ -26,6 +26,7 @@ STUCK_S_PER_WEIGHT_GB = 15.0
 """A slow machine may need this long for a full step over each gigabyte of weights; it is not stuck."""
 SILENCE_S = 30.0
 WATCH_EVERY_S = 1.0
+STOP_S = 5.0
 
 
 class Sink(Protocol):
@@ -79,6 +80,7 @@ class Resident:
         self._last_frame = started
         self._slowest_step_s = 0.0
         self._damage: LocalLLMError | None = None
+        self._deadline: asyncio.TimerHandle | None = None
 
     # ---- what requests use
 
@@ -281,7 +283,7 @@ class Resident:
                 if was_loading:
                     self._process.kill()
                 else:
-                    asyncio.get_running_loop().call_later(5.0, self._process.kill)
+                    self._deadline = asyncio.get_running_loop().call_later(STOP_S, self._process.kill)
         await self.gone.wait()
 
     # ---- its end
@@ -319,6 +321,9 @@ class Resident:
                 self.error or WorkerCrashed(f"{self.entry.name} was unloaded while it loaded", hint="ask again")
             )
             self._loaded.exception()  # marked as seen: perhaps nobody waits any more
+        if self._deadline is not None:
+            self._deadline.cancel()  # it would hold on to the tokenizer as long as it is set
+            self._deadline = None
         if self._text is not None:
             self._text.template.close()
             self._text = None
