@@ -111,7 +111,8 @@ class NotEnoughMemory(LocalLLMError):
 
 
 class ContextExceeded(LocalLLMError):
-    """The prompt does not fit. Both numbers travel with the error."""
+    """The prompt does not fit. Both numbers travel with the error. Its words are those by which clients that were
+    written for OpenAI and for Anthropic know it, and shorten the conversation."""
 
     code = "context_length_exceeded"
     http_status = 400
@@ -119,7 +120,8 @@ class ContextExceeded(LocalLLMError):
 
     def __init__(self, num_prompt_tokens: int, context_length: int, *, hint: str = "") -> None:
         super().__init__(
-            f"the prompt has {num_prompt_tokens} tokens, but the context holds {context_length}",
+            f"the prompt is too long: {num_prompt_tokens} tokens, and this model's maximum context length is "
+            f"{context_length} tokens",
             hint=hint or "shorten the prompt, or choose a model with a longer context",
             param="messages",
         )
@@ -220,7 +222,7 @@ class Cancelled(LocalLLMError):
 
 
 class DeadlineExceeded(LocalLLMError):
-    """The request's own deadline passed before it was answered."""
+    """The request's own deadline passed before it was answered: the client's limit, no failure of the server."""
 
     code = "deadline_exceeded"
-    http_status = 504
+    http_status = 408

@@ -5,6 +5,7 @@ neutral values.
 """
 
 import functools
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from localllm.tokens.markup import MarkupSpec
     from localllm.tokens.tokenizer import Tokenizer
 
+_DIGITS = re.compile(r"-?[0-9]{1,10}")
 DRY_BREAKERS = ("\n", ":", '"', "*")
 
 
@@ -56,20 +58,24 @@ def wish_of(request: Common) -> LoadWish:
 
 def _bias(bias: Mapping[str, float | bool]) -> dict[int, float]:
     """Without the tokens that are never to be said, whose bias is false."""
-    try:
-        ids = {int(token_id): value for token_id, value in bias.items() if value is not False}
-    except ValueError:
-        raise InvalidRequest("logit_bias must map token ids to numbers", param="logit_bias") from None
+    ids = {_token_id(name): value for name, value in bias.items() if value is not False}
     if True in (value for value in ids.values() if isinstance(value, bool)):
         raise InvalidRequest("logit_bias must be a number, or false for never", param="logit_bias")
     return {token_id: float(value) for token_id, value in ids.items()}
+
+
+def _token_id(name: str) -> int:
+    """Objects in JSON have texts for keys: digits, no more than any vocabulary needs."""
+    if not _DIGITS.fullmatch(name):
+        raise InvalidRequest("logit_bias must map token ids to numbers", param="logit_bias")
+    return int(name)
 
 
 def _bad_sequences(request: Common, tokenizer: "Tokenizer") -> list[list[int]]:
     """Every way in which a banned word may begin: at a text's start, and behind a space."""
     spelled = [text for word in request.bad_words or () for text in dict.fromkeys((word, " " + word.lstrip(" ")))]
     encoded = [tokenizer.encode(text, add_special=False, parse_special=False) for text in spelled]
-    never = [[int(token_id)] for token_id, value in (request.logit_bias or {}).items() if value is False]
+    never = [[_token_id(name)] for name, value in (request.logit_bias or {}).items() if value is False]
     return [*filter(None, encoded), *never]
 
 

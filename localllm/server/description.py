@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from localllm.server import anthropic_shapes, fields, responses_shapes, shapes
+from localllm.server import anthropic_shapes, fields, narrowing, responses_shapes, shapes
 from localllm.server.operations import JSON, Operation
 from localllm.wire import SAMPLING_BOUNDS
 
@@ -87,7 +87,8 @@ def _extra(operation: Operation) -> Schema:
 
 
 def _parameter(name: str, place: str, sentence: str) -> Schema:
-    shown = {"name": name, "in": place, "required": place == "path", "schema": {"type": "string"}}
+    schema = narrowing.PARAMETERS.get(name, {"type": "string"})
+    shown = {"name": name, "in": place, "required": place == "path", "schema": schema}
     return shown | ({"description": sentence} if sentence else {})
 
 
@@ -99,17 +100,15 @@ def _json(shape: Any) -> Schema:
 # ---- schemas
 
 
-def _schemas(operations: Iterable[Operation]) -> Schema:
+def _schemas(operations: Sequence[Operation]) -> Schema:
     roots: set[Any] = {fields.ChatRequest, fields.CompletionRequest, shapes.ErrorBody, shapes.Message}
     for operation in operations:
         named = (operation.answer, operation.body, operation.unwell, operation.errors)
         roots |= {shape for shape in named if shape}
     _, schemas = msgspec.json.schema_components(sorted(roots, key=str), ref_template=REF)
-    chat, completion = schemas["ChatRequest"], schemas["CompletionRequest"]
-    chat["properties"]["messages"]["items"] = {"$ref": REF.format(name="Message")}
-    chat["additionalProperties"] = completion["additionalProperties"] = False
     for shape, bounds in _BOUNDED.items():
         _bound_all(schemas[shape]["properties"], bounds)
+    narrowing.narrow(schemas, {each.body.__name__ for each in operations if each.body})
     return schemas
 
 
@@ -120,6 +119,7 @@ _BOUNDED: Mapping[str, Sequence[fields.Bound]] = {
     "ResponseRequest": (*_EVERYWHERE, *responses_shapes.RESPONSE_BOUNDS),
     "MessagesRequest": (*_EVERYWHERE, *anthropic_shapes.MESSAGE_BOUNDS),
     "Thinking": anthropic_shapes.THINKING_BOUNDS,
+    "OllamaOptions": narrowing.option_bounds(),
 }
 """Shapes and what bounds their numbers; of a field that is bounded twice the later bounds hold."""
 

@@ -20,6 +20,7 @@ _FIELDS = frozenset(
 _IGNORED = frozenset(("audio", "function_call", "reasoning_details"))  # in answers sent back; empty there
 _IDLE = frozenset(("annotations", "cache_control", "id", "parsed", "provider_specific_fields"))
 """Fields that clients keep with messages and that say nothing to a model."""
+_TEXTS = ("name", "tool_call_id", "reasoning", "reasoning_content", "refusal")
 _PART_FIELDS = frozenset(("type", "text", "refusal"))
 
 
@@ -43,13 +44,12 @@ def _plain(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
         if name not in _FIELDS and name not in _IDLE and not (name in _IGNORED and not value):
             raise _wrong(f"{where}.{name}", "is not supported here")
     plain: dict[str, Any] = {"role": _ROLES[role], "content": _content(where, role, message)}
-    for name in ("name", "tool_call_id"):
-        if message.get(name) is not None:
-            plain[name] = _string(f"{where}.{name}", message[name])
-    thought = message.get("reasoning_content") or message.get("reasoning")
+    texts = {name: _string(f"{where}.{name}", message[name]) for name in _TEXTS if message.get(name) is not None}
+    plain |= {name: texts[name] for name in ("name", "tool_call_id") if name in texts}
+    thought = texts.get("reasoning_content") or texts.get("reasoning")
     if thought:
-        plain["reasoning_content"] = _string(f"{where}.reasoning", thought)
-    if message.get("tool_calls"):
+        plain["reasoning_content"] = thought
+    if message.get("tool_calls") is not None and message["tool_calls"] != []:
         plain["tool_calls"] = _tool_calls(where, message["tool_calls"])
     return plain
 
@@ -73,8 +73,9 @@ def _part(where: str, part: Any) -> str:
     for name in part:
         if name not in _PART_FIELDS and name not in _IDLE:
             raise _wrong(f"{where}.{name}", "is not supported here")
+    texts = {name: _string(f"{where}.{name}", part[name]) for name in ("text", "refusal") if name in part}
     kind = str(part["type"])
-    return _string(f"{where}.{kind}", part.get(kind))
+    return _string(f"{where}.{kind}", texts.get(kind))
 
 
 def _string(where: str, value: Any) -> str:
@@ -95,6 +96,9 @@ def _tool_call(where: str, call: Mapping[str, Any]) -> dict[str, Any]:
         raise _wrong(f"{where}.function", "must be an object")
     if call.get("type", "function") != "function":
         raise _wrong(f"{where}.type", f"must be function, not {call['type']!r}")
+    for own, accepted in (("id", str), ("index", int)):
+        if not isinstance(call.get(own, accepted()), accepted):
+            raise _wrong(f"{where}.{own}", "must be a string" if accepted is str else "must be a whole number")
     name = _string(f"{where}.function.name", function.get("name"))
     arguments: Any = function.get("arguments") or "{}"
     if isinstance(arguments, str):

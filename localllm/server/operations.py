@@ -63,8 +63,9 @@ class Directory:
     def methods(self, path: str) -> list[str]:
         """All that some operation answers on this path, in the order of the alphabet."""
         scope = {"type": "http", "method": "GET", "path": path, "root_path": ""}
-        found = [route.methods or set() for _, route in self._routes if route.matches(scope)[0] is not Match.NONE]
-        return sorted(set().union(*found))
+        found = [each for each in self._routes if each[1].matches(scope)[0] is not Match.NONE]
+        exact = [each for each in found if each[0].path == path]  # it stands before any that has parameters
+        return sorted(set().union(*(route.methods or set() for _, route in exact or found)))
 
     def names(self, path: str) -> list[str]:
         """What stands in the path where routes have parameters."""

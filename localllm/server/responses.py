@@ -307,6 +307,6 @@ def _paging(request: Request) -> tuple[int, bool, str | None]:
     order, limit = request.query_params.get("order", "desc"), request.query_params.get("limit", str(PAGE))
     if order not in ("asc", "desc"):
         raise InvalidRequest("order must be asc or desc", param="order")
-    if not limit.isdecimal() or len(limit) > 4 or not 1 <= int(limit) <= MAX_PAGE:
+    if not (limit.isascii() and limit.isdecimal()) or len(limit) > 4 or not 1 <= int(limit) <= MAX_PAGE:
         raise InvalidRequest(f"limit must be between 1 and {MAX_PAGE}", param="limit")
     return int(limit), order == "asc", request.query_params.get("after")

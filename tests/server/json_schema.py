@@ -1,5 +1,6 @@
 """As much of JSON Schema as our API description uses: what is wrong with a value, in words."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,12 @@ WORDS = {
     "minItems",
     "maxItems",
     "maxLength",
+    "minLength",
+    "pattern",
+    "const",
+    "not",
+    "propertyNames",
+    "maxProperties",
     "title",
     "description",
     "default",
@@ -40,8 +47,11 @@ def complaints(value: Any, schema: Schema, document: Schema, where: str = "$") -
         return complaints(value, resolved(schema["$ref"], document), document, where)
     if "anyOf" in schema:
         tried = [complaints(value, option, document, where) for option in schema["anyOf"]]
-        return [] if [] in tried else [f"{where} fits no option: {tried}"]
-    if "enum" in schema and value not in schema["enum"]:
+        if [] not in tried:
+            return [f"{where} fits no option: {tried}"]
+    if "not" in schema and not complaints(value, schema["not"], document, where):
+        return [f"{where} is what it must not be"]
+    if not any(_is_same(value, each) for each in schema.get("enum", [schema.get("const", value)])):
         return [f"{where} is {value!r}"]
     if "type" in schema and not _is(value, schema["type"]):
         return [f"{where} is no {schema['type']}"]
@@ -59,6 +69,10 @@ def _is(value: Any, kind: str) -> bool:
     return isinstance(value, TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool))
 
 
+def _is_same(value: Any, other: Any) -> bool:
+    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
+
+
 def _parts(value: Any, schema: Schema, document: Schema, where: str) -> Iterator[str]:
     if isinstance(value, dict):
         yield from _members(value, schema, document, where)
@@ -67,8 +81,11 @@ def _parts(value: Any, schema: Schema, document: Schema, where: str) -> Iterator
             yield f"{where} has {len(value)} items"
         for number, item in enumerate(value):
             yield from complaints(item, schema.get("items", {}), document, f"{where}[{number}]")
-    elif isinstance(value, str) and len(value) > schema.get("maxLength", len(value)):
-        yield f"{where} is too long"
+    elif isinstance(value, str):
+        if not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)):
+            yield f"{where} has {len(value)} characters"
+        if not re.search(schema.get("pattern", ""), value):
+            yield f"{where} does not look like {schema['pattern']}"
     elif isinstance(value, int | float) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
         yield f"{where} is out of bounds"
 
@@ -76,6 +93,10 @@ def _parts(value: Any, schema: Schema, document: Schema, where: str) -> Iterator
 def _members(value: Mapping[str, Any], schema: Schema, document: Schema, where: str) -> Iterator[str]:
     required: Sequence[str] = schema.get("required", ())
     yield from (f"{where}.{name} is missing" for name in required if name not in value)
+    if len(value) > schema.get("maxProperties", len(value)):
+        yield f"{where} has {len(value)} members"
+    for name in value:
+        yield from complaints(name, schema.get("propertyNames", {}), document, f"{where}: the name {name!r}")
     known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
     for name, member in value.items():
         if name in known:
