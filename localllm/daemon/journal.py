@@ -106,6 +106,10 @@ class Record:
         self._cancel(Cancelled("the request was cancelled", hint="somebody asked for that"))
         return True
 
+    def let_go(self) -> None:
+        """Nobody can end it any more. What could would hold on to the answer, and to the model that gave it."""
+        self._cancel = None
+
     @contextlib.contextmanager
     def opening(self) -> Iterator[None]:
         """Around what happens before there is a reply: an error is how the request ended."""
@@ -153,6 +157,7 @@ class Journal:
         """Nobody attends to it any more; one that has not finished has failed."""
         if not record.is_over:
             record.note("failed", code=CLIENT_GONE)
+        record.let_go()
         if self.running.pop(record.id, None) is not None:
             (self.recent if record.first("submitted") else self.refused).append(record)
 

@@ -350,7 +350,7 @@ class Residency:
     def _expire(self, key: str, resident: Resident) -> None:
         self._timers.pop(key, None)
         if resident.num_users == 0 and self._residents.get(key) is resident:
-            self._keep(asyncio.create_task(resident.stop()))
+            self._keep(asyncio.create_task(_stop_if_idle(resident)))
 
     # ---- telling others
 
@@ -372,6 +372,12 @@ class Residency:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, timeout_s)):
                 await self._changed.wait()
+
+
+async def _stop_if_idle(resident: Resident) -> None:
+    """Somebody may have come for it since its time was up."""
+    if resident.num_users == 0:
+        await resident.stop()
 
 
 def _held_bytes(resident: Resident) -> int:

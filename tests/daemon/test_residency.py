@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from localllm import wire
-from localllm.daemon.residency import Residency, Wait
+from localllm.daemon.residency import Residency, Wait, key_of
 from localllm.daemon.resident import Resident
 from localllm.daemon.sources import Sources
 from localllm.errors import (
@@ -374,3 +374,26 @@ async def test_a_wish_that_cannot_be_is_refused_before_anything_starts(tmp_path:
         with pytest.raises(InvalidRequest, match="one of auto, cpu, torch, metal, reference"):
             await use(models, "a", wish=LoadWish(backend="abacus"))
         assert loaded(models) == []
+
+
+async def test_who_comes_in_the_moment_that_a_models_time_is_up_keeps_it(tmp_path: Path) -> None:
+    async with residency(tmp_path) as models:
+        resident = await use(models, "a")
+        models._expire(key_of(resident.entry), resident)
+        held = await models._hold(resident.entry, NO_WISH, Wait())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert held is resident and held.state == "ready"
+        models._release(key_of(resident.entry), held)
+
+
+async def test_models_that_are_kept_for_no_time_answer_all_who_ask(tmp_path: Path) -> None:
+    async def ask(models: Residency) -> None:
+        for _ in range(20):
+            async with models.using("a", 0) as resident:
+                await asyncio.sleep(0)
+                assert resident.state == "ready"
+            await asyncio.sleep(0)
+
+    async with residency(tmp_path) as models:
+        await asyncio.gather(*(ask(models) for _ in range(3)))
