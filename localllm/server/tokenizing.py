@@ -16,7 +16,7 @@ from localllm.daemon.residency import Residency
 from localllm.daemon.resident import Resident
 from localllm.errors import InvalidRequest
 from localllm.server import looking_shapes as shapes
-from localllm.server.asks import chat_asks
+from localllm.server.asks import chat_asks, wish_of
 from localllm.server.desk import Desk
 from localllm.server.fields import ChatRequest
 from localllm.server.http import Json, attended, read_object
@@ -110,7 +110,8 @@ class Tokenizing:
         return {"prompt": self._ask(wanted, resident).prompt_text}
 
     def _ask(self, wanted: ChatRequest, resident: Resident) -> Ask:
-        """The very sequence that the request would run."""
+        """The very sequence that the request would run. How it wants its model to be open is checked, as there."""
+        wish_of(wanted).checked()
         vocab_size = resident.ready.vocab_size if resident.ready else 0
         return chat_asks(wanted, resident.entry, resident.text, self._desk.settings, vocab_size)[0]
 

@@ -1,14 +1,15 @@
 """Whatever a model says, the terminal gets text and nothing else."""
 
+import os
 import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.cli.output import json_text
-from localllm.cli.sanitize import StreamSanitizer, sanitize
+from localllm.cli.sanitize import StreamSanitizer, one_line, sanitize
 
 FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 PAYLOADS = [
@@ -28,6 +29,13 @@ PAYLOADS = [
     "\x1b]52;c;never ended",
 ]
 hostile = st.lists(st.sampled_from(PAYLOADS) | st.text(max_size=6), max_size=8).map("".join)
+C1 = re.compile("[\x80-\x9f]")
+LONG_OR_SHORT = int(os.environ.get("LOCALLLM_RANDOM_TEXTS", "2000"))
+"""Random texts of one test; 100000 before a release."""
+anything = st.text(
+    st.sampled_from("\x1b\x1b[]PX^_\\;?0123456789mHJ \x07\x9b\x9c\x9d\x90\r\b\n\t\u202e\u2066\ud800aé日")
+    | st.characters()
+)
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
@@ -49,6 +57,18 @@ def test_plain_text_is_untouched(text: str) -> None:
 @given(hostile)
 def test_nothing_forbidden_passes(text: str) -> None:
     assert not FORBIDDEN.search(sanitize(text))
+
+
+@settings(max_examples=LONG_OR_SHORT, deadline=None)
+@given(anything)
+def test_random_text_is_free_of_what_moves_a_terminal_and_keeps_what_people_read(text: str) -> None:
+    shown = sanitize(text)
+    assert not FORBIDDEN.search(shown) and sanitize(shown) == shown
+    assert not FORBIDDEN.search(one_line(text)) and not set(one_line(text)) & {"\n", "\t"}
+    remaining = iter(text)
+    assert all(character in remaining for character in shown), "nothing is added, nothing changes its place"
+    if "\x1b" not in text and not C1.search(text):
+        assert shown == FORBIDDEN.sub("", text), "without an escape only the controls themselves are missing"
 
 
 @given(hostile, st.data())

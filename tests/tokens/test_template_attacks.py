@@ -59,6 +59,61 @@ ESCAPES = {
     "a private name in a namespace": "{% set ns = namespace(__class__=1) %}{{ ns }}",
     "a private name stored later": "{% set ns = namespace() %}{% set ns.__class__ = 1 %}",
 }
+SPELLINGS = {
+    "class by reversed name": "{{ '' | attr('__ssalc__' | reverse | replace('__ssalc__', '__class__')) }}",
+    "class by a replaced name": "{{ '' | attr('xxclassxx' | replace('x', '_')) }}",
+    "class by a formatted name": "{{ '' | attr('%sclass%s' | format('__', '__')) }}",
+    "class by a concatenated name": "{{ '' | attr('__cla' ~ 'ss__') }}",
+    "class by a sliced name": "{{ '' | attr('x__class__x'[1:-1]) }}",
+    "class by a lowered name": "{{ '' | attr('__CLASS__' | lower) }}",
+    "class by a name from a message": "{{ ''[messages[0]['role'] and '__class__'] }}",
+    "class by unicode escapes": "{{ ''['\\u005f\\u005fclass\\u005f\\u005f'] }}",
+    "class by a look-alike": "{{ ''.__\uff43lass__ }}",
+    "subclasses by map": "{{ [''.__class__] | map('attr', '__subclasses__') | list }}",
+    "class by map of attr": "{{ [''] | map('attr', '__class__') | list }}",
+    "class by groupby": "{{ [''] | groupby('__class__') }}",
+    "class by sort": "{{ ['', 'a'] | sort(attribute='__class__') }}",
+    "class by unique": "{{ ['', 'a'] | unique(attribute='__class__.__mro__') | list }}",
+    "class by min": "{{ ['', 'a'] | min(attribute='__class__') }}",
+    "class by selectattr": "{{ [''] | selectattr('__class__.__base__') | list }}{{ ''.__class__ }}",
+    "class by rejectattr": "{{ [''] | rejectattr('__class__.__mro__.x') | list | first | attr('__class__') }}",
+    "class by join": "{{ [''] | join(attribute='__class__') }}",
+    "format in a macro": "{% macro f(s) %}{{ s.format('') }}{% endmacro %}{{ f('{0.__class__}') }}",
+    "format by map": "{{ ['{0.__class__}'] | map('attr', 'format') | first('') }}",
+    "format of the clock": "{{ '{0.__globals__}'.format(strftime_now) }}",
+    "format of a subscript": "{{ '{0[__class__]}'.format(messages[0].content) }}",
+    "format with a conversion": "{{ '{0.__class__!r:>5}'.format('') }}",
+    "format in a format": "{{ '{0}'.format('{0.__class__}').format('') }}",
+    "the module of a function": "{{ raise_exception.__module__ }}",
+    "the code of a function": "{{ raise_exception.__code__.co_consts }}",
+    "the code of a macro": "{% macro m() %}{% endmacro %}{{ m._func.__code__ }}",
+    "the module of a message's method": "{{ messages[0].items.__self__.__class__ }}",
+    "globals through a filter": "{% filter attr('__class__') %}a{% endfilter %}",
+    "globals of the loop": "{% for m in messages %}{{ loop._iterator.__class__ }}{% endfor %}",
+    "the loop's undefined": "{% for m in messages %}{{ loop._undefined }}{% endfor %}",
+    "the caller": "{% macro m() %}{{ caller.__globals__ }}{% endmacro %}{% call m() %}{% endcall %}",
+    "varargs of a macro": "{% macro m() %}{{ varargs.__class__ }}{{ kwargs.__class__ }}{% endmacro %}{{ m(1, a=2) }}",
+    "environment": "{{ environment.globals }}{{ self._TemplateReference__context.environment }}",
+    "the context": "{{ context.exported_vars.__class__ }}",
+    "a block's context": "{% block b %}{{ self.b.__globals__ }}{% endblock %}",
+    "super": "{% block b %}{{ super.__globals__ }}{% endblock %}",
+    "a scoped import": "{% from 'x' import y with context %}",
+    "an import that is missing": "{% include ['a', 'b'] ignore missing %}{% include 'a' %}",
+    "await": "{{ await messages }}",
+    "an asynchronous loop": "{% async for m in messages %}{% endfor %}",
+    "translation": "{% trans %}a{% endtrans %}",
+    "do": "{% do messages.append(1) %}",
+    "debug": "{% debug %}",
+    "autoescape": "{% autoescape true %}{{ ''.__class__ }}{% endautoescape %}",
+    "a with block": "{% with c = ''.__class__ %}{{ c }}{% endwith %}",
+    "a cleared list": "{{ messages.clear() }}",
+    "a popped message": "{{ messages.pop() }}",
+    "a default of dict": "{{ messages[0].setdefault('x', 1) }}",
+    "a namespace of another's class": "{% set ns = namespace({'__init__': 1}) %}{{ ns }}",
+    "bytes of a string": "{{ 'a'.encode().__class__ }}",
+    "an exception's trace": "{{ (1 / 0).__traceback__ }}",
+    "doubled underscores in a set": "{% set __class__ = 1 %}{{ x.__class__ }}{{ ''.__class__ }}",
+}
 FLOODS = {
     "range without end": "{% for i in range(10**9) %}{% endfor %}",
     "range as a list": "{{ range(10**8) | list | length }}",
@@ -217,9 +272,27 @@ def process_of(template: ChatTemplate) -> Any:
     return process
 
 
+def test_there_are_a_hundred_and_more() -> None:
+    assert len({*ESCAPES.values(), *SPELLINGS.values(), *FLOODS.values(), *UNPARSEABLE.values()}) >= 100
+
+
 @pytest.mark.parametrize("case", ESCAPES)
 def test_a_template_cannot_reach_python(case: str, child: ChatTemplate) -> None:
     assert check_refused(child, ESCAPES[case]) == "template_error"
+
+
+@pytest.mark.parametrize("case", SPELLINGS)
+def test_nor_can_it_by_another_spelling(case: str, child: ChatTemplate) -> None:
+    """An error of ours, or text in which nothing of Python's shows."""
+    for template in (child, ChatTemplate("", isolated=False)):
+        template.source = SPELLINGS[case]
+        try:
+            text = template.render(MESSAGES)
+        except TemplateError as error:
+            assert error.http_status == 400
+        else:
+            assert not any(sign in text for sign in ("<class", "<function", "0x", "<built-in", "globals")), text
+    check_works(child)
 
 
 @pytest.mark.parametrize("case", ESCAPES)
