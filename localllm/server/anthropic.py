@@ -24,7 +24,6 @@ from localllm.server.pump import AnswerStream, Form
 from localllm.server.writing import FIRST_EVENT_S
 
 EVENTS = ("text/event-stream", "With `stream`: events from message_start to message_stop, or to error.")
-FORM = Form(error=failure, waiting=lambda _: PING)
 
 
 class Anthropic:
@@ -51,7 +50,7 @@ class Anthropic:
         done = translated(taken.request, _notes(taken))
         answering = _Answering(self._desk, request, taken.request, done)
         if taken.request.stream:
-            response = await streaming(request, answering.stream(), FORM)
+            response = await streaming(request, answering.stream(), _form(request))
         else:
             response = Json(await attended(request, answering.whole()))
         return _with_headers(response, request, done)
@@ -85,7 +84,7 @@ class _Answering:
         async with contextlib.AsyncExitStack() as stack:
             opened = await self._opened(stack)
             early = await opened.reply.gather(FIRST_EVENT_S)
-            return AnswerStream(opened.reply, early, self._script(opened).events, stack.pop_all(), FORM)
+            return AnswerStream(opened.reply, early, self._script(opened).events, stack.pop_all(), _form(self._request))
 
     async def whole(self) -> dict[str, Any]:
         async with contextlib.AsyncExitStack() as stack:
@@ -102,6 +101,10 @@ class _Answering:
     def _script(self, opened: Opened) -> Script:
         head = Head(f"msg_{opened.reply.id}", opened.name, self._wanted, self._done.notes.warnings)
         return Script(head, opened.reply)
+
+
+def _form(request: Request) -> Form:
+    return Form(error=lambda error: failure(error, wanted_id(request)), waiting=lambda _: PING)
 
 
 def _notes(taken: unknowns.Taken) -> Notes:

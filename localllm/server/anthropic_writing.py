@@ -33,9 +33,9 @@ def event(kind: str, **data: Any) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (kind.encode(), _encode({"type": kind, **data}))
 
 
-def failure(error: LocalLLMError) -> bytes:
+def failure(error: LocalLLMError, request_id: str = "") -> bytes:
     """A failure after the status line is gone, and the end of the stream."""
-    return b"event: error\ndata: %b\n\n" % _encode(error_body(error, PATH))
+    return b"event: error\ndata: %b\n\n" % _encode(error_body(error, PATH, request_id))
 
 
 def usage(stats: Stats) -> dict[str, Any]:

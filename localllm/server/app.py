@@ -23,6 +23,8 @@ from localllm.daemon.tallies import Tallies
 from localllm.errors import LocalLLMError
 from localllm.server import shapes
 from localllm.server.anthropic import Anthropic
+from localllm.server.anthropic_models import is_anthropic
+from localllm.server.anthropic_writing import PATH as MESSAGES
 from localllm.server.callers import Callers
 from localllm.server.desk import Desk
 from localllm.server.guard import Guard, Rules, callers_for
@@ -31,7 +33,7 @@ from localllm.server.live import Live
 from localllm.server.looking import Looking
 from localllm.server.manage import Manage, model_rows
 from localllm.server.metrics import Metrics
-from localllm.server.named import Answered, Named
+from localllm.server.named import Answered, Named, wanted_id
 from localllm.server.ollama import GREETING, Ollama
 from localllm.server.openai import OpenAI
 from localllm.server.operations import Directory, Operation, Surface
@@ -185,14 +187,14 @@ async def _greet(request: Request) -> Response:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, LocalLLMError)
-    return error_response(error, request.url.path)
+    return _told(error, request)
 
 
 async def _refuse_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     sentence = {404: f"there is no {request.url.path} here", 405: f"{request.method} is not allowed here"}
     refusal = HttpError(error.status_code, sentence.get(error.status_code, error.detail))
-    response = error_response(refusal, request.url.path)
+    response = _told(refusal, request)
     response.headers.update(error.headers or {})
     if error.status_code == 405 and isinstance(request.app, _Api):  # one route of several knows its own methods only
         response.headers["allow"] = ", ".join(request.app.directory.methods(request.scope["path"]))
@@ -205,7 +207,14 @@ async def _leave(request: Request, error: Exception) -> Response:
 
 async def _fail(request: Request, error: Exception) -> Response:
     error = LocalLLMError("something went wrong inside the daemon", hint="see `localllm daemon logs`")
-    return error_response(error, request.url.path)
+    return _told(error, request)
+
+
+def _told(error: LocalLLMError, request: Request) -> Json:
+    """In the client's dialect: of a path, or of a client that says whose it is where dialects share one."""
+    path = request.url.path
+    is_shared = path.startswith("/v1/models")
+    return error_response(error, MESSAGES if is_shared and is_anthropic(request) else path, wanted_id(request))
 
 
 class _Logged:

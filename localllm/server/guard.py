@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from localllm.errors import Forbidden, InvalidApiKey, LocalLLMError, UsageError
 from localllm.server.callers import ANYBODY, STATE, Caller, Callers, check_names
 from localllm.server.http import MAX_BODY, HttpError, error_response
+from localllm.server.named import STATE as NAME
 from localllm.server.operations import JSON, Directory, Operation
 from localllm.settings import Settings
 
@@ -96,7 +97,7 @@ class Guard:
                 queried = (value for _, value in parse_qsl(scope.get("query_string", b"").decode("latin-1")))
                 check_names(caller, [*self._directory.names(scope["path"]), *queried])
         except LocalLLMError as error:
-            await error_response(error, scope["path"])(scope, receive, send)
+            await error_response(error, scope["path"], scope.get(NAME, ""))(scope, receive, send)
             return
         scope[MAX_BODY] = self._rules.max_body_bytes
         await self._app(scope, receive, _with_headers(send, origin))

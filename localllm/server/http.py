@@ -217,12 +217,13 @@ def error_object(error: LocalLLMError) -> dict[str, Any]:
     return shown
 
 
-def error_response(error: LocalLLMError, path: str = "") -> Json:
-    """In the form of the dialect whose route `path` is; without one, OpenAI's."""
+def error_response(error: LocalLLMError, path: str = "", request_id: str = "") -> Json:
+    """In the form of the dialect whose route `path` is; without one, OpenAI's. `request_id` is what the request is
+    called."""
     headers = retry_after(error) | {ERROR_HEADER: error.code}
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
-    body, status = error_body(error, path), error.http_status
+    body, status = error_body(error, path, request_id), error.http_status
     if "request_id" in body:
         headers["request-id"] = body["request_id"]
         status = ANTHROPIC_OVERLOADED if body["error"]["type"] == "overloaded_error" else status
@@ -252,7 +253,7 @@ _ANTHROPIC_TYPES: Mapping[int, str] = {
 }
 
 
-def error_body(error: LocalLLMError, path: str = "") -> dict[str, Any]:
+def error_body(error: LocalLLMError, path: str = "", request_id: str = "") -> dict[str, Any]:
     """Ollama's is a sentence under `error`, Anthropic's names itself an error."""
     shown = error_object(error)
     if path.startswith(_OLLAMA):
@@ -261,5 +262,5 @@ def error_body(error: LocalLLMError, path: str = "") -> dict[str, Any]:
         status = error.http_status
         kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
         error_of = {"type": kind, "message": shown["message"]}
-        return {"type": "error", "error": error_of, "request_id": f"req_{uuid.uuid4().hex}"}
+        return {"type": "error", "error": error_of, "request_id": f"req_{request_id or uuid.uuid4().hex}"}
     return {"error": shown}

@@ -56,6 +56,7 @@ def daemon_url(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     foreign = ("LOCALLLM_", "OLLAMA_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     env = {**kept, "LOCALLLM_HOME": str(home), "LOCALLLM_PORT": "0", "LOCALLLM_OFFLINE": "1"}
+    env["LOCALLLM_BACKEND"] = "cpu"  # a fresh home would measure all of them before the first answer
     _create_model(model_path, home, env)
     with open(home / "output.txt", "w") as output:
         process = subprocess.Popen([*COMMAND, "serve"], env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output)

@@ -249,7 +249,7 @@ def test_a_failure_in_the_middle_is_an_error_event(tmp_path: Path) -> None:
                 os.kill(world.ps()[0]["pid"], signal.SIGKILL)
         body: Any = caught.value.body
     assert body["type"] == "error" and body["error"]["type"] == "overloaded_error"
-    assert body["request_id"].startswith("req_")
+    assert body["request_id"] == f"req_{caught.value.response.headers['x-request-id']}"
 
 
 # ---- the description
@@ -319,7 +319,8 @@ def test_what_cannot_be_done_is_refused_by_name(world: World, fields: dict[str, 
     assert answer.status_code == 400, answer.text
     error = answer.json()
     assert error["type"] == "error" and error["error"]["type"] == "invalid_request_error"
-    assert named in error["error"]["message"] and error["request_id"] == answer.headers["request-id"]
+    assert named in error["error"]["message"]
+    assert error["request_id"] == answer.headers["request-id"] == f"req_{answer.headers['x-request-id']}"
 
 
 def test_errors_are_those_that_the_client_knows(client: anthropic.Anthropic, world: World) -> None:
@@ -335,7 +336,8 @@ def test_a_key_is_asked_for_in_their_words(tmp_path: Path) -> None:
     with daemon(tmp_path, sources=parrots(), api_keys="secret") as world:
         with client_of(world) as client, pytest.raises(anthropic.AuthenticationError) as caught:
             create(client, "x")
-        assert caught.value.request_id and caught.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
+        assert caught.value.request_id == f"req_{caught.value.response.headers['x-request-id']}"
+        assert caught.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
         headers = {"x-api-key": "secret", "anthropic-version": "2023-06-01"}
         assert world.client.get("/v1/models", headers=headers).status_code == 200
 
