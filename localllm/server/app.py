@@ -207,7 +207,9 @@ async def _leave(request: Request, error: Exception) -> Response:
 
 async def _fail(request: Request, error: Exception) -> Response:
     error = LocalLLMError("something went wrong inside the daemon", hint="see `localllm daemon logs`")
-    return _told(error, request)
+    answer = _told(error, request)
+    answer.headers["connection"] = "close"  # the HTTP server hangs up behind a failure: nothing may be sent after it
+    return answer
 
 
 def _told(error: LocalLLMError, request: Request) -> Json:

@@ -365,6 +365,21 @@ def test_no_module_serves_files_or_prints_markup() -> None:
             assert "rich" not in {module.split(".")[0], *(name.split(".")[0] for name in names)}, path
 
 
+# ---- a fault of ours
+
+
+def test_a_fault_is_a_sentence_in_one_connection_that_ends_and_the_next_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with daemon(tmp_path) as world:
+        monkeypatch.setattr(world.daemon.residency, "residents", lambda: 1 // 0)
+        answer = world.client.get("/props")
+        monkeypatch.undo()
+        assert answer.status_code == 500 and answer.headers["connection"] == "close"
+        assert "ZeroDivision" not in answer.text and "inside the daemon" in answer.json()["error"]["message"]
+        assert world.chat("x").status_code == 200
+
+
 # ---- telemetry: there is none
 
 
