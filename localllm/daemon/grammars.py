@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from localllm.daemon.bounds import readable
 from localllm.daemon.grammar_process import GrammarProcess
 from localllm.errors import InvalidGrammar, InvalidSchema, Overloaded
 
@@ -58,7 +59,7 @@ def embedded_schema(schema: object, *, param: str = "response_format") -> str:
         raise InvalidSchema("a JSON schema is an object", param=param)
     _check_measure(schema, param)
     try:
-        return json.dumps({**schema, "x-guidance": {"whitespace_pattern": _WHITESPACE}}, allow_nan=False)
+        return json.dumps({**readable(schema), "x-guidance": {"whitespace_pattern": _WHITESPACE}}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidSchema(f"the schema is no JSON: {error}", param=param) from error
 
@@ -111,6 +112,7 @@ class Grammars:
         self._idle = [GrammarProcess() for _ in range(num_processes)]
         self._found: OrderedDict[Draft, dict[str, str]] = OrderedDict()
         self._num_waiting = 0
+        self._is_warm = False
 
     async def checked(self, draft: Draft, *, param: str = "response_format") -> str:
         """The grammar as `wire.Constraint` takes it. InvalidSchema or InvalidGrammar naming `param` for one that
@@ -124,9 +126,11 @@ class Grammars:
         refusal = InvalidSchema if draft.kind == "json_schema" else InvalidGrammar
         raise refusal(f"this {_NAMES[draft.kind]} cannot be kept to: {found['failure']}", param=param)
 
-    async def warm(self) -> None:
-        """Start a process now, so that the first request need not wait for it."""
-        await self.checked(json_object_grammar())
+    def warm(self) -> None:
+        """Start a process in the background, so that the first grammar need not wait for it; only once."""
+        if not self._is_warm:
+            self._is_warm = True
+            self._threads.submit(self._ask, json_object_grammar())
 
     def close(self) -> None:
         """End the processes; no call follows."""

@@ -26,6 +26,7 @@ from localllm.server.callers import caller_of
 from localllm.server.fields import MAX_TIMEOUT_S, Common
 from localllm.server.named import set_id, wanted_id
 from localllm.server.patience import wait_of
+from localllm.server.wanted_format import will_need_grammar
 from localllm.settings import Settings
 from localllm.store.entry import Entry
 
@@ -162,6 +163,8 @@ class Desk:
         started = time.monotonic()
         await self._refuse_known_poison(entry.name, wanted)
         wait = wait_of(request)
+        if will_need_grammar(wanted):
+            self.grammars.warm()  # beside the loading and the rendering
         resident = await self._resident(stack, wanted, entry, wait)
         load_s = time.monotonic() - started
         asks, fingerprints = await self._asks(resident, wanted, make)

@@ -16,9 +16,10 @@ from localllm.daemon.grammars import (
     regex_grammar,
 )
 from localllm.errors import InvalidRequest
-from localllm.server.fields import Common
+from localllm.server.fields import ChatRequest, Common
 
 _FORMAT = "response_format"
+_GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema")
 
 
 def wanted_format(request: Common) -> Format | None:
@@ -33,12 +34,18 @@ def wanted_format(request: Common) -> Format | None:
     return None
 
 
+def will_need_grammar(request: Common) -> bool:
+    """From a glance at its fields, before its model is there. Whoever never sees such a request pays nothing."""
+    if isinstance(request, ChatRequest) and request.tools and request.tool_choice not in (None, "auto", "none"):
+        return True
+    return any(getattr(request, name) for name in (_FORMAT, "structured_outputs", *_GUIDED))
+
+
 def _asked(request: Common) -> list[tuple[str, Any]]:
     """Fields that ask for a form, by their path."""
     own = request.structured_outputs
     vllm = {} if own is None else {f"structured_outputs.{name}": value for name, value in _given(own)}
-    names = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema")
-    others = {name: getattr(request, name) for name in names if getattr(request, name) not in (None, "")}
+    others = {name: getattr(request, name) for name in _GUIDED if getattr(request, name) not in (None, "")}
     return [*_of_response_format(request.response_format), *vllm.items(), *others.items()]
 
 

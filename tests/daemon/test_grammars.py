@@ -7,13 +7,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
+from localllm.daemon.bounds import readable
 from localllm.daemon.grammar_process import CHECK_S, GrammarProcess
 from localllm.daemon.grammars import (
     MAX_DEPTH,
@@ -48,7 +50,7 @@ class Bytes:
 @pytest.fixture(scope="module")
 def grammars() -> Iterator[Grammars]:
     made = Grammars(num_processes=1)
-    asyncio.run(made.warm())
+    made.warm()
     yield made
     made.close()
 
@@ -379,3 +381,61 @@ def test_whatever_comes_as_a_grammar_is_taken_or_refused(grammars: Grammars, kin
         assert json.loads(asyncio.run(grammars.checked(Draft(kind, text))))
     except InvalidGrammar as error:
         assert error.message
+
+
+# ---- bounds as floats
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    bound=st.one_of(st.integers(-1000, 1000), st.floats(-1e6, 1e6, allow_subnormal=False)),
+    digits=st.integers(1, 24),
+    is_upper=st.booleans(),
+)
+def test_what_lies_inside_an_exclusive_bound_does_so_when_it_is_read_as_a_float(
+    allows: Judge, bound: float, digits: int, is_upper: bool
+) -> None:
+    assume(abs(bound) > 1e-3)
+    schema = {"type": "number", "exclusiveMaximum" if is_upper else "exclusiveMinimum": bound}
+    step = Decimal(10) ** -digits
+    said = format(Decimal(repr(bound)) + (-step if is_upper else step), "f")
+    is_inside = json.loads(said) < bound if is_upper else json.loads(said) > bound
+    if allows(json_schema_grammar(schema), said):
+        assert is_inside, said
+    elif len(said.partition(".")[2]) < 6:
+        assert not is_inside, said
+
+
+def test_a_decimal_that_rounds_to_the_bound_is_not_allowed(allows: Judge) -> None:
+    grammar = json_schema_grammar({"type": "number", "exclusiveMaximum": -76.5, "minimum": -100})
+    assert allows(grammar, "-76.51") and not allows(grammar, "-76.5")
+    assert not allows(grammar, "-76.5000000000000002")
+    share = json_schema_grammar({"type": ["number", "null"], "minimum": 0, "exclusiveMaximum": 100})
+    for said in ("99.9", "99.99", "99", "0", "0.5", "12.25", "null"):
+        assert allows(share, said), said
+    for said in ("100", "100.0", "99.99999999999999999999", "-1", "-0.5", '"x"'):
+        assert not allows(share, said), said
+
+
+def test_only_numbers_with_exclusive_bounds_have_their_decimals_bounded() -> None:
+    inner, whole = {"exclusiveMinimum": 12.5, "minimum": 2}, {"type": "integer", "exclusiveMinimum": 3}
+    schema = {
+        "properties": {"exclusiveMaximum": {"type": "string"}, "enum": inner, "whole": whole},
+        "default": {"exclusiveMinimum": 1.5}, "anyOf": [inner, True], "exclusiveMaximum": True,
+    }  # fmt: skip
+    found, bounded = readable(schema), inner | {"multipleOf": 1e-9}
+    assert found == schema | {"properties": schema["properties"] | {"enum": bounded}, "anyOf": [bounded, True]}
+    for other in ({"exclusiveMaximum": 0}, {"exclusiveMaximum": 5, "multipleOf": 2}, {"maximum": 7.5}):
+        assert readable(other) == other
+
+
+def test_a_process_is_started_beforehand_once() -> None:
+    made = Grammars(num_processes=1)
+    try:
+        for _ in range(2):
+            made.warm()
+        made._threads.submit(lambda: None).result(20)
+        (process,) = made._idle
+        assert process._is_ready
+    finally:
+        made.close()
