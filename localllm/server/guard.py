@@ -24,6 +24,8 @@ _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 _LOCAL_ORIGIN_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0", "::1")
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
 _ALLOWED_HEADERS = "authorization, content-type, prefer, x-api-key"
+_BY_DEFAULT = ("", "application/x-www-form-urlencoded", "application/octet-stream")
+"""Media types of bodies that a program named none for."""
 _BROWSER_SIGNS = ("origin", "referer", "cookie", "sec-fetch-site", "sec-fetch-mode")
 MAX_HEADER_BYTES = 32 * 2**10
 MAX_HEADERS = 128
@@ -188,8 +190,8 @@ def _host_name(host: str) -> str:
 
 
 def check_content_type(method: str, headers: Headers, takes: str) -> None:
-    """Bodies are JSON, which makes browsers ask first. curl's own default passes where no browser can be behind it; so
-    does anything where the route takes another media type than JSON."""
+    """Bodies are JSON, which makes browsers ask first. What curl and aiohttp call bodies of their own accord passes
+    where no browser can be behind it; so does anything where the route takes another media type than JSON."""
     if method not in ("POST", "PUT", "PATCH", "DELETE"):
         return
     packed = headers.get("content-encoding", "identity").strip().lower()
@@ -199,7 +201,7 @@ def check_content_type(method: str, headers: Headers, takes: str) -> None:
     if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
         return
     is_bare = not any(sign in headers for sign in _BROWSER_SIGNS)
-    if is_bare and (takes != JSON or kind in ("", "application/x-www-form-urlencoded")):
+    if is_bare and (takes != JSON or kind in _BY_DEFAULT):
         return
     raise HttpError(
         415, f"content type {kind or 'none'!r} is not accepted", hint="send `Content-Type: application/json`"

@@ -39,6 +39,7 @@ class Ranker:
     def operations(self) -> Sequence[Operation]:
         rerank = {
             "/v1/rerank": "Order documents by relevance",
+            "/v2/rerank": "Order documents by relevance as Cohere does",
             "/rerank": "Order documents by relevance as TEI does",
             "/v1/reranking": "Order documents by relevance as llama-server does",
             "/reranking": "Order documents by relevance as old llama-server does",

@@ -177,6 +177,8 @@ async def test_any_key_will_do_where_none_is_set() -> None:
         ({"content-type": "Application/JSON; charset=utf-8"}, True),
         ({"content-type": "application/vnd.api+json"}, True),
         ({"content-type": "application/x-www-form-urlencoded"}, True),
+        ({"content-type": "application/octet-stream"}, True),
+        ({"content-type": "application/octet-stream", "origin": "http://localhost"}, False),
         ({}, True),
         ({"content-type": "application/x-www-form-urlencoded", "origin": "http://localhost"}, False),
         ({"sec-fetch-site": "cross-site"}, False),

@@ -169,7 +169,7 @@ def rerank(world: World, path: str = "/v1/rerank", **fields: Any) -> Any:
     return answer.json()
 
 
-@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank", "/v1/reranking", "/reranking"])
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking", "/reranking"])
 def test_documents_come_best_first_with_their_cosines(world: World, path: str) -> None:
     body = rerank(world, path, documents=DOCUMENTS)
     assert msgspec.to_builtins(msgspec.convert(body, vector_shapes.Ranking)) == body
