@@ -115,6 +115,8 @@ def _thinking(thinking: Thinking | None, effort: str | None) -> dict[str, Any]:
 
 def _tool(tool: Mapping[str, Any], where: str, notes: Notes) -> dict[str, Any] | None:
     kind = tool.get("type")
+    if not isinstance(kind, str | None):
+        raise _wrong(f"{where}.type", "must be a string")
     if kind not in (None, "custom"):
         over(notes, where, f"tools of type {kind!r} do not run here")
         return None

@@ -18,6 +18,8 @@ MAX_VALUES = 1_000_000
 # possessive, and a string without an end goes to the end: whatever the text, each byte is looked at once
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 
+_LONG_NUMBERS = re.compile(rb"[0-9]{19}")
+
 
 class BadJson(LocalLLMError):
     """The text is not JSON, not an object, or nested or repeated beyond reason. The message is a sentence."""
@@ -42,6 +44,8 @@ def decoded_object(text: bytes) -> dict[str, Any]:
     num_members, num_colons = _counted(decoded), text.count(b":")
     if num_colons != num_members and _STRINGS.sub(b"", text).count(b":") != num_members:
         raise BadJson(f"the request body has {_repeated(text)} twice in one object", hint="send each key once")
+    if _LONG_NUMBERS.search(text):
+        _check_numbers(decoded)
     return decoded
 
 
@@ -65,6 +69,18 @@ def _counted(root: dict[str, Any]) -> int:
         if not level:
             return num_members
     raise BadJson(f"the request body is nested deeper than {MAX_DEPTH} levels")
+
+
+def _check_numbers(decoded: dict[str, Any]) -> None:
+    """BadJson names the field with a whole number that nothing behind here could write down again."""
+    for name, value in decoded.items():
+        level: list[Any] = [[value]]
+        while level:
+            inner = [each for container in level for each in _values(container)]
+            if any(type(each) is int and not -(2**63) <= each < 2**63 for each in inner):
+                sentence = f"{name[:64]!r} has a whole number of more than 64 bits"
+                raise BadJson(sentence, hint="send it as a string", param=name)
+            level = [each for each in inner if type(each) is dict or type(each) is list]
 
 
 def _values(container: Any) -> Any:

@@ -17,7 +17,7 @@ from localllm.daemon.residency import Residency
 from localllm.daemon.resident import Resident
 from localllm.errors import InvalidRequest, LocalLLMError
 from localllm.runtime.presets import LoadWish
-from localllm.server import shapes
+from localllm.server import shapes, unknowns
 from localllm.server.http import EventStream, Json, attended, error_object, read_object
 from localllm.server.operations import Operation
 from localllm.server.prompts import chat_prompt
@@ -105,6 +105,7 @@ class Manage:
         return Json(await attended(request, self._tokenized(await read_object(request))))
 
     async def _tokenized(self, body: dict[str, Any]) -> dict[str, Any]:
+        unknowns.converted(body, shapes.TokenizeRequest)  # for the types; messages are looked at more closely below
         name = _name(body, self._settings)
         async with self._residency.using(name) as resident:
             tokens = await self._residency.in_thread(functools.partial(_tokens, body, resident))
@@ -123,10 +124,7 @@ def _name(body: dict[str, Any], settings: Settings) -> str:
 
 
 def _wish(body: dict[str, Any]) -> LoadWish:
-    try:
-        return msgspec.convert(body, LoadWish).checked()
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"the way to load it makes no sense: {error}") from None
+    return unknowns.converted(body, LoadWish).checked()
 
 
 def _tokens(body: dict[str, Any], resident: Resident) -> list[int]:

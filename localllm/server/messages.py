@@ -100,7 +100,9 @@ def _tool_call(where: str, call: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(call.get(own, accepted()), accepted):
             raise _wrong(f"{where}.{own}", "must be a string" if accepted is str else "must be a whole number")
     name = _string(f"{where}.function.name", function.get("name"))
-    arguments: Any = function.get("arguments") or "{}"
+    arguments: Any = function.get("arguments")
+    if arguments is None or arguments == "":
+        arguments = "{}"
     if isinstance(arguments, str):
         try:
             arguments = msgspec.json.decode(arguments)  # templates write the object out themselves

@@ -76,21 +76,23 @@ EVERYWHERE: Mapping[str, Schema] = {
 
 _TRUNCATE = _or_null({"const": -1}, _whole(1, fields.MAX_NEW_TOKENS))
 
+
+def _bias(*others: Schema) -> Schema:
+    """Token ids, in texts, to numbers."""
+    names = {"pattern": "^[0-9]{1,10}$"}
+    values = {"anyOf": [{"type": "number", "minimum": -100, "maximum": 100}, *others]}
+    return OBJECT | {"propertyNames": names, "additionalProperties": values, "maxProperties": fields.MAX_CHOSEN}
+
+
 _COMMON: Mapping[str, Schema] = {
     "stop": _or_null(STOP, _list(STOP, most=fields.MAX_STOPS)),
-    "logit_bias": _or_null(
-        OBJECT
-        | {
-            "propertyNames": {"pattern": "^[0-9]{1,10}$"},
-            "additionalProperties": {"anyOf": [{"type": "number", "minimum": -100, "maximum": 100}, {"const": False}]},
-            "maxProperties": fields.MAX_CHOSEN,
-        }
-    ),
+    "logit_bias": _or_null(_bias({"const": False})),
     "user": _or_null(NAME),
     "cache_salt": _or_null(NAME),
     "prompt_cache_key": _or_null(NAME),
     "safety_identifier": _or_null(NAME),
     "truncate_prompt_tokens": _TRUNCATE,
+    "repeat_penalty": _or_null({"type": "number", "minimum": 0.01, "maximum": 100}),
     "stop_token_ids": _or_null(_list(TOKEN, most=64)),
     "allowed_token_ids": _or_null(_list(TOKEN, 1, fields.MAX_ALLOWED_IDS)),
     "bad_words": _or_null(_list(STOP, most=fields.MAX_BAD_WORDS)),
@@ -122,6 +124,7 @@ _CHOICE = _or_null(
     ),
 )  # fmt: skip
 
+_EMPTY: Schema = {"enum": [None, False, 0, "", [], {}]}
 _IDLE = {name: ANY for name in ("annotations", "cache_control", "id", "parsed", "provider_specific_fields")}
 _PART: Schema = {
     "anyOf": [
@@ -138,10 +141,12 @@ _CALL = _object(
 
 def _message(roles: Sequence[str], content: Schema, *required: str) -> Schema:
     texts = {name: _or_null(TEXT) for name in ("name", "tool_call_id", "reasoning", "reasoning_content", "refusal")}
-    empty = {name: NULL for name in ("audio", "function_call", "reasoning_details")}
+    empty = {name: _EMPTY for name in ("audio", "function_call", "reasoning_details")}
     role = _one_of(*roles)
     calls = _or_null(_list(_CALL))
-    return _object(("role", *required), closed=True, role=role, content=content, tool_calls=calls, **texts, **empty, **_IDLE)
+    return _object(
+        ("role", *required), closed=True, role=role, content=content, tool_calls=calls, **texts, **empty, **_IDLE
+    )
 
 
 _MESSAGE: Schema = OBJECT | {
@@ -224,8 +229,8 @@ _RESPONSE: Mapping[str, Schema] = {
     "prompt": NULL,
     "include": _or_null(_list(_one_of(*INCLUDABLE))),
     "metadata": _or_null(OBJECT | {"additionalProperties": TEXT, "maxProperties": MAX_METADATA}),
-    **{name: _COMMON[name] for name in ("stop", "logit_bias", "user", "cache_salt", "safety_identifier")},
-    "prompt_cache_key": _or_null(NAME),
+    **{name: _COMMON[name] for name in ("stop", "user", "cache_salt", "safety_identifier", "prompt_cache_key")},
+    "logit_bias": _or_null(_bias()),
 }
 
 # ---- messages of Anthropic's
@@ -339,7 +344,12 @@ BY_SHAPE: Mapping[str, Mapping[str, Schema]] = {
         "stop": _or_null(STOP, _list(STOP, most=fields.MAX_STOPS)),
     },
     "Ids": {"tokens": _list(TOKEN)},
-    "TokenizeRequest": {"messages": _MESSAGES},
+    "TokenizeRequest": {"model": SOME, "messages": _MESSAGES},
+    "OllamaMessage": {"images": {"enum": [[], None]}},
+    "OllamaCreateRequest": {
+        **dict.fromkeys(("adapters", "draft_files"), _or_null(OBJECT | {"maxProperties": 0})),
+        **dict.fromkeys(("quantize", "draft_quantize", "modelfile"), _or_null(TEXT | {"maxLength": 0})),
+    },
     "LoadRequest": {"model": SOME},
     "StopRequest": {"model": SOME},
 }  # fmt: skip

@@ -125,7 +125,8 @@ def warning(name: str) -> str:
 def ignored_header(names: Iterable[str]) -> dict[str, str]:
     """`x-localllm-ignored: a, b`; names are the client's own words, so that anything but letters is escaped. Empty
     without names."""
-    shown = [quote(name[:MAX_NAME_CHARS], safe="[]$", errors="replace") for name in dict.fromkeys(names)]
+    # a name may be empty, which may not end a header
+    shown = [quote(name[:MAX_NAME_CHARS], safe="[]$", errors="replace") or '""' for name in dict.fromkeys(names)]
     rest = len(shown) - MAX_NAMED
     listed = shown[:MAX_NAMED] + ([f"and-{rest}-more"] if rest > 0 else [])
     return {IGNORED_HEADER: ", ".join(listed)} if listed else {}
@@ -204,12 +205,30 @@ def _options(kind: inspect.Type) -> tuple[inspect.Type, ...]:
 def converted(body: Mapping[str, Any], kind: type[S]) -> S:
     """A checked struct of a body without unknown fields. InvalidRequest names the field that is wrong."""
     try:
-        request = msgspec.convert(body, kind)
+        request = _built(body, kind)
     except msgspec.ValidationError as error:
         raise _wrong_type(str(error)) from None
     if isinstance(request, Checked):
         request.check()
     return request
+
+
+def _built(body: Mapping[str, Any], kind: type[S]) -> S:
+    """1.0 is a whole number, to JSON schema and to clients whose language has one kind of numbers."""
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        if "got `float`" not in str(error):
+            raise
+    return msgspec.convert(_with_whole_numbers(body), kind)
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_whole_numbers(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_whole_numbers(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def _wrong_type(text: str) -> InvalidRequest:

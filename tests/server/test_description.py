@@ -207,6 +207,43 @@ def test_the_bounds_of_numbers_are_described_as_they_hold(
     assert [answer.status_code for answer in answers] == [200, 400], [answer.text for answer in answers]
 
 
+NARROWED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("/v1/chat/completions", {"stop": "x"}, {"stop": ""}),
+    ("/v1/chat/completions", {"kv_type": "f16"}, {"kv_type": "f15"}),
+    ("/v1/chat/completions", {"keep_alive": "1h30m"}, {"keep_alive": "soon"}),
+    ("/v1/chat/completions", {"logit_bias": {"97": False}}, {"logit_bias": {"a": 1}}),
+    ("/v1/chat/completions", {"truncate_prompt_tokens": -1}, {"truncate_prompt_tokens": 0}),
+    ("/v1/chat/completions", {"messages": [{"role": "assistant"}]}, {"messages": [{"role": "user"}]}),
+    ("/v1/chat/completions", {"tools": []}, {"tools": [{"type": "function", "function": {"name": "a b"}}]}),
+    ("/v1/responses", {"include": ["reasoning.encrypted_content"]}, {"include": ["all"]}),
+    ("/v1/responses", {"input": []}, {"input": [{"type": "function_call", "name": "f"}]}),
+    ("/v1/messages", {"thinking": {"type": "disabled"}}, {"thinking": {"type": "enabled"}}),
+    ("/api/chat", {"think": False}, {"think": "hard"}),
+    ("/v1/rerank", {"query": "x", "documents": ["y"]}, {"query": "x", "documents": ["y"], "texts": ["z"]}),
+]
+"""What a body may say and what it may not, where its types are the same or nearly so."""
+
+
+@pytest.mark.parametrize(("path", "good", "bad"), NARROWED, ids=str)
+def test_what_is_refused_is_described(
+    speaking: World, document: dict[str, Any], path: str, good: dict[str, Any], bad: dict[str, Any]
+) -> None:
+    bases = {"/v1/responses": RESPONSE | {"instructions": "x"}, "/v1/rerank": {"model": "parrot:1b"}}
+    base = bases.get(path, MESSAGES | {"stream": False})
+    if path == "/api/chat":
+        base = {name: value for name, value in base.items() if name != "max_tokens"}
+    schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert complaints(base | good, schema, document) == [] and complaints(base | bad, schema, document)
+    answers = [speaking.client.post(path, json=base | fields) for fields in (good, bad)]
+    assert [answer.status_code for answer in answers] == [200, 400], [answer.text for answer in answers]
+
+
+def test_a_path_of_its_own_has_its_own_methods(world: World) -> None:
+    """Not those of the path with a parameter behind it."""
+    answer = world.client.request("PUT", "/v1/responses/input_tokens")
+    assert answer.status_code == 405 and answer.headers["allow"] == "POST"
+
+
 def test_with_keys_the_description_says_so_and_needs_one_itself(tmp_path: Path) -> None:
     with daemon(tmp_path, api_keys="secret") as world:
         assert world.client.get("/openapi.json").status_code == 401

@@ -58,6 +58,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"role": "user", "content": [{"type": "text", "text": "x", "mood": 1}]}, "messages[0].content[0].mood"),
     ({"role": "user", "content": ["x"]}, "messages[0].content[0]"),
     ({"role": "user", "content": "x", "name": 5}, "messages[0].name"),
+    ({"role": "user", "content": "x", "refusal": 5}, "messages[0].refusal"),
+    ({"role": "assistant", "reasoning": 0}, "messages[0].reasoning"),
+    ({"role": "assistant", "tool_calls": {}}, "messages[0].tool_calls"),
+    ({"role": "assistant", "tool_calls": [{**CALL, "id": 5}]}, "messages[0].tool_calls[0].id"),
+    (
+        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 0}}]},
+        "messages[0].tool_calls[0].function.arguments",
+    ),
     ({"role": "assistant", "function_call": {"name": "f"}}, "messages[0].function_call"),
     ({"role": "assistant", "tool_calls": [{**CALL, "type": "custom"}]}, "messages[0].tool_calls[0].type"),
     (

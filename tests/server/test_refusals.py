@@ -43,6 +43,8 @@ CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"stop": 5}, "stop"),
     ({"stop_token_ids": [260]}, "stop_token_ids"),
     ({"logit_bias": {"a": 1}}, "logit_bias"),
+    ({"logit_bias": {"a": False}}, "logit_bias"),
+    ({"metadata": {"a": [10**20]}}, "metadata"),
     ({"logit_bias": {"5": 101}}, "logit_bias"),
     ({"logit_bias": {"260": 1}}, "logit_bias"),
     ({"logit_bias": [1]}, "logit_bias"),

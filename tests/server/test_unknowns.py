@@ -127,4 +127,10 @@ def test_names_in_a_header_are_only_letters() -> None:
     assert "set-cookie:" not in shown and len(shown) < 600
     many = ignored_header(f"n{number}" for number in range(MAX_NAMED + 5))[IGNORED_HEADER]
     assert many.endswith("and-5-more") and many.count(",") == MAX_NAMED
-    assert ignored_header([]) == {}
+    assert ignored_header([]) == {} and ignored_header(["a", ""]) == {IGNORED_HEADER: 'a, ""'}
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    assert chat(sent(), n=2.0, stop_token_ids=[3.0]).request.stop_token_ids == [3]
+    with pytest.raises(InvalidRequest, match="n: expected int"):
+        chat(sent(), n=2.5)
