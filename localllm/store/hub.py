@@ -150,8 +150,12 @@ def _license(info: Any) -> str:
 
 @contextlib.contextmanager
 def hub_errors(repo: str, plan: Plan) -> Iterator[None]:
-    """huggingface_hub raises its HTTP library's errors, another library in each major version: told apart here."""
+    """huggingface_hub raises its HTTP library's errors, another library in each major version: told apart here.
+    Inside it tells the hub nothing of what else is installed or runs here."""
     try:
+        import huggingface_hub  # deferred: half a second
+
+        huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
         yield
     except LocalLLMError:
         raise

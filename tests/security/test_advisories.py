@@ -7,6 +7,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from localllm.tokens.chat import ChatTemplate
 from tests.formats.crafted import STRING, gguf, key, tensor, text
 from tests.server.parrot import parrots
 from tests.server.world import World, daemon
+from tests.store.conftest import _own_caches  # noqa: F401  # a fixture: no cache or token of this user is seen
 from tests.store.worlds import FakeHub, fake_hub, library_of, tiny_gguf
 
 ROOT = Path(__file__).parents[2]
@@ -411,3 +413,28 @@ def test_the_daemon_connects_to_nobody(tmp_path: Path, monkeypatch: pytest.Monke
         assert world.chat("x").status_code == 200
     assert met, "our own client is seen"
     assert {address[0] for address in met if isinstance(address, tuple)} == {"127.0.0.1"}
+
+
+def test_a_pull_tells_the_hub_nothing_of_what_else_is_here(
+    tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _headers
+
+    looked: list[str] = []
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)  # undone behind the test
+    monkeypatch.setattr(_headers, "is_torch_available", lambda: looked.append("torch"))
+    hub.repos["org/x"] = {"x-F32.gguf": tiny_gguf(tmp_path / "x.gguf").read_bytes()}
+    library = library_of(tmp_path / "home", hub_endpoint=hub.endpoint)
+    library.pull("hf.co/org/x")
+    assert hub.requests and looked == []
+
+
+# ---- the page that promises all this
+
+
+def test_each_test_that_the_page_names_is_there() -> None:
+    page = (ROOT / "docs" / "SECURITY.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", page))
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (ROOT / "tests" / name).is_file()] == []
