@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import msgspec
 from starlette.requests import Request
 
 from localllm.daemon.keys import Key, KeyFile, digest_of
 from localllm.errors import Forbidden, StoreError
 from localllm.server.operations import Scope
 from localllm.settings import Settings
+from localllm.store.entry import Entry
 from localllm.store.names import looks_like_path
 
 logger = logging.getLogger("localllm.server")
@@ -41,6 +43,14 @@ def caller_of(request: Request) -> Caller:
     caller = request.scope.get(STATE, ANYBODY)
     assert isinstance(caller, Caller)
     return caller
+
+
+def seen_by(caller: Caller, entry: Entry) -> Entry:
+    """The model as one may see it: where its files lie is for those who manage models."""
+    if "manage" in caller.scopes:
+        return entry
+    parent = "" if looks_like_path(entry.parent) else entry.parent
+    return msgspec.structs.replace(entry, path=entry.name, parent=parent)
 
 
 def check_names(caller: Caller, names: Iterable[object]) -> None:

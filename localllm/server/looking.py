@@ -12,7 +12,7 @@ from localllm.daemon.resident import Resident
 from localllm.errors import LocalLLMError, Overloaded
 from localllm.runtime.presets import sampling_in_force
 from localllm.server import looking_shapes as shapes
-from localllm.server.callers import Caller, caller_of
+from localllm.server.callers import Caller, caller_of, seen_by
 from localllm.server.desk import Desk
 from localllm.server.http import Json
 from localllm.server.operations import Operation
@@ -51,7 +51,8 @@ class Looking:
     async def props(self, request: Request) -> Response:
         entry = await self._residency.find(meant_model(self._desk, request.query_params.get("model")))
         resident = self._resident(entry)
-        return Json(_props(entry, resident, self._desk.settings.max_sequences, self._version))
+        seen = seen_by(caller_of(request), entry)
+        return Json(_props(seen, resident, self._desk.settings.max_sequences, self._version))
 
     def _resident(self, entry: Entry) -> Resident | None:
         """The model if it answers now."""

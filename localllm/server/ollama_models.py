@@ -15,6 +15,7 @@ from localllm.daemon.resident import Resident
 from localllm.daemon.shelf import OpenShelf
 from localllm.errors import InvalidRequest, LocalLLMError, ModelNotFound, UsageError
 from localllm.server import ollama_shapes as shapes
+from localllm.server.callers import caller_of, seen_by
 from localllm.server.http import Json
 from localllm.server.manage import row_of
 from localllm.server.ollama_errors import in_ollamas_words, named, refused_by_store
@@ -22,7 +23,7 @@ from localllm.server.ollama_generating import read
 from localllm.server.ollama_writing import rfc3339
 from localllm.server.operations import Operation
 from localllm.store.entry import Entry
-from localllm.store.names import parse_ref
+from localllm.store.names import looks_like_path, parse_ref
 
 VERSION = "0.33.0"
 """The version of Ollama whose API this is: clients refuse to talk to servers that are too old for a feature."""
@@ -80,7 +81,8 @@ class OllamaModels:
         model = named(asked.model or asked.name)
         try:
             entry = await self._residency.find(model)
-            shown = await self._residency.in_thread(functools.partial(_shown, entry, asked))
+            seen = seen_by(caller_of(request), entry)
+            shown = await self._residency.in_thread(functools.partial(_shown, entry, seen, asked))
         except LocalLLMError as error:
             raise in_ollamas_words(error, model) from None
         return Json(shown, headers=headers)
@@ -139,7 +141,7 @@ def _listed(entry: Entry) -> dict[str, Any]:
 
 def details(entry: Entry) -> dict[str, Any]:
     shown: dict[str, Any] = {
-        "parent_model": entry.parent,
+        "parent_model": "" if looks_like_path(entry.parent) else entry.parent,
         "format": _format(entry),
         "family": entry.architecture,
         "families": [entry.architecture] if entry.architecture else [],
@@ -180,8 +182,8 @@ def _memory_in_use(row: Mapping[str, Any]) -> int:
     return weights + (max(0, row.get("memory_bytes", 0) - weights) * pages // total if total else 0)
 
 
-def _shown(entry: Entry, asked: shapes.OllamaShowRequest) -> dict[str, Any]:
-    """Opens the model's file; not for the event loop."""
+def _shown(entry: Entry, seen: Entry, asked: shapes.OllamaShowRequest) -> dict[str, Any]:
+    """Opens the model's file; not for the event loop. `seen` is the model as the client may see it."""
     # deferred: numpy comes with them, which a daemon without a model need not load
     from localllm.store.inside import facts_of, template_in
     from localllm.store.modelfile import render_modelfile
@@ -193,7 +195,7 @@ def _shown(entry: Entry, asked: shapes.OllamaShowRequest) -> dict[str, Any]:
         **{name: entry.origin.get(name, "") for name in ("renderer", "parser", "requires")},
     }
     shown: dict[str, Any] = {
-        "modelfile": render_modelfile(entry),
+        "modelfile": render_modelfile(seen),
         "parameters": parameters_text(entry.params),
         "template": entry.template or template_in(Path(entry.path)),
         "details": details(entry) | {"format": facts.format},

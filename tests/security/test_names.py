@@ -18,7 +18,10 @@ from localllm.daemon.keys import KeyFile
 from localllm.server.app import library_of
 from localllm.server.operations import Operation
 from localllm.settings import load_settings
+from localllm.store.modelfile import parse_modelfile
+from tests.server.ollama_world import stocked
 from tests.server.world import World, daemon
+from tests.store.worlds import tiny_gguf
 
 SECRET = "the canary's own words"
 UPS = (
@@ -172,3 +175,22 @@ def test_one_who_only_asks_models_learns_nothing_of_files(root: Path, tmp_path: 
             assert path not in answer.text
         assert world.client.get("/v1/models/" + quote("/etc/passwd")).status_code == 403
         assert world.client.get("/v1/models/toy:1b").status_code == 200
+
+
+def test_where_a_models_files_lie_is_told_to_those_who_manage_models_only(tmp_path: Path) -> None:
+    file = tiny_gguf(tmp_path / "own.gguf")
+    with stocked(tmp_path / "home") as place:
+        place.library.create("mine", parse_modelfile(f"FROM {file}"))
+        client = place.world.client
+
+        def told() -> str:
+            shown = client.post("/api/show", json={"model": "mine"})
+            paths = ("/api/tags", "/props?model=mine", "/v1/models", "/localllm/v1/ps")
+            answers = [shown, *map(client.get, paths)]
+            assert [answer.status_code for answer in answers] == [200] * 5
+            return "".join(answer.text for answer in answers)
+
+        assert str(file) in told()
+        key = KeyFile(tmp_path / "home" / "keys.json").create("asker", ["inference"])
+        client.headers["authorization"] = f"Bearer {key}"
+        assert str(tmp_path) not in told()
