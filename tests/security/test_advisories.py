@@ -386,7 +386,7 @@ def test_a_fault_is_a_sentence_in_one_connection_that_ends_and_the_next_is_serve
 
 
 def test_the_environment_cannot_make_the_daemon_tell_others_what_it_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with canary() as (url, listener):
         monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
@@ -395,6 +395,22 @@ def test_the_environment_cannot_make_the_daemon_tell_others_what_it_does(
             assert world.chat("x").status_code == 200
             assert world.client.get("/nothing").status_code == 404
         check_alone(listener)
+    assert "telemetry" not in caplog.text.lower(), "not even tried"
+
+
+def test_whoever_traces_this_process_sees_nothing_of_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = pytest.importorskip("opentelemetry.trace", reason="this FastAPI cannot trace")
+    asked: list[str] = []
+
+    class Provider(trace.TracerProvider):  # type: ignore[misc,name-defined]  # the package may be missing
+        def get_tracer(self, name: str, *args: Any, **options: Any) -> Any:
+            asked.append(name)
+            return trace.NoOpTracer()
+
+    monkeypatch.setattr(trace, "get_tracer_provider", Provider)
+    with daemon(tmp_path) as world:
+        assert world.chat("x").status_code == 200
+    assert asked == []
 
 
 def test_the_daemon_connects_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
