@@ -153,9 +153,9 @@ def hub_errors(repo: str, plan: Plan) -> Iterator[None]:
     """huggingface_hub raises its HTTP library's errors, another library in each major version: told apart here.
     Inside it tells the hub nothing of what else is installed or runs here."""
     try:
-        import huggingface_hub  # deferred: half a second
+        from huggingface_hub import constants  # deferred: half a second; nobody else imports this part of it first
 
-        huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
+        constants.HF_HUB_DISABLE_TELEMETRY = True
         yield
     except LocalLLMError:
         raise
