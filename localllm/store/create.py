@@ -28,7 +28,7 @@ GO_TEMPLATE = (
 _EFFECTIVE = frozenset(
     {
         "temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_penalty", "repeat_last_n",
-        "presence_penalty", "frequency_penalty", "seed", "num_predict", "stop",
+        "presence_penalty", "frequency_penalty", "seed", "num_predict", "num_ctx", "stop",
     }
 )  # fmt: skip
 _SAMPLING_NAMES = {"repeat_penalty": "repetition_penalty"}  # Ollama's to ours, where they differ
