@@ -47,9 +47,13 @@ def _whole(low: int, high: int) -> Schema:
     return {"type": "integer", "minimum": low, "maximum": high}
 
 
-def _object(required: Sequence[str] = (), /, *, closed: bool = False, **properties: Schema) -> Schema:
-    more: Schema = {"additionalProperties": False} if closed else {}
-    return OBJECT | {"properties": properties} | ({"required": list(required)} if required else {}) | more
+def _object(required: Sequence[str] = (), /, **properties: Schema) -> Schema:
+    return OBJECT | {"properties": properties} | ({"required": list(required)} if required else {})
+
+
+def _closed(required: Sequence[str] = (), /, **properties: Schema) -> Schema:
+    """An object with these properties and no others."""
+    return _object(required, **properties) | {"additionalProperties": False}
 
 
 def _kind(name: str, required: Sequence[str] = (), /, **properties: Schema) -> Schema:
@@ -84,7 +88,7 @@ def _bias(*others: Schema) -> Schema:
     return OBJECT | {"propertyNames": names, "additionalProperties": values, "maxProperties": fields.MAX_CHOSEN}
 
 
-_COMMON: Mapping[str, Schema] = {
+_COMMON: dict[str, Schema] = {
     "stop": _or_null(STOP, _list(STOP, most=fields.MAX_STOPS)),
     "logit_bias": _or_null(_bias({"const": False})),
     "user": _or_null(NAME),
@@ -128,8 +132,7 @@ _EMPTY: Schema = {"enum": [None, False, 0, "", [], {}]}
 _IDLE = {name: ANY for name in ("annotations", "cache_control", "id", "parsed", "provider_specific_fields")}
 _PART: Schema = {
     "anyOf": [
-        _object(("type", name), closed=True, type={"const": name}, text=TEXT, refusal=TEXT, **_IDLE)
-        for name in ("text", "refusal")
+        _closed(("type", name), type={"const": name}, text=TEXT, refusal=TEXT, **_IDLE) for name in ("text", "refusal")
     ]
 }
 _CONTENT: Schema = {"anyOf": [TEXT, _list(_PART)]}
@@ -144,9 +147,7 @@ def _message(roles: Sequence[str], content: Schema, *required: str) -> Schema:
     empty = {name: _EMPTY for name in ("audio", "function_call", "reasoning_details")}
     role = _one_of(*roles)
     calls = _or_null(_list(_CALL))
-    return _object(
-        ("role", *required), closed=True, role=role, content=content, tool_calls=calls, **texts, **empty, **_IDLE
-    )
+    return _closed(("role", *required), role=role, content=content, tool_calls=calls, **texts, **empty, **_IDLE)
 
 
 _MESSAGE: Schema = OBJECT | {
@@ -157,7 +158,7 @@ _MESSAGE: Schema = OBJECT | {
 }
 _MESSAGES = _list({"$ref": "#/components/schemas/Message"}, 1, fields.MAX_MESSAGES)
 
-_CHAT: Mapping[str, Schema] = {
+_CHAT: dict[str, Schema] = {
     "messages": _MESSAGES,
     "tools": _or_null(_list(_TOOL, most=MAX_TOOLS)),
     "tool_choice": _CHOICE,
@@ -215,7 +216,7 @@ _RESPONSE_TOOL: Schema = {
     ]
 }
 _NAMED_TOOL = _object(("name",), name=SOME, namespace=_or_null(TEXT))
-_RESPONSE: Mapping[str, Schema] = {
+_RESPONSE: dict[str, Schema] = {
     "input": _or_null(TEXT, _list(_ITEM, most=MAX_ITEMS)),
     "conversation": NULL,
     "tools": _or_null(_list(_RESPONSE_TOOL, most=MAX_TOOLS)),
@@ -264,7 +265,7 @@ _TURN: Schema = OBJECT | {
         _turn("system", _TEXT_BLOCK),
     ]
 }
-_ANTHROPIC: Mapping[str, Schema] = {
+_ANTHROPIC: dict[str, Schema] = {
     "messages": _list({"$ref": "#/components/schemas/Turn"}, 1, fields.MAX_MESSAGES),
     "system": _or_null(TEXT, _list(_TEXT_BLOCK)),
     "tools": _or_null(
@@ -292,8 +293,8 @@ _ANTHROPIC: Mapping[str, Schema] = {
 
 _OPTIONS = ("repeat_penalty", "repetition_penalty")
 _SAMPLING = {_OPTIONS[0] if name == _OPTIONS[1] else name: (low, high) for name, low, high in SAMPLING_BOUNDS}
-_BARE_MODEL: Mapping[str, Schema] = {"model": SOME}
-_OLLAMA: Mapping[str, Schema] = {
+_BARE_MODEL: dict[str, Schema] = {"model": SOME}
+_OLLAMA: dict[str, Schema] = {
     **_BARE_MODEL,
     "format": _or_null({"enum": ["json", ""]}, OBJECT),
     "think": _or_null(FLAG, _one_of(*LEVELS)),
@@ -434,12 +435,10 @@ def _describe_tokenizing(schemas: dict[str, Schema]) -> None:
     schemas["TokenizeBody"] = OBJECT | {
         "title": "TokenizeBody",
         "anyOf": [
-            _object(
-                ("content",), closed=True, content=TEXT, model=model, add_special=flag, parse_special=flag,
+            _closed(("content",), content=TEXT, model=model, add_special=flag, parse_special=flag,
                 with_pieces=flag,
             ),
-            _object(
-                ("prompt",), closed=True, prompt=TEXT, model=model, add_special_tokens=flag, return_token_strs=flag
+            _closed(("prompt",), prompt=TEXT, model=model, add_special_tokens=flag, return_token_strs=flag
             ),
             OBJECT | {"properties": chat, "required": ["messages"], "additionalProperties": False},
         ],
