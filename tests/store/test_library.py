@@ -193,11 +193,12 @@ def test_create_says_what_is_wrong_with_its_parts(library: Library, file: Path, 
 
 def test_create_says_what_will_have_no_effect(library: Library, file: Path) -> None:
     listener = Listener()
-    text = f"FROM {file}\nPARAMETER num_gpu 8\nPARAMETER num_ctx 512\nDRAFT tiny:1m\nREQUIRES 0.14.0\nRENDERER qwen3\nPARSER qwen3"
+    kept = "PARAMETER num_gpu 8\nDRAFT tiny:1m\nREQUIRES 0.14.0\nRENDERER qwen3\nPARSER qwen3"
+    text = f"FROM {file}\nPARAMETER num_ctx 512\n{kept}"
     entry = library.create("mine", parse_modelfile(text), progress=listener)
     for word in ("num_gpu", "DRAFT", "REQUIRES", "RENDERER", "PARSER"):
         assert f"{word} is kept but has no effect" in listener.said("warning")
-    assert entry.params == {"num_gpu": 8, "num_ctx": 512}
+    assert entry.params == {"num_ctx": 512, "num_gpu": 8}
 
 
 def test_a_template_of_its_own_says_what_a_model_is_able_to_do(library: Library, file: Path) -> None:
