@@ -5,9 +5,8 @@ import pytest
 
 
 def test_the_model_is_listed_and_can_be_retrieved(client: openai.OpenAI, model: str) -> None:
-    listed = client.models.list().data
-    assert [each.id for each in listed] == [model]
-    assert client.models.retrieve(model) == listed[0]
+    listed = {each.id: each for each in client.models.list()}
+    assert client.models.retrieve(model) == listed[model]
 
 
 def test_a_model_that_is_not_there_is_not_found(client: openai.OpenAI) -> None:
