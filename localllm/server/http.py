@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from localllm.errors import ContextExceeded, LocalLLMError, NotEnoughMemory, Overloaded
+from localllm.errors import ContextExceeded, DeadlineExceeded, LocalLLMError, NotEnoughMemory, Overloaded
 from localllm.server.callers import caller_of, check_names
 from localllm.server.json_text import decoded_object
 from localllm.server.outlet import outlet_of
@@ -223,6 +223,10 @@ def error_response(error: LocalLLMError, path: str = "", request_id: str = "") -
     headers = retry_after(error) | {ERROR_HEADER: error.code}
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, DeadlineExceeded):
+        headers["x-should-retry"] = (
+            "false"  # the same deadline would pass again; OpenAI's clients retry a 408 otherwise
+        )
     body, status = error_body(error, path, request_id), error.http_status
     if "request_id" in body:
         headers["request-id"] = body["request_id"]

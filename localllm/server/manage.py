@@ -20,6 +20,7 @@ from localllm.runtime.presets import LoadWish
 from localllm.server import shapes, unknowns
 from localllm.server.http import EventStream, Json, attended, error_object, read_object
 from localllm.server.operations import Operation
+from localllm.server.unknowns import refusal
 from localllm.server.prompts import chat_prompt
 from localllm.settings import Settings
 
@@ -66,7 +67,7 @@ class Manage:
         return Json({"models": model_rows(self._residency), "evictions": evictions})
 
     async def load(self, request: Request) -> Response:
-        body = await read_object(request)
+        body = await _read(request, shapes.LoadRequest)
         name, keep_alive = _name(body, self._settings), body.get("keep_alive")
         if keep_alive is not None and not isinstance(keep_alive, str | int | float):
             raise InvalidRequest("keep_alive must be a number or a string", param="keep_alive")
@@ -97,12 +98,12 @@ class Manage:
             return {"status": "ready", **row_of(resident, self._residency)}
 
     async def stop(self, request: Request) -> Response:
-        name = _name(await read_object(request), self._settings)
+        name = _name(await _read(request, shapes.StopRequest), self._settings)
         was_loaded = await self._residency.stop(name)
         return Json({"stopped": name, "was_loaded": was_loaded})
 
     async def tokenize(self, request: Request) -> Response:
-        return Json(await attended(request, self._tokenized(await read_object(request))))
+        return Json(await attended(request, self._tokenized(await _read(request, shapes.TokenizeRequest))))
 
     async def _tokenized(self, body: dict[str, Any]) -> dict[str, Any]:
         unknowns.converted(body, shapes.TokenizeRequest)  # for the types; messages are looked at more closely below
@@ -114,6 +115,14 @@ class Manage:
     async def shutdown(self, request: Request) -> Response:
         self._shut_down()
         return Json({"status": "shutting down"})
+
+
+async def _read(request: Request, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The body. InvalidRequest for a field that these routes do not have."""
+    body = await read_object(request)
+    if unknown := [name for name in body if name not in kind.__struct_fields__]:
+        raise refusal(unknown[0])
+    return body
 
 
 def _name(body: dict[str, Any], settings: Settings) -> str:

@@ -133,3 +133,9 @@ def test_a_way_to_load_that_does_not_exist_is_a_plain_400(world: World, wish: di
     ):
         assert refused.status_code == 400 and next(iter(wish)) in refused.json()["error"]["message"]
     assert world.ps() == []
+
+
+@pytest.mark.parametrize("route", ["load", "stop", "tokenize"])
+def test_fields_that_these_routes_do_not_have_are_named(world: World, route: str) -> None:
+    refused = world.client.post(f"/localllm/v1/{route}", json={"model": "toy:1b", "prompt": "x", "colour": "red"})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] in ("colour", "prompt")

@@ -147,6 +147,7 @@ def test_a_deadline_ends_a_whole_answer_with_408(tmp_path: Path, how: str) -> No
         started = time.monotonic()
         answer = world.client.post("/v1/completions", json=body, headers=headers)
         assert answer.status_code == 408 and answer.json()["error"]["code"] == "deadline_exceeded"
+        assert answer.headers["x-should-retry"] == "false"
         assert time.monotonic() - started < 2
         until(lambda: is_idle(world), 2)
 
