@@ -20,8 +20,8 @@ from localllm.runtime.presets import LoadWish
 from localllm.server import shapes, unknowns
 from localllm.server.http import EventStream, Json, attended, error_object, read_object
 from localllm.server.operations import Operation
-from localllm.server.unknowns import refusal
 from localllm.server.prompts import chat_prompt
+from localllm.server.unknowns import refusal
 from localllm.settings import Settings
 
 PROGRESS_EVERY_S = 0.1

@@ -367,7 +367,8 @@ REQUIRED: Mapping[str, Sequence[str]] = {
 
 CLOSED = (
     "ChatRequest", "CompletionRequest", "EmbeddingRequest", "RerankRequest", "ScoreRequest", "ResponseRequest",
-    "CountRequest", "ReasoningOptions", "TextOptions", "ResponseStreamOptions",
+    "CountRequest", "ReasoningOptions", "TextOptions", "ResponseStreamOptions", "LoadRequest", "StopRequest",
+    "TokenizeRequest",
 )  # fmt: skip
 """Shapes whose unknown fields are refused."""
 
