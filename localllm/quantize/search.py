@@ -100,7 +100,8 @@ def _line(groups: Floats, weights: Floats, quants: Floats) -> tuple[Floats, Floa
     weighted = weights * quants
     count, first, second = total(weights), total(weighted), total(weighted * quants)
     along, values = total(weighted * groups), total(weights * groups)
-    determinant = inverse(count * second - first * first)
+    spread, noise = count * second - first * first, np.float32(1e-5) * count * second
+    determinant = inverse(np.where(spread > noise, spread, np.float32(0)))  # equal quants make no line
     slope = (count * along - first * values) * determinant
     offset = (second * values - first * along) * determinant
     above = offset > 0  # floors are never negative: the line goes through zero then

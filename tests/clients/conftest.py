@@ -1,10 +1,12 @@
 """One real daemon with the real small model, for other people's clients. One test process owns it."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,15 @@ def _url(process: "subprocess.Popen[bytes]", home: Path, address_file: Path) -> 
         time.sleep(0.05)
     address = json.loads(address_file.read_text())
     return f"http://{address['host']}:{address['port']}"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _leftovers() -> Iterator[None]:
+    """Sockets that other people's clients leave open are collected here, not in the middle of somebody's test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

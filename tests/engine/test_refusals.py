@@ -22,7 +22,7 @@ from .worlds import (
 
 def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers() -> None:
     engine = engine_on(fake(), context_length=20)
-    with pytest.raises(ContextExceeded, match=r"20 tokens.*holds 20"):
+    with pytest.raises(ContextExceeded, match=r"20 tokens.*length is 20 tokens"):
         engine.add(ask("a", range(20), 1))
     engine.add(ask("b", range(20), 0))
     engine.add(ask("c", range(19), 9))

@@ -195,6 +195,13 @@ def test_a_tiny_group_beside_a_large_one_does_no_harm() -> None:
         assert np.abs(found[0, 32:64]).max() < 0.02
 
 
+@pytest.mark.parametrize("value", [52329.625, 0.1, 3.3333333, 777.7])
+@pytest.mark.parametrize("block_type", SCALED, ids=lambda kind: kind.name)
+def test_equal_values_stay_what_they_are(block_type: BlockType, value: float) -> None:
+    values = np.full((1, 256), value, np.float32)
+    assert np.allclose(there_and_back(block_type, values), values, rtol=0.15)
+
+
 @pytest.mark.parametrize("block_type", SCALED, ids=lambda kind: kind.name)
 @settings(max_examples=40, deadline=None)
 @given(values=hnp.arrays(np.float32, (2, 256), elements=st.floats(-60000, 60000, width=32)))

@@ -304,7 +304,7 @@ def test_logprobs_are_told_token_by_token(client: ollama.Client) -> None:
 
 def test_a_prompt_that_does_not_fit_is_refused_whatever_the_default_of_others(world: World) -> None:
     refused = chat(world, "x" * 500, options={"num_ctx": 100})
-    assert refused.status_code == 400 and "the context holds 100" in refused.json()["error"]
+    assert refused.status_code == 400 and "context length is 100 tokens" in refused.json()["error"]
 
 
 def test_old_messages_are_dropped_only_where_that_is_asked_for_and_it_is_said(world: World) -> None:
