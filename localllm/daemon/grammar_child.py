@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import resource
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -21,8 +19,8 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from localllm.runtime.constraints import parser_limits
 from localllm.tokens.frames import read_frame, write_frame
+from localllm.tokens.limits import limit_cpu, limit_memory
 
-_MAX_MEMORY_BYTES = 1 << 30
 _CPU_S = 0.5
 _STEP_CPU_S = 0.15
 _NUM_STEPS = 48
@@ -57,15 +55,15 @@ class _Refused(Exception):
 
 
 def main() -> None:
-    _limit_memory()
+    limit_memory("grammars are checked")
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # a stray print must not look like a frame
     _vocabulary(_FEW_IDS)
     write_frame(replies, {"ready": "yes"})
     while (request := read_frame(requests)) is not None:
-        _limit_cpu(_CPU_S)
+        limit_cpu(_CPU_S)
         reply = _reply(request["kind"], request["text"])
-        _limit_cpu(0.0)
+        limit_cpu(0.0)
         write_frame(replies, reply)
 
 
@@ -167,21 +165,6 @@ def _sentence(message: str) -> str:
     first = message.partition("\n")[0].partition("<state>")[0].strip()[:300]
     reason = re.search(r"^\s*error: (.*)$", message, re.MULTILINE)
     return " ".join([first, *([reason[1][:200]] if reason else [])]).strip() or "it is not understood"
-
-
-def _limit_cpu(seconds: float) -> None:
-    """End this process after so much CPU time; 0 takes the limit away."""
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-
-
-def _limit_memory() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = _MAX_MEMORY_BYTES if most == resource.RLIM_INFINITY else min(most, _MAX_MEMORY_BYTES)
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (wanted, most))
-    except (ValueError, OSError):  # macOS refuses; the limit on time still holds
-        print("grammars are checked without a memory limit on this system", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import select
 import subprocess
-import sys
 import threading
 import weakref
-from pathlib import Path
 from typing import IO, Any
 
 from localllm.errors import LocalLLMError
+from localllm.tokens.confined import end_child, start_child
 from localllm.tokens.frames import read_frame, write_frame
 
 CHECK_S = 0.9
@@ -62,8 +60,8 @@ class GrammarProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._end()
-        self._process = _start_child()
-        self._finalizer = weakref.finalize(self, _end_process, self._process)
+        self._process = start_child("localllm.daemon.grammar_child")
+        self._finalizer = weakref.finalize(self, end_child, self._process)
         return self._process
 
     def _end(self) -> None:
@@ -91,34 +89,3 @@ def _has_started(process: subprocess.Popen[bytes]) -> bool:
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
     assert pipe is not None  # opened as one
     return pipe
-
-
-def _start_child() -> subprocess.Popen[bytes]:
-    """With the modules of this process, but not with the folder it happens to stand in."""
-    here = Path(__file__).resolve().parents[2]
-    others = [entry for entry in sys.path if os.path.isabs(entry) and Path(entry) != Path.cwd()]
-    paths = dict.fromkeys([str(here), *others])
-    inherited = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "localllm.daemon.grammar_child"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**inherited, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"},
-        start_new_session=True,  # Ctrl-C in the terminal is for us, not for the child
-    )
-
-
-def _end_process(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            _close_quietly(pipe)
-
-
-def _close_quietly(pipe: Any) -> None:
-    try:
-        pipe.close()
-    except OSError:  # what was still in the buffer has no reader any more
-        return

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from localllm.runtime.place import place_of
+from localllm.tokens.borders import borders
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -22,7 +23,7 @@ class Trigger:
     def __init__(self, text: bytes) -> None:
         self.text = text
         self.num_matched = 0
-        self._borders = _borders(text)
+        self._borders = borders(text)
 
     def push(self, raw: bytes) -> bytes | None:
         """What of `raw` comes behind the text, once that is complete; None before."""
@@ -161,15 +162,3 @@ def mask_of(ids: Iterable[int], vocab_size: int, *, inverted: bool = False) -> b
     bits = np.full(vocab_size, inverted)
     bits[np.fromiter(ids, np.int64)] = not inverted
     return np.packbits(bits, bitorder="little").tobytes()
-
-
-def _borders(text: bytes) -> list[int]:
-    """For each prefix, the length of its longest proper prefix that is also its suffix."""
-    borders = [0] * len(text)
-    length = 0
-    for place in range(1, len(text)):
-        while length and text[place] != text[length]:
-            length = borders[length - 1]
-        length += text[place] == text[length]
-        borders[place] = length
-    return borders

@@ -4,8 +4,6 @@ One request, one reply; the end of the input ends the process. Too much memory o
 kernel's hand: the other side sees a closed pipe.
 """
 
-import resource
-import signal
 import sys
 from datetime import datetime
 from typing import Any
@@ -13,13 +11,12 @@ from typing import Any
 import jinja2
 
 from localllm.tokens.frames import read_frame, write_frame
+from localllm.tokens.limits import limit_cpu, limit_memory
 from localllm.tokens.sandbox import TemplateFailure, compile_template, render_template, template_environment
-
-_MAX_MEMORY_BYTES = 1 << 30
 
 
 def main() -> None:
-    _limit_memory()
+    limit_memory("chat templates are rendered")
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # a stray print must not look like a frame
     renderer = _Renderer()
@@ -38,37 +35,22 @@ class _Renderer:
 
     def reply(self, request: Any) -> dict[str, str]:
         try:
-            _limit_cpu(request["compile_cpu_s"])
+            limit_cpu(request["compile_cpu_s"])
             template = self._compiled(request["source"])
-            _limit_cpu(request["cpu_s"])
+            limit_cpu(request["cpu_s"])
             return {"text": render_template(template, request["variables"], datetime.fromisoformat(request["now"]))}
         except TemplateFailure as failure:
             return {"failure": str(failure), "kind": failure.kind}
         except MemoryError:
             return {"failure": "the chat template needs too much memory", "kind": "limit"}
         finally:
-            _limit_cpu(0.0)
+            limit_cpu(0.0)
 
     def _compiled(self, source: str) -> jinja2.Template:
         if self._template is None or source != self._source:
             self._template = compile_template(self._environment, source)
             self._source = source
         return self._template
-
-
-def _limit_cpu(seconds: float) -> None:
-    """End this process after so much CPU time; 0 takes the limit away."""
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-
-
-def _limit_memory() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = _MAX_MEMORY_BYTES if most == resource.RLIM_INFINITY else min(most, _MAX_MEMORY_BYTES)
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (wanted, most))
-    except (ValueError, OSError):  # macOS refuses; the limit on time still holds
-        print("chat templates are rendered without a memory limit on this system", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,14 @@ import json
 import os
 import select
 import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
-from pathlib import Path
 from typing import Any, Protocol
 
+from localllm.tokens.confined import end_child, start_child
 from localllm.tokens.frames import read_frame, write_frame
 from localllm.tokens.fuel import Fuel
 from localllm.tokens.sandbox import TemplateFailure, compile_template, render_template, template_environment
@@ -89,8 +88,8 @@ class Child:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self._end()
-            self._process = _start_child()
-            self._finalizer = weakref.finalize(self, _end_process, self._process)
+            self._process = start_child("localllm.tokens.render_child")
+            self._finalizer = weakref.finalize(self, end_child, self._process)
             if self._receive(self._process, _START_WALL_S) is None:
                 self._end()
                 raise TemplateFailure("the process that renders chat templates did not start")
@@ -128,34 +127,3 @@ class Child:
         if self._finalizer is not None:
             self._finalizer()
         self._process, self._finalizer = None, None
-
-
-def _start_child() -> subprocess.Popen[bytes]:
-    """With the modules of this process, but not with the folder it happens to stand in."""
-    here = Path(__file__).resolve().parents[2]
-    others = [entry for entry in sys.path if os.path.isabs(entry) and Path(entry) != Path.cwd()]
-    paths = dict.fromkeys([str(here), *others])
-    inherited = {name: os.environ[name] for name in ("PATH", "TZ", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "localllm.tokens.render_child"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**inherited, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"},
-        start_new_session=True,  # Ctrl-C in the terminal is for us, not for the child
-    )
-
-
-def _end_process(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            _close_quietly(pipe)
-
-
-def _close_quietly(pipe: Any) -> None:
-    try:
-        pipe.close()
-    except OSError:  # what was still in the buffer has no reader any more
-        return

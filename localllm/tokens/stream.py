@@ -4,6 +4,7 @@ import codecs
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from localllm.tokens.borders import borders
 from localllm.tokens.tokenizer import Tokenizer
 
 
@@ -90,7 +91,7 @@ class StopWatch:
 
     def __init__(self, stops: Sequence[str], *, include_stop: bool = False) -> None:
         self._stops = sorted({stop for stop in stops if stop}, key=len, reverse=True)
-        self._borders = [_borders(stop) for stop in self._stops]
+        self._borders = [borders(stop) for stop in self._stops]
         self._matched = [0] * len(self._stops)
         self._held = ""
         self._include_stop = include_stop
@@ -115,9 +116,9 @@ class StopWatch:
 
     def _advance(self, character: str) -> None:
         for index, stop in enumerate(self._stops):
-            matched, borders = self._matched[index], self._borders[index]
+            matched, fallbacks = self._matched[index], self._borders[index]
             while matched and stop[matched] != character:
-                matched = borders[matched - 1]
+                matched = fallbacks[matched - 1]
             matched += stop[matched] == character
             self._matched[index] = matched
             if matched == len(stop):
@@ -126,15 +127,3 @@ class StopWatch:
 
     def _cut(self, seen: str, stop: str) -> str:
         return seen if self._include_stop else seen[: len(seen) - len(stop)]
-
-
-def _borders(stop: str) -> list[int]:
-    """For each prefix, the length of its longest proper prefix that is also its suffix."""
-    borders = [0] * len(stop)
-    length = 0
-    for place in range(1, len(stop)):
-        while length and stop[place] != stop[length]:
-            length = borders[length - 1]
-        length += stop[place] == stop[length]
-        borders[place] = length
-    return borders

@@ -14,6 +14,9 @@ from tests.daemon.toy import CONTEXT_LENGTH, EOS, PAGE_SIZE, VOCAB_SIZE, ToyLibr
 WORKER_COMMAND = (sys.executable, __file__)
 NUM_PAGES = 2048
 LONG_CONTEXT = 16 * CONTEXT_LENGTH
+THINK = "say:<think>Let me see.</think>It is fine."
+BARE_CALL = 'say:<tool_call>{"name": "look", "arguments": {"place": "Bern", "n": 3}}</tool_call>'
+CALL = 'say:I look.\\n<tool_call>{"name": "look", "arguments": {"place": "Bern", "n": 3}}</tool_call>'
 MARK, TURN = b"say:", b"<assistant>"
 
 

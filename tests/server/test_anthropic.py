@@ -14,7 +14,7 @@ from anthropic.types import ToolParam
 from localllm.server import anthropic_shapes as shapes
 from tests.daemon.toy import expected_text
 from tests.server.golden_streams import assert_golden
-from tests.server.parrot import parrots
+from tests.server.parrot import BARE_CALL, CALL, THINK, parrots
 from tests.server.world import World, daemon
 
 LOOK: ToolParam = {
@@ -22,9 +22,6 @@ LOOK: ToolParam = {
     "description": "Look somewhere",
     "input_schema": {"type": "object", "properties": {"place": {"type": "string"}, "n": {"type": "integer"}}},
 }
-THINK = "say:<think>Let me see.</think>It is fine."
-BARE_CALL = 'say:<tool_call>{"name": "look", "arguments": {"place": "Bern", "n": 3}}</tool_call>'
-CALL = 'say:I look.\\n<tool_call>{"name": "look", "arguments": {"place": "Bern", "n": 3}}</tool_call>'
 THINKING: Any = {"type": "enabled", "budget_tokens": 1024}
 
 

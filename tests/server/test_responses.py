@@ -18,7 +18,7 @@ from localllm.server import responses_shapes as shapes
 from localllm.server.responses import _early_failure
 from tests.daemon.toy import ToyLibrary, expected_text, toy_entry
 from tests.server.golden_streams import assert_golden, events_of
-from tests.server.parrot import parrots
+from tests.server.parrot import BARE_CALL, CALL, THINK, parrots
 from tests.server.world import World, daemon
 
 LOOK: Any = {
@@ -28,9 +28,6 @@ LOOK: Any = {
     "parameters": {"type": "object", "properties": {"place": {"type": "string"}, "n": {"type": "integer"}}},
     "strict": False,
 }
-THINK = "say:<think>Let me see.</think>It is fine."
-BARE_CALL = 'say:<tool_call>{"name": "look", "arguments": {"place": "Bern", "n": 3}}</tool_call>'
-CALL = 'say:I look.\\n<tool_call>{"name": "look", "arguments": {"place": "Bern", "n": 3}}</tool_call>'
 
 
 @pytest.fixture(scope="module")
