@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from localllm.cli.human import display_width, stopwatch_text
-from localllm.cli.sanitize import StreamSanitizer
+from localllm.safe_text import StreamSanitizer
 
 if TYPE_CHECKING:
     from localllm.client import ChatChunk, Client, Timings

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from io import TextIOWrapper
 
-from localllm.cli.sanitize import sanitize
+from localllm.safe_text import sanitize
 from localllm.errors import LocalLLMError
 
 EXIT_INTERRUPTED = 130

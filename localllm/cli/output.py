@@ -5,7 +5,7 @@ import re
 import sys
 from typing import Any
 
-from localllm.cli.sanitize import sanitize
+from localllm.safe_text import sanitize
 
 # controls that JSON lets pass unescaped; inside JSON text they can only stand in strings
 _UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

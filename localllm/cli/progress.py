@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 from localllm.cli.human import clipped, display_width, size_text
-from localllm.cli.sanitize import one_line
+from localllm.safe_text import one_line
 
 if TYPE_CHECKING:
     from localllm.store.entry import PullEvent

@@ -15,7 +15,7 @@ from localllm.cli.library import list_table, open_library
 from localllm.cli.line_input import EDIT_COMMAND, QUOTES, LineInput, wants_history
 from localllm.cli.output import print_text
 from localllm.cli.repl_help import HELP, SET_HELP, SHORTCUTS_HELP, SHOW_HELP
-from localllm.cli.sanitize import sanitize
+from localllm.safe_text import sanitize
 from localllm.errors import LocalLLMError, ModelNotFound, UsageError
 
 if TYPE_CHECKING:

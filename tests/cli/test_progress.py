@@ -36,7 +36,7 @@ def test_a_finished_bar_shows_the_size_only() -> None:
 
 @given(st.text(max_size=30), st.integers(0, 10**13), st.integers(1, 10**13), st.floats(0, 1e10), st.integers(1, 200))
 def test_a_bar_never_breaks_the_line(message: str, done: int, total: int, rate: float, width: int) -> None:
-    from localllm.cli.sanitize import one_line
+    from localllm.safe_text import one_line
 
     assert display_width(bar_line(one_line(message), min(done, total), total, rate, width)) <= width
 

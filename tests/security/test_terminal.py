@@ -21,7 +21,7 @@ from localllm.store.library import Library
 from localllm.store.names import parse_ref
 from tests.cli.fake_daemon import FakeDaemon, fake_daemon
 from tests.cli.terminal import Terminal
-from tests.cli.test_sanitize import FORBIDDEN
+from tests.test_safe_text import FORBIDDEN
 from tests.server.parrot import parrots
 from tests.server.world import daemon
 
@@ -270,7 +270,7 @@ def test_what_a_model_says_comes_through_the_whole_daemon_as_text(tmp_path: Path
 
 
 def test_a_flood_of_beginnings_takes_no_time(tmp_path: Path) -> None:
-    from localllm.cli.sanitize import StreamSanitizer, sanitize
+    from localllm.safe_text import StreamSanitizer, sanitize
 
     for start in ("\x90", "\x9d", "\x9b", "\x1b]", "\x1b[", "\x1bP", "\x1b", "\x1b[1;", "\x1b "):
         for end in ("\n", "", "\x07"):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.cli.output import json_text
-from localllm.cli.sanitize import StreamSanitizer, one_line, sanitize
+from localllm.safe_text import StreamSanitizer, one_line, sanitize
 
 FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 PAYLOADS = [
