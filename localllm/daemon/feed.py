@@ -39,6 +39,7 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     pages_total: int = 0
     pages_used: int = 0
     pages_cached: int = 0
+    max_sequences: int = 0
     running: int = 0
     waiting: int = 0
     tokens_per_s: float = 0.0
@@ -62,7 +63,10 @@ class Rates(msgspec.Struct, frozen=True):
 
 class RequestEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Something happened to a request: queued, loading, submitted, admitted (`data` has cached and prompt tokens),
-    progress (computed), first_token, preempted, resumed, finished or failed. Sequences of it are named `id/...`."""
+    progress (computed), first_token, preempted, resumed, finished or failed. Sequences of it are named `id/...`.
+
+    `serial` counts the daemon's requests: a short name for people. `source` is the program that sent it, as it calls
+    itself, else the name of its key; `priority` below 0 is that of batch work."""
 
     id: str
     model: str
@@ -71,6 +75,9 @@ class RequestEvent(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     time: float
     data: Mapping[str, Any] = {}
+    serial: int = 0
+    source: str = ""
+    priority: int = 0
 
 
 class Machine(msgspec.Struct, frozen=True):

@@ -50,7 +50,9 @@ class Event:
 @dataclass(slots=True)
 class Record:
     """One request from its arrival on. `route` is its path, `model` the name in it and later the model's own, `caller`
-    whose share it uses, `created` in seconds since the epoch, `num_tokens` how many were generated so far."""
+    whose share it uses, `created` in seconds since the epoch, `num_tokens` how many were generated so far. `serial`
+    counts requests since the daemon began, `source` is the program that sent it, as it calls itself, `priority` its own
+    or that of its lane."""
 
     id: str
     route: str
@@ -61,6 +63,8 @@ class Record:
     events: list[Event] = field(default_factory=list)
     num_tokens: int = 0
     is_over: bool = False
+    source: str = ""
+    priority: int = 0
     _journal: "Journal | None" = None
     _cancel: Callable[[LocalLLMError], None] | None = None
 
@@ -141,13 +145,15 @@ class Journal:
         self._pace_watchers: set[PaceWatcher] = set()
         self._num_opened = 0
 
-    def open(self, route: str, model: str, caller: str = "", request_id: str = "") -> Record:
+    def open(
+        self, route: str, model: str, caller: str = "", request_id: str = "", *, source: str = "", priority: int = 0
+    ) -> Record:
         """A new request, "queued" as of now. An id that is taken gets a suffix."""
         own = request_id or uuid.uuid4().hex
         if own in self.running:
             own = f"{own}-{uuid.uuid4().hex[:8]}"
         self._num_opened += 1
-        record = Record(own, route, model, caller, time.time(), self._num_opened)
+        record = Record(own, route, model, caller, time.time(), self._num_opened, source=source, priority=priority)
         record._journal = self
         self.running[own] = record
         record.note("queued")

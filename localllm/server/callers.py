@@ -6,6 +6,7 @@ Keys come from three places: the setting `api_keys` (all scopes), the home's key
 
 import hmac
 import logging
+import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator
@@ -37,12 +38,21 @@ class Caller:
 ANYBODY = Caller()
 OURSELVES = Caller("local")
 STATE = "localllm.caller"
+_PROGRAM = re.compile(r"[\w.+-]{1,40}", re.ASCII)
+"""The first word of a user agent, before its version."""
 
 
 def caller_of(request: Request) -> Caller:
     caller = request.scope.get(STATE, ANYBODY)
     assert isinstance(caller, Caller)
     return caller
+
+
+def program_of(request: Request) -> str:
+    """The program that asks, as it calls itself in its `user-agent`: `curl`, `claude-cli`; browsers are `browser`."""
+    found = _PROGRAM.match(request.headers.get("user-agent", ""))
+    name = found[0] if found else ""
+    return "browser" if name == "Mozilla" else name
 
 
 def seen_by(caller: Caller, entry: Entry) -> Entry:

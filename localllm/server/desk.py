@@ -22,7 +22,7 @@ from localllm.daemon.residency import Residency, Wait, key_of
 from localllm.daemon.resident import Resident
 from localllm.errors import DeadlineExceeded, InvalidRequest, LocalLLMError, Overloaded
 from localllm.server.asks import wish_of
-from localllm.server.callers import caller_of
+from localllm.server.callers import caller_of, program_of
 from localllm.server.fields import MAX_TIMEOUT_S, Common
 from localllm.server.named import set_id, wanted_id
 from localllm.server.patience import wait_of
@@ -112,7 +112,7 @@ class Desk:
         name = wanted.model or self.settings.default_model
         timeout_s = _timeout_s(request, wanted, self.settings)
         priority = _priority(request, wanted)
-        record = self._record(request, stack, wanted, route)
+        record = self._record(request, stack, wanted, route, priority)
         with record.opening():
             ticket = self._admitted(request, stack)
             leash = self._leashed(stack, record, timeout_s)
@@ -130,9 +130,18 @@ class Desk:
 
     # ---- letting in
 
-    def _record(self, request: Request, stack: contextlib.AsyncExitStack, wanted: Common, route: str) -> Record:
+    def _record(
+        self, request: Request, stack: contextlib.AsyncExitStack, wanted: Common, route: str, priority: int
+    ) -> Record:
         name, request_id = wanted.model or self.settings.default_model, wanted_id(request, wanted.request_id)
-        record = self.journal.open(route or request.url.path, name, caller_of(request).name, request_id)
+        record = self.journal.open(
+            route or request.url.path,
+            name,
+            caller_of(request).name,
+            request_id,
+            source=program_of(request),
+            priority=wanted.priority or priority,
+        )
         set_id(request, record.id)
         stack.callback(self.journal.close, record)
         return record

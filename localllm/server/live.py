@@ -7,7 +7,7 @@ much it missed. Workers say whose pages are whose only while somebody watches.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -106,6 +106,7 @@ class Live:
     def _frame(self, watcher: "_Watcher") -> Frame:
         names, events, dropped = watcher.take()
         snapshots: dict[str, wire.Snapshot] = {}
+        most = {resident.entry.name: resident.load.max_sequences for resident in self._residency.residents()}
         for resident in self._residency.residents():
             resident.set_watched(True)  # also one that has become ready just now
             if resident.entry.name in names and resident.snapshot is not None:
@@ -113,7 +114,7 @@ class Live:
         return Frame(
             at=time.monotonic(),
             time=time.time(),
-            models=[self._model_row(row) for row in model_rows(self._residency)],
+            models=[self._model_row(row, most) for row in model_rows(self._residency)],
             snapshots=snapshots,
             rates={name: self._rates_of(name, snapshot) for name, snapshot in snapshots.items()},
             events=events,
@@ -121,9 +122,9 @@ class Live:
             machine=self._memory.machine(),
         )
 
-    def _model_row(self, row: dict[str, Any]) -> ModelRow:
+    def _model_row(self, row: dict[str, Any], most: Mapping[str, int]) -> ModelRow:
         taken = self._memory.taken_by(row["pid"]) if row.get("pid") else 0
-        return msgspec.convert(row | {"resident_bytes": taken}, ModelRow)
+        return msgspec.convert(row | {"resident_bytes": taken, "max_sequences": most.get(row["name"], 0)}, ModelRow)
 
     def _rates_of(self, name: str, snapshot: wire.Snapshot) -> Rates:
         before, rates = self._rates.get(name, (snapshot, Rates()))

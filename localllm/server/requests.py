@@ -126,6 +126,9 @@ def event_of(record: Record, happened: Event) -> RequestEvent:
         at=happened.at,
         time=record.wall_time(happened),
         data=happened.data,
+        serial=record.serial,
+        source=record.source or record.caller,
+        priority=record.priority,
     )
 
 

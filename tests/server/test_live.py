@@ -54,6 +54,7 @@ def test_the_first_frame_comes_at_once_and_shows_what_is_loaded(world: World, pa
         frame = msgspec.json.decode(line[6:], type=Frame)
         raw = msgspec.json.decode(line[6:])
     assert frame.models[0].name == "toy:1b" and frame.models[0].resident_bytes > 0
+    assert frame.models[0].max_sequences > 0
     assert len(frame.snapshots["toy:1b"].pages) == 512
     assert base64.b64decode(raw["snapshots"]["toy:1b"]["pages"]) == frame.snapshots["toy:1b"].pages
     assert frame.machine.total_bytes > frame.machine.available_bytes > 0 and frame.machine.daemon_bytes > 0
@@ -71,6 +72,23 @@ def test_a_request_can_be_followed_from_its_arrival_to_its_end(world: World) -> 
     assert events[-1].data == {"reason": "length", "prompt": 61, "cached": 0, "completion": 5}
     assert [event.at for event in events] == sorted(event.at for event in events)
     assert all(abs((event.time - event.at) - (events[0].time - events[0].at)) < 1e-3 for event in events)
+
+
+def test_events_say_who_asked_and_in_which_lane(world: World) -> None:
+    frames = Client(world.url).live()
+    next(frames)
+    headers = {"user-agent": "curl/8.5.0 (x)", "x-request-priority": "batch"}
+    body = {"model": "toy:1b", "prompt": "a", "max_tokens": 1}
+    for sent in (headers, {"user-agent": "Mozilla/5.0 (X11)"}, {"user-agent": "\x1b[31m"}):
+        assert world.client.post("/v1/completions", json=body, headers=sent).status_code == 200
+    events: list[RequestEvent] = []
+    while sum(event.name == "finished" for event in events) < 3:
+        events += next(frames).events
+    frames.close()  # type: ignore[attr-defined]  # a generator
+    first, second, third = (event for event in events if event.name == "finished")
+    assert (first.source, first.priority) == ("curl", -10)
+    assert (second.source, second.priority, third.source) == ("browser", 0, "")
+    assert [event.serial for event in (first, second, third)] == [1, 2, 3]
 
 
 def test_a_request_that_loses_its_memory_says_so(tmp_path: Path) -> None:
