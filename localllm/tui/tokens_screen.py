@@ -1,0 +1,17 @@
+"""Tokens."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.widget import Widget
+
+from localllm.tui.frame import FrameScreen
+
+
+class TokensScreen(FrameScreen):
+    """Tokens."""
+
+    TAB = "tokens"
+
+    def compose_body(self) -> ComposeResult:
+        yield Widget()
