@@ -255,7 +255,8 @@ class LocalApp(App[None]):
     def _make_ink(self) -> None:
         name = self.theme.removeprefix("localllm-")
         self._roles = next((roles for roles in THEMES if roles.name == name), DARK)
-        is_mono = self.no_color or self.console.color_system in (None, "standard")
+        has_few = not self.is_headless and self.console.color_system in (None, "standard")
+        is_mono = self.no_color or has_few
         self._ink = Ink(MONO if is_mono and self._roles.is_dark else self._roles, is_mono)
 
     def _repaint(self) -> None:

@@ -181,7 +181,7 @@ class Banner(Drawn):
     """One row that says that the daemon is gone and what can be done, or that it is back."""
 
     DEFAULT_CSS = """
-    Banner { height: 1; dock: top; background: $role-warn-bg; display: none; }
+    Banner { height: 1; background: $role-warn-bg; display: none; }
     Banner.-shown { display: block; }
     """
 
