@@ -145,6 +145,9 @@ Pooling = Literal["mean", "last", "first"]
 class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
     """One sequence to run. `max_tokens` None: until the context is full; 0: compute the prompt only.
 
+    The last `num_given` tokens of the prompt are the beginning of its answer, said before: they count as generated, for
+    penalties, constraints, limits on thinking and the random numbers; `max_tokens` counts only what is new.
+
     `top_logprobs` None: none wanted; k: the sampled token's and the k best. `prompt_logprobs` likewise for every
     prompt token (such a sequence reads no cached prefix). Greater `priority` runs first; within a priority the owners
     (empty: nobody in particular) get equal shares. Sequences share cached pages only within one `cache_salt`. With
@@ -164,6 +167,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
     constraint: Constraint | None = None
     thinking: ThinkingBudget | None = None
     pooled: Pooling | None = None
+    num_given: int = 0
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -182,7 +186,23 @@ class Watch(msgspec.Struct, frozen=True, tag="watch"):
     is_on: bool
 
 
-ToWorker = Load | Submit | Cancel | Watch | Stop
+class Probe(msgspec.Struct, frozen=True, tag="probe"):
+    """How much of this prompt is in the prefix cache? Answered with Probed, between two steps; nothing changes."""
+
+    question_id: int
+    prompt: list[int]
+    cache_salt: str = ""
+
+
+class AskPage(msgspec.Struct, frozen=True, tag="ask_page"):
+    """What is in this page, and who holds it? Answered with PageAnswer, between two steps; nothing changes."""
+
+    question_id: int
+    page: int
+
+
+Question = Probe | AskPage
+ToWorker = Load | Submit | Cancel | Watch | Probe | AskPage | Stop
 
 
 # ---- worker to daemon
@@ -326,6 +346,47 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     rows: list[RowView] = []
 
 
+class Probed(msgspec.Struct, frozen=True, tag="probed"):
+    """So many tokens at the start of the prompt need not be computed now."""
+
+    question_id: int
+    num_cached: int
+
+
+class PageHolder(msgspec.Struct, frozen=True, array_like=True):
+    """A sequence that holds a page, which is the `index`-th of its own."""
+
+    request_id: str
+    index: int
+
+
+class PageLink(msgspec.Struct, frozen=True, array_like=True):
+    """A page of a chain: the start of its hash, and who holds it. `page` None: it is not in memory any more."""
+
+    page: int | None
+    chain: str
+    holders: list[str]
+
+
+class PageAnswer(msgspec.Struct, frozen=True, tag="page_answer", kw_only=True):
+    """One page at this moment. `state` as in a snapshot; `tokens` are those that are known to be in it, the first at
+    position `index` times the page size; `chain` leads from it back towards the root, full pages only, cut where it is
+    long: `num_links` is its whole length."""
+
+    question_id: int
+    page: int
+    state: int
+    num_references: int
+    index: int = 0
+    tokens: list[int] = []
+    holders: list[PageHolder] = []
+    chain: list[PageLink] = []
+    num_links: int = 0
+
+
+Answer = Probed | PageAnswer
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """Sent every second by the worker's socket thread with the number of steps taken and whether one is under way."""
 
@@ -333,7 +394,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     in_step_s: float
 
 
-FromWorker = Progress | Ready | Failed | StepFrame | Snapshot | Heartbeat
+FromWorker = Progress | Ready | Failed | StepFrame | Snapshot | Probed | PageAnswer | Heartbeat
 
 HEADER_BYTES = 4
 MAX_FRAME_BYTES = 256 * 2**20

@@ -51,6 +51,8 @@ class EngineLike(Protocol):
 
     def snapshot(self, *, detailed: bool = False) -> wire.Snapshot: ...
 
+    def answer(self, question: wire.Question) -> wire.Answer: ...
+
 
 ReportProgress = Callable[[str, int, int], None]
 LoadEngine = Callable[[wire.Load, ReportProgress], tuple[EngineLike, wire.Ready]]
@@ -119,6 +121,9 @@ class Worker:
         return max(0.0, self._snapshot_due - time.monotonic()) if self._is_dirty else None
 
     def _apply(self, engine: EngineLike, command: wire.ToWorker) -> None:
+        if isinstance(command, wire.Question):
+            self._send(engine.answer(command))
+            return
         self._is_dirty = True
         if isinstance(command, wire.Submit):
             self._add(engine, command)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from localllm.engine.guides import Guide, Guides, is_guided, mask_of
 from localllm.engine.limits import Limits
+from localllm.engine.looking import answer_to
 from localllm.engine.memory import Memory
 from localllm.engine.scheduler import NO_DRAFTS, Drafts, Scheduler, rank_at
 from localllm.engine.sequence import Sequence as Running
@@ -23,7 +24,7 @@ from localllm.engine.step import Backend, RowResult, StepPlan, StepResult, Want
 from localllm.engine.views import Counters, row_views, snapshot
 from localllm.engine.whole import joined
 from localllm.errors import InvalidRequest, LocalLLMError, NothingAllowed
-from localllm.wire import FinishReason, RowView, Snapshot, Submit, TokenChunk
+from localllm.wire import Answer, FinishReason, Question, RowView, Snapshot, Submit, TokenChunk
 
 _GUIDE_WAIT_S = 0.02
 
@@ -170,7 +171,7 @@ class Engine:
         """Those whose guides are there by now get in line; for those that cannot have one that was all."""
         for sequence, guide in [item for item in self._unguided.items() if item[1].done()]:
             try:
-                sequence.guide = guide.result()
+                sequence.follow(guide.result())
             except LocalLLMError as error:
                 self._held_back.append(self._fail(sequence, _failed(sequence, error)))
             else:
@@ -391,6 +392,10 @@ class Engine:
         if detailed and self._last_step is not None:
             rows = row_views(self._last_step.sequences, self._last_step.plan)
         return snapshot(self.scheduler, self.counters, self._clock(), rows, with_pages=detailed)
+
+    def answer(self, question: Question) -> Answer:
+        """What is cached, or what a page holds. Asking changes nothing."""
+        return answer_to(question, self.memory, self._sequences.values())
 
     def check(self) -> None:
         """Every invariant of pages and their holders, for tests and idle moments; AssertionError names a broken one."""

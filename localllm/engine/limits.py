@@ -25,6 +25,8 @@ class Limits:
         max_tokens = submit.max_tokens
         if max_tokens is not None and max_tokens < 0:
             raise InvalidRequest(f"max_tokens must not be negative, not {max_tokens}", param="max_tokens")
+        if not 0 <= submit.num_given < max(1, len(submit.prompt)):
+            raise InvalidRequest("the prompt must be longer than what is given of its answer", param="num_given")
         sampling = submit.sampling
         self._check_ids(sampling.logit_bias, "logit_bias")
         self._check_ids(sampling.allowed_token_ids, "allowed_token_ids")

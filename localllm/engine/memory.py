@@ -180,12 +180,20 @@ class Memory:
             tokens = self._page_tokens(sequence, index)
             for group, table in enumerate(holding.tables):
                 if table[index] != NO_PAGE:
-                    self.pool.register(table[index], group, holding.chain[index + 1], tokens)
+                    chain, parent = holding.chain[index + 1], holding.chain[index]
+                    self.pool.register(table[index], group, chain, tokens, parent, index)
         holding.num_registered = num_full
 
     def lookup(self, sequence: Sequence) -> Hit | None:
         """The longest known prefix, at least one token short: the last token is always recomputed, because a full hit
         would leave no logits."""
+        hit = self.probe(sequence)
+        if hit is not None and hit.checkpoint is not None:
+            self.checkpoints.use(sequence.chain[hit.num_pages])
+        return hit
+
+    def probe(self, sequence: Sequence) -> Hit | None:
+        """What `lookup` would find, for one who only asks: nothing counts as used."""
         if not self._prefix_cache or not sequence.shares_prefix:
             return None
         chain = self._chain_so_far(sequence)
@@ -217,8 +225,6 @@ class Memory:
             seen = [pages[first:num_pages] for pages, first in zip(found, firsts, strict=True)]
             if self._trims and any(NO_PAGE in pages for pages in seen):
                 continue  # a group with a window does not know a page inside it
-            if checkpoint is not None:
-                self.checkpoints.use(chain[num_pages])
             tables = tuple((NO_PAGE,) * first + tuple(pages) for first, pages in zip(firsts, seen, strict=True))
             return Hit(num_pages, tables, checkpoint)
         return None

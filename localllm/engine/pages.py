@@ -25,11 +25,22 @@ FREE, CACHED, OWNED, SHARED = 0, 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a findable page holds: `tokens` of one page in the group's layers, after the chain that ends in `chain`."""
+    """What a findable page holds: `tokens` of one page in the group's layers, after the chain that ends in `chain`. It
+    is the `index`-th of its chain, behind the page that ends in `parent` (or the root)."""
 
     group: int
     chain: ChainHash
     tokens: tuple[int, ...]
+    parent: ChainHash | None = None
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One page of a chain, as one who looks on sees it. `page` None: nobody knows it any more."""
+
+    page: PageId | None
+    chain: ChainHash
 
 
 class PagePool:
@@ -93,16 +104,51 @@ class PagePool:
     def _hash(self, content: bytes) -> bytes:
         return blake2b(content, key=self._key, digest_size=16).digest()
 
-    def register(self, page: PageId, group: int, chain: ChainHash, tokens: tuple[int, ...]) -> None:
-        """Make a full page findable. Of two pages with the same content the first one stays the findable one."""
+    def register(
+        self,
+        page: PageId,
+        group: int,
+        chain: ChainHash,
+        tokens: tuple[int, ...],
+        parent: ChainHash | None = None,
+        index: int = 0,
+    ) -> None:
+        """Make a full page findable, the `index`-th of its chain. Of two pages with the same content the first one
+        stays the findable one."""
         if (group, chain) not in self._index and page not in self._known:
             self._index[group, chain] = page
-            self._known[page] = _Known(group, chain, tokens)
+            self._known[page] = _Known(group, chain, tokens, parent, index)
 
     def find(self, group: int, chain: ChainHash, tokens: tuple[int, ...]) -> PageId | None:
         """The page that holds these tokens after this chain, if one is known. Takes no reference."""
         page = self._index.get((group, chain))
         return page if page is not None and self._known[page].tokens == tokens else None
+
+    def content(self, page: PageId) -> tuple[int, tuple[int, ...]] | None:
+        """Which page of its chain it is, and its tokens, where others can find it."""
+        known = self._known.get(page)
+        return None if known is None else (known.index, known.tokens)
+
+    def links(self, page: PageId, most: int) -> list[Link]:
+        """A findable page and those before it, back towards the root, at most so many."""
+        known = self._known.get(page)
+        found: list[Link] = []
+        while known is not None and len(found) < most:
+            found.append(Link(self._index[known.group, known.chain], known.chain))
+            if known.parent is None or known.index == 0:
+                break
+            before = self._index.get((known.group, known.parent))
+            known, chain = None if before is None else self._known[before], known.parent
+            if known is None:
+                found.append(Link(None, chain))
+        return found[:most]
+
+    def num_references(self, page: PageId) -> int:
+        return self._references[page]
+
+    def state(self, page: PageId) -> int:
+        """FREE, CACHED, OWNED or SHARED."""
+        return self._states[page]
 
     def is_idle(self, page: PageId) -> bool:
         return self._references[page] == 0

@@ -14,24 +14,28 @@ from localllm.wire import SamplingParams
 class Penalties:
     """The edits of one sequence, kept up to date token by token.
 
-    `ids` is the sequence's own list, which holds the prompt now and grows. `needs_history` is false when the edits do
+    `ids` is the sequence's own list, which holds the prompt now and grows; those behind `num_prompt` (None: none) count
+    as generated. `needs_history` is false when the edits do
     not depend on which tokens were generated, so that the next token may be planned before the last one is known.
     """
 
-    def __init__(self, params: SamplingParams, stop_ids: Sequence[int], ids: list[int]) -> None:
+    def __init__(
+        self, params: SamplingParams, stop_ids: Sequence[int], ids: list[int], num_prompt: int | None = None
+    ) -> None:
         self._params = params
         self._ids = ids
         self._repeats = params.repetition_penalty != 1.0 and params.repeat_last_n != 0
         self._counts_generated = params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
-        self._again = Repeats(params, ids)
+        self._again = Repeats(params, ids, num_prompt)
         self._follows = self._again.needs_history
         self.needs_history = self._repeats or self._counts_generated or self._follows
-        self._generated: Counter[int] = Counter()
+        said = ids[num_prompt:] if num_prompt is not None and self._counts_generated else ()
+        self._generated: Counter[int] = Counter(said)
         self._repeated: Counter[int] = Counter(self._first_window())
         self._banned = {token: LogitEdit(token, add=-math.inf) for token in stop_ids}
         self._never = frozenset(bad[0] for bad in params.bad_sequences if len(bad) == 1)
         self._edits: dict[int, LogitEdit] = {}
-        for token in (*params.logit_bias, *self._repeated, *self._never):
+        for token in (*params.logit_bias, *self._repeated, *self._generated, *self._never):
             self._refresh(token)
         self._frozen: tuple[LogitEdit, ...] | None = None
 

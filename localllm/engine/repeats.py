@@ -15,11 +15,12 @@ MAX_PENALTY = 1e6
 
 
 class Repeats:
-    """What `params` say of the next token after `ids`, the sequence's own list, whose first `num_prompt` were given."""
+    """What `params` say of the next token after `ids`, the sequence's own list, whose first `num_prompt` (None: all so
+    far) are its prompt."""
 
-    def __init__(self, params: SamplingParams, ids: list[int]) -> None:
+    def __init__(self, params: SamplingParams, ids: list[int], num_prompt: int | None = None) -> None:
         self._ids = ids
-        self._num_prompt = len(ids)
+        self._num_prompt = len(ids) if num_prompt is None else num_prompt
         self._params = params
         self._breakers = frozenset(params.dry_breakers)
         self._dries = params.dry_multiplier > 0.0 and params.dry_penalty_last_n != 0

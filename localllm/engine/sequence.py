@@ -25,6 +25,7 @@ from localllm.engine.step import (
     SlotId,
     Want,
 )
+from localllm.errors import InvalidRequest, LocalLLMError
 from localllm.wire import SamplingParams, Submit
 
 Tables = tuple[tuple[PageId, ...], ...]
@@ -87,7 +88,8 @@ class Sequence:
         self.seq_id = SeqId(seq_id)
         self.request_id = submit.request_id
         self.ids = list(submit.prompt)
-        self.num_prompt = len(submit.prompt)
+        num_given = submit.num_given if limit > len(submit.prompt) else 0  # nothing follows: all of it is a prompt
+        self.num_prompt = len(submit.prompt) - num_given
         self.limit = limit
         self.priority = submit.priority
         self.owner = submit.owner
@@ -103,11 +105,11 @@ class Sequence:
         self.stop_ids = frozenset(submit.stop_ids)
         self.top_logprobs = submit.top_logprobs
         self.prompt_logprobs = submit.prompt_logprobs
-        self.penalties = Penalties(submit.sampling, submit.stop_ids, self.ids)
+        self.penalties = Penalties(submit.sampling, submit.stop_ids, self.ids, self.num_prompt)
         self.guide: Guide | None = None
         self.allowed: Mask | None = None
         """The tokens that it may say at all; None: every one."""
-        self.generates = whole is None and limit > self.num_prompt
+        self.generates = whole is None and limit > len(self.ids)
         self.chain: list[ChainHash] = []  # of its full pages, kept over preemptions
         self.holding: Holding | None = None
         self.num_computed = 0
@@ -226,6 +228,19 @@ class Sequence:
         self.num_computed -= num_drafted - num_standing
         self.drafted = ()
         return CommitDraft(self.seq_id, num_standing, num_drafted)
+
+    def follow(self, guide: Guide) -> None:
+        """Be guided from here on, over what it was given first. InvalidRequest where that leads nowhere."""
+        given = self.ids[self.num_prompt :]
+        for token_id in given:
+            try:
+                guide.accept(token_id)
+            except LocalLLMError as error:
+                what = f"continue_token_ids are no beginning of such an answer: {error.message}"
+                raise InvalidRequest(what) from None
+            if guide.is_finished:
+                raise InvalidRequest("continue_token_ids are a whole answer of the wanted form: nothing may follow")
+        self.guide = guide
 
     def accept(self, token_id: int) -> None:
         """A sampled token that stands. LocalLLMError when its guide cannot go on from there."""
