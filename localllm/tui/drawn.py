@@ -48,7 +48,7 @@ class Drawn(Widget):
     def render_line(self, y: int) -> Strip:
         if self._drawn_for != (self.size, ink_of(self), self.is_old):
             self._strips = self._drawn()
-        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
 
     _strips: list[Strip] = []  # noqa: RUF012  # replaced, never changed
     _drawn_for: tuple[Size, Ink, bool] | None = None
@@ -57,7 +57,11 @@ class Drawn(Widget):
         self._drawn_for = (self.size, ink_of(self), self.is_old)
         ink = ink_of(self).faded() if self.is_old else ink_of(self)
         width, height = self.size
-        return [strip.adjust_cell_length(width) for strip in self.draw(ink, width, height)[:height]]
+        ground = self.rich_style
+        strips = [
+            strip.adjust_cell_length(width).apply_style(ground) for strip in self.draw(ink, width, height)[:height]
+        ]
+        return strips + [Strip.blank(width, ground)] * (height - len(strips))
 
     def notify_style_update(self) -> None:
         self._drawn_for = None
@@ -133,8 +137,8 @@ class DrawnList(ScrollView, can_focus=True):
         row = y + self.scroll_offset.y
         width = self.scrollable_content_region.width or self.size.width
         if row >= self.row_count():
-            return Strip.blank(width)
-        return self.draw_row(row, ink_of(self), width).adjust_cell_length(width)
+            return Strip.blank(width, self.rich_style)
+        return self.draw_row(row, ink_of(self), width).adjust_cell_length(width).apply_style(self.rich_style)
 
     def on_mount(self) -> None:
         self.refill()

@@ -57,7 +57,6 @@ class TopLine(Drawn):
 
     DEFAULT_CSS = """
     TopLine { height: 2; dock: top; }
-    .compact TopLine { height: 1; background: $role-panel; }
     """
 
     def __init__(self, active: str) -> None:
@@ -210,7 +209,6 @@ class TooSmall(Drawn):
 
     DEFAULT_CSS = """
     TooSmall { display: none; }
-    .tiny TooSmall { display: block; height: 100%; }
     """
 
     def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
@@ -226,8 +224,6 @@ class FrameScreen(Screen[None]):
     DEFAULT_CSS = """
     FrameScreen { background: $role-bg; color: $role-text; }
     FrameScreen > #body { height: 1fr; padding: 0 2; }
-    FrameScreen.compact > #body { padding: 0 1; }
-    FrameScreen.tiny > #body, FrameScreen.tiny > TopLine, FrameScreen.tiny > BottomLine { display: none; }
     """
 
     @property

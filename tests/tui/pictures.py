@@ -93,7 +93,7 @@ def svg(app: LocalApp, title: str = "localllm") -> str:
         '<g shape-rendering="crispEdges">',
     ]
     for number, row in enumerate(rows):
-        parts += _grounds(row, number * CELL_H, ground)
+        parts += _grounds(row, number * CELL_H, ground, PAD if number in (0, len(rows) - 1) else 0.0)
         parts += _shapes(row, number * CELL_H)
     parts.append("</g>")
     for number, row in enumerate(rows):
@@ -113,10 +113,13 @@ def _rect(x: float, y: float, width: float, height: float, colour: str) -> str:
     return f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" fill="{colour}"/>'
 
 
-def _grounds(row: list[Cell], y: float, ground: str) -> Iterator[str]:
+def _grounds(row: list[Cell], y: float, ground: str, above: float) -> Iterator[str]:
+    """What lies at an edge goes on to the edge of the picture."""
     for at, run in _runs(row, "ground"):
         if run[0].ground != ground:
-            yield _rect(at * CELL_W, y, len(run) * CELL_W, CELL_H, run[0].ground)
+            left = at * CELL_W - (PAD if not at else 0)
+            right = (at + len(run)) * CELL_W + (PAD if at + len(run) == len(row) else 0)
+            yield _rect(left, y - (above if not y else 0), right - left, CELL_H + above, run[0].ground)
 
 
 def _shapes(row: list[Cell], y: float) -> Iterator[str]:
