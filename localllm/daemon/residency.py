@@ -33,6 +33,7 @@ T = TypeVar("T")
 ROOM_WAIT_S = 60.0
 LOOK_EVERY_S = 1.0
 KEPT_EVICTIONS = 32
+GIVE_BACK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +266,12 @@ class Residency:
             self._cancel_timer(key)
         logger.info("%s is unloaded (%s)", resident.entry.name, resident.state)
         self._notify()
+        # a moment later nobody who waited for it holds on to it
+        asyncio.get_running_loop().call_later(GIVE_BACK_S, self._give_back)
+
+    def _give_back(self) -> None:
         if not self._is_closed:
-            await self.in_thread(give_back_memory)
+            self._pool.submit(give_back_memory)
 
     async def _make_room(self, entry: Entry, load: wire.Load, wait: Wait) -> None:
         """Unload idle models, least recently used first, until the new one may come. Overloaded when those that would
