@@ -214,6 +214,21 @@ class Quarantined(LocalLLMError):
     http_status = 422
 
 
+class ChatsUnusable(LocalLLMError):
+    """The file of kept chats cannot be opened, read or written."""
+
+    code = "chats_unusable"
+
+
+class ChatNotFound(LocalLLMError):
+    """No kept chat has this number, or these words in its title."""
+
+    code = "chat_not_found"
+    http_status = 404
+    exit_code = 4
+    usual_hint = "`localllm chats list` names them"
+
+
 class Cancelled(LocalLLMError):
     """Somebody ended the request from outside."""
 

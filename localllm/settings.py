@@ -212,6 +212,11 @@ class Settings:
         return self.home / "bench"
 
     @property
+    def chats_file(self) -> Path:
+        """Chats that are kept."""
+        return self.home / "chats.db"
+
+    @property
     def repl_history_file(self) -> Path:
         return self.home / "history"
 

@@ -1,1 +1,0 @@
-"""Chats that are kept: SQLite in the home, shared by the terminal application and `localllm chat`."""
