@@ -110,13 +110,20 @@ def _vocabulary(core: Core) -> tuple[list[str], list[int]]:
     if not 0 < size <= 4 * len(ids_by_text) + 1024:
         raise BadModelFile(f"tokenizer.json has {len(ids_by_text)} tokens with ids up to {size - 1}")
     texts, types = [""] * size, [int(TokenType.UNUSED)] * size
-    has_bytes = getattr(core.model, "byte_fallback", False)
+    has_bytes = _has_byte_fallback(core)
     for text, token_id in ids_by_text.items():
         texts[token_id] = text
         types[token_id] = int(TokenType.BYTE if has_bytes and _is_byte_name(text) else TokenType.NORMAL)
     for token_id, added in core.get_added_tokens_decoder().items():
         types[token_id] = int(TokenType.CONTROL if added.special else TokenType.USER_DEFINED)
     return texts, types
+
+
+def _has_byte_fallback(core: Core) -> bool:
+    """Only a BPE model says so by itself; a Unigram one says it in its state."""
+    if type(core.model).__name__ == "Unigram":
+        return bool(state_of(core.model).get("byte_fallback"))
+    return bool(getattr(core.model, "byte_fallback", False))
 
 
 def _is_byte_name(text: str) -> bool:

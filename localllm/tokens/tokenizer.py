@@ -167,6 +167,23 @@ class Tokenizer:
         after = [self._explained(token_id, (end_bytes,) * 2, (end_chars,) * 2) for token_id in special.suffix_ids]
         return [*before, *tokens, *after]
 
+    def spelled_words(self, text: str, *, parse_special: bool = True) -> list["SpelledWord"]:
+        """The words that the pre-tokenizer cut, with how each token is spelled and how many tokens come before.
+
+        Raises InvalidRequest for a text past `MAX_TEXT_CHARS`.
+        """
+        text = clean_text(text)
+        self._check_length(text)
+        encoding = self._encoding(text, parse_special) if text else None
+        if encoding is None:
+            return []
+        rows = zip(encoding.word_ids, encoding.ids, encoding.tokens, encoding.offsets, strict=True)
+        words: list[SpelledWord] = []
+        for _, group in groupby(rows, key=itemgetter(0)):
+            _, ids, spellings, spans = zip(*group, strict=True)
+            words.append(SpelledWord(ids, spellings, spans, words[-1].next_token if words else 0))
+        return words
+
     def words(self, text: str) -> list[list[int]]:
         """Ids of `encode(text, add_special=False)`, grouped by the words that the pre-tokenizer cut."""
         if not text:
@@ -244,14 +261,17 @@ class Tokenizer:
     # --- internals
 
     def _encode_plainly(self, text: str, parse_special: bool) -> "_Encoded":
+        encoding = self._encoding(text, parse_special)
+        return _Encoded(encoding.ids, encoding.offsets, encoding.word_ids)
+
+    def _encoding(self, text: str, parse_special: bool) -> Any:
         core = self._core if parse_special or self.built.plain_core is None else self.built.plain_core
         with self._lock:
             core.encode_special_tokens = not parse_special
             try:
-                encoding = core.encode(text, add_special_tokens=False)
+                return core.encode(text, add_special_tokens=False)
             except BaseException as error:
                 raise as_refusal(error) from error
-        return _Encoded(encoding.ids, encoding.offsets, encoding.word_ids)
 
     def _explain_plainly(self, text: str, parse_special: bool) -> list[Explained]:
         encoded = self._encode_plainly(text, parse_special)
@@ -322,6 +342,21 @@ class Tokenizer:
                 f"the text has {len(text)} characters, more than the {most} this tokenizer takes",
                 hint="split it into parts",
             )
+
+
+@dataclass(frozen=True, slots=True)
+class SpelledWord:
+    """One word: its token ids, how the model spells each of them (an unknown one: as it stands in the text, where the
+    model keeps that), where each lies in the text, as the package says it, and the number of tokens before it."""
+
+    ids: tuple[int, ...]
+    spellings: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+    first_token: int
+
+    @property
+    def next_token(self) -> int:
+        return self.first_token + len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)
