@@ -123,6 +123,7 @@ SETTINGS: tuple[Setting, ...] = (
     _row("offline", bool, False, "never use the network", "HF_HUB_OFFLINE"),
     _row("ollama_models", str, "", "folder of an Ollama store to read in place", "OLLAMA_MODELS"),
     _row("lmstudio_models", str, "", "folder of LM Studio models to read in place"),
+    _row("theme", str, "dark", "colours of the terminal application", choices=("dark", "light", "contrast", "mono")),
     _row("log_level", str, "info", "how much the daemon logs", choices=("debug", "info", "warning", "error")),
 )
 # a name, an IPv4 address, or an IPv6 address with or without brackets and zone
@@ -167,6 +168,7 @@ class Settings:
     offline: bool
     ollama_models: str
     lmstudio_models: str
+    theme: str
     log_level: str
     origin: Mapping[str, str]
 
@@ -210,6 +212,11 @@ class Settings:
     def bench_dir(self) -> Path:
         """Benchmark runs that were kept under a name."""
         return self.home / "bench"
+
+    @property
+    def bindings_file(self) -> Path:
+        """Other keys for the terminal application: `"chat.send" = "ctrl+s"`."""
+        return self.home / "bindings.toml"
 
     @property
     def chats_file(self) -> Path:

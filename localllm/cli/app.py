@@ -64,6 +64,7 @@ BATCH = Branch(
 COMMANDS: Mapping[str, Leaf | Branch] = {
     "run": Leaf("run:run", "Ask a model, or talk to it when no prompt is given.", "Talk"),
     "chat": Leaf("run:chat", "Talk to the default model.", "Talk"),
+    "tui": Leaf("tui:tui", "Open the terminal application: chat, tokens, pages and models.", "Talk"),
     "batch": BATCH,
     "pull": Leaf("pull:pull", "Download a model.", "Models"),
     "list": Leaf("library:list_models", "List the models on this machine.", "Models"),
@@ -107,7 +108,11 @@ def root(
 
         print_version(ctx.obj.settings())
         raise typer.Exit
-    if ctx.invoked_subcommand is None:
+    if ctx.invoked_subcommand is None and sys.stdin.isatty() and sys.stdout.isatty():
+        from localllm.cli.tui import open_application  # textual
+
+        open_application(ctx.obj)
+    elif ctx.invoked_subcommand is None:
         sys.stdout.write(ctx.get_help() + "\n")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from localllm.tui.frame import TABS, FrameScreen, key_text
 from localllm.tui.help import HelpScreen, PagedText
 from localllm.tui.link import Link
 from localllm.tui.palette import CONTRAST, DARK, LIGHT, MONO, THEMES, Ink, Roles
+from localllm.tui.terminal import PlainSigns
 
 if TYPE_CHECKING:
     from localllm.client import Client
@@ -33,6 +35,11 @@ def _screen(module: str, name: str) -> Screen[object]:
     """Made when it is first shown: a screen that nobody opens costs nothing."""
     made: Screen[object] = getattr(import_module(f"localllm.tui.{module}"), name)()
     return made
+
+
+def _key(keys: str, action: str, name: str, tooltip: str, *, is_first: bool = False) -> Binding:
+    """A key that works on every screen; `is_first`: before the widget that has the focus."""
+    return Binding(keys, action, name, show=False, priority=is_first, tooltip=tooltip, id=f"app.{name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +62,16 @@ class LocalApp(App[None]):
     }
     CSS_PATH = "app.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f1", "help", "help", id="app.help", tooltip="Every key of this screen, and what the signs mean", show=False),
-        Binding("f2,1", "switch_mode('chat')", "chat", id="app.chat", tooltip="Go to Chat", show=False),
-        Binding("f3,2", "switch_mode('tokens')", "tokens", id="app.tokens", tooltip="Go to Tokens", show=False),
-        Binding("f4,3", "switch_mode('dashboard')", "dashboard", id="app.dashboard", tooltip="Go to Dashboard", show=False),
-        Binding("f5,4", "switch_mode('models')", "models", id="app.models", tooltip="Go to Models", show=False),
-        Binding("f7", "try_now", "try now", id="app.try_now", tooltip="Look for the daemon now", show=False),
-        Binding("f8", "start_daemon", "start", id="app.start_daemon", tooltip="Start the daemon", show=False),
-        Binding("f9", "show_log", "log", id="app.log", tooltip="Show the end of the daemon's log", show=False),
-        Binding("ctrl+q", "quit", "leave", id="app.quit", tooltip="Leave; the daemon goes on", show=False, priority=True),
-    ]  # fmt: skip
+        _key("f1", "help", "help", "Every key of this screen, and what the signs mean"),
+        _key("f2,1", "switch_mode('chat')", "chat", "Go to Chat"),
+        _key("f3,2", "switch_mode('tokens')", "tokens", "Go to Tokens"),
+        _key("f4,3", "switch_mode('dashboard')", "dashboard", "Go to Dashboard"),
+        _key("f5,4", "switch_mode('models')", "models", "Go to Models"),
+        _key("f7", "try_now", "try_now", "Look for the daemon now"),
+        _key("f8", "start_daemon", "start_daemon", "Start the daemon"),
+        _key("f9", "show_log", "log", "Show the end of the daemon's log"),
+        _key("ctrl+q", "quit", "leave", "Leave; the daemon goes on", is_first=True),
+    ]
 
     def __init__(
         self,
@@ -77,6 +84,7 @@ class LocalApp(App[None]):
         log_path: Path | None = None,
         remember: Callable[[str, str], None] | None = None,
         keys: Mapping[str, str] | None = None,
+        is_ascii: bool = False,
         first: str = "chat",
     ) -> None:
         self.link = Link(client, start)
@@ -95,6 +103,8 @@ class LocalApp(App[None]):
             self.register_theme(roles.theme())
         self.theme = f"localllm-{theme}"
         self.set_keymap(dict(keys or {}))
+        if is_ascii:
+            self._filters.append(PlainSigns())
 
     # ---- life
 
@@ -207,6 +217,14 @@ class LocalApp(App[None]):
 
     # ---- inside
 
+    def _handle_exception(self, error: Exception) -> None:
+        """A fault of ours: the terminal is given back whole, and a sentence says where the details are."""
+        if self.is_headless:  # tests are to see it
+            super()._handle_exception(error)
+            return
+        path = _written(self.home, error)
+        self.exit(return_code=1, message=f"The application failed ({type(error).__name__}); chats are kept. {path}")
+
     _has_data = False
 
     def _runner(self, action: str, node: object) -> Callable[[], object]:
@@ -264,6 +282,18 @@ class LocalApp(App[None]):
         self.screen.refresh(layout=True)
         for widget in self.screen.walk_children():
             widget.refresh()
+
+
+def _written(home: Path, error: Exception) -> str:
+    """Keeps a traceback; a sentence that says where."""
+    path = home / "logs" / "tui.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(time.strftime("%Y-%m-%d %H:%M:%S\n") + "".join(traceback.format_exception(error)))
+    except OSError:
+        return "The details could not be written."
+    return f"Details are in {path}."
 
 
 def _end_of(path: Path, size_bytes: int = 64_000) -> str:

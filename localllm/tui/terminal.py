@@ -1,0 +1,68 @@
+"""What can be asked of the terminal before the application opens, and the plain signs for one that draws ours badly."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import sys
+import time
+from collections.abc import Callable
+
+from rich.segment import Segment
+from textual.color import Color
+from textual.filter import LineFilter
+
+PATIENCE_S = 0.3
+_POSITION = re.compile(rb"\x1b\[\d+;(\d+)R")
+PLAIN_SIGNS = str.maketrans(
+    "─━╸╺╌┄┈│▀▄▌▐█▁▂▃▅▆▇▏▎▍▋▊▉▸▾▶●◐◔○◆▪·×✓‹›…↵→←↑↓↔–−“”≥≤≈◀▲",
+    '-=--...|=_||#__-==#|||###>v>*ooo*x.xv<>.$><^v---""><~<^',
+)
+
+
+def draws_wide() -> bool:
+    """Whether the terminal draws `─` two columns wide, as those for East Asian languages may: it is asked where the
+    cursor stands after one. False where nothing answers."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TEXTUAL_DRIVER"):
+        return False
+    try:
+        import termios
+        import tty
+    except ImportError:  # not on this system
+        return False
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setcbreak(descriptor)
+        sys.stdout.write("\r─\x1b[6n")
+        sys.stdout.flush()
+        column = _column(lambda: _read(descriptor, time.monotonic() + PATIENCE_S))
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        sys.stdout.write("\r\x1b[K")
+        sys.stdout.flush()
+    return column == 3
+
+
+def _read(descriptor: int, until: float) -> bytes:
+    """What comes within the time, up to the end of an answer."""
+    answer = b""
+    while not answer.endswith(b"R"):
+        ready, _, _ = select.select([descriptor], [], [], max(0.0, until - time.monotonic()))
+        if not ready:
+            break
+        answer += os.read(descriptor, 64)
+    return answer
+
+
+def _column(read: Callable[[], bytes]) -> int | None:
+    found = _POSITION.search(read())
+    return int(found[1]) if found else None
+
+
+class PlainSigns(LineFilter):
+    """Draws rules, blocks and marks with ASCII."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [Segment(text.translate(PLAIN_SIGNS), style, control) for text, style, control in segments]
