@@ -46,7 +46,7 @@ class Anthropic:
         )  # fmt: skip
 
     async def create(self, request: Request) -> Response:
-        taken = unknowns.take(await read_object(request), shapes.MessagesRequest, request, always=True)
+        taken = unknowns.take(await self._desk.read(request), shapes.MessagesRequest, request, always=True)
         done = translated(taken.request, _notes(taken))
         answering = _Answering(self._desk, request, taken.request, done)
         if taken.request.stream:

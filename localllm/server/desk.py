@@ -24,6 +24,7 @@ from localllm.errors import DeadlineExceeded, InvalidRequest, LocalLLMError, Ove
 from localllm.server.asks import wish_of
 from localllm.server.callers import caller_of, program_of
 from localllm.server.fields import MAX_TIMEOUT_S, Common
+from localllm.server.http import read_object
 from localllm.server.named import set_id, wanted_id
 from localllm.server.patience import wait_of
 from localllm.server.wanted_format import will_need_grammar
@@ -39,6 +40,7 @@ MakeAsks = Callable[[Any, Entry, Any, Settings, int], list[Ask]]
 BYTES_PER_TOKEN = 8
 """A body seldom has fewer bytes for each token of its prompt than this: whoever is refused by its length is refused
 rightly, and before anybody has worked for it."""
+ORDER_BYTES = 256
 TIMEOUT_HEADER = "x-request-timeout"
 PRIORITY_HEADER = "x-request-priority"
 BATCH_PRIORITY = -10
@@ -119,8 +121,15 @@ class Desk:
             async with leash.opening():
                 return await self._opened(request, stack, wanted, make, _Entry(name, record, ticket, leash, priority))
 
-    def check_room(self, request: Request) -> None:
-        """What `open` would refuse at once, whatever the body says: asked before it is read, this costs nothing."""
+    async def read(self, request: Request, *, but_orders: bool = False) -> dict[str, Any]:
+        """The body of a request for an answer. Who would be refused whatever it says is refused before it is read, but
+        not one so short that it may only order a model to come or to go, where a route takes orders."""
+        if not (but_orders and _declared_bytes(request) <= ORDER_BYTES):
+            self._check_room(request)
+        return await read_object(request)
+
+    def _check_room(self, request: Request) -> None:
+        """What `open` would refuse at once."""
         self.check_open()
         self.admission.check(caller_of(request).name, _least_tokens(request))
 
@@ -236,8 +245,12 @@ class _Entry:
 
 def _least_tokens(request: Request) -> int:
     """That the prompt will have, going by the length of the body."""
+    return _declared_bytes(request) // BYTES_PER_TOKEN
+
+
+def _declared_bytes(request: Request) -> int:
     declared = request.headers.get("content-length", "0")
-    return int(declared) // BYTES_PER_TOKEN if declared.isdecimal() else 0
+    return int(declared) if declared.isdecimal() else 0
 
 
 def _clear_if_finished(reply: Reply, clear: Callable[[], None]) -> None:

@@ -57,7 +57,7 @@ class OllamaVectors:
 
     async def embed(self, request: Request) -> Response:
         try:
-            asked, headers = await _read(request, shapes.OllamaEmbedRequest)
+            asked, headers = await _read(request, shapes.OllamaEmbedRequest, self._desk)
         except InvalidRequest as error:
             raise (
                 InvalidRequest(BAD_INPUT, param="input") if (error.param or "").startswith("input") else error
@@ -85,7 +85,7 @@ class OllamaVectors:
         return Json(body, headers=headers)
 
     async def embed_one(self, request: Request) -> Response:
-        asked, headers = await _read(request, shapes.OllamaOldEmbedRequest)
+        asked, headers = await _read(request, shapes.OllamaOldEmbedRequest, self._desk)
         wanted = _Wanted(asked.model, [asked.prompt or ""], asked.keep_alive, "prompt")
         done = await self._vectors(request, wanted)
         return Json({"embedding": numbers_of(done.vectors[0]).tolist() if done.vectors else []}, headers=headers)
@@ -114,6 +114,6 @@ class OllamaVectors:
             return Embedded(wanted.model, "", [], [], [], 0.0, 0.0)
 
 
-async def _read(request: Request, kind: type[R]) -> tuple[R, dict[str, str]]:
+async def _read(request: Request, kind: type[R], desk: Desk) -> tuple[R, dict[str, str]]:
     """No option changes a vector: all of them are named."""
-    return await read(request, kind, without_effect="options")
+    return await read(request, kind, desk, without_effect="options")

@@ -53,13 +53,13 @@ class OllamaAnswers:
         )  # fmt: skip
 
     async def generate(self, request: Request) -> Response:
-        asked, headers = await read(request, shapes.OllamaGenerateRequest)
+        asked, headers = await read(request, shapes.OllamaGenerateRequest, self._desk)
         if not asked.prompt and not asked.suffix and not asked.images:
             return await self._load(request, asked, "generate", headers)
         return await self._answer(request, asked, generate_request(asked), "generate", headers)
 
     async def chat(self, request: Request) -> Response:
-        asked, headers = await read(request, shapes.OllamaChatRequest)
+        asked, headers = await read(request, shapes.OllamaChatRequest, self._desk)
         if not asked.messages:
             return await self._load(request, asked, "chat", headers)
         return await self._answer(request, asked, chat_request(asked), "chat", headers)
@@ -173,10 +173,13 @@ class _Begun:
         )
 
 
-async def read(request: Request, kind: type[R], *, without_effect: str = "") -> tuple[R, dict[str, str]]:
-    """The request, and a header that names what of it has no effect: all of `without_effect`, too."""
+async def read(
+    request: Request, kind: type[R], desk: Desk | None = None, *, without_effect: str = ""
+) -> tuple[R, dict[str, str]]:
+    """The request, and a header that names what of it has no effect: all of `without_effect`, too. `desk` is where it
+    asks for an answer, if it does."""
     try:
-        body = await read_object(request)
+        body = await (read_object(request) if desk is None else desk.read(request, but_orders=True))
     except LocalLLMError as error:
         raise in_ollamas_words(error) from None
     options, ignored = sorted_options(body.get("options"))

@@ -16,7 +16,7 @@ from localllm.server.anthropic_models import is_anthropic, model_body, models_bo
 from localllm.server.asks import chat_asks, completion_asks
 from localllm.server.desk import Desk, MakeAsks
 from localllm.server.fields import ChatRequest, CompletionRequest
-from localllm.server.http import Json, attended, read_object
+from localllm.server.http import Json, attended
 from localllm.server.notes import Notes
 from localllm.server.operations import Operation
 from localllm.server.patience import streaming
@@ -73,8 +73,7 @@ class OpenAI:
     async def _answer(
         self, request: Request, kind: type[ChatRequest] | type[CompletionRequest], make: Callable[..., list[Ask]]
     ) -> Response:
-        self._desk.check_room(request)
-        taken = take(await read_object(request), kind, request)
+        taken = take(await self._desk.read(request), kind, request)
         notes = Notes.of(request, taken)
         asking = _Asking(request, taken.request, functools.partial(make, notes=notes), notes)
         if taken.request.stream:

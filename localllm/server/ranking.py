@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localllm.server.desk import Desk
-from localllm.server.http import Json, attended, read_object
+from localllm.server.http import Json, attended
 from localllm.server.operations import Operation
 from localllm.server.unknowns import take
 from localllm.server.vector_shapes import (
@@ -57,7 +57,7 @@ class Ranker:
         ]
 
     async def rerank(self, request: Request) -> Response:
-        wanted, warnings, headers = take(await read_object(request), RerankRequest, request)
+        wanted, warnings, headers = take(await self._desk.read(request), RerankRequest, request)
         texts = [wanted.query, *wanted.passages]
         done = await self._embed(request, wanted, texts, wanted.kind, Cut() if wanted.truncate else cut_of(wanted))
         query, *others = done.vectors
@@ -72,7 +72,7 @@ class Ranker:
         return Json(body | told(warnings + done.warnings), headers=headers)
 
     async def score(self, request: Request) -> Response:
-        wanted, warnings, headers = take(await read_object(request), ScoreRequest, request)
+        wanted, warnings, headers = take(await self._desk.read(request), ScoreRequest, request)
         first, second = wanted.first, wanted.second
         done = await self._embed(request, wanted, [*first, *second], "text_2", cut_of(wanted))
         vectors = done.vectors[: len(first)] * (len(second) if len(first) == 1 else 1)

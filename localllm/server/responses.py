@@ -84,7 +84,7 @@ class Responses:
     # ---- answers
 
     async def create(self, request: Request) -> Response:
-        taken = unknowns.take(await read_object(request), shapes.ResponseRequest, request)
+        taken = unknowns.take(await self._desk.read(request), shapes.ResponseRequest, request)
         notes = Notes.of(request, taken)
         items = _with_ids(items_of(taken.request.input))
         done = await self._translated(request, taken.request, items, notes)

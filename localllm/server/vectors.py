@@ -25,7 +25,7 @@ from localllm.server.asks import wish_of
 from localllm.server.collect import collect
 from localllm.server.desk import Desk
 from localllm.server.fields import Common
-from localllm.server.http import Json, attended, read_object
+from localllm.server.http import Json, attended
 from localllm.server.operations import Operation
 from localllm.server.unknowns import take
 from localllm.server.vector_shapes import (
@@ -201,7 +201,7 @@ class Embedder:
         ]
 
     async def embeddings(self, request: Request) -> Response:
-        wanted, warnings, headers = take(await read_object(request), EmbeddingRequest, request)
+        wanted, warnings, headers = take(await self._desk.read(request), EmbeddingRequest, request)
         inputs = inputs_of(wanted.input)
         async with contextlib.AsyncExitStack() as stack:
             work = embed(

@@ -73,6 +73,31 @@ def test_beyond_the_bound_the_answer_is_503_with_a_time_to_come_back(tmp_path: P
         assert "3 requests are under way already, of 3 that may be" in refused.json()["error"]["message"]
 
 
+ASKING = (
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/api/chat", "/api/generate",
+    "/v1/embeddings", "/api/embed", "/api/embeddings", "/v1/rerank", "/v1/score",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ASKING)
+def test_every_dialect_refuses_before_it_reads(tmp_path: Path, path: str) -> None:
+    """The body never comes: only the headers are there to be answered."""
+    lines = (f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", "Content-Length: 9999")
+    with (
+        daemon(tmp_path, library(), max_sequences=1, max_queue=1) as world,
+        under_way(world, 2),
+        socket.create_connection(("127.0.0.1", world.port), timeout=5) as connection,
+    ):
+        connection.sendall("".join(f"{line}\r\n" for line in (*lines, "")).encode())
+        assert connection.recv(2**16).split()[1] in (b"503", b"529")
+
+
+def test_a_full_house_can_still_be_told_to_unload_a_model(tmp_path: Path) -> None:
+    with daemon(tmp_path, library(), max_sequences=1, max_queue=1) as world, under_way(world, 2):
+        asked = world.client.post("/api/generate", json={"model": "toy:1b", "keep_alive": 0})
+        assert asked.status_code == 200 and asked.json()["done_reason"] == "unload"
+
+
 def test_a_refusal_does_not_wait_behind_busy_tokenizers(tmp_path: Path) -> None:
     with daemon(tmp_path, library(), max_sequences=1, max_queue=1) as world, under_way(world, 2):
         held = threading.Event()
