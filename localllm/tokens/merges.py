@@ -6,7 +6,7 @@ The tokenizer itself encodes with `tokenizers`; this slow twin is tested to end 
 import json
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import Any
 
@@ -47,6 +47,26 @@ class WordTrace:
             stages.append((*before[: step.position], step.left + step.right, *before[step.position + 2 :]))
         return stages
 
+    def part(self, first: int, last: int) -> "WordTrace":
+        """What led to the tokens `first:last` alone: no merge reaches from one token into the next."""
+        ends = self._starts(len(self.steps))
+        if (first, last) == (0, len(self.ids)) or len(ends) != len(self.ids):  # a symbol without an id is no token
+            return self
+        low, high = ends[first], [*ends, len(self.symbols)][last]
+        starts, steps = list(range(len(self.symbols))), []
+        for step in self.steps:
+            if low <= starts[step.position] < high:
+                steps.append(replace(step, position=step.position - bisect_left(starts, low)))
+            del starts[step.position + 1]
+        return WordTrace(self.symbols[low:high], tuple(steps), self.ids[first:last])
+
+    def _starts(self, num_steps: int) -> list[int]:
+        """Where each symbol that is there after so many steps begins, in first symbols."""
+        starts = list(range(len(self.symbols)))
+        for step in self.steps[:num_steps]:
+            del starts[step.position + 1]
+        return starts
+
 
 @dataclass(frozen=True, slots=True)
 class MergeRules:
@@ -76,10 +96,11 @@ def explain_merges(tokenizer: Tokenizer, text: str, rules: MergeRules | None = N
     if len(text) > MAX_TRACED_CHARS:
         raise InvalidRequest(f"merges can be shown for at most {MAX_TRACED_CHARS} characters, and this is {len(text)}")
     rules = rules or merge_rules(tokenizer)
-    return [_traced(tokenizer, rules, ids) for ids in tokenizer.words(clean_text(text))]
+    return [trace_spelled(tokenizer, rules, ids) for ids in tokenizer.words(clean_text(text))]
 
 
-def _traced(tokenizer: Tokenizer, rules: MergeRules, ids: Sequence[int]) -> WordTrace:
+def trace_spelled(tokenizer: Tokenizer, rules: MergeRules, ids: Sequence[int]) -> WordTrace:
+    """The trace of the word that became these ids."""
     types = tokenizer.built.types
     if len(ids) == 1 and types[ids[0]] in (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN):
         return WordTrace((tokenizer.built.texts[ids[0]],), (), tuple(ids))

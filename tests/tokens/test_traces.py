@@ -29,8 +29,8 @@ def ids_of_matches(name: str, tokenizer: Tokenizer, text: str) -> list[int]:
 @pytest.mark.parametrize("name", UNIGRAMS)
 def test_lattices_end_in_the_ids_of_the_tokenizer_on_the_corpus(name: str) -> None:
     tokenizer = UNIGRAMS[name]()
-    checked = [line for line in LINES[::3] if len(line) <= 400]
-    assert len(checked) > 1500
+    checked = [line for line in LINES[::5] if len(line) <= 400]
+    assert len(checked) > 900
     wrong = [line for line in checked if ids_of_lattices(name, tokenizer, line) != plain(tokenizer, line)]
     assert wrong == []
 
@@ -45,7 +45,7 @@ def test_lattices_end_in_the_ids_of_the_tokenizer_on_any_text(name: str, text: s
 @pytest.mark.parametrize("name", WORDPIECES)
 def test_matches_end_in_the_ids_of_the_tokenizer_on_the_corpus(name: str) -> None:
     tokenizer = WORDPIECES[name]()
-    wrong = [line for line in LINES[::3] if ids_of_matches(name, tokenizer, line) != plain(tokenizer, line)]
+    wrong = [line for line in LINES[::5] if ids_of_matches(name, tokenizer, line) != plain(tokenizer, line)]
     assert wrong == []
 
 
