@@ -31,6 +31,7 @@ class Answer:
     """What was said so far; complete when `finish_reason` is set."""
 
     text: str = ""
+    reasoning: str = ""
     finish_reason: str | None = None
     timings: "Timings | None" = None
 
@@ -123,6 +124,7 @@ def stream_answer(client: "Client", body: dict[str, Any], look: Look, answer: An
         with closing(_generator(client.chat(body))) as chunks:
             for chunk in chunks:
                 answer.text += chunk.content
+                answer.reasoning += chunk.reasoning
                 answer.finish_reason = chunk.finish_reason or answer.finish_reason
                 answer.timings = chunk.timings or answer.timings
                 writer.write(chunk)

@@ -61,9 +61,22 @@ BATCH = Branch(
     {"run": Leaf("batch:run", "Answer the requests of a file.")},
     "Talk",
 )
+CHATS = Branch(
+    "List, search, export and remove kept chats.",
+    {
+        "list": Leaf("chats:list_chats", "List the chats that are kept, the one used last first."),
+        "search": Leaf("chats:search", "List the chats in which these words were said."),
+        "export": Leaf("chats:export", "Write a chat as Markdown, JSON or HTML."),
+        "import": Leaf("chats:import_chats", "Keep chats that were exported as JSON."),
+        "rename": Leaf("chats:rename", "Give a chat another title."),
+        "rm": Leaf("chats:remove", "Remove chats."),
+    },
+    "Talk",
+)
 COMMANDS: Mapping[str, Leaf | Branch] = {
     "run": Leaf("run:run", "Ask a model, or talk to it when no prompt is given.", "Talk"),
-    "chat": Leaf("run:chat", "Talk to the default model.", "Talk"),
+    "chat": Leaf("chat:chat", "Talk to the default model.", "Talk"),
+    "chats": CHATS,
     "tui": Leaf("tui:tui", "Open the terminal application: chat, tokens, pages and models.", "Talk"),
     "batch": BATCH,
     "pull": Leaf("pull:pull", "Download a model.", "Models"),

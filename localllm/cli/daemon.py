@@ -12,8 +12,8 @@ from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson
 from localllm.cli.loading import Backend, Device, KvType, Threads
 from localllm.cli.output import print_json, print_text
-from localllm.safe_text import sanitize
 from localllm.errors import StoreError
+from localllm.safe_text import sanitize
 
 POLL_S = 0.25
 

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from io import TextIOWrapper
 
-from localllm.safe_text import sanitize
 from localllm.errors import LocalLLMError
+from localllm.safe_text import sanitize
 
 EXIT_INTERRUPTED = 130
 

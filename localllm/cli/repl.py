@@ -15,10 +15,11 @@ from localllm.cli.library import list_table, open_library
 from localllm.cli.line_input import EDIT_COMMAND, QUOTES, LineInput, wants_history
 from localllm.cli.output import print_text
 from localllm.cli.repl_help import HELP, SET_HELP, SHORTCUTS_HELP, SHOW_HELP
-from localllm.safe_text import sanitize
 from localllm.errors import LocalLLMError, ModelNotFound, UsageError
+from localllm.safe_text import sanitize
 
 if TYPE_CHECKING:
+    from localllm.cli.keeping import Keeper
     from localllm.client import Client
     from localllm.settings import Settings
 
@@ -37,9 +38,11 @@ class Repl:
         look: Look,
         *,
         load_model: Callable[[Conversation], None],
+        keeper: "Keeper | None" = None,
         is_verbose: bool = False,
     ) -> None:
         self._settings, self._client, self._load_model = settings, client, load_model
+        self._keeper = keeper
         self._conversation, self._look, self._is_verbose = conversation, look, is_verbose
         self._lines = LineInput(settings.repl_history_file if wants_history() else None)
         self._commands: dict[str, Callable[[str], None]] = {
@@ -102,15 +105,20 @@ class Repl:
 
     def _answer(self, text: str) -> None:
         self._conversation.say("user", text)
+        if self._keeper:
+            self._keeper.asked(self._conversation, text)
         answer = Answer()
         try:
             stream_answer(self._client, self._conversation.body(), self._look, answer)
         except LocalLLMError:
-            self._conversation.messages.pop()  # so that the question can be asked again
+            if not answer.text:
+                self._conversation.messages.pop()  # so that the question can be asked again
             raise
         finally:
             if answer.text:
                 self._conversation.say("assistant", answer.text)
+            if self._keeper:
+                self._keeper.answered(self._conversation, answer)
         if self._is_verbose and answer.timings:
             sys.stderr.write(stats_text(answer.timings))
 
@@ -226,6 +234,7 @@ class Repl:
             print_text(f"Couldn't find model '{model}'")
         else:
             self._conversation = new
+            self._begin_anew()
 
     def _save(self, name: str) -> None:
         if not name:
@@ -238,7 +247,12 @@ class Repl:
 
     def _clear(self, _: str) -> None:
         self._conversation.messages.clear()
+        self._begin_anew()
         print_text("Cleared session context")
+
+    def _begin_anew(self) -> None:
+        if self._keeper:
+            self._keeper.begin_anew()
 
     def _note(self, text: str) -> None:
         sys.stdout.write(f"\x1b[2m{text}\x1b[0m\n" if self._look.has_color else f"{text}\n")

@@ -1,4 +1,4 @@
-"""`localllm run` and `chat`: one answer, or a conversation. They start the daemon, and pull missing models."""
+"""`localllm run`: one answer, or a conversation. Commands that answer start the daemon, and pull missing models."""
 
 import select
 import shutil
@@ -19,6 +19,7 @@ from localllm.cli.loading import LOAD_FIELDS, Backend, Device, KvType, Quantize,
 from localllm.errors import ModelNotFound, UsageError
 
 if TYPE_CHECKING:
+    from localllm.cli.keeping import Keeper
     from localllm.client import Client
     from localllm.settings import Settings
 
@@ -86,47 +87,37 @@ def run(
     conversation.extras.update(wish_of(settings, quantize))
     if keepalive is not None:
         conversation.extras["keep_alive"] = keepalive
-    text = whole_prompt(prompt or [])
-    look = look_of(invocation, hides_thinking=hidethinking, wraps=not (nowordwrap or text))
-    if text:
-        answer_once(invocation, conversation, text, look, verbose)
-    elif sys.stdin.isatty() and sys.stdout.isatty():
-        converse(invocation, conversation, look, verbose)
-    else:
-        raise UsageError("there is no prompt", hint=f'give one: localllm run {model} "Why is the sky blue?"')
-
-
-def chat(
-    ctx: typer.Context,
-    model: Annotated[
-        str, typer.Argument(metavar="[MODEL]", help="A name, a file or a folder.", show_default=False)
-    ] = "",
-    verbose: Verbose = False,
-    keepalive: KeepAlive = None,
-    hidethinking: HideThinking = False,
-    nowordwrap: NoWordWrap = False,
-    system: System = "",
-    backend: Backend = None,
-    device: Device = None,
-    kv_type: KvType = None,
-    threads: Threads = None,
-    quantize: Quantize = None,
-) -> None:
-    """Talk to the default model, or to the one named."""
-    run(
-        ctx,
-        model or Invocation.of(ctx).settings().default_model,
-        verbose=verbose,
-        keepalive=keepalive,
-        hidethinking=hidethinking,
-        nowordwrap=nowordwrap,
-        system=system,
-        backend=backend,
-        device=device,
-        kv_type=kv_type,
-        threads=threads,
-        quantize=quantize,
+    talk(
+        invocation,
+        conversation,
+        words=prompt or [],
+        hint=f'give one: localllm run {model} "Why is the sky blue?"',
+        is_verbose=verbose,
+        hides_thinking=hidethinking,
+        wraps=not nowordwrap,
     )
+
+
+def talk(
+    invocation: Invocation,
+    conversation: Conversation,
+    *,
+    words: list[str],
+    hint: str,
+    is_verbose: bool,
+    hides_thinking: bool,
+    wraps: bool,
+    keeper: "Keeper | None" = None,
+) -> None:
+    """One answer where there is a prompt, in `words` or on stdin; a conversation on a terminal; else UsageError."""
+    text = whole_prompt(words)
+    look = look_of(invocation, hides_thinking=hides_thinking, wraps=wraps and not text)
+    if text:
+        answer_once(invocation, conversation, text, look, is_verbose, keeper)
+    elif sys.stdin.isatty() and sys.stdout.isatty():
+        converse(invocation, conversation, look, is_verbose, keeper)
+    else:
+        raise UsageError("there is no prompt", hint=hint)
 
 
 def whole_prompt(words: list[str]) -> str:
@@ -150,26 +141,40 @@ def look_of(invocation: Invocation, *, hides_thinking: bool, wraps: bool) -> Loo
     return Look(is_terminal, invocation.has_color(sys.stdout), hides_thinking, columns)
 
 
-def answer_once(invocation: Invocation, conversation: Conversation, text: str, look: Look, verbose: bool) -> None:
+def answer_once(
+    invocation: Invocation,
+    conversation: Conversation,
+    text: str,
+    look: Look,
+    verbose: bool,
+    keeper: "Keeper | None" = None,
+) -> None:
     """One question, one answer. Ctrl-C ends it with the usual exit code; the daemon forgets the request."""
     conversation.say("user", text)
     client = ready_client(invocation, invocation.settings(), conversation)
+    if keeper:
+        keeper.asked(conversation, text)
     answer = Answer()
     try:
         stream_answer(client, conversation.body(), look, answer)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        if keeper:
+            keeper.answered(conversation, answer)
     if verbose and answer.timings:
         sys.stderr.write(stats_text(answer.timings))
 
 
-def converse(invocation: Invocation, conversation: Conversation, look: Look, verbose: bool) -> None:
+def converse(
+    invocation: Invocation, conversation: Conversation, look: Look, verbose: bool, keeper: "Keeper | None" = None
+) -> None:
     from localllm.cli.repl import Repl  # a single answer needs no line editing
 
     settings = invocation.settings()
     client = ready_client(invocation, settings, conversation)
     load = partial(load_model, invocation, client)
-    Repl(settings, client, conversation, look, load_model=load, is_verbose=verbose).talk()
+    Repl(settings, client, conversation, look, load_model=load, keeper=keeper, is_verbose=verbose).talk()
 
 
 def ready_client(invocation: Invocation, settings: "Settings", conversation: Conversation) -> "Client":

@@ -191,6 +191,16 @@ class History(Asides):
             _write_tokens(connection, message_id, tokens)
         return self.message(message_id)
 
+    def take_back(self, message_id: int) -> int | None:
+        """Removes a message that nobody answered; its parent, which is returned, is the end of the branch again."""
+        with self._database.writing() as connection:
+            kept = self.message(message_id)
+            if connection.execute("SELECT 1 FROM messages WHERE parent_id = ?", (message_id,)).fetchone():
+                return message_id
+            connection.execute("DELETE FROM messages WHERE id = ?", (message_id,))
+            connection.execute("UPDATE chats SET active_leaf = ? WHERE active_leaf = ?", (kept.parent_id, message_id))
+        return kept.parent_id
+
     def message(self, message_id: int) -> Message:
         rows = self._database.rows(f"SELECT {COLUMNS} FROM messages WHERE id = ?", message_id)
         if not rows:
