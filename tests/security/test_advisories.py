@@ -366,13 +366,24 @@ def test_workers_can_be_reached_through_no_network(world: World) -> None:
 # ---- libraries: CVE-2025-62727 (Starlette's ranges of files), markup of Rich and Textual that model text ends
 
 
+HARMLESS_RICH = {"rich.cells", "rich.segment", "rich.style", "rich.color"}
+"""What makes styled text of parts, and reads no markup in any of them."""
+READS_MARKUP = {"Static", "Label", "Button", "Markdown", "RichLog", "Collapsible", "from_markup", "render_markup"}
+
+
 def test_no_module_serves_files_or_prints_markup() -> None:
     for path in (ROOT / "localllm").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = {alias.name for alias in node.names} if isinstance(node, ast.Import | ast.ImportFrom) else set()
             module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
             assert not names & {"FileResponse", "StaticFiles"}, path
-            assert "rich" not in {module.split(".")[0], *(name.split(".")[0] for name in names)}, path
+            rich = {name for name in (module, *names) if name.split(".")[0] == "rich"}
+            assert rich <= (HARMLESS_RICH if "tui" in path.parts else set()), path
+            assert not names & READS_MARKUP, path
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in READS_MARKUP, path
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "notify":
+                assert any(word.arg == "markup" for word in node.keywords), path
 
 
 # ---- a fault of ours
