@@ -47,7 +47,8 @@ def _classes_by_code() -> dict[str, type[LocalLLMError]]:
     waiting = [LocalLLMError]
     while waiting:
         kind = waiting.pop()
-        found.setdefault(kind.code, kind)
+        if kind.__module__ == LocalLLMError.__module__:  # those of other rooms may be made otherwise
+            found.setdefault(kind.code, kind)
         waiting.extend(kind.__subclasses__())
     return found
 

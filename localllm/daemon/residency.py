@@ -175,6 +175,21 @@ class Residency:
         for pool in (self._pool, self._store):
             pool.shutdown(wait=False, cancel_futures=True)
 
+    def holders(self) -> list[Holder]:
+        """What is loaded, as plans of memory see it."""
+        return [
+            Holder(each.entry.name, _held_bytes(each), not each.num_users, each.last_used)
+            for each in self._residents.values()
+        ]
+
+    def available_memory_bytes(self) -> int:
+        """What a new model could have without any of them leaving."""
+        return self._sources.available_memory_bytes()
+
+    def memory_bytes(self) -> int:
+        """What the machine has."""
+        return self._sources.total_memory_bytes()
+
     # ---- starting and evicting
 
     async def _hold(self, entry: Entry, wish: LoadWish, wait: Wait) -> Resident:
@@ -300,11 +315,7 @@ class Residency:
         await self._wait_for_change(max(left_s, LOOK_EVERY_S))
 
     def _memory_plan(self, entry: Entry, needed: int) -> Plan:
-        holders = [
-            Holder(key_of(each.entry), _held_bytes(each), not each.num_users, each.last_used)
-            for each in self._residents.values()
-        ]
-        made = plan(needed, self._sources.available_memory_bytes(), holders)
+        made = plan(needed, self.available_memory_bytes(), self.holders())
         if made.outcome == "never":
             raise NotEnoughMemory(
                 f"{entry.name} needs about {gigabytes(needed)} of memory; {gigabytes(made.available)} is free"

@@ -1,20 +1,37 @@
-"""What a daemon may ask of the store besides finding models: to bring, make, rename and forget them."""
+"""What a daemon may ask of the store besides finding models: what there could be, and to bring, make, rename and forget
+them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from localllm.errors import LocalLLMError, UnsupportedModel
-from localllm.store.entry import Entry
+from localllm.settings import Settings
+from localllm.store.entry import Entry, SearchHit
 
 if TYPE_CHECKING:
+    from localllm.store.catalog import Catalog
     from localllm.store.modelfile import Modelfile
-    from localllm.store.plan import Say
+    from localllm.store.plan import CanRun, Say
     from localllm.store.uploads import Upload
 
 
 class Shelf(Protocol):
-    """`store.library.Library`, as far as daemons change it. Everything takes long: not for the event loop."""
+    """`store.library.Library`, as far as daemons need it. Everything takes long: not for the event loop."""
+
+    settings: Settings
+    can_run: "CanRun | None"
+
+    @property
+    def catalog(self) -> "Catalog": ...
+
+    def entries(self) -> list[Entry]: ...
+
+    def damaged(self) -> Sequence[LocalLLMError]: ...
+
+    def find(self, text: str) -> Entry: ...
+
+    def search(self, query: str, progress: "Say") -> list[SearchHit]: ...
 
     def pull(self, text: str, progress: "Say") -> Entry: ...
 

@@ -28,6 +28,13 @@ def available_memory_bytes() -> int:
     return int(psutil.virtual_memory().available)
 
 
+def total_memory_bytes() -> int:
+    """What the machine has."""
+    import psutil  # deferred, as above
+
+    return int(psutil.virtual_memory().total)
+
+
 def import_text_side() -> None:
     """Import what the first model will need, while nobody waits for it yet."""
     import localllm.runtime.load
@@ -109,5 +116,6 @@ class Sources:
     check_files: Callable[[Entry], None] = check_files
     warm_up: Callable[[], None] = import_text_side
     available_memory_bytes: Callable[[], int] = available_memory_bytes
+    total_memory_bytes: Callable[[], int] = total_memory_bytes
     backend_problem: Callable[[str], str] = backend_problem
     clock: Callable[[], float] = time.monotonic

@@ -15,11 +15,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
+from localllm.daemon.habits import Habits
 from localllm.daemon.journal import Journal
 from localllm.daemon.residency import Residency
 from localllm.daemon.shelf import Shelf
 from localllm.daemon.sources import Sources
 from localllm.daemon.tallies import Tallies
+from localllm.daemon.texts import Texts
 from localllm.errors import LocalLLMError
 from localllm.server import shapes
 from localllm.server.anthropic import Anthropic
@@ -37,10 +39,12 @@ from localllm.server.named import Answered, Named, wanted_id
 from localllm.server.ollama import GREETING, Ollama
 from localllm.server.openai import OpenAI
 from localllm.server.operations import Directory, Operation, Surface
+from localllm.server.preview import Previews
 from localllm.server.ranking import Ranker
 from localllm.server.requests import Requests
 from localllm.server.response_store import ResponseStore
 from localllm.server.responses import Responses
+from localllm.server.shelving import Shelving
 from localllm.server.tokenizing import Tokenizing
 from localllm.server.vectors import Embedder
 from localllm.settings import Settings
@@ -79,6 +83,9 @@ class Daemon:
         self.kept = ResponseStore(settings.home / "responses.db")
         self.tallies = Tallies(self.journal)
         self.live = Live(self.residency, self.journal)
+        self.habits = Habits(settings.home / "habits.json", self.journal)
+        self.shelving = Shelving(settings, self.residency, sources.open_shelf, self.habits)
+        self.texts = Texts(self.residency, sources.load_text)
         self.answered = Answered()
         self.directory = Directory(self._surfaces(sources, request_stop))
         self._started = time.monotonic()
@@ -93,8 +100,10 @@ class Daemon:
             Ranker(self.desk),
             Ollama(self.desk, sources.open_shelf),
             Manage(self.settings, self.residency, request_stop),
+            self.shelving,
             Tokenizing(self.desk),
             Looking(self.desk, self.version),
+            Previews(self.desk, self.texts),
             Requests(self.journal),
             Metrics(self.desk, self.tallies, self.answered),
             self.live,
@@ -123,6 +132,9 @@ class Daemon:
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         self.residency.warm_up()
         yield
+        self.texts.close()
+        self.shelving.pulls.close()
+        self.habits.save()
         await self.residency.close()
         self.desk.grammars.close()
         self.kept.close()

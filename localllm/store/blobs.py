@@ -254,6 +254,12 @@ class PartialFile:
         self._checkpointed = self.written
 
 
+def discard_partial(path: Path) -> None:
+    """Deletes what a stopped download left; `path` is that of its `.partial` file."""
+    for left in (path, path.with_name(path.name + ".json")):
+        left.unlink(missing_ok=True)
+
+
 def stamp_of(path: Path | str) -> str:
     """Size, time and inode: changes whenever the content might have."""
     info = os.stat(path)

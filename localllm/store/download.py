@@ -58,6 +58,7 @@ def download(remote: Remote, target: Path, plan: Plan) -> str:
         resumed = partial.written
         if resumed:
             plan.status(f"resuming {remote.label} after {gigabytes(resumed)}")
+        _report(remote, partial, plan, resumed)
         _stream_until_whole(client, remote, partial, plan, resumed)
         return partial.commit(remote.sha256)
 
@@ -71,6 +72,7 @@ def _stream_until_whole(client: httpx.Client, remote: Remote, partial: PartialFi
             if not remote.size_bytes or partial.written == before:
                 return
         except (httpx.TransportError, _TransientAnswer) as error:
+            _report(remote, partial, plan, resumed)
             tries = 1 if partial.written > before else tries + 1
             if tries >= MAX_TRIES:
                 raise DownloadError(
@@ -93,9 +95,12 @@ def _stream_once(client: httpx.Client, remote: Remote, partial: PartialFile, pla
             partial.write(chunk)
             if partial.written - reported >= CHUNK_BYTES or partial.written == remote.size_bytes:
                 reported = partial.written
-                plan.progress(
-                    remote.label, partial.written, remote.size_bytes, min(resumed, partial.written), remote.sha256
-                )
+                _report(remote, partial, plan, resumed)
+
+
+def _report(remote: Remote, partial: PartialFile, plan: Plan, resumed: int) -> None:
+    done = partial.written
+    plan.progress(remote.label, done, remote.size_bytes, min(resumed, done), remote.sha256, str(partial.path))
 
 
 def _range_headers(remote: Remote, start: int) -> dict[str, str]:

@@ -63,7 +63,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 class PullEvent(msgspec.Struct, frozen=True, kw_only=True):
     """What a pull says while it works. Sizes are bytes; `resumed_bytes` of `completed_bytes` were there before.
-    `sha256` is what the file will have, "" where nobody knows."""
+    `sha256` is what the file will have, "" where nobody knows; `partial` is where it grows until it is whole, "" for
+    what does not come over the network, and for what cannot go on where it stopped."""
 
     kind: Literal["status", "progress", "done", "warning"]
     message: str = ""
@@ -72,6 +73,7 @@ class PullEvent(msgspec.Struct, frozen=True, kw_only=True):
     resumed_bytes: int = 0
     file: str = ""
     sha256: str = ""
+    partial: str = ""
 
 
 class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ class TensorFact:
     name: str
     type: str
     shape: tuple[int, ...]
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,15 @@ def facts_of(path: Path) -> Facts:
     """Of a model file or folder; BadModelFile when it is none."""
     if model_kind(path) == "gguf":
         with GGUFFile.open(path) as file:
-            tensors = [TensorFact(name, each.type.name, tuple(each.shape)) for name, each in file.tensors.items()]
+            tensors = [
+                TensorFact(name, each.type.name, tuple(each.shape), each.size_bytes)
+                for name, each in file.tensors.items()
+            ]
             return Facts("gguf", dict(file.metadata), tuple(tensors))
     with SafetensorsFolder.open(path) as folder:
-        tensors = [TensorFact(name, each.dtype, tuple(each.shape)) for name, each in folder.tensors.items()]
+        tensors = [
+            TensorFact(name, each.dtype, tuple(each.shape), each.size_bytes) for name, each in folder.tensors.items()
+        ]
         return Facts("safetensors", dict(folder.config), tuple(tensors))
 
 

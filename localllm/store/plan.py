@@ -59,7 +59,7 @@ class Plan:
     def warn(self, message: str) -> None:
         self.say(PullEvent(kind="warning", message=message))
 
-    def progress(self, file: str, done: int, total: int, resumed: int = 0, sha256: str = "") -> None:
+    def progress(self, file: str, done: int, total: int, resumed: int = 0, sha256: str = "", partial: str = "") -> None:
         self.say(
             PullEvent(
                 kind="progress",
@@ -69,6 +69,7 @@ class Plan:
                 total_bytes=total,
                 resumed_bytes=resumed,
                 sha256=sha256,
+                partial=partial,
             )
         )
 
