@@ -1,0 +1,440 @@
+"""Turns in a window that scrolls: measures those that come into view, holds its place, paints rows that differ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, overload
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.geometry import Region, Size
+from textual.scroll_view import ScrollView
+from textual.selection import Selection
+from textual.strip import Strip
+
+from localllm.tui.conversation_heights import Heights
+from localllm.tui.conversation_turn import Action, TurnView
+from localllm.tui.drawn import ink_of
+from localllm.tui.lines import Line
+from localllm.tui.markdown_rows import BLANK, Look, Row
+from localllm.tui.turns import Turn
+from localllm.tui.words import plural
+
+MAX_VIEWS = 120
+"""Turns that are kept as rows; the others are made again when they come into view."""
+STEP = 8
+"""Columns that code moves sideways at once."""
+
+
+class Held(Sequence[Turn]):
+    """Turns, of which most may be read lazily: only what changed is kept."""
+
+    def __init__(self, turns: Sequence[Turn] = ()) -> None:
+        self._turns, self._count = turns, len(turns)
+        self._changed: dict[int, Turn] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Turn: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Turn]: ...
+    def __getitem__(self, index: int | slice) -> Turn | list[Turn]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(self._count))]
+        index = range(self._count)[index]
+        return self._changed[index] if index in self._changed else self._turns[index]
+
+    def __setitem__(self, index: int, turn: Turn) -> None:
+        self._changed[range(self._count)[index]] = turn
+
+    def append(self, turn: Turn) -> None:
+        self._changed[self._count] = turn
+        self._count += 1
+
+    def truncate(self, count: int) -> None:
+        self._count = min(count, self._count)
+        self._changed = {index: turn for index, turn in self._changed.items() if index < count}
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """What stands at a cell: a row of a turn, and what a click there does."""
+
+    index: int
+    row: Row
+    action: Action | None = None
+    is_copy: bool = False
+
+
+class TurnsView(ScrollView):
+    """Everything of a conversation that only looks. `cursor` is the index of a turn, or None."""
+
+    DEFAULT_CSS = """
+    TurnsView {
+        width: 1fr; height: 1fr; overflow-x: hidden; overflow-y: auto; scrollbar-gutter: stable;
+        scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0;
+    }
+    """
+
+    def __init__(self, turns: Sequence[Turn], *, id: str | None, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(id=id)
+        self._clock = clock
+        self.cursor: int | None = None
+        self.is_following = True
+        """Whether the end is in view and stays there while something is written."""
+        self._is_fitting = False
+        self._seen_tokens = 0
+        self._painted: list[Strip] = []
+        self.put(turns)
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __bool__(self) -> bool:
+        return True  # an empty conversation is a widget all the same
+
+    # ---- turns
+
+    def put(self, turns: Sequence[Turn]) -> None:
+        """Other turns; the view is at their end."""
+        self.held = Held(turns)
+        self._heights = Heights(len(turns))
+        self._views: dict[int, TurnView] = {}
+        self._sideways: dict[tuple[int, int], int] = {}
+        self.cursor, self.is_following, self._seen_tokens = None, True, 0
+
+    def add(self, turn: Turn) -> None:
+        self.held.append(turn)
+        self._heights.append()
+        self._seen_tokens = 0
+
+    def change(self, index: int, turn: Turn) -> None:
+        self.held[index] = turn
+        if index in self._views:
+            self._views[index].become(turn)
+        self.refit()
+
+    def cut(self, count: int) -> None:
+        self.held.truncate(count)
+        self._heights.truncate(count)
+        self._views = {index: view for index, view in self._views.items() if index < count}
+        if self.cursor is not None and self.cursor >= count:
+            self.cursor = None
+        self.refit()
+
+    def view(self, index: int) -> TurnView:
+        """The rows of a turn are kept as long as it is among those seen last."""
+        view = self._views.pop(index, None) or TurnView(self.held[index], self._clock)
+        self._views[index] = view
+        while len(self._views) > MAX_VIEWS:
+            oldest = next(iter(self._views))
+            if self._views[oldest].is_writing:
+                self._views[oldest] = self._views.pop(oldest)
+                continue
+            del self._views[oldest]
+        return view
+
+    def fold(self, index: int) -> None:
+        """Shows or hides what was thought before an answer."""
+        self.view(index).fold()
+        self.refit()
+
+    def numbered(self) -> int | None:
+        """The answer whose code blocks carry numbers: the one under the cursor, else the last visible one with code."""
+        if self.cursor is not None:
+            return self.cursor if self.view(self.cursor).codes() else None
+        for index in range(self.last_visible(), self.first_visible() - 1, -1):
+            if self.view(index).codes():
+                return index
+        return None
+
+    # ---- where the view is
+
+    def first_visible(self) -> int:
+        return self._heights.at(self.scroll_offset.y)
+
+    def last_visible(self) -> int:
+        return self._heights.at(self.scroll_offset.y + max(0, self.size.height - 1))
+
+    def go_to(self, index: int) -> None:
+        """Puts the cursor on a turn, and its first row at the top."""
+        if not len(self):
+            return
+        self.cursor, self.is_following = max(0, min(len(self) - 1, index)), False
+        self._measure(self.cursor)
+        self._place(self._top_of(self.cursor))
+        self.refit()
+
+    def bring(self, index: int) -> None:
+        """Scrolls as little as possible until the turn is in view, or its beginning when it is long."""
+        self._measure(index)
+        top, height = self.scroll_offset.y, self.size.height
+        start, end = self._top_of(index), self._heights.start(index + 1)
+        if start < top or end - start > height:
+            self._place(start)
+        elif end > top + height:
+            self._place(end - height)
+        self._note_end()
+        self.refit()
+
+    def move_rows(self, by: int) -> None:
+        self._place(self.scroll_offset.y + by)
+        self._note_end()
+        self.refit()
+
+    def shift(self, index: int, code: int, by: int) -> None:
+        """Moves a code block sideways, as far as its widest line reaches."""
+        look = self._look()
+        widest = max((row.width for row in self.view(index).rows(look) if row.code == code), default=0)
+        at = self._sideways.get((index, code), 0) + by * STEP
+        self._sideways[index, code] = max(0, min(at, widest - look.width))
+        self.repaint()
+
+    def num_behind(self) -> int:
+        """Tokens that were written since the view left the end."""
+        return 0 if self.is_following else max(0, self._num_written() - self._seen_tokens)
+
+    def refit(self) -> None:
+        """Something changed: measures what is in view now and paints it all."""
+        self._fit()
+        self.refresh()
+
+    def grown(self) -> None:
+        """The last turn changed while it is written: paints the rows that differ."""
+        top = self.scroll_offset.y
+        self._fit()
+        if top == self.scroll_offset.y:
+            self.repaint()
+        else:
+            self._painted = []
+
+    def repaint(self) -> None:
+        """Paints the rows that look different."""
+        now = [self._line(y) for y in range(self.size.height)]
+        for y, (strip, old) in enumerate(zip(now, self._painted + [None] * len(now), strict=False)):
+            if strip != old:
+                self.refresh(Region(0, y, self.size.width, 1))
+        self._painted = now
+
+    def on_resize(self) -> None:
+        self._heights.forget()
+        self.refit()
+
+    def on_focus(self) -> None:
+        self.refit()
+
+    def on_blur(self) -> None:
+        self.refit()
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        if self.is_mounted:
+            self._painted = []
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        if not self._is_fitting and round(old_value) != round(new_value):
+            self._note_end()
+            self._fit()
+
+    def _note_end(self) -> None:
+        was = self.is_following
+        self.is_following = self.scroll_offset.y >= self._heights.total - self.size.height
+        if was and not self.is_following:
+            self._seen_tokens = self._num_written()
+
+    def _num_written(self) -> int:
+        view = self._views.get(len(self) - 1)
+        return view.live.tokens or 0 if view and view.is_writing else 0
+
+    def _top_of(self, index: int) -> int:
+        """The first row of a turn, below the blank one that parts it from the turn before."""
+        return self._heights.start(index) + (1 if index else 0)
+
+    def _measure(self, index: int) -> bool:
+        return self._heights.measure(index, len(self.view(index).rows(self._look())) + (1 if index else 0))
+
+    def _fit(self) -> None:
+        """Measures what is in view and holds the view: at the end, or on a turn that was measured before."""
+        if self._is_fitting or not self.size.height:
+            return
+        self._is_fitting = True
+        try:
+            self._place(self._fitted_end() if self.is_following else self._fitted_top())
+        finally:
+            self._is_fitting = False
+
+    def _fitted_end(self) -> int:
+        rows, index = 0, len(self) - 1
+        while index >= 0 and rows < self.size.height:
+            self._measure(index)
+            rows += self._heights[index]
+            index -= 1
+        return self._heights.total - self.size.height
+
+    def _fitted_top(self) -> int:
+        top, bottom = self.scroll_offset.y, self.scroll_offset.y + self.size.height
+        index = self._heights.at(top)
+        anchor = index
+        while (
+            anchor + 1 < len(self)
+            and not self._heights.is_measured(anchor)
+            and self._heights.start(anchor + 1) < bottom
+        ):
+            anchor += 1
+        if not self._heights.is_measured(anchor):
+            anchor = index
+        offset = self._heights.start(anchor) - top
+        while True:
+            top = self._heights.start(anchor) - offset
+            index = self._heights.at(max(0, top))
+            stop = top + self.size.height
+            if not any([self._measure(each) for each in self._between(index, stop)]):
+                return top
+
+    def _between(self, index: int, stop: int) -> list[int]:
+        found = []
+        while index < len(self) and self._heights.start(index) < stop:
+            found.append(index)
+            index += 1
+        return found
+
+    def _place(self, top: int) -> None:
+        size = Size(self.scrollable_content_region.width or self.size.width, self._heights.total)
+        was, self._is_fitting = self._is_fitting, True
+        try:
+            if size != self.virtual_size:
+                self.virtual_size = size
+            top = max(0, min(top, size.height - self.size.height))
+            if top != self.scroll_offset.y:
+                self.scroll_to(y=top, animate=False, force=True)
+        finally:
+            self._is_fitting = was
+
+    # ---- painting
+
+    @property
+    def _gutter(self) -> int:
+        return 1 if self._is_compact else 2
+
+    @property
+    def _is_compact(self) -> bool:
+        return self.is_attached and self.screen.has_class("compact")
+
+    def _look(self) -> Look:
+        """The scrollbar stands in the right gutter."""
+        width = self.size.width - 2 * self._gutter
+        return Look(ink_of(self), max(4, width), self._is_compact)
+
+    def render_line(self, y: int) -> Strip:
+        strip, row = self._line(y), y + self.scroll_offset.y
+        selection = self.text_selection
+        if selection is not None and (span := selection.get_span(row)) is not None:
+            strip = _marked(strip, *span, self.screen.get_component_rich_style("screen--selection"))
+        return strip.apply_offsets(0, row)
+
+    def _line(self, y: int) -> Strip:
+        width = self.scrollable_content_region.width or self.size.width
+        if y == self.size.height - 1 and (notice := self._notice()) is not None:
+            return notice.strip(width)
+        found = self._row_at(y + self.scroll_offset.y)
+        if found is None:
+            return Strip.blank(width)
+        index, row = found
+        return Strip.join([self._mark(index), self._shown(index, row)]).adjust_cell_length(width)
+
+    def _row_at(self, row: int) -> tuple[int, Row] | None:
+        if not 0 <= row < self._heights.total:
+            return None
+        index = self._heights.at(row)
+        rows = self.view(index).rows(self._look())
+        local = row - self._top_of(index)
+        return index, rows[local] if 0 <= local < len(rows) else BLANK
+
+    def _mark(self, index: int) -> Strip:
+        ink = ink_of(self)
+        if index != self.cursor:
+            return Strip.blank(self._gutter)
+        line = Line(("▌", ink("accent" if self.has_focus else "muted")))
+        return line.strip(self._gutter)
+
+    def _shown(self, index: int, row: Row) -> Strip:
+        """Code where it was moved to; above its first line what can be done with it."""
+        look = self._look()
+        if not row.code:
+            return row.strip
+        if row.is_head:
+            hint = self._hint(index, row.code)
+            return Strip.join([row.strip.crop(0, look.width - hint.cell_length), hint])
+        at = self._sideways.get((index, row.code), 0)
+        if row.width <= look.width and not at:
+            return row.strip
+        ground = look.ink("muted", on="panel")
+        more = "›" if row.width > at + look.width else " "
+        return Strip.join(
+            [row.strip.crop_extend(at, at + look.width - 2, ground), Strip([Segment(f"{more} ", ground)], 2)]
+        )
+
+    def _hint(self, index: int, code: int) -> Strip:
+        ink, line = ink_of(self), Line()
+        if code <= 9 and index == self.numbered():
+            line.put(f"alt+{code} ", ink("text", bold=True, on="panel"))
+        return line.put("copy  ", ink("muted", on="panel")).strip(line.width)
+
+    def _notice(self) -> Line | None:
+        """`▾ 48 new tokens`, over the last row, when something is written below the view."""
+        behind = self.num_behind()
+        if not behind:
+            return None
+        ink = ink_of(self)
+        line = (
+            Line((" " * self._gutter, ink())).put("▾ ", ink("accent")).put(plural(behind, "new token"), ink("bright"))
+        )
+        return line.put("   end", ink("text", bold=True)).put(" to follow", ink("muted"))
+
+    def spot(self, x: int, y: int) -> Spot | Literal["notice"] | None:
+        """What stands at a cell of the widget."""
+        if y == self.size.height - 1 and self._notice() is not None:
+            return "notice"
+        found = self._row_at(y + self.scroll_offset.y)
+        if found is None:
+            return None
+        index, row = found
+        column = x - self._gutter
+        is_copy = row.is_head and column >= self._look().width - self._hint(index, row.code).cell_length
+        is_first = y + self.scroll_offset.y == self._top_of(index)
+        hits = self.view(index).hits if is_first else ()
+        action = next((hit.action for hit in hits if hit.start <= column < hit.end), None)
+        return Spot(index, row, action, is_copy)
+
+    # ---- selecting text with the mouse
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        first = 0 if selection.start is None else selection.start.y
+        last = self._heights.total - 1 if selection.end is None else selection.end.y
+        lines = []
+        for row in range(first, min(last, self._heights.total - 1) + 1):
+            found = self._row_at(row)
+            text = " " * self._gutter + (found[1].strip.text if found else "")
+            start, end = selection.get_span(row) or (0, -1)
+            lines.append(text[max(start, self._gutter) : None if end == -1 else end].rstrip())
+        return "\n".join(lines), "\n"
+
+    def selection_updated(self, selection: Selection | None) -> None:
+        self.refresh()
+
+
+def _marked(strip: Strip, start: int, end: int, style: Style) -> Strip:
+    """`style` over the characters from `start` to `end`; -1 is the end of the row."""
+    made, at = [], 0
+    for text, ground, _ in strip:
+        stop = len(strip.text) if end == -1 else end
+        a, b = max(0, min(len(text), start - at)), max(0, min(len(text), stop - at))
+        ground = ground or Style()
+        made += [Segment(text[:a], ground), Segment(text[a:b], ground + style), Segment(text[b:], ground)]
+        at += len(text)
+    return Strip([segment for segment in made if segment.text], strip.cell_length)
