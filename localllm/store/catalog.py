@@ -71,16 +71,30 @@ class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return sorted(known, key=lambda tag: (tag != self.default_quant, tag))
 
 
+class TokenizerEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tokenizer that comes without a model: to be compared with, never to be talked to. `kind` is BPE, Unigram or
+    WordPiece; `sources` are hub repositories or local folders."""
+
+    name: str
+    title: str
+    kind: Literal["BPE", "Unigram", "WordPiece"]
+    sources: tuple[Source, ...]
+    license: str = ""
+    unsure: tuple[str, ...] = ()
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     version: int
     model: tuple[CatalogEntry, ...]
+    tokenizer: tuple[TokenizerEntry, ...] = ()
 
 
 class Catalog:
     """Look-ups over the entries of one models.toml."""
 
-    def __init__(self, entries: tuple[CatalogEntry, ...]) -> None:
+    def __init__(self, entries: tuple[CatalogEntry, ...], tokenizers: tuple[TokenizerEntry, ...] = ()) -> None:
         self.entries = entries
+        self.tokenizers = tokenizers
         self._by_name = {entry.name: entry for entry in entries}
         self._latest = {entry.family: entry for entry in reversed(entries)}
         self._latest.update({entry.family: entry for entry in entries if entry.latest})
@@ -90,7 +104,8 @@ class Catalog:
         """From `path`, or the file inside the package, or the one at the top of a clone; StoreError when damaged."""
         try:
             table: dict[str, Any] = tomllib.loads(_read(path))
-            return cls(msgspec.convert(table, _File).model)
+            file = msgspec.convert(table, _File)
+            return cls(file.model, file.tokenizer)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
             raise StoreError(f"the catalog {path or 'models.toml'} is damaged: {error}", hint="install again") from None
 
@@ -114,6 +129,10 @@ class Catalog:
         """Entries all of whose words in `query` occur in name, licence, architecture, capabilities or repositories."""
         words = query.lower().split()
         return [entry for entry in self.entries if all(word in _haystack(entry) for word in words)]
+
+    def tokenizer(self, name: str) -> TokenizerEntry | None:
+        """The entry that is only a tokenizer of this name."""
+        return next((entry for entry in self.tokenizers if entry.name == name.lower()), None)
 
     def suggest(self, name: str) -> list[str]:
         return suggestions(name, self._by_name)

@@ -250,6 +250,26 @@ def _download_all(repo: Repo, picked: Picked, plan: Plan) -> Fetched:
     return Fetched(source="hub", path=path, files=records, quant=picked.tag, license=repo.license, origin=origin)
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+"""What a tokenizer is published as, the vocabulary first."""
+
+
+def fetch_tokenizer(source: Source, plan: Plan) -> Fetched:
+    """Only the tokenizer of a repository, in the hub's own cache. Errors as those of `fetch_hub`."""
+    if reason := unreachable(plan):
+        raise SourceUnavailable(f"Hugging Face hub cannot be reached ({reason})")
+    repo = list_repo(source.repo, plan)
+    if TOKENIZER_FILES[0] not in repo.files:
+        missing = f"{source.repo} has no {TOKENIZER_FILES[0]}"
+        raise SourceUnavailable(missing, error=ModelNotFound(missing))
+    files = [repo.files[name] for name in TOKENIZER_FILES if name in repo.files]
+    cache = hf_cache_dir(os.environ)
+    check_space(cache, sum(file.size_bytes for file in files), plan.free)
+    records = tuple(_download_one(cache, repo, file, plan) for file in files)
+    origin = {"repo": repo.name, "commit": repo.commit, "file": TOKENIZER_FILES[0]}
+    return Fetched(source="hub", path=Path(records[0].path).parent, files=records, license=repo.license, origin=origin)
+
+
 def _announce(repo: Repo, files: list[HubFile], plan: Plan) -> None:
     """What will be downloaded, before it is."""
     total = gigabytes(sum(file.size_bytes for file in files))

@@ -25,6 +25,7 @@ from localllm.store.names import Ref, parse_ref, suggestions
 from localllm.store.neighbours import ListingCache, neighbour_entries
 from localllm.store.pick import DEFAULT_TAGS
 from localllm.store.plan import CanRun, CheckConfig, Fetched, Plan, Say
+from localllm.store.tokenizers import TokenizerShelf
 
 if TYPE_CHECKING:
     from localllm.store.uploads import Gathered, Upload, Uploads
@@ -62,6 +63,11 @@ class Library:
     @cached_property
     def catalog(self) -> Catalog:
         return self._given_catalog or Catalog.load()
+
+    @cached_property
+    def tokenizers(self) -> TokenizerShelf:
+        """Tokenizers without models; `entries` and `find` know nothing of them."""
+        return TokenizerShelf(self.settings, self.catalog, self._free)
 
     # what is here
 
@@ -104,6 +110,9 @@ class Library:
         if ref.kind == "path":
             return self._at_path(ref)
         ref = self._full(ref)
+        if self.tokenizers.knows(text) and self.catalog.find(ref) is None:
+            with self._locked(ref, progress):
+                return self.tokenizers.pull(text, progress)
         with self._locked(ref, progress):
             here = self._readable(ref, progress)
             if here is not None and self._is_intact(here, progress):
@@ -458,6 +467,10 @@ class Library:
         return self._unknown(ref)
 
     def _unknown(self, ref: Ref) -> ModelNotFound:
+        if self.tokenizers.knows(ref.target):
+            return ModelNotFound(
+                f"{ref.target} is only a tokenizer: there is no model to run", hint="`localllm tokenize` uses it"
+            )
         names = [entry.name for entry in self.entries()] + [entry.name for entry in self.catalog.entries]
         near = suggestions(ref.display.removesuffix(":latest"), names)
         hint = f"did you mean {' or '.join(near)}?" if near else "`localllm search` shows what can be pulled"
