@@ -4,6 +4,8 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from localllm.errors import InvalidRequest
+
 if TYPE_CHECKING:
     from localllm.daemon.replies import Ask, Piece
     from localllm.runtime.load import TextSide
@@ -109,6 +111,20 @@ class MarkupCutter:
             calls.append(ToolCall(index, last.id, last.name, last.arguments + part.text))
         else:
             calls.append(ToolCall(index, "", "", part.text))
+
+
+def begin(text: "TextSide", ask: "Ask") -> "tuple[TextCutter, Piece]":
+    """A cutter that has read what was given of the answer, and the text that this is. InvalidRequest where the answer
+    ended in there. Takes long where much was given."""
+    from localllm.daemon.replies import Piece  # deferred: it imports this module
+
+    cutter, said = open_cutter(text, ask), Piece(0)
+    for token_id in ask.prompt[len(ask.prompt) - ask.num_given :]:
+        stop = cutter.push(token_id, said)
+        if stop is not None:
+            what = f"hold the stop string {stop!r}" if stop else "hold all that the answer may have"
+            raise InvalidRequest(f"continue_token_ids {what}", hint="send fewer of them", param="continue_token_ids")
+    return cutter, said
 
 
 def open_cutter(text: "TextSide", ask: "Ask") -> TextCutter:

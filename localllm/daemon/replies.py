@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from localllm import wire
 from localllm.daemon.failures import error_from
-from localllm.daemon.incremental import DONE, TextCutter, ToolCall, open_cutter
+from localllm.daemon.incremental import DONE, TextCutter, ToolCall, begin
 from localllm.daemon.journal import Record
 from localllm.daemon.resident import Resident
 from localllm.errors import ContextExceeded, LocalLLMError
@@ -32,7 +32,8 @@ Finish = Literal["stop", "length"]
 class Ask:
     """One sequence to run, prompt already in ids. `stop` are strings, `stop_ids` tokens that end it. `markup` says how
     the answer marks reasoning and tool calls, `keep_special` which special tokens those marks are. `format` is what
-    `formats.settled` makes the `constraint` of."""
+    `formats.settled` makes the `constraint` of. The last `num_given` ids of the prompt are the beginning of the answer;
+    its text counts as said, unless it `shows_given`."""
 
     prompt: list[int]
     sampling: wire.SamplingParams
@@ -54,6 +55,8 @@ class Ask:
     constraint: wire.Constraint | None = None
     thinking: wire.ThinkingBudget | None = None
     pooled: wire.Pooling | None = None
+    num_given: int = 0
+    shows_given: bool = False
 
 
 @dataclass(slots=True)
@@ -62,7 +65,8 @@ class Piece:
 
     `stop` is the string or token id that ended the sequence. `ids` holds every counted token, also those whose text is
     still held back. `tool_calls` are calls or parts of calls, see ToolCall. `num_computed` prompt tokens are done, of
-    which `num_cached` were in the cache. `vector` is float32, little-endian.
+    which `num_cached` were in the cache. `vector` is float32, little-endian. `are_reasoning` goes with `logprobs`:
+    whether the token is one of reasoning, or of its tags.
     """
 
     index: int
@@ -71,6 +75,7 @@ class Piece:
     tool_calls: list[ToolCall] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     logprobs: list[wire.TokenLogprobs] = field(default_factory=list)
+    are_reasoning: list[bool] = field(default_factory=list)
     prompt_logprobs: list[wire.TokenLogprobs] = field(default_factory=list)
     started: bool = False
     finish: Finish | None = None
@@ -87,9 +92,11 @@ class Piece:
 
 @dataclass(slots=True)
 class Stats:
-    """Counts over all sequences of a reply, and the moments (monotonic seconds) that timings are made of."""
+    """Counts over all sequences of a reply, and the moments (monotonic seconds) that timings are made of. Of the prompt
+    tokens, `given_tokens` are the beginning of the answer."""
 
     prompt_tokens: int = 0
+    given_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0
@@ -98,6 +105,10 @@ class Stats:
     started: float | None = None
     first_token: float | None = None
     finished: float | None = None
+
+
+Begun = tuple[TextCutter, Piece]
+"""What cuts the text of a sequence, and the text that its answer has already."""
 
 
 class Reply:
@@ -116,9 +127,18 @@ class Reply:
         self._listener: Callable[[], None] | None = None
 
     @classmethod
-    def open(cls, resident: Resident, asks: Sequence[Ask], record: Record, *, load_s: float = 0.0) -> "Reply":
+    def open(
+        cls,
+        resident: Resident,
+        asks: Sequence[Ask],
+        record: Record,
+        *,
+        load_s: float = 0.0,
+        begun: Sequence[Begun] = (),
+    ) -> "Reply":
         """Submit all sequences; sequence i has index i. Copies of one prompt are neighbours, the same list, and count
-        once. The record hears what happens. ContextExceeded when a prompt is too long."""
+        once. The record hears what happens. `begun` are their cutters where that was done beforehand. ContextExceeded
+        when a prompt is too long."""
         for ask in asks:
             _check_length(ask, resident.context_length)
         reply = cls(resident, record, load_s=load_s)
@@ -126,19 +146,22 @@ class Reply:
         record.on_cancel(reply.abort)
         record.note("submitted", sequences=len(asks), max_tokens=asks[0].max_tokens if asks else None)
         reply.stats.submitted = time.monotonic()
-        reply.stats.prompt_tokens = sum(len(prompt) for prompt in {id(ask.prompt): ask.prompt for ask in asks}.values())
+        different = {id(ask.prompt): ask for ask in asks}.values()
+        reply.stats.prompt_tokens = sum(len(ask.prompt) for ask in different)
+        reply.stats.given_tokens = sum(ask.num_given for ask in different)
         try:
             for index, ask in enumerate(asks):
                 is_copy = index > 0 and ask.prompt is asks[index - 1].prompt
-                reply._start(index, ask, counts_prompt=not is_copy)
+                reply._start(index, ask, begun[index] if begun else begin(resident.text, ask), not is_copy)
         except LocalLLMError:
             reply.close()
             raise
         return reply
 
-    def _start(self, index: int, ask: Ask, *, counts_prompt: bool) -> None:
-        cutter = open_cutter(self._resident.text, ask)
-        sequence = _Sequence(self, index, self.record.sequence_id(index), cutter, counts_prompt)
+    def _start(self, index: int, ask: Ask, begun: Begun, counts_prompt: bool) -> None:
+        cutter, said = begun
+        before = said if ask.shows_given else None
+        sequence = _Sequence(self, index, self.record.sequence_id(index), cutter, before, counts_prompt)
         self._sequences.append(sequence)
         self._resident.submit(_submit(sequence.request_id, ask), sequence)
 
@@ -216,6 +239,12 @@ class Reply:
     def cancel(self, request_id: str) -> None:
         self._resident.cancel(request_id)
 
+    def note_prefill(self, first_token: float) -> None:
+        """How fast the prompt was read, where there was one."""
+        stats = self.stats
+        if len(self._sequences) == 1 and stats.started is not None:
+            self._resident.note_prefill(stats.prompt_tokens - stats.cached_tokens, first_token - stats.started)
+
     def note_finish(self, reason: Finish) -> None:
         if all(sequence.is_finished for sequence in self._sequences):
             self.stats.finished = time.monotonic()
@@ -229,8 +258,17 @@ class Reply:
 class _Sequence:
     """A sink for one sequence: chunks in, text pieces out."""
 
-    def __init__(self, reply: Reply, index: int, request_id: str, cutter: TextCutter, counts_prompt: bool) -> None:
+    def __init__(
+        self,
+        reply: Reply,
+        index: int,
+        request_id: str,
+        cutter: TextCutter,
+        before: Piece | None,
+        counts_prompt: bool,
+    ) -> None:
         self.request_id = request_id
+        self._before = before
         self._counts_prompt = counts_prompt
         self.is_finished = False
         self._reply = reply
@@ -251,6 +289,8 @@ class _Sequence:
             return
         piece = self._reply.pending(self._index)
         self._note_start(chunk, piece)
+        if self._before is not None:
+            self._show_before(self._before, piece)
         hit = self._take(chunk, piece)
         if hit is not None:
             self._finish(piece, "stop", hit)
@@ -260,6 +300,11 @@ class _Sequence:
             hit = self._cutter.finish(piece)
             is_cut = chunk.finish == "length" and hit is None
             self._finish(piece, "length" if is_cut else "stop", chunk.stop_id if hit is None else hit)
+
+    def _show_before(self, before: Piece, piece: Piece) -> None:
+        """What was given comes first, and counts for nothing."""
+        self._before = None
+        piece.text, piece.reasoning, piece.tool_calls = before.text, before.reasoning, before.tool_calls
 
     def _note_preemption(self, is_preempted: bool) -> None:
         self._is_preempted = is_preempted
@@ -300,6 +345,7 @@ class _Sequence:
         if chunk.ids and stats.first_token is None:
             stats.first_token = time.monotonic()
             self._reply.record.note("first_token")
+            self._reply.note_prefill(stats.first_token)
 
     def _take(self, chunk: wire.TokenChunk, piece: Piece) -> str | None:
         """Cut the chunk's tokens into text, one by one, up to a stop string: the string that was hit, if any."""
@@ -307,10 +353,12 @@ class _Sequence:
             piece.ids.append(token_id)
             self._num_new += 1
             self._reply.stats.completion_tokens += 1
-            self._reply.stats.reasoning_tokens += self._cutter.is_reasoning
+            was_reasoning = self._cutter.is_reasoning
+            hit = self._cutter.push(token_id, piece)
             if chunk.logprobs:
                 piece.logprobs.append(chunk.logprobs[position])
-            hit = self._cutter.push(token_id, piece)
+                piece.are_reasoning.append(was_reasoning or self._cutter.is_reasoning)
+            self._reply.stats.reasoning_tokens += was_reasoning
             if hit is not None:
                 return hit
         return None
@@ -344,6 +392,7 @@ def _submit(request_id: str, ask: Ask) -> wire.Submit:
         constraint=ask.constraint,
         thinking=ask.thinking,
         pooled=ask.pooled,
+        num_given=ask.num_given,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from localllm import wire
 from localllm.daemon.failures import as_ours, error_from, how_it_ended
 from localllm.daemon.process import WORKER_COMMAND, WorkerProcess
-from localllm.errors import BadModelFile, LocalLLMError, WorkerCrashed
+from localllm.errors import BadModelFile, LocalLLMError, Overloaded, WorkerCrashed
 from localllm.runtime.presets import LoadWish, wish_fields
 from localllm.store.entry import Entry
 
@@ -26,6 +26,11 @@ STUCK_S_PER_WEIGHT_GB = 15.0
 """A slow machine may need this long for a full step over each gigabyte of weights; it is not stuck."""
 SILENCE_S = 30.0
 WATCH_EVERY_S = 1.0
+ANSWER_S = 10.0
+"""A question waits for the end of a step; one who only looks on does not wait longer than this."""
+LEAST_PREFILL = 32
+"""Tokens: what takes less work says little about how fast prompts are read."""
+PREFILL_MEMORY = 0.3
 STOP_S = 5.0
 
 
@@ -60,6 +65,7 @@ class Resident:
         self.ready: wire.Ready | None = None
         self.snapshot: wire.Snapshot | None = None
         self.tokens_per_s = 0.0
+        self.prefill_per_s = 0.0
         self.gone = asyncio.Event()
         self.num_users = 0
         self.keep_alive_s: float | None = None
@@ -75,6 +81,8 @@ class Resident:
         self._changed = changed
         self._text: TextSide | None = None
         self._sinks: dict[str, Sink] = {}
+        self._questions: dict[int, asyncio.Future[wire.Answer]] = {}
+        self._num_questions = 0
         self._process: WorkerProcess | None = None
         self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._last_frame = started
@@ -138,6 +146,31 @@ class Resident:
         if self._sinks.pop(request_id, None) is not None and self._process is not None:
             self._process.send(wire.Cancel(request_id))
 
+    async def ask(self, question: Callable[[int], wire.Question]) -> wire.Answer:
+        """The engine's answer; `question` is made with its number. Overloaded where the engine is too busy to answer,
+        WorkerCrashed where it is gone."""
+        if self.state != "ready" or self._process is None:
+            raise self.error or _gone()
+        self._num_questions += 1
+        number = self._num_questions
+        answer: asyncio.Future[wire.Answer] = asyncio.get_running_loop().create_future()
+        self._questions[number] = answer
+        try:
+            self._process.send(question(number))
+            async with asyncio.timeout(ANSWER_S):
+                return await answer
+        except TimeoutError:
+            raise Overloaded(f"{self.entry.name} is in a long step", hint="ask again in a few seconds") from None
+        finally:
+            del self._questions[number]
+
+    def note_prefill(self, num_tokens: int, seconds: float) -> None:
+        """A prompt of which so many tokens had to be computed took this long, whatever else was computed beside it."""
+        if num_tokens < LEAST_PREFILL or seconds <= 0:
+            return
+        rate, known = num_tokens / seconds, self.prefill_per_s
+        self.prefill_per_s = rate if not known else known + PREFILL_MEMORY * (rate - known)
+
     async def settled(self, timeout_s: float) -> None:
         """Wait until the snapshot no longer shows sequences of streams that have ended."""
         deadline = time.monotonic() + timeout_s
@@ -190,8 +223,15 @@ class Resident:
                     self._note_progress(process, message, text)
                 case wire.Ready():
                     await self._become_ready(process, message, text, check)
+                case wire.Probed() | wire.PageAnswer():
+                    self._take_answer(message)
                 case wire.Failed(code, sentence, hint):
                     self.error = error_from(code, sentence, hint)
+
+    def _take_answer(self, answer: wire.Answer) -> None:
+        waiting = self._questions.get(answer.question_id)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)
 
     def _note_progress(self, process: WorkerProcess, progress: wire.Progress, text: "asyncio.Future[TextSide]") -> None:
         """The worker found the weights sound and begins to load them, for which nobody waits without a tokenizer."""
@@ -316,6 +356,9 @@ class Resident:
             sink.fail(error)
 
     def _end(self) -> None:
+        for waiting in self._questions.values():
+            if not waiting.done():
+                waiting.set_exception(self.error or _gone())
         if not self._loaded.done():
             self._loaded.set_exception(
                 self.error or WorkerCrashed(f"{self.entry.name} was unloaded while it loaded", hint="ask again")

@@ -135,12 +135,11 @@ class PagePool:
         found: list[Link] = []
         while known is not None and len(found) < most:
             found.append(Link(self._index[known.group, known.chain], known.chain))
-            if known.parent is None or known.index == 0:
-                break
-            before = self._index.get((known.group, known.parent))
-            known, chain = None if before is None else self._known[before], known.parent
-            if known is None:
-                found.append(Link(None, chain))
+            parent = known.parent if known.index else None
+            before = None if parent is None else self._index.get((known.group, parent))
+            if parent is not None and before is None:
+                found.append(Link(None, parent))
+            known = None if before is None else self._known[before]
         return found[:most]
 
     def num_references(self, page: PageId) -> int:

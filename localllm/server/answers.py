@@ -1,5 +1,6 @@
 """Answers as OpenAI writes them: whole bodies, and the chunks of a stream with everything constant encoded once."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -144,24 +145,33 @@ def finish_reason(piece: Piece, *, has_called_tools: bool) -> str | None:
 
 
 def chat_logprobs(
-    tokenizer: "Tokenizer", entries: Sequence[wire.TokenLogprobs], *, as_ids: bool = False
+    tokenizer: "Tokenizer",
+    entries: Sequence[wire.TokenLogprobs],
+    *,
+    as_ids: bool = False,
+    reasoning: Sequence[bool] | None = None,
 ) -> dict[str, Any]:
-    """`as_ids`: tokens are shown as `token_id:5`, as vLLM does."""
-    return {"content": [_chat_logprob(tokenizer, entry, as_ids) for entry in entries], "refusal": None}
+    """`as_ids`: tokens are shown as `token_id:5`, as vLLM does. With `reasoning`, which of them are some, every token
+    has its id besides, and its place the entropy in nats."""
+    shown = [_chat_logprob(tokenizer, entry, as_ids, reasoning is not None) for entry in entries]
+    for entry, details, is_reasoning in zip(entries, shown, reasoning or (), strict=False):
+        details |= {"reasoning": is_reasoning, "entropy": entry.entropy if math.isfinite(entry.entropy) else None}
+    return {"content": shown, "refusal": None}
 
 
-def _chat_logprob(tokenizer: "Tokenizer", entry: wire.TokenLogprobs, as_ids: bool) -> dict[str, Any]:
+def _chat_logprob(tokenizer: "Tokenizer", entry: wire.TokenLogprobs, as_ids: bool, with_ids: bool) -> dict[str, Any]:
     best = zip(entry.top_ids, entry.top_logprobs, strict=True)
     return {
-        **_token(tokenizer, entry.token_id, entry.logprob, as_ids),
-        "top_logprobs": [_token(tokenizer, token_id, logprob, as_ids) for token_id, logprob in best],
+        **_token(tokenizer, entry.token_id, entry.logprob, as_ids, with_ids),
+        "top_logprobs": [_token(tokenizer, token_id, logprob, as_ids, with_ids) for token_id, logprob in best],
     }
 
 
-def _token(tokenizer: "Tokenizer", token_id: int, logprob: float, as_ids: bool) -> dict[str, Any]:
+def _token(tokenizer: "Tokenizer", token_id: int, logprob: float, as_ids: bool, with_ids: bool) -> dict[str, Any]:
     raw = tokenizer.token_bytes(token_id)
     shown = f"token_id:{token_id}" if as_ids else raw.decode("utf-8", errors="replace")
-    return {"token": shown, "logprob": finite(logprob), "bytes": list(raw)}
+    token = {"token": shown, "logprob": finite(logprob), "bytes": list(raw)}
+    return token | {"token_id": token_id} if with_ids else token
 
 
 class CompletionLogprobs:
@@ -224,11 +234,12 @@ def finite(logprob: float) -> float:
 
 
 def usage(stats: Stats) -> dict[str, Any]:
+    given = {"continued_tokens": stats.given_tokens} if stats.given_tokens else {}
     return {
         "prompt_tokens": stats.prompt_tokens,
         "completion_tokens": stats.completion_tokens,
         "total_tokens": stats.prompt_tokens + stats.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": stats.cached_tokens},
+        "prompt_tokens_details": {"cached_tokens": stats.cached_tokens} | given,
         "completion_tokens_details": {"reasoning_tokens": stats.reasoning_tokens},
     }
 

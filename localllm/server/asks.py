@@ -174,8 +174,10 @@ def chat_asks(
         add_generation_prompt=_opens_answer(request),
         continue_final_message=request.continue_final_message is True,
         variables=thinking.variables,
+        pass_over=notes.pass_over,
     )  # fmt: skip
     encoded = text.tokenizer.encode(prompt, add_special=request.add_special_tokens is True, parse_special=True)
+    given = _continued(request, ask, vocab_size)
     ids = notes.truncate(encoded, request.truncate_prompt_tokens)
     if not ids:
         raise InvalidRequest("nothing is left of the prompt", param="truncate_prompt_tokens")
@@ -183,7 +185,9 @@ def chat_asks(
     marked = markup if markup.reasoning or markup.tools or markup.is_harmony else None
     ask = replace(
         ask,
-        prompt=ids,
+        prompt=[*ids, *given],
+        num_given=len(given),
+        shows_given=bool(given and request.echo),
         prompt_text=prompt,
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         is_chat=True,
@@ -193,6 +197,20 @@ def chat_asks(
         format=_format(request, use, markup, prompt, text.tokenizer),
     )
     return _copies(ask, request.n or 1)
+
+
+def _continued(request: ChatRequest, ask: Ask, vocab_size: int) -> list[int]:
+    """What the answer begins with. InvalidRequest where a token of it is none, or ends the answer."""
+    ids = request.continue_token_ids or []
+    _check_ids("continue_token_ids", ids, vocab_size)
+    end = next((token_id for token_id in ids if token_id in ask.stop_ids), None)
+    if end is not None:
+        raise InvalidRequest(
+            f"continue_token_ids holds token {end}, which ends an answer",
+            hint="leave it out, and what stands behind it; or send ignore_eos",
+            param="continue_token_ids",
+        )
+    return ids
 
 
 def _opens_answer(request: ChatRequest) -> bool:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from localllm.server.fields import ChatRequest
 
 MAX_TOOLS = 128
+MAX_CONTINUED_IDS = 65_536
 _NAME = re.compile(r"[\w.:/-]{1,256}", re.ASCII)
 _EXAMPLE = 'for example {"type": "function", "function": {"name": "f", "parameters": {}}}'
 Mode = Literal["none", "auto", "required"]
@@ -91,6 +92,7 @@ def check_chat(request: "ChatRequest") -> None:
         _check_parameters(tool["function"])
     tool_use(request)
     _check_reasoning(request)
+    _check_continued(request)
 
 
 def _checked_tools(tools: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -129,3 +131,23 @@ def _check_reasoning(request: "ChatRequest") -> None:
         raise InvalidRequest("reasoning.effort and reasoning_effort differ", hint="send one", param="reasoning")
     if reasoning.max_tokens is not None and not 0 <= reasoning.max_tokens <= 10_000_000:
         raise InvalidRequest("reasoning.max_tokens must be between 0 and 10000000", param="reasoning.max_tokens")
+
+
+def _check_continued(request: "ChatRequest") -> None:
+    """An answer that was begun goes on as one: what else could be asked of its beginning makes no sense."""
+    ids = request.continue_token_ids
+    if ids is None:
+        return
+    if not 0 < len(ids) <= MAX_CONTINUED_IDS:
+        raise InvalidRequest(f"continue_token_ids must hold 1 to {MAX_CONTINUED_IDS} ids", param="continue_token_ids")
+    others = {
+        "continue_final_message": request.continue_final_message,
+        "add_generation_prompt": request.add_generation_prompt is False,
+        "truncate_prompt_tokens": request.truncate_prompt_tokens is not None,
+        "prompt_logprobs": request.prompt_logprobs is not None,
+    }
+    for name, is_there in others.items():
+        if is_there:
+            raise InvalidRequest(
+                f"continue_token_ids does not go with {name}", hint="leave one of them out", param="continue_token_ids"
+            )

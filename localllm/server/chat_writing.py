@@ -43,8 +43,8 @@ def hides_reasoning(wanted: ChatRequest) -> bool:
 
 
 def echoed(wanted: ChatRequest) -> str:
-    """What the answer goes on with, where that is to be repeated."""
-    last = plain_messages(wanted.messages[-1:])[0] if wanted.echo else {}
+    """What the answer goes on with, where that is to be repeated; tokens that it goes on with come as text anyway."""
+    last = plain_messages(wanted.messages[-1:], lambda error: None)[0] if wanted.echo and not wanted.continue_token_ids else {}
     return str(last["content"]) if last.get("role") == "assistant" else ""
 
 
@@ -52,7 +52,8 @@ def _logprobs(answer: "Answer", wanted: ChatRequest, piece: Piece) -> dict[str, 
     if not wanted.logprobs:
         return None
     tokenizer, as_ids = answer.resident.text.tokenizer, bool(wanted.return_tokens_as_token_ids)
-    return answers.chat_logprobs(tokenizer, piece.logprobs, as_ids=as_ids)
+    reasoning = piece.are_reasoning if wanted.return_token_ids else None
+    return answers.chat_logprobs(tokenizer, piece.logprobs, as_ids=as_ids, reasoning=reasoning)
 
 
 class ChatWriter:

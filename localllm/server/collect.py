@@ -16,6 +16,7 @@ def join(whole: Piece, piece: Piece) -> None:
     whole.tool_calls = joined_calls([*whole.tool_calls, *piece.tool_calls])
     whole.ids += piece.ids
     whole.logprobs += piece.logprobs
+    whole.are_reasoning += piece.are_reasoning
     whole.prompt_logprobs += piece.prompt_logprobs
     whole.finish, whole.stop = piece.finish, piece.stop
     whole.num_computed = max(whole.num_computed, piece.num_computed)

@@ -115,6 +115,7 @@ def _schemas(operations: Sequence[Operation]) -> Schema:
 _EVERYWHERE = (*SAMPLING_BOUNDS, *fields.BOUNDS)
 _BOUNDED: Mapping[str, Sequence[fields.Bound]] = {
     "ChatRequest": (*_EVERYWHERE, *fields.CHAT_BOUNDS),
+    "PreviewRequest": (*_EVERYWHERE, *fields.CHAT_BOUNDS),
     "CompletionRequest": (*_EVERYWHERE, *fields.COMPLETION_BOUNDS),
     "ResponseRequest": (*_EVERYWHERE, *responses_shapes.RESPONSE_BOUNDS),
     "MessagesRequest": (*_EVERYWHERE, *anthropic_shapes.MESSAGE_BOUNDS),

@@ -15,9 +15,10 @@ from starlette.requests import Request
 from localllm.daemon.admission import Admission, Bounds, Ticket
 from localllm.daemon.formats import settled
 from localllm.daemon.grammars import Grammars
+from localllm.daemon.incremental import begin
 from localllm.daemon.journal import Journal, Record
 from localllm.daemon.quarantine import fingerprint_of, fingerprint_of_body
-from localllm.daemon.replies import Ask, Reply
+from localllm.daemon.replies import Ask, Begun, Reply
 from localllm.daemon.residency import Residency, Wait, key_of
 from localllm.daemon.resident import Resident
 from localllm.errors import DeadlineExceeded, InvalidRequest, LocalLLMError, Overloaded
@@ -192,7 +193,8 @@ class Desk:
         self.admission.settle(entry.ticket, len(asks), _num_tokens(asks), is_certain=wait.is_told)
         quarantine, key = self.residency.quarantine, key_of(resident.entry)
         await stack.enter_async_context(quarantine.running(key, fingerprints))
-        reply = Reply.open(resident, asks, entry.record, load_s=load_s)
+        begun = await self._begun(resident, asks)
+        reply = Reply.open(resident, asks, entry.record, load_s=load_s, begun=begun)
         entry.leash.hold(reply)
         entry.record.on_cancel(entry.leash.pull)
         self.replies.add(reply)
@@ -224,6 +226,13 @@ class Desk:
             return asks, [fingerprint_of_body(wanted), fingerprint_of(asks)]
 
         return await self.residency.in_thread(work)
+
+    async def _begun(self, resident: Resident, asks: list[Ask]) -> Sequence[Begun]:
+        """Where answers were begun before, what reads them has to catch up, off the event loop."""
+        if not any(ask.num_given for ask in asks):
+            return ()
+        text = resident.text
+        return await self.residency.in_thread(lambda: [begin(text, ask) for ask in asks])
 
     async def _refuse_known_poison(self, name: str, wanted: Common) -> None:
         """Before its model is even loaded."""

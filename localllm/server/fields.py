@@ -129,7 +129,8 @@ class Common(msgspec.Struct, kw_only=True):
 
 
 class ChatRequest(Common, kw_only=True):
-    """`POST /v1/chat/completions`."""
+    """`POST /v1/chat/completions`. `continue_token_ids`: the answer begins with these, which were said before; only
+    what is new is sent, unless `echo` asks for all of it."""
 
     messages: list[dict[str, Any]]
     max_completion_tokens: int | None = None
@@ -141,6 +142,7 @@ class ChatRequest(Common, kw_only=True):
     modalities: list[str] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    continue_token_ids: list[int] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool | None = None
     echo: bool | None = None

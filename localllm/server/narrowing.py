@@ -9,7 +9,7 @@ from typing import Any
 
 from localllm.runtime.presets import QUANTIZE
 from localllm.server import fields
-from localllm.server.chat_checks import MAX_TOOLS
+from localllm.server.chat_checks import MAX_CONTINUED_IDS, MAX_TOOLS
 from localllm.server.metrics import PREFIXES
 from localllm.server.ollama_requests import LEVELS
 from localllm.server.responses import MAX_PAGE
@@ -158,11 +158,14 @@ _MESSAGE: Schema = OBJECT | {
 }
 _MESSAGES = _list({"$ref": "#/components/schemas/Message"}, 1, fields.MAX_MESSAGES)
 
+_BEFORE_DRAFT = _list({"$ref": "#/components/schemas/Message"}, 0, fields.MAX_MESSAGES - 1)
+
 _CHAT: dict[str, Schema] = {
     "messages": _MESSAGES,
     "tools": _or_null(_list(_TOOL, most=MAX_TOOLS)),
     "tool_choice": _CHOICE,
     "modalities": {"enum": [["text"], None]},
+    "continue_token_ids": _or_null(_list(TOKEN, 1, MAX_CONTINUED_IDS)),
 }
 
 # ---- prompts and inputs in several forms
@@ -313,6 +316,7 @@ _EITHER_NAME: Schema = {
 BY_SHAPE: Mapping[str, Mapping[str, Schema]] = {
     "ChatRequest": _COMMON | _CHAT,
     "CompletionRequest": _COMMON | {"prompt": _PROMPT},
+    "PreviewRequest": _COMMON | _CHAT | {"messages": _BEFORE_DRAFT},
     "StructuredOutputs": {"choice": _or_null(_list(TEXT, 1))},
     "Reasoning": {"max_tokens": _or_null(_whole(0, fields.MAX_NEW_TOKENS))},
     "EmbeddingRequest": {"input": _INPUT, "truncate_prompt_tokens": _or_null({"const": -1}, _whole(1, MAX_TOKENS))},
@@ -362,13 +366,14 @@ REQUIRED: Mapping[str, Sequence[str]] = {
     "OllamaEmbedRequest": ("model", "input"),
     "OllamaOldEmbedRequest": ("model",),
     "OllamaCopyRequest": ("source", "destination"),
+    "PreviewRequest": (),
 }
 """What a struct has a default for so that its check can say in the dialect's words that it is missing."""
 
 CLOSED = (
-    "ChatRequest", "CompletionRequest", "EmbeddingRequest", "RerankRequest", "ScoreRequest", "ResponseRequest",
-    "CountRequest", "ReasoningOptions", "TextOptions", "ResponseStreamOptions", "LoadRequest", "StopRequest",
-    "TokenizeRequest",
+    "ChatRequest", "CompletionRequest", "PreviewRequest", "EmbeddingRequest", "RerankRequest", "ScoreRequest",
+    "ResponseRequest", "CountRequest", "ReasoningOptions", "TextOptions", "ResponseStreamOptions", "LoadRequest",
+    "StopRequest", "TokenizeRequest",
 )  # fmt: skip
 """Shapes whose unknown fields are refused."""
 
@@ -389,6 +394,12 @@ BESIDES: Mapping[str, Schema] = {
         ("previous_response_id",), previous_response_id=TEXT)]},
     "TokenizeRequest": {
         "anyOf": [_object(("prompt",), prompt=TEXT), _object(("messages",), messages={"type": "array"})]
+    },
+    "PreviewRequest": {
+        "anyOf": [
+            _object(("draft",), draft=SOME),
+            _object(("messages",), messages={"type": "array", "minItems": 1}),
+        ]
     },
     "Thinking": {
         "anyOf": [

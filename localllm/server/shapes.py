@@ -92,7 +92,10 @@ class ErrorBody(msgspec.Struct):
 
 
 class CachedDetails(msgspec.Struct):
+    """`continued_tokens`: of the prompt's tokens those that the answer goes on with."""
+
     cached_tokens: int
+    continued_tokens: int | UnsetType = UNSET
 
 
 class ReasonedDetails(msgspec.Struct):
@@ -122,14 +125,21 @@ class Timings(msgspec.Struct):
     total_ms: float
 
 
-class TokenLogprob(msgspec.Struct):
+class TokenLogprob(msgspec.Struct, kw_only=True):
+    """`token_id` with `return_token_ids`."""
+
     token: str
     logprob: float
     bytes: list[int]
+    token_id: int | UnsetType = UNSET
 
 
-class ScoredToken(TokenLogprob):
+class ScoredToken(TokenLogprob, kw_only=True):
+    """With `return_token_ids` also whether it is one of reasoning, and the entropy at its place in nats."""
+
     top_logprobs: list[TokenLogprob]
+    reasoning: bool | UnsetType = UNSET
+    entropy: float | UnsetType | None = UNSET
 
 
 class ChatLogprobs(msgspec.Struct):

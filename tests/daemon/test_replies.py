@@ -32,6 +32,8 @@ class FakeResident:
     def cancel(self, request_id: str) -> None:
         self.cancelled.append(request_id)
 
+    def note_prefill(self, num_tokens: int, seconds: float) -> None: ...
+
     def say(self, index: int, text: str, **fields: object) -> None:
         request_id = list(self.sinks)[index]
         chunk = wire.TokenChunk(request_id, ids=list(text.encode()), **fields)  # type: ignore[arg-type]  # test data

@@ -62,6 +62,7 @@ def expected_text(prompt: Sequence[int], max_tokens: int) -> str:
 
 
 class ToyTokenizer:
+    vocab_size = VOCAB_SIZE
     eog_ids = frozenset((EOS,))
     special_ids = frozenset((BOS, EOS, TURN))
     built = SimpleNamespace(
