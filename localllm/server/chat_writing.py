@@ -44,7 +44,9 @@ def hides_reasoning(wanted: ChatRequest) -> bool:
 
 def echoed(wanted: ChatRequest) -> str:
     """What the answer goes on with, where that is to be repeated; tokens that it goes on with come as text anyway."""
-    last = plain_messages(wanted.messages[-1:], lambda error: None)[0] if wanted.echo and not wanted.continue_token_ids else {}
+    if not wanted.echo or wanted.continue_token_ids:
+        return ""
+    last = plain_messages(wanted.messages[-1:], lambda error: None)[0]
     return str(last["content"]) if last.get("role") == "assistant" else ""
 
 

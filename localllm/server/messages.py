@@ -1,6 +1,6 @@
 """Chat messages as clients send them to the plain form that templates render: text only, roles they know."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,19 +17,29 @@ _ROLES: Mapping[Any, str] = {
 _FIELDS = frozenset(
     ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content", "refusal")
 )
-_IGNORED = frozenset(("audio", "function_call", "reasoning_details"))  # in answers sent back; empty there
+_OF_OTHERS = frozenset(("audio", "function_call", "reasoning_details"))
+"""In answers sent back: empty in ours, perhaps not in those of another server that the conversation began with."""
 _IDLE = frozenset(("annotations", "cache_control", "id", "parsed", "provider_specific_fields"))
 """Fields that clients keep with messages and that say nothing to a model."""
 _TEXTS = ("name", "tool_call_id", "reasoning", "reasoning_content", "refusal")
 _PART_FIELDS = frozenset(("type", "text", "refusal"))
 
 
-def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Checked and simplified. InvalidRequest says which message is wrong and how."""
-    return [_plain(index, message) for index, message in enumerate(messages)]
+PassOver = Callable[[InvalidRequest], None]
 
 
-def _plain(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
+def refuse(error: InvalidRequest) -> None:
+    """Nothing is passed over."""
+    raise error
+
+
+def plain_messages(messages: Sequence[Mapping[str, Any]], pass_over: PassOver = refuse) -> list[dict[str, Any]]:
+    """Checked and simplified. InvalidRequest says which message is wrong and how; `pass_over` judges those about what
+    other servers said with their answers, and raises it or not."""
+    return [_plain(index, message, pass_over) for index, message in enumerate(messages)]
+
+
+def _plain(index: int, message: Mapping[str, Any], pass_over: PassOver) -> dict[str, Any]:
     where = f"messages[{index}]"
     role = message.get("role")
     if role == "function":
@@ -41,7 +51,9 @@ def _plain(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(role, str) or role not in _ROLES:
         raise _wrong(f"{where}.role", f"must be one of {', '.join(_ROLES)}, not {role!r}")
     for name, value in message.items():
-        if name not in _FIELDS and name not in _IDLE and not (name in _IGNORED and not value):
+        if name in _OF_OTHERS and value:
+            pass_over(_wrong(f"{where}.{name}", "is not supported here"))
+        elif name not in _FIELDS | _IDLE | _OF_OTHERS:
             raise _wrong(f"{where}.{name}", "is not supported here")
     plain: dict[str, Any] = {"role": _ROLES[role], "content": _content(where, role, message)}
     texts = {name: _string(f"{where}.{name}", message[name]) for name in _TEXTS if message.get(name) is not None}

@@ -12,7 +12,7 @@ import msgspec
 
 from localllm.errors import InvalidRequest, TemplateRefused
 from localllm.runtime.presets import behind_opening
-from localllm.server.messages import plain_messages
+from localllm.server.messages import PassOver, plain_messages, refuse
 from localllm.store.entry import Entry
 
 if TYPE_CHECKING:
@@ -45,9 +45,10 @@ def chat_prompt(
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
     variables: Mapping[str, Any] = MappingProxyType({}),
+    pass_over: PassOver = refuse,
 ) -> str:
     """With the entry's own system prompt and opening messages. InvalidRequest says which message is wrong and how, or
-    what the template refuses."""
+    what the template refuses; `pass_over` as in `plain_messages`."""
     for name in _RENDER_ARGUMENTS.intersection(variables):
         raise InvalidRequest(f"chat_template_kwargs may not set {name!r}", param="chat_template_kwargs")
 
@@ -60,7 +61,7 @@ def chat_prompt(
             **variables,
         )
 
-    plain = behind_opening(entry, plain_messages(messages))
+    plain = behind_opening(entry, plain_messages(messages, pass_over))
     if knows_tools(text.template.source):
         return rendered(plain, tools)
     told = in_words(plain)

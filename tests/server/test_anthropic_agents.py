@@ -1,34 +1,19 @@
 """What Claude Code and Codex send, written down in `agents/`, passes as it is: only the model is another one."""
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.server.golden_streams import events_of
 from tests.server.parrot import parrots
+from tests.server.recorded import Recorded, recorded, send
 from tests.server.world import World, daemon
-
-FOLDER = Path(__file__).parent / "agents"
-Recorded = dict[str, Any]
-
-
-def recorded(client: str) -> list[Any]:
-    requests = json.loads((FOLDER / f"{client}.json").read_text())["requests"]
-    return [pytest.param(request, id=f"{client}: {request['name']}") for request in requests]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with daemon(tmp_path_factory.mktemp("home"), sources=parrots()) as world:
         yield world
-
-
-def send(world: World, request: Recorded) -> Any:
-    body = request["body"] | {"model": "parrot:1b"}
-    return world.client.post(request["path"], json=body, headers=request["headers"])
 
 
 @pytest.mark.parametrize("request_", recorded("claude_code"))
