@@ -26,6 +26,10 @@ NOTHING_FITS = "no prefix of the rest is in the vocabulary, so that the word is 
 TOO_LONG = "the word is longer than the model looks into, so that it is unknown as a whole"
 
 
+Cut = tuple[int, int, int]
+"""The id of a token, and the characters where it begins and ends."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """The word around a place of a text: `tokens[first:last]` of `explain`, the `word`'s tokens from `skip` on."""
@@ -50,8 +54,8 @@ class Explainer:
 
     # ---- a text
 
-    def tokens(self, text: str, *, add_special: bool, parse_special: bool) -> list[Explained]:
-        return self.tokenizer.explain(text, add_special=add_special, parse_special=parse_special)
+    def cuts(self, text: str, *, add_special: bool, parse_special: bool) -> list[Cut]:
+        return self.tokenizer.cuts(text, add_special=add_special, parse_special=parse_special)
 
     # ---- a word
 
@@ -270,7 +274,7 @@ def explanation(
     """A text through several tokenizers, the first `most` tokens of each listed; counts and cuts are of all of it."""
     text = clean_text(text)
     read = [_read(each, text, add_special, parse_special) for each in explainers]
-    cuts = [{token.char_end for token in tokens} for tokens in read if isinstance(tokens, list)]
+    cuts = [{end for _, _, end in tokens} for tokens in read if isinstance(tokens, list)]
     agreed = set.intersection(*cuts) if cuts else set()
     return told.Explanation(
         num_chars=len(text),
@@ -280,16 +284,16 @@ def explanation(
     )
 
 
-def _read(explainer: Explainer, text: str, add_special: bool, parse_special: bool) -> list[Explained] | InvalidRequest:
+def _read(explainer: Explainer, text: str, add_special: bool, parse_special: bool) -> list[Cut] | InvalidRequest:
     """One tokenizer's refusal must not keep the others from showing theirs."""
     try:
-        return explainer.tokens(text, add_special=add_special, parse_special=parse_special)
+        return explainer.cuts(text, add_special=add_special, parse_special=parse_special)
     except InvalidRequest as refusal:
         return refusal
 
 
 def _split(
-    explainer: Explainer, found: list[Explained] | InvalidRequest, agreed: set[int], most: int
+    explainer: Explainer, found: list[Cut] | InvalidRequest, agreed: set[int], most: int
 ) -> told.SplitText:
     tokenizer = explainer.tokenizer
     common: dict[str, Any] = {"model": explainer.name, "title": explainer.title, "vocab_size": tokenizer.vocab_size}
@@ -297,14 +301,14 @@ def _split(
         return told.SplitText(**common, kind=tokenizer.kind, problem=found.message)
     tokens = [
         told.TextToken(
-            id=token.id,
-            bytes=token.bytes.hex(),
-            start=token.char_start,
-            end=token.char_end,
-            is_special=token.is_special,
-            agrees=token.char_end in agreed,
+            id=token_id,
+            bytes=tokenizer.token_bytes(token_id).hex(),
+            start=start,
+            end=end,
+            is_special=token_id in tokenizer.special_ids,
+            agrees=end in agreed,
         )
-        for token in found[:most]
+        for token_id, start, end in found[:most]
     ]
-    num_agreed = len({token.char_end for token in found} & agreed - {0})
+    num_agreed = len({end for _, _, end in found} & agreed - {0})
     return told.SplitText(**common, kind=tokenizer.kind, count=len(found), tokens=tokens, num_agreed=num_agreed)

@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self
@@ -167,6 +167,18 @@ class Tokenizer:
         after = [self._explained(token_id, (end_bytes,) * 2, (end_chars,) * 2) for token_id in special.suffix_ids]
         return [*before, *tokens, *after]
 
+    def cuts(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[tuple[int, int, int]]:
+        """What `explain` gives, in short: the id of each token, and the characters where it begins and ends."""
+        text = clean_text(text)
+        self._check_length(text)
+        located = self._located(text, parse_special, _Places(text)) if text else ()
+        found = [(token_id, *chars) for token_id, _, chars in located]
+        if not add_special:
+            return found
+        special, end = self.built.special, len(text)
+        before, after = special.prefix_ids, special.suffix_ids
+        return [*((one, 0, 0) for one in before), *found, *((one, end, end) for one in after)]
+
     def spelled_words(self, text: str, *, parse_special: bool = True) -> list["SpelledWord"]:
         """The words that the pre-tokenizer cut, with how each token is spelled and how many tokens come before.
 
@@ -274,18 +286,22 @@ class Tokenizer:
                 raise as_refusal(error) from error
 
     def _explain_plainly(self, text: str, parse_special: bool) -> list[Explained]:
-        encoded = self._encode_plainly(text, parse_special)
         places = _Places(text)
+        return [
+            self._explained(token_id, span_bytes, span_chars)
+            for token_id, span_bytes, span_chars in self._located(text, parse_special, places)
+        ]
+
+    def _located(
+        self, text: str, parse_special: bool, places: "_Places"
+    ) -> Iterator[tuple[int, tuple[int, int], tuple[int, int]]]:
+        """The id of each token, and where it lies in bytes and in characters."""
+        encoded = self._encode_plainly(text, parse_special)
         spans = self._byte_spans(encoded.ids, text.encode())
         if spans is None:
-            return [
-                self._explained(token_id, places.bytes_of(span), span)
-                for token_id, span in zip(encoded.ids, encoded.offsets, strict=True)
-            ]
-        return [
-            self._explained(token_id, span, places.chars_of(span))
-            for token_id, span in zip(encoded.ids, spans, strict=True)
-        ]
+            chars = encoded.offsets
+            return zip(encoded.ids, map(places.bytes_of, chars), chars, strict=True)
+        return zip(encoded.ids, spans, map(places.chars_of, spans), strict=True)
 
     def _byte_spans(self, ids: Sequence[int], raw: bytes) -> list[tuple[int, int]] | None:
         """Where each token's bytes lie; None if, even without added spaces, they are not the text's."""
@@ -370,9 +386,12 @@ class _Places:
     """Translates spans between the characters of a text and its UTF-8 bytes."""
 
     def __init__(self, text: str) -> None:
-        self._starts = [0]  # of character i in bytes; one more entry for the end
-        for character in text:
-            self._starts.append(self._starts[-1] + len(character.encode()))
+        # of character i in bytes; one more entry for the end
+        self._starts: Sequence[int] = (
+            range(len(text) + 1)
+            if text.isascii()
+            else [*accumulate((len(character.encode()) for character in text), initial=0)]
+        )
 
     def bytes_of(self, chars: tuple[int, int]) -> tuple[int, int]:
         return self._starts[chars[0]], self._starts[chars[1]]

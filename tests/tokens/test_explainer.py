@@ -53,7 +53,7 @@ def test_counts_are_of_the_whole_text_where_only_the_first_tokens_are_listed() -
 
 def test_a_tokenizer_that_cannot_read_a_text_does_not_keep_the_others_from_it() -> None:
     broken = Explainer(Tokenizer.from_gguf(tiny_metadata()), "broken")
-    broken.tokenizer.explain = lambda *_, **__: (_ for _ in ()).throw(InvalidRequest("it gives up"))  # type: ignore
+    broken.tokenizer.cuts = lambda *_, **__: (_ for _ in ()).throw(InvalidRequest("it gives up"))  # type: ignore
     found = explanation([broken, EXPLAINERS["bpe"]], "hello", add_special=False, parse_special=True, most=9)
     assert found.tokenizers[0].problem == "it gives up" and found.tokenizers[1].count == 1
 
@@ -62,7 +62,7 @@ def test_a_tokenizer_that_cannot_read_a_text_does_not_keep_the_others_from_it() 
 @given(text=TEXTS, data=st.data())
 def test_the_trace_of_a_place_holds_the_token_there(name: str, text: str, data: st.DataObject) -> None:
     explainer = EXPLAINERS[name]
-    tokens = explainer.tokens(text, add_special=False, parse_special=True)
+    tokens = explainer.tokenizer.explain(text, add_special=False)
     at = data.draw(st.integers(0, len(text) - 1))
     if not tokens:
         with pytest.raises(InvalidRequest):
