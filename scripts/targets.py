@@ -26,6 +26,7 @@ from localllm.settings import load_settings
 ROOT = Path(__file__).resolve().parents[1]
 TOY = "toy:slow"
 TOY_COMMAND = (sys.executable, str(ROOT / "tests/server/toy_daemon.py"))
+TRACED_COMMAND = (sys.executable, str(ROOT / "scripts/traced_daemon.py"))
 LONGEST_S = 120.0
 SETTLED_S = 10.0
 
@@ -141,15 +142,15 @@ class Target:
 
 
 @contextmanager
-def target(model: Path | None, seed: int, **settings: str) -> Iterator[Target]:
+def target(model: Path | None, seed: int, command: Sequence[str] = (), **settings: str) -> Iterator[Target]:
     """A daemon of its own in a temporary home, with its model loaded, or a toy where none is named. `settings` are for
-    what the environment does not say."""
+    what the environment does not say, `command` is for another program than the daemon."""
     with tempfile.TemporaryDirectory(prefix="storm-") as home:
         for name, value in {"max_sequences": "64", **settings}.items():
             os.environ.setdefault(f"LOCALLLM_{name.upper()}", value)
         os.environ |= {"LOCALLLM_HOME": home, "LOCALLLM_OFFLINE": "1", "LOCALLLM_KEEP_ALIVE": "-1"}
         loaded = load_settings(port=0)
-        address = ensure_daemon(loaded, command=DAEMON_COMMAND if model else TOY_COMMAND)
+        address = ensure_daemon(loaded, command=command or (DAEMON_COMMAND if model else TOY_COMMAND))
         try:
             made = Target(address, str(model.absolute()) if model else TOY, seed)
             made.call("POST", "/v1/completions", made.body("warm", 4, stream=False))

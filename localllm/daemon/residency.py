@@ -17,11 +17,12 @@ from typing import TypeVar
 
 from localllm import wire
 from localllm.daemon.crashes import CrashLog
+from localllm.daemon.heap import give_back_memory
 from localllm.daemon.keepalive import FOREVER, keep_alive_seconds
 from localllm.daemon.memory_plan import Holder, Plan, gigabytes, needed_bytes, plan
 from localllm.daemon.quarantine import Quarantine
 from localllm.daemon.resident import Resident
-from localllm.daemon.sources import Sources, give_back_memory
+from localllm.daemon.sources import Sources
 from localllm.errors import NotEnoughMemory, Overloaded, UnsupportedModel
 from localllm.runtime.presets import NO_WISH, LoadWish, load_order
 from localllm.settings import Settings

@@ -1,8 +1,6 @@
 """Where a daemon's models come from and how they run: the real store and runtime, or what tests put in their place."""
 
 import contextlib
-import ctypes
-import gc
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from localllm.daemon.heap import give_back_memory, settle
 from localllm.daemon.process import WORKER_COMMAND
 from localllm.daemon.shelf import OpenShelf, no_shelf
 from localllm.errors import BadModelFile, InvalidRequest
@@ -43,22 +42,6 @@ def import_text_side() -> None:
     import localllm.tokens.stream  # noqa: F401  # the import is all that is wanted
 
     settle()
-
-
-def settle() -> None:
-    """Look for garbage in all there is, once, and from then on only in what is newer. Modules and vocabularies are a
-    million objects that live long: each time Python looked through them, the whole daemon stood still for 0.1 s."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-
-
-def give_back_memory() -> None:
-    """Return to the system what vocabularies leave behind: glibc keeps tens of megabytes of freed small pieces."""
-    settle()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
-    if trim is not None:
-        trim(0)
 
 
 def load_text(entry: Entry) -> "TextSide":

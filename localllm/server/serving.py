@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
 
+from localllm.daemon.heap import hold_together
 from localllm.daemon.home import Address, locked, remove_address, write_address
 from localllm.daemon.sources import Sources
 from localllm.errors import DaemonUnreachable, DiskFull, LocalLLMError, PortInUse, UsageError, WorkerCrashed
@@ -46,6 +47,7 @@ def main(argv: Sequence[str], sources_of: Callable[[Settings], Sources]) -> int:
     parser = argparse.ArgumentParser(prog="localllm.server")
     parser.add_argument("--ready-fd", type=int)
     report = _Report(parser.parse_args(argv).ready_fd)
+    hold_together()
     try:
         settings = load_settings()
         return run(settings, sources_of(settings), report)

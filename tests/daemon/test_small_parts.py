@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from localllm import wire
 from localllm.daemon.crashes import CrashLog
 from localllm.daemon.failures import error_from
+from localllm.daemon.heap import settle
 from localllm.daemon.keepalive import keep_alive_seconds
-from localllm.daemon.sources import settle
 from localllm.errors import BadModelFile, InvalidRequest, LocalLLMError, WorkerCrashed
 
 
