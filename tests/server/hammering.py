@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import schemathesis
 
@@ -72,11 +73,27 @@ def map_body(context, body):  # type: ignore[no-untyped-def]  # schemathesis cal
     return body
 
 
+HOW_TO_LOAD = frozenset(("backend", "device", "kv_type", "threads", "quantize", "keep_alive"))
+
+
+@schemathesis.hook
+def map_case(context, case):  # type: ignore[no-untyped-def]  # as above
+    """Most good cases do not say how their model is to be open: starting it anew takes as long as fifty of them."""
+    body = case.body
+    if isinstance(body, dict) and _is_good(case) and crc32(repr(body).encode()) % 8:
+        case.body = {name: value for name, value in body.items() if name not in HOW_TO_LOAD}
+    return case
+
+
+def _is_good(case: Any) -> bool:
+    return bool(case.meta is not None and case.meta.generation.mode.is_positive)
+
+
 CHATS = r"/(chat|chat/completions|messages|messages/count_tokens|responses|responses/input_tokens)$"
 ASKING = rf"{CHATS}|/(completions|generate|tokenize|apply-template)$"
 VECTORS = r"/(embeddings|rerank|reranking|score|embed)$"
 FORMS = r"^(invalid_grammar|invalid_schema|constraint_failed|nothing_allowed): "
-OF_STORES = r"^/api/(blobs/{digest}|copy|create|delete|pull)$"
+OF_STORES = r"^/api/(blobs/{digest}|copy|create|delete|pull)$|^/localllm/v1/(catalog(/search)?|library/remove|pulls)$"
 REASONS: tuple[tuple[str, int, str], ...] = (
     # which names are known, no schema says
     (r".", 404, r"there is no|not found"),
@@ -110,6 +127,7 @@ REASONS: tuple[tuple[str, int, str], ...] = (
     (r"^/api/generate$", 400, r"^template_|^invalid_value: template is in Ollama's Go language"),
     (r".", 400, r"^invalid_json: .* has a whole number of more than 64 bits"),
     (OF_STORES, 400, r"^invalid_value: (name|from|source|destination) .* is invalid"),
+    (r"/pulls$", 400, r"model name must not|is no (valid|repository|http)|model name is empty|must be a name, or"),
     # the models of a toy daemon are given to it; there is never a place to push to
     (OF_STORES, 400, r"the models of this daemon cannot be changed|^$"),
     (r"^/api/push$", 400, r"push is not supported"),
@@ -123,8 +141,7 @@ REASONS: tuple[tuple[str, int, str], ...] = (
 
 @schemathesis.check
 def refusals_of_good_data_have_a_reason(ctx: Any, response: Any, case: Any) -> bool | None:
-    meta = case.meta
-    if meta is None or not meta.generation.mode.is_positive or response.status_code < 400:
+    if not _is_good(case) or response.status_code < 400:
         return None
     message = _told(response)
     path, status = case.operation.path, response.status_code

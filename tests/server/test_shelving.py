@@ -10,7 +10,7 @@ import pytest
 
 from localllm.client import Client, PullJob
 from localllm.daemon import shelf_shapes
-from localllm.errors import InvalidRequest, ModelNotFound, StoreError
+from localllm.errors import ModelNotFound
 from localllm.store.catalog import Source
 from tests.server.json_schema import complaints
 from tests.server.ollama_world import Stocked, stocked
@@ -273,9 +273,3 @@ def test_a_used_model_is_remembered_over_a_restart(tmp_path: Path) -> None:
             (model,) = Client(world.url).library.installed().models
             assert before <= model.used <= time.time()
     assert model.tokens_per_s >= 0
-
-
-def test_what_the_store_will_not_do_is_a_conflict(shared: Stocked) -> None:
-    client = Client(shared.world.url)
-    with pytest.raises((StoreError, ModelNotFound, InvalidRequest)):
-        client.library.remove("hf.co/nobody/nothing")
