@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from localllm.store.catalog import Catalog
     from localllm.store.modelfile import Modelfile
     from localllm.store.plan import CanRun, Say
+    from localllm.store.tokenizers import TokenizerShelf
     from localllm.store.uploads import Upload
 
 
@@ -24,6 +25,9 @@ class Shelf(Protocol):
 
     @property
     def catalog(self) -> "Catalog": ...
+
+    @property
+    def tokenizers(self) -> "TokenizerShelf": ...
 
     def entries(self) -> list[Entry]: ...
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Protocol
 from localllm.daemon.heap import give_back_memory, settle
 from localllm.daemon.process import WORKER_COMMAND
 from localllm.daemon.shelf import OpenShelf, no_shelf
+from localllm.daemon.tokenizers import load_tokenizer
 from localllm.errors import BadModelFile, InvalidRequest
 from localllm.store.entry import Entry
 
 if TYPE_CHECKING:
     from localllm.runtime.load import TextSide
+    from localllm.tokens.tokenizer import Tokenizer
 
 logger = logging.getLogger("localllm.daemon")
 
@@ -95,6 +97,7 @@ class Sources:
     library: LibraryLike
     open_shelf: OpenShelf = no_shelf
     load_text: "Callable[[Entry], TextSide]" = load_text
+    load_tokenizer: "Callable[[Entry], Tokenizer]" = load_tokenizer
     worker_command: Sequence[str] = WORKER_COMMAND
     check_files: Callable[[Entry], None] = check_files
     warm_up: Callable[[], None] = import_text_side

@@ -22,6 +22,7 @@ from localllm.daemon.shelf import Shelf
 from localllm.daemon.sources import Sources
 from localllm.daemon.tallies import Tallies
 from localllm.daemon.texts import Texts
+from localllm.daemon.tokenizers import Tokenizers
 from localllm.errors import LocalLLMError
 from localllm.server import shapes
 from localllm.server.anthropic import Anthropic
@@ -29,6 +30,7 @@ from localllm.server.anthropic_models import is_anthropic
 from localllm.server.anthropic_writing import PATH as MESSAGES
 from localllm.server.callers import Callers
 from localllm.server.desk import Desk
+from localllm.server.explaining import Explaining
 from localllm.server.guard import Guard, Rules, callers_for
 from localllm.server.http import Disconnected, HttpError, Json, error_response
 from localllm.server.live import Live
@@ -39,6 +41,7 @@ from localllm.server.named import Answered, Named, wanted_id
 from localllm.server.ollama import GREETING, Ollama
 from localllm.server.openai import OpenAI
 from localllm.server.operations import Directory, Operation, Surface
+from localllm.server.pages import Pages
 from localllm.server.preview import Previews
 from localllm.server.ranking import Ranker
 from localllm.server.requests import Requests
@@ -102,8 +105,10 @@ class Daemon:
             Manage(self.settings, self.residency, request_stop),
             self.shelving,
             Tokenizing(self.desk),
+            Explaining(self.residency, Tokenizers(sources.library, sources.load_tokenizer, sources.open_shelf)),
             Looking(self.desk, self.version),
             Previews(self.desk, self.texts),
+            Pages(self.desk, self.journal),
             Requests(self.journal),
             Metrics(self.desk, self.tallies, self.answered),
             self.live,

@@ -108,6 +108,8 @@ REASONS: tuple[tuple[str, int, str], ...] = (
     (r"/score$", 400, r"text_1 must be one text, or as many as text_2"),
     (r"/responses(/input_tokens)?$", 400, r"input must hold at least one item"),
     (r"^/api/generate$", 400, r"raw mode does not support|a suffix goes with neither|think needs a chat template"),
+    (r"^/api/create$", 400, r"unknown parameter '"),
+    (r"/pages/\{page\}$", 400, r"^invalid_value: page must be a number from 0 to"),
     (r"^/api/create$", 400, r"send either 'from' or 'files'|neither 'from' or 'files'"),
     # tools by their names
     (ASKING, 400, r"none of the `tools`|needs `tools`|not the name of one of the tools|two functions called"),
@@ -134,6 +136,9 @@ REASONS: tuple[tuple[str, int, str], ...] = (
     # that it is not ready is what it was asked for
     (r"^/ready$", 503, r"^$"),
     # a response that is over cannot be cancelled
+    # which ids and places there are, a model's vocabulary and the text say
+    (r"/tokenizers/", 400, r"is no token id|and the text has \d+ characters|send `text`, `id` or `bytes`"),
+    (r"/tokenizers/", 400, r"there is no token in this text|characters, and merges are shown|chat template"),
     (r"/responses/{response_id}/cancel$", 400, r"does not run in the background"),
 )
 """Paths, a status, and what is in `code: message` of a refusal that may be the answer to good data."""

@@ -16,6 +16,7 @@ from localllm.server.app import Daemon
 from localllm.server.outlet import HttpProtocol
 from localllm.settings import load_settings
 from tests.daemon.toy import WORKER_COMMAND, ToyLibrary, toy_text
+from tests.tokens.worlds import tiny
 
 
 class World:
@@ -58,6 +59,7 @@ def daemon(
     toys = Sources(
         library=library or ToyLibrary(),
         load_text=toy_text,
+        load_tokenizer=lambda entry: tiny(),
         worker_command=WORKER_COMMAND,
         backend_problem=lambda backend: "",
     )
