@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from localllm import wire
 from localllm.engine.step import Want
 from localllm.errors import BadLogits, InvalidRequest, LocalLLMError
+from localllm.runtime.attention import AttentionMaps, attention_of
 from localllm.runtime.load import load_engine, load_text
 from localllm.runtime.names import find_entry
 from localllm.runtime.presets import LoadWish, behind_opening, load_order, sampling_in_force
@@ -171,6 +172,11 @@ class LLM:
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: NDArray[np.float32] = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
         return unit
+
+    def attention(self, text: Prompt) -> AttentionMaps:
+        """Which tokens each token of a text looks at, in every layer and head; computed on the reference backend, with
+        weights of its own."""
+        return attention_of(Path(self.entry.path), self._ids(text))
 
     def _prompt_ids(self, prompts: Prompt | Sequence[Prompt]) -> Iterator[list[int]]:
         if not hasattr(prompts, "__len__") or isinstance(prompts, bytes | bytearray):
