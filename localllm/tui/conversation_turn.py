@@ -248,7 +248,8 @@ def trouble_lines(ink: Ink, trouble: Trouble, is_failure: bool, width: int) -> l
 
 
 def _fitting(parts: list[Line], width: int) -> list[Line]:
-    fitting, used = [], 0
+    fitting: list[Line] = []
+    used = 0
     for part in parts:
         used += part.width + (3 if fitting else 0)
         if used > width:

@@ -61,7 +61,8 @@ def wrap_plain(text: str, style: Style, width: int) -> list[Line]:
 def _wrap_one(spans: list[Span], width: int) -> list[Line]:
     if sum(cells(text) for text, _ in spans) <= width:
         return [Line(*spans)]
-    lines, line = [], Line()
+    lines: list[Line] = []
+    line = Line()
     for word in _words(spans):
         size = sum(cells(text) for text, _ in word)
         is_space = word[0][0][0] == " "

@@ -1,0 +1,218 @@
+"""Blocks of Markdown as rows of a width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from markdown_it import MarkdownIt
+from rich.style import Style
+from textual.strip import Strip
+
+from localllm.safe_text import one_line, sanitize
+from localllm.tui.code_colours import CodeInk, chunks, language_of
+from localllm.tui.lines import Line
+from localllm.tui.markdown_inline import Marks, pieces, runs
+from localllm.tui.markdown_rows import BLANK, Look, Row, row
+from localllm.tui.markdown_table import table_lines
+from localllm.tui.markdown_tree import (
+    Block,
+    Bullets,
+    Code,
+    Environment,
+    Heading,
+    Item,
+    Paragraph,
+    Placed,
+    Plain,
+    Quote,
+    Rule,
+    Table,
+)
+from localllm.tui.markdown_wrap import Span, drawable, wrap, wrap_plain
+
+NARROWEST = 12
+"""Cells that are left for text however deep it is nested."""
+
+
+class Painter:
+    """Draws for one look. What was drawn for the last picture is used again for this one: call `turn_over` between
+    them."""
+
+    def __init__(self, parser: MarkdownIt, look: Look) -> None:
+        self.look = look
+        self._parser = parser
+        self._env: Environment = {}
+        self._code_ink = CodeInk(look.ink)
+        self._now: dict[object, list[Row]] = {}
+        self._before: dict[object, list[Row]] = {}
+
+    def turn_over(self, env: Environment) -> None:
+        """A new picture. `env` knows the targets of links."""
+        if len(env.get("references", ())) != len(self._env.get("references", ())):
+            self._now = {}
+        self._env, self._before, self._now = env, self._now, {}
+
+    def blocks(self, blocks: Sequence[Placed], look: Look, after: Block | None = None) -> list[Row]:
+        """Blocks below each other, with the blank rows between them; `after` stands above the first one."""
+        rows: list[Row] = []
+        for placed in blocks:
+            made = self.block(placed.block, look)
+            if not made:
+                continue
+            if after is not None:
+                rows += [BLANK] * _gap(after, placed, look)
+            rows += made
+            after = placed.block
+        return rows
+
+    def block(self, block: Block, look: Look) -> list[Row]:
+        """Kept from picture to picture: most of what is drawn again did not change."""
+        key = (block, look)
+        rows = self._now.get(key) or self._before.get(key)
+        if rows is None:
+            rows = self._block(block, look)
+        self._now[key] = rows
+        return rows
+
+    def _block(self, block: Block, look: Look) -> list[Row]:
+        match block:
+            case Paragraph(text):
+                return self._paragraph(text, look)
+            case Heading(level, text):
+                return [row(line) for line in wrap(self._heading(level, text, look), look.width)] if text else []
+            case Code(language, text):
+                return self._code(language, text, look)
+            case Plain(text):
+                return [row(line) for line in wrap_plain(drawable(sanitize(text)), look.ink(look.role), look.width)]
+            case Rule():
+                return [row(Line(("─" * look.width, look.ink("line"))))]
+            case Quote(blocks):
+                return self._quote(blocks, look)
+            case Bullets(items, start):
+                return self._bullets(items, start, look)
+            case Table():
+                return [row(line) for line in table_lines(block, look, lambda text: self.spans(text, look))]
+
+    # ---- text
+
+    def spans(self, text: str, look: Look, role: str = "", is_strong: bool = False) -> list[Span]:
+        return [
+            (shown, self._style(marks, look, role or look.role, is_strong))
+            for shown, marks in _shown(runs(self._parser, text, self._env), look)
+        ]
+
+    def _paragraph(self, text: str, look: Look) -> list[Row]:
+        parts = pieces(text)
+        if len(parts) > 1:
+            return [each for part in parts for each in self.block(Paragraph(part.rstrip(" ")), look)]
+        return [row(line) for line in wrap(self.spans(text, look), look.width)] if text else []
+
+    def _heading(self, level: int, text: str, look: Look) -> list[Span]:
+        role = "bright" if level < 4 else "muted"
+        underline = Style(underline=True) if level == 1 else Style()
+        spans = self.spans(text[: len(pieces(text)[0])], look, role, is_strong=True)
+        return [(shown, style + underline) for shown, style in spans]
+
+    def _style(self, marks: Marks, look: Look, role: str, is_strong: bool) -> Style:
+        if marks.is_target:
+            return look.ink("muted")
+        is_bold = is_strong or marks.is_strong
+        return look.ink(
+            "bright" if marks.is_strong and role == "text" else role,
+            on="raised" if marks.is_code else None,
+            bold=is_bold,
+            italic=marks.is_emphasis,
+            underline=marks.is_link,
+            strike=marks.is_struck,
+        )
+
+    # ---- blocks
+
+    def _code(self, language: str, text: str, look: Look) -> list[Row]:
+        ground = look.ink("text", on="panel")
+        name = one_line(drawable(sanitize(language_of(language)))) or "text"
+        head = Line(("  ", ground)).put(name, look.ink("muted", on="panel"))
+        rows = [row(head.fit(look.width).on(ground))._replace(code=1, is_head=True)]
+        for before, part in chunks(text):
+            key = (name, before, part, look)
+            made = self._now.get(key) or self._before.get(key)
+            if made is None:
+                lines = self._code_ink.lines(name, before, sanitize(part))
+                made = [_code_row(line, ground, look.width) for line in lines]
+            self._now[key] = made
+            rows += made
+        return rows
+
+    def _quote(self, blocks: tuple[Placed, ...], look: Look) -> list[Row]:
+        inner = replace(look, width=_inner(look.width, 2), role="muted")
+        bar = Line(("│ ", look.ink("line")))
+        return _indented(self.blocks(blocks, inner), bar, bar)
+
+    def _bullets(self, items: tuple[Item, ...], start: int | None, look: Look) -> list[Row]:
+        rows: list[Row] = []
+        for number, item in enumerate(items):
+            made = self._item(item, None if start is None else start + number, look)
+            if rows and item.is_apart and not look.is_compact:
+                rows.append(BLANK)
+            rows += made
+        return rows
+
+    def _item(self, item: Item, number: int | None, look: Look) -> list[Row]:
+        mark = _mark(item, number, look)
+        inner = replace(look, width=_inner(look.width, mark.width))
+        rows = self.blocks(item.blocks, inner) or [BLANK]
+        return _indented(rows, mark, Line((" " * mark.width, look.ink())))
+
+
+def _gap(above: Block, placed: Placed, look: Look) -> int:
+    """Blank rows between two blocks: a heading belongs to what follows; a list may belong to what stands above it."""
+    below = placed.block
+    if isinstance(above, Heading):
+        return 0
+    if isinstance(below, Bullets) and not placed.is_apart:
+        return 0
+    if look.is_compact and (isinstance(above, Code) or isinstance(below, Code)):
+        return 0
+    return 1
+
+
+def _mark(item: Item, number: int | None, look: Look) -> Line:
+    ink = look.ink
+    if item.is_done is not None:
+        return Line(("✓ ", ink("accent"))) if item.is_done else Line(("○ ", ink("muted")))
+    return Line(("· " if number is None else f"{number}. ", ink("muted", bold=number is None)))
+
+
+def _inner(width: int, indent: int) -> int:
+    """The width of what is nested; it stops to shrink before nothing is left."""
+    return max(min(width, NARROWEST), width - indent)
+
+
+def _indented(rows: list[Row], first: Line, others: Line) -> list[Row]:
+    made = []
+    for number, each in enumerate(rows):
+        prefix = first if number == 0 else others
+        strip = Strip.join([Strip(prefix.segments, prefix.width), each.strip])
+        made.append(each._replace(strip=strip, used=prefix.width + each.used))
+    return made
+
+
+def _code_row(line: Line, ground: Style, width: int) -> Row:
+    """Two cells of ground on both sides; wider than the look when the code is."""
+    whole = Line(("  ", ground)).add(line)
+    used = whole.width
+    whole.put("  ", ground).pad_to(width)
+    whole = whole.on(ground)
+    return Row(Strip(whole.segments, whole.width), 1, False, used)
+
+
+def _shown(found: Sequence[tuple[str, Marks]], look: Look) -> Iterator[tuple[str, Marks]]:
+    """Inline code gets air on its ground; without colours it keeps its backticks."""
+    for text, marks in found:
+        if not marks.is_code:
+            yield text, marks
+        elif look.ink.is_mono:
+            yield f"`{text}`", marks
+        else:
+            yield text, marks
