@@ -206,22 +206,28 @@ class Residency:
             raise Overloaded("too many requests wait for a model", hint="try again in a few seconds")
         self._num_waiting += 1
         wait.words = "waiting for another model to load"
+        deadline = self._sources.clock() + ROOM_WAIT_S
         try:
-            async with self._placing:
-                return await self._current(entry, wish, wait) or await self._start(entry, wish, wait)
+            while True:
+                try:
+                    async with self._placing:
+                        return await self._current(entry, wish, wait) or await self._start(entry, wish, wait)
+                except _Busy as busy:  # waited for outside of the lock: others may need no room
+                    await self._wait_for_room(busy, deadline, wait)
         finally:
             self._num_waiting -= 1
 
     async def _current(self, entry: Entry, wish: LoadWish, wait: Wait) -> Resident | None:
-        """The loaded model if it is open as wished; otherwise it has been unloaded when this returns."""
+        """The loaded model if it is open as wished; otherwise it has been unloaded when this returns. _Busy where it
+        is in use as it is."""
         resident = self._residents.get(key_of(entry))
         if resident is not None and resident.state not in ("stopping", "failed") and not resident.fits(wish):
-            wait.words = f"waiting for the answers of {entry.name} as it is open now"
-            await self._until_idle(resident, wish)
-            if not resident.fits(wish):  # while it loaded nobody knew what `auto` would become
-                await self._refuse_missing(wish)
-                await self._evict(resident, "it is wanted on another backend, or quantized otherwise", wait)
-                return None
+            if resident.num_users:  # while it loads nobody knows what `auto` will become: it may fit in the end
+                wait.words = f"waiting for the answers of {entry.name} as it is open now"
+                raise _Busy(f"{entry.name} is busy on its present backend", "try again when its answers are done")
+            await self._refuse_missing(wish)
+            await self._evict(resident, "it is wanted on another backend, or quantized otherwise", wait)
+            return None
         if resident is not None and resident.state in ("stopping", "failed"):
             wait.words = f"waiting for {entry.name} to be unloaded"
             await resident.gone.wait()
@@ -237,21 +243,12 @@ class Residency:
                 problem, hint="`localllm doctor` says what to install; or choose another one", param="backend"
             )
 
-    async def _until_idle(self, resident: Resident, wish: LoadWish) -> None:
-        """Returns when no request uses the model, or it turns out to fit. Overloaded when that takes too long."""
-        deadline = self._sources.clock() + ROOM_WAIT_S
-        while resident.num_users and not resident.fits(wish):
-            if self._sources.clock() > deadline:
-                raise Overloaded(
-                    f"{resident.entry.name} is busy on its present backend", hint="try again when its answers are done"
-                )
-            await self._wait_for_change(deadline - self._sources.clock())
-
     async def _start(self, entry: Entry, wish: LoadWish, wait: Wait) -> Resident:
         wait.words = f"waiting for a place for {entry.name}"
-        await asyncio.sleep(self.crashes.pause_s(key_of(entry)))
+        pause_s = self.crashes.pause_s(key_of(entry))
         load = load_order(entry, self._settings, wish)
         await self._make_room(entry, load, wait)
+        await asyncio.sleep(pause_s)
         if self._is_closed:
             raise Overloaded("the daemon is shutting down", hint="try again in a few seconds")
         resident = Resident(
@@ -290,29 +287,29 @@ class Residency:
             self._pool.submit(give_back_memory)
 
     async def _make_room(self, entry: Entry, load: wire.Load, wait: Wait) -> None:
-        """Unload idle models, least recently used first, until the new one may come. Overloaded when those that would
-        have to go stay busy, NotEnoughMemory when it fits in no case: then nobody goes."""
-        deadline = self._sources.clock() + ROOM_WAIT_S
+        """Unload idle models, least recently used first, until the new one may come. _Busy where those that would have
+        to go are in use, NotEnoughMemory when it fits in no case: then nobody goes."""
         needed = needed_bytes(entry, load)
         self._memory_plan(entry, needed)
         while len(self._residents) >= max(1, self._settings.max_loaded_models):
-            idle = self._idlest()
-            if idle is not None:
-                await self._evict(idle, f"{entry.name} needs its place", wait)
-            else:
-                await self._wait_for_room("all loaded models are busy", deadline, wait)
+            await self._evict_one(f"{entry.name} needs its place", "all loaded models are busy", wait)
         while (made := self._memory_plan(entry, needed)).outcome != "fits":
-            if made.outcome == "evict" and (idle := self._idlest()) is not None:
-                await self._evict(idle, f"{entry.name} needs its memory", wait)
-            else:
-                why = f"{entry.name} has no room beside busy models: {made.numbers}"
-                await self._wait_for_room(why, deadline, wait)
+            busy = f"{entry.name} has no room beside busy models: {made.numbers}"
+            if made.outcome != "evict":
+                raise _Busy(busy)
+            await self._evict_one(f"{entry.name} needs its memory", busy, wait)
 
-    async def _wait_for_room(self, why: str, deadline: float, wait: Wait) -> None:
+    async def _evict_one(self, why: str, busy: str, wait: Wait) -> None:
+        idle = self._idlest()
+        if idle is None:
+            raise _Busy(busy)
+        await self._evict(idle, why, wait)
+
+    async def _wait_for_room(self, busy: "_Busy", deadline: float, wait: Wait) -> None:
         """Whoever was promised an answer waits as long as it takes."""
         left_s = deadline - self._sources.clock()
         if left_s < 0 and not wait.is_told:
-            raise Overloaded(why, hint="try again later, or raise max_loaded_models")
+            raise Overloaded(busy.why, hint=busy.hint)
         await self._wait_for_change(max(left_s, LOOK_EVERY_S))
 
     def _memory_plan(self, entry: Entry, needed: int) -> Plan:
@@ -389,6 +386,14 @@ class Residency:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, timeout_s)):
                 await self._changed.wait()
+
+
+class _Busy(Exception):
+    """Nothing can be done before an answer of somebody else is over."""
+
+    def __init__(self, why: str, hint: str = "try again later, or raise max_loaded_models") -> None:
+        super().__init__(why)
+        self.why, self.hint = why, hint
 
 
 async def _stop_if_idle(resident: Resident) -> None:

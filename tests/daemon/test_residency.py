@@ -118,6 +118,20 @@ async def test_others_are_served_while_one_waits_for_room(tmp_path: Path) -> Non
         waiting.cancel()
 
 
+async def test_nobody_waits_behind_one_who_was_promised_an_answer(tmp_path: Path) -> None:
+    """Such a wait has no end of its own, and others may hear at once what becomes of them."""
+    async with residency(tmp_path) as models, models.using("a"):
+        short_of_memory(models, room_for=1)
+        told = Wait(is_told=True)
+        waiting = asyncio.create_task(held(models, "b", told))
+        while told.text != "waiting for a place for b":
+            await asyncio.sleep(0.005)
+        with pytest.raises(NotEnoughMemory):
+            async with asyncio.timeout(2):
+                await use(models, "huge")
+        waiting.cancel()
+
+
 async def test_idle_models_go_when_memory_is_short_and_it_is_said(tmp_path: Path) -> None:
     async with residency(tmp_path) as models:
         short_of_memory(models, room_for=2)
