@@ -21,6 +21,7 @@ from localllm.safe_text import one_line
 from localllm.tui.frame import TABS, FrameScreen, key_text
 from localllm.tui.help import HelpScreen, PagedText
 from localllm.tui.link import Link
+from localllm.tui.live_state import LiveState
 from localllm.tui.palette import CONTRAST, DARK, LIGHT, MONO, THEMES, Ink, Roles
 from localllm.tui.terminal import PlainSigns
 
@@ -91,6 +92,7 @@ class LocalApp(App[None]):
         self.home = home
         self.default_model = default_model
         self.glance = Glance()
+        self.live = LiveState()
         self.gone_s: float | None = None
         """How long the daemon was gone when it came back last."""
         self._log_path = log_path
@@ -213,7 +215,7 @@ class LocalApp(App[None]):
         yield SystemCommand("Leave", "Leave; the daemon goes on", self.action_quit)
 
     def get_key_display(self, binding: Binding) -> str:
-        return key_text(binding.key)
+        return binding.key_display or key_text(binding.key)
 
     # ---- inside
 
@@ -235,6 +237,7 @@ class LocalApp(App[None]):
 
     def _frame_arrived(self, frame: Frame) -> None:
         self._has_data = True
+        self.live.apply(frame, time.monotonic())
         ready = [model for model in frame.models if model.state == "ready"]
         busiest = max(ready, key=lambda model: (model.tokens_per_s, model.running, model.pages_used), default=None)
         glance = Glance()
@@ -253,6 +256,7 @@ class LocalApp(App[None]):
             self.gone_s, self._down_since = time.monotonic() - self._down_since, None
         elif self.is_down and self._down_since is None:
             self._down_since = time.monotonic()
+            self.live.disconnected()
         self._refresh_frames()
         if isinstance(self.screen, FrameScreen):
             self.screen.link_changed()
