@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from localllm.formats.sniff import sniff
-from localllm.runtime.names import model_path
+from localllm.runtime.names import model_path, open_library
 from localllm.tokens.folder import is_tokenizer_file
 from localllm.tokens.tokenizer import Tokenizer as PlainTokenizer
 
@@ -16,7 +16,8 @@ class Tokenizer(PlainTokenizer):
 
     @classmethod
     def load(cls, model: str | Path) -> Self:
-        """A pulled model's name, a GGUF file (vocabulary-only ones, too), or a tokenizer's folder or own file.
+        """A pulled model's name, that of a tokenizer without a model, a GGUF file (vocabulary-only ones, too), or a
+        tokenizer's folder or own file.
 
         ModelNotFound with a suggestion, BadModelFile, or UnsupportedModel naming the tokenizer kind.
         """
@@ -24,6 +25,9 @@ class Tokenizer(PlainTokenizer):
         if is_tokenizer_file(path) and path.is_file():
             return cls.from_path(path)
         if not path.exists() or sniff(path) in ("unknown", "pickle") or _is_bare(path):
+            alone = open_library().tokenizers
+            if alone.knows(str(model)) and not path.exists():
+                return cls.from_folder(alone.find(str(model)))
             path = model_path(model)  # the store says what a name means, and which files are never opened
         return cls.from_path(path.parent if sniff(path) == "safetensors" else path)
 

@@ -78,6 +78,23 @@ class Explainer:
             return told.Trace(**common, word=word.spellings[0], note=ALREADY_WHOLE)
         return self._lattice(place, text, common) if self.tokenizer.kind == "Unigram" else self._merges(place, common)
 
+    def traces(self, text: str, *, parse_special: bool = True) -> list[told.Trace]:
+        """How every word of a short text became tokens. InvalidRequest for one past MAX_TRACED_CHARS."""
+        text = clean_text(text)
+        if len(text) > MAX_TRACED_CHARS:
+            raise InvalidRequest(
+                f"words can be shown for at most {MAX_TRACED_CHARS} characters, and this text has {len(text)}"
+            )
+        traces: list[told.Trace] = []
+        at = 0
+        while at < len(text):
+            trace = self.trace(text, at, parse_special=parse_special)
+            if trace.end <= at:  # only spaces, which are no token, are left
+                break
+            traces.append(trace)
+            at = trace.end
+        return traces
+
     def _place(self, text: str, at: int, parse_special: bool) -> Place:
         if not 0 <= at < max(1, len(text)):
             raise InvalidRequest(f"at is {at}, and the text has {len(text)} characters", param="at")
