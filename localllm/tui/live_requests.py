@@ -61,6 +61,8 @@ class Request:
     stalls: list[tuple[float, float]] = field(default_factory=list)
     is_known: bool = True
     """Whether its beginning was told: what it waited for is known only then."""
+    was_lost: bool = False
+    """Whether its end was never told."""
     _absent: int = 0
     _absent_since: float = 0.0
     _moved: float = 0.0
@@ -118,6 +120,14 @@ class Request:
         self.route, self.model = one_line(event.route) or self.route, one_line(event.model) or self.model
         _NOTES[event.name](self, event) if event.name in _NOTES else None
 
+    def learn(self, event: RequestEvent) -> None:
+        """One event of the past: it says when things happened, but not how they stand."""
+        state = self.state
+        self.note(event)
+        if not self.is_over and state not in ("queued",):
+            self.state = state
+        self.events.sort(key=lambda each: each.at)
+
     def _on_queued(self, event: RequestEvent) -> None:
         self.began, self.is_known = event.at, True
 
@@ -166,6 +176,11 @@ class Request:
     def lose(self, now: float) -> None:
         """It is over, and nobody told how."""
         self.state, self.ended, self.reason, self.place, self.pages = "done", now, "", 0, 0
+        self.was_lost = True
+
+    def come_back(self) -> None:
+        """It was lost too early."""
+        self.state, self.ended, self.was_lost, self._absent = "waiting", None, False, 0
 
     def look(self, views: Sequence[SequenceView], now: float) -> None:
         """What a snapshot says of its sequences."""
@@ -250,7 +265,7 @@ class Requests:
 
     def note(self, event: RequestEvent) -> Request | None:
         """None for an event of a request that is over and gone."""
-        if event.id not in self.rows:
+        if event.id not in self.rows and not self._revive(event.id):
             gone = self.over.get(event.id)
             if gone is not None and (event.at <= (gone.ended or 0.0) or event.name in ("finished", "failed")):
                 return None
@@ -269,7 +284,7 @@ class Requests:
             grouped.setdefault(owner, []).append(view)
             if view.state == "waiting":
                 places.setdefault(owner, len(places) + 1)
-            if owner not in self.rows and owner not in self.over:
+            if owner not in self.rows and not self._revive(owner) and owner not in self.over:
                 name = one_line(model)
                 self.rows[owner] = Request(id=owner, serial=number, model=name, began=now, is_known=False)
         for row in self.rows.values():
@@ -301,6 +316,15 @@ class Requests:
                 row.lose(now)
             if row.ended is not None and now - row.ended >= LINGER_S:
                 self._retire(row)
+
+    def _revive(self, request_id: str) -> bool:
+        """One that was thought to be over is not."""
+        row = self.over.get(request_id)
+        if row is None or not row.was_lost:
+            return False
+        self.rows[request_id] = self.over.pop(request_id)
+        row.come_back()
+        return True
 
     def clear(self) -> None:
         self.rows.clear()

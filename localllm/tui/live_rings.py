@@ -46,11 +46,15 @@ class Ring:
     def values(self) -> list[float | None]:
         return list(self._values)
 
-    def columns(self, count: int, span: int = NUM_SAMPLES) -> list[float | None]:
-        """The last `span` samples as so many columns: each the mean of the samples in it, None where there are none."""
-        shown: list[float | None] = list(self._values)[-span:]
-        shown[:0] = [None] * (span - len(shown))
-        return [_mean(shown[span * each // count : span * (each + 1) // count]) for each in range(count)]
+    def columns(self, count: int, size: int) -> list[float | None]:
+        """So many columns, the newest last, of `size` samples each: their mean, None where nothing is known. A column
+        keeps its samples until it leaves at the left, so that nothing shimmers."""
+        if self._place is None:
+            return [None] * count
+        oldest, values = self._place - len(self._values) + 1, list(self._values)
+        last = self._place // size
+        starts = [(last - count + 1 + each) * size - oldest for each in range(count)]
+        return [_mean(values[max(0, start) : max(0, start + size)]) for start in starts]
 
     def between(self, start: float, end: float, count: int) -> list[float | None]:
         """Columns of the time from `start` to `end`; None where nothing is known (any more)."""

@@ -150,6 +150,14 @@ class LiveState:
         self.requests.reconcile(running, self.now)
         self._advance()
 
+    def learn(self, events: Iterable[RequestEvent]) -> None:
+        """Events of a request whose beginning was not told here."""
+        for event in events:
+            row = self.requests.rows.get(event.id)
+            if row is not None and not row.is_over:
+                row.learn(event)
+        self._advance()
+
     def disconnected(self) -> None:
         """The feed broke off: what comes next tells of everything anew."""
         self._is_returning = True

@@ -41,6 +41,7 @@ class FakeEngine:
         self.num_prompt = self.num_cached = self.num_generated = 0
         self.events: list[RequestEvent] = []
         self.state = "ready"
+        self.sources: dict[int, str] = {}
         self.at = 100.0
 
     # ---- what happens
@@ -49,7 +50,8 @@ class FakeEngine:
         self.events.append(
             RequestEvent(
                 id=f"r{number}", model=self.name, route="/v1/chat/completions", name=name, at=self.at,
-                time=1_700_000_000 + self.at, data=data, serial=number, source="curl",
+                time=1_700_000_000 + self.at, data=data, serial=number, source=self.sources.get(number, "curl"),
+                priority=-10 if self.sources.get(number, "").startswith("batch") else 0,
             )
         )  # fmt: skip
 

@@ -65,14 +65,19 @@ def test_a_ring_has_a_sample_each_tenth_and_gaps_where_nothing_was_heard() -> No
     ring.push(4.0, 5.0)
     assert ring.values()[5:] == [None] * 25 + [5.0]
     ring.push(1e6, 1.0)
-    assert len(ring) == NUM_SAMPLES and ring.columns(3)[-1] == 1.0
+    assert len(ring) == NUM_SAMPLES and ring.columns(3, 200)[-1] == 1.0
 
 
-def test_columns_are_means_and_the_newest_is_at_the_right() -> None:
+def test_columns_are_means_that_stay_while_they_move_to_the_left() -> None:
     ring = Ring()
     for number in range(NUM_SAMPLES):
         ring.push(number / 10 + 0.01, float(number))
-    assert ring.columns(2) == [pytest.approx(149.5), pytest.approx(449.5)]
+    assert ring.columns(3, 250) == [pytest.approx(124.5), pytest.approx(374.5), pytest.approx(549.5)]
+    before = ring.columns(4, 10)
+    ring.push(60.01, 0.0)
+    assert ring.columns(4, 10)[:3] == before[1:]
+    ring.push(60.11, 0.0)
+    assert ring.columns(4, 10)[:3] == before[1:]
     assert ring.between(10.0, 11.0, 2) == [pytest.approx(102.0), pytest.approx(107.0)]
     assert ring.between(100.0, 101.0, 2) == [None, None]
 
