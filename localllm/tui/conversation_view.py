@@ -18,12 +18,14 @@ from localllm.tui.conversation_heights import Heights
 from localllm.tui.conversation_turn import Action, TurnView
 from localllm.tui.drawn import ink_of
 from localllm.tui.lines import Line
-from localllm.tui.markdown_rows import BLANK, Look, Row
+from localllm.tui.markdown_rows import Look, Row
 from localllm.tui.turns import Turn
 from localllm.tui.words import plural
 
 MAX_VIEWS = 120
 """Turns that are kept as rows; the others are made again when they come into view."""
+GAP = Row(Strip([], 0))
+"""The row between two turns."""
 STEP = 8
 """Columns that code moves sideways at once."""
 
@@ -345,6 +347,8 @@ class TurnsView(ScrollView):
         if found is None:
             return Strip.blank(width)
         index, row = found
+        if row is GAP:
+            return Strip.blank(width)
         return Strip.join([self._mark(index), self._shown(index, row)]).adjust_cell_length(width)
 
     def _row_at(self, row: int) -> tuple[int, Row] | None:
@@ -353,7 +357,7 @@ class TurnsView(ScrollView):
         index = self._heights.at(row)
         rows = self.view(index).rows(self._look())
         local = row - self._top_of(index)
-        return index, rows[local] if 0 <= local < len(rows) else BLANK
+        return index, rows[local] if 0 <= local < len(rows) else GAP
 
     def _mark(self, index: int) -> Strip:
         ink = ink_of(self)

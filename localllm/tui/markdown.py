@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from markdown_it import MarkdownIt
 
@@ -48,6 +48,8 @@ class MarkdownText:
         self._open += shown
         if "\n" in shown:
             self._seal()
+            if self._open.isspace():
+                self._open = self._open[self._open.rfind("\n") + 1 :]
 
     def finish(self) -> None:
         """It is whole."""
@@ -68,6 +70,11 @@ class MarkdownText:
         painter.turn_over(env)
         rows = painter.blocks(blocks, look, self._last)
         return self._rows + list(_numbered(rows, self._num_codes))
+
+    @property
+    def blocks(self) -> Sequence[Placed]:
+        """Those that nothing can change any more; of a finished text all."""
+        return self._sealed
 
     def codes(self) -> list[str]:
         """The texts of the code blocks, in order, without the newline at their ends."""
@@ -96,9 +103,8 @@ class MarkdownText:
 
     def _take(self, source: str) -> None:
         made = tree(parse(self._parser, source, self._env), source)
-        if made and self._sealed:  # what is sealed ended with a blank line
-            made = (Placed(made[0].block, True), *made[1:])
-        self._sealed += made
+        if made:  # what is sealed ended with a blank line
+            self._sealed += (Placed(made[0].block, bool(self._sealed)), *made[1:])
 
     # ---- drawing
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from markdown_it import MarkdownIt
 from rich.style import Style
@@ -31,8 +33,9 @@ from localllm.tui.markdown_tree import (
 )
 from localllm.tui.markdown_wrap import Span, drawable, wrap, wrap_plain
 
-NARROWEST = 12
-"""Cells that are left for text however deep it is nested."""
+T = TypeVar("T")
+NARROWEST = 10
+"""Cells that are left for text: what is nested so deep that it would get less is not indented any more."""
 
 
 class Painter:
@@ -44,8 +47,8 @@ class Painter:
         self._parser = parser
         self._env: Environment = {}
         self._code_ink = CodeInk(look.ink)
-        self._now: dict[object, list[Row]] = {}
-        self._before: dict[object, list[Row]] = {}
+        self._now: dict[object, Any] = {}
+        self._before: dict[object, Any] = {}
 
     def turn_over(self, env: Environment) -> None:
         """A new picture. `env` knows the targets of links."""
@@ -67,13 +70,15 @@ class Painter:
         return rows
 
     def block(self, block: Block, look: Look) -> list[Row]:
-        """Kept from picture to picture: most of what is drawn again did not change."""
-        key = (block, look)
-        rows = self._now.get(key) or self._before.get(key)
-        if rows is None:
-            rows = self._block(block, look)
-        self._now[key] = rows
-        return rows
+        return self._kept((block, look), lambda: self._block(block, look))
+
+    def _kept(self, key: object, make: Callable[[], T]) -> T:
+        """From the picture before, if it was there: most of what is drawn again did not change."""
+        made: T | None = self._now.get(key)
+        if made is None:
+            made = self._before.get(key)
+        self._now[key] = make() if made is None else made
+        return cast("T", self._now[key])
 
     def _block(self, block: Block, look: Look) -> list[Row]:
         match block:
@@ -92,9 +97,12 @@ class Painter:
             case Bullets(items, start):
                 return self._bullets(items, start, look)
             case Table():
-                return [row(line) for line in table_lines(block, look, lambda text: self.spans(text, look))]
+                return [row(line) for line in table_lines(block, look, self._cell(look), self._kept)]
 
     # ---- text
+
+    def _cell(self, look: Look) -> Callable[[str], list[Span]]:
+        return lambda text: self._kept(("cell", text, look), lambda: self.spans(text, look))
 
     def spans(self, text: str, look: Look, role: str = "", is_strong: bool = False) -> list[Span]:
         return [
@@ -135,32 +143,31 @@ class Painter:
         head = Line(("  ", ground)).put(name, look.ink("muted", on="panel"))
         rows = [row(head.fit(look.width).on(ground))._replace(code=1, is_head=True)]
         for before, part in chunks(text):
-            key = (name, before, part, look)
-            made = self._now.get(key) or self._before.get(key)
-            if made is None:
-                lines = self._code_ink.lines(name, before, sanitize(part))
-                made = [_code_row(line, ground, look.width) for line in lines]
-            self._now[key] = made
-            rows += made
+            rows += self._kept((name, before, part, look), partial(self._chunk, name, before, part, look))
         return rows
 
+    def _chunk(self, name: str, before: str, part: str, look: Look) -> list[Row]:
+        ground = look.ink("text", on="panel")
+        return [_code_row(line, ground, look.width) for line in self._code_ink.lines(name, before, part)]
+
     def _quote(self, blocks: tuple[Placed, ...], look: Look) -> list[Row]:
-        inner = replace(look, width=_inner(look.width, 2), role="muted")
-        bar = Line(("│ ", look.ink("line")))
+        bar = _prefix(Line(("│ ", look.ink("line"))), look)
+        inner = replace(look, width=look.width - bar.width, role="muted")
         return _indented(self.blocks(blocks, inner), bar, bar)
 
     def _bullets(self, items: tuple[Item, ...], start: int | None, look: Look) -> list[Row]:
         rows: list[Row] = []
         for number, item in enumerate(items):
-            made = self._item(item, None if start is None else start + number, look)
+            shown = None if start is None else start + number
+            made = self._kept((item, shown, look), partial(self._item, item, shown, look))
             if rows and item.is_apart and not look.is_compact:
                 rows.append(BLANK)
             rows += made
         return rows
 
     def _item(self, item: Item, number: int | None, look: Look) -> list[Row]:
-        mark = _mark(item, number, look)
-        inner = replace(look, width=_inner(look.width, mark.width))
+        mark = _prefix(_mark(item, number, look), look)
+        inner = replace(look, width=look.width - mark.width)
         rows = self.blocks(item.blocks, inner) or [BLANK]
         return _indented(rows, mark, Line((" " * mark.width, look.ink())))
 
@@ -184,12 +191,14 @@ def _mark(item: Item, number: int | None, look: Look) -> Line:
     return Line(("· " if number is None else f"{number}. ", ink("muted", bold=number is None)))
 
 
-def _inner(width: int, indent: int) -> int:
-    """The width of what is nested; it stops to shrink before nothing is left."""
-    return max(min(width, NARROWEST), width - indent)
+def _prefix(prefix: Line, look: Look) -> Line:
+    """What stands before nested text, as long as room is left for the text."""
+    return prefix if look.width - prefix.width >= NARROWEST else Line()
 
 
 def _indented(rows: list[Row], first: Line, others: Line) -> list[Row]:
+    if not first.width:
+        return rows
     made = []
     for number, each in enumerate(rows):
         prefix = first if number == 0 else others

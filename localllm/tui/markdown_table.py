@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from localllm.tui.lines import Line
 from localllm.tui.markdown_rows import Look
@@ -13,17 +14,25 @@ GAP = 3
 NARROWEST = 6
 """Cells of a column below which a table is no table any more."""
 Spans = Callable[[str], list[Span]]
+Kept = Callable[[object, Callable[[], list[Line]]], list[Line]]
 
 
-def table_lines(table: Table, look: Look, spans: Spans) -> list[Line]:
-    """`spans` reads the text of a cell."""
+def table_lines(table: Table, look: Look, spans: Spans, kept: Kept) -> list[Line]:
+    """`spans` reads the text of a cell; `kept` makes what was not made for the picture before."""
     grid = [[spans(text) for text in texts] for texts in table.rows]
-    wanted = [max(_width(texts[column]) for texts in grid) for column in range(len(table.aligns))]
+    sizes = [[_width(cell) for cell in row] for row in grid]
+    wanted = [max(column) for column in zip(*sizes, strict=True)]
     room = look.width - GAP * (len(wanted) - 1)
     if sum(wanted) > room and room < NARROWEST * len(wanted):
         return _records(grid, look)
     widths = _shares(wanted, room)
-    head, *body = [_row(texts, widths, table.aligns, look, number == 0) for number, texts in enumerate(grid)]
+    head, *body = [
+        kept(
+            ("row", texts, tuple(widths), look, number == 0),
+            partial(_row, read, widths, table.aligns, look, number == 0),
+        )
+        for number, (texts, read) in enumerate(zip(table.rows, grid, strict=True))
+    ]
     rule = Line(("─" * (sum(widths) + GAP * (len(widths) - 1)), look.ink("line")))
     return [*head, rule, *(line for lines in body for line in lines)]
 

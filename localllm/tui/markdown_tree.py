@@ -15,7 +15,7 @@ from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
-DEEPEST = 24
+DEEPEST = 12
 """Quotes and lists inside each other; what stands deeper is shown as it was written."""
 CLOSERS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)"}
 _BLANK = re.compile(r"[>\s]*")
