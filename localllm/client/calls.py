@@ -9,6 +9,7 @@ import msgspec
 from localllm.client.failing import error_from, is_given
 from localllm.client.library import LibraryCalls
 from localllm.client.looking import LookingCalls
+from localllm.client.said import Scored
 from localllm.client.shapes import Answered, ChatChunk, Health, LoadedModel, LoadProgress, RequestRow, Timings, Usage
 from localllm.client.tokens import TokenCalls
 from localllm.client.transport import NOTHING, Transport
@@ -23,15 +24,22 @@ class _Delta(msgspec.Struct, frozen=True):
     reasoning_content: str | None = None
 
 
+class _Logprobs(msgspec.Struct, frozen=True):
+    content: list[Scored] | None = None
+
+
 class _Choice(msgspec.Struct, frozen=True):
     delta: _Delta = _Delta()
     finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+    token_ids: list[int] | None = None
 
 
 class _ChatEvent(msgspec.Struct, frozen=True):
     choices: list[_Choice] = []
     usage: Usage | None = None
     timings: Timings | None = None
+    prompt_token_ids: list[int] | None = None
     error: msgspec.Raw = msgspec.Raw()
 
 
@@ -161,4 +169,6 @@ def _chat_chunk(event: _ChatEvent) -> ChatChunk:
     choice = event.choices[0] if event.choices else _Choice()
     delta = choice.delta
     reasoning = delta.reasoning or delta.reasoning_content or ""
-    return ChatChunk(delta.content or "", reasoning, choice.finish_reason, event.usage, event.timings)
+    said = tuple(entry.said() for entry in choice.logprobs.content or ()) if choice.logprobs else ()
+    prompt_ids = tuple(event.prompt_token_ids or ())
+    return ChatChunk(delta.content or "", reasoning, choice.finish_reason, event.usage, event.timings, said, prompt_ids)

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from localllm.client.said import SaidToken
+
 
 class Health(msgspec.Struct, frozen=True):
     """What `GET /health` says of the daemon."""
@@ -78,13 +80,18 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class ChatChunk(msgspec.Struct, frozen=True):
-    """A piece of a streamed answer. The last ones carry why it ended, how long it was and where the time went."""
+    """A piece of a streamed answer. The last ones carry why it ended, how long it was and where the time went.
+
+    `tokens` come where the request asks for `logprobs` (with `top_logprobs` and `return_token_ids`: with all that is
+    known of them), `prompt_ids` with the first piece where it asks for `return_token_ids`."""
 
     content: str = ""
     reasoning: str = ""
     finish_reason: str | None = None
     usage: Usage | None = None
     timings: Timings | None = None
+    tokens: tuple[SaidToken, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
 
 
 class Answered(msgspec.Struct, frozen=True):

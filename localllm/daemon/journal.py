@@ -30,6 +30,9 @@ KEPT = 256
 KEPT_REFUSED = 64
 """Likewise of those that never reached an engine: a flood of refusals must not wash away all others."""
 MAX_EVENTS = 512
+STALL_S = 0.25
+"""A pause between two tokens that a reader notices."""
+MAX_STALLS = 64
 REPEATED: frozenset[EventName] = frozenset(("admitted", "progress", "preempted", "resumed"))
 """Events that one request may have many of: of a very long prompt only the first are kept."""
 CLIENT_GONE = "client_gone"
@@ -52,7 +55,7 @@ class Record:
     """One request from its arrival on. `route` is its path, `model` the name in it and later the model's own, `caller`
     whose share it uses, `created` in seconds since the epoch, `num_tokens` how many were generated so far. `serial`
     counts requests since the daemon began, `source` is the program that sent it, as it calls itself, `priority` its own
-    or that of its lane."""
+    or that of its lane. `stalls` are pauses between tokens: when one ended (monotonic), and its length, in seconds."""
 
     id: str
     route: str
@@ -65,6 +68,7 @@ class Record:
     is_over: bool = False
     source: str = ""
     priority: int = 0
+    stalls: list[tuple[float, float]] = field(default_factory=list)
     _journal: "Journal | None" = None
     _cancel: Callable[[LocalLLMError], None] | None = None
 
@@ -81,8 +85,10 @@ class Record:
 
     def note_tokens(self, count: int, since_s: float) -> None:
         """So many tokens of one sequence came, this long after the last ones (negative: they are the first). Called for
-        every step, so it only counts."""
+        every step, so it only counts, and remembers the long pauses."""
         self.num_tokens += count
+        if since_s > STALL_S and len(self.stalls) < MAX_STALLS:
+            self.stalls.append((time.monotonic(), since_s))
         if self._journal is not None:
             self._journal.tell_pace(self, count, since_s)
 

@@ -17,6 +17,7 @@ from localllm.server.callers import Caller, caller_of
 from localllm.server.http import Json
 from localllm.server.operations import Operation
 from localllm.server.verdict import Phases, phases_of, verdict
+from localllm.server.waterfall import Waterfall, waterfall_of
 
 State = Literal["queued", "loading", "waiting", "reading", "writing", "finished", "failed"]
 
@@ -48,10 +49,12 @@ class RequestRow(msgspec.Struct, kw_only=True):
 
 
 class RequestDetails(RequestRow, kw_only=True):
-    """A request with everything that happened to it, and the seconds that each phase took."""
+    """A request with everything that happened to it, the seconds that each phase took, and all that it takes to draw
+    them."""
 
     events: list[RequestEvent]
     phases: Phases
+    waterfall: Waterfall
 
 
 class RequestList(msgspec.Struct):
@@ -89,7 +92,9 @@ class Requests:
         return Json(RequestList([row_of(record) for record in found]))
 
     async def one(self, request: Request) -> Response:
-        return Json(details_of(self._found(request)))
+        record, caller, journal = self._found(request), caller_of(request), self._journal
+        known = (*journal.running.values(), *journal.over())
+        return Json(details_of(record, waterfall_of(record, known, lambda other: may_see(caller, other))))
 
     async def cancel(self, request: Request) -> Response:
         record = self._found(request)
@@ -112,9 +117,9 @@ def row_of(record: Record) -> RequestRow:
     return RequestRow(**_fields(record))
 
 
-def details_of(record: Record) -> RequestDetails:
+def details_of(record: Record, waterfall: Waterfall) -> RequestDetails:
     events = [event_of(record, happened) for happened in record.events]
-    return RequestDetails(**_fields(record), events=events, phases=phases_of(record))
+    return RequestDetails(**_fields(record), events=events, phases=phases_of(record), waterfall=waterfall)
 
 
 def event_of(record: Record, happened: Event) -> RequestEvent:

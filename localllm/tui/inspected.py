@@ -10,43 +10,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from localllm.client.said import Alternative
+from localllm.client.said import SaidToken as InspectedToken
 
-class Alternative(msgspec.Struct, frozen=True, array_like=True):
-    """A token that could have stood there. `logprob` is natural, of the model itself: before temperature and cuts."""
-
-    token_id: int
-    raw: bytes
-    logprob: float
-
-    @property
-    def probability(self) -> float:
-        return math.exp(self.logprob)
-
-
-class InspectedToken(msgspec.Struct, frozen=True, array_like=True):
-    """One token that was said. `logprob` None: not known (it was said without anybody asking). `alternatives` are best
-    first and mostly hold the token itself; `entropy` is in nats. Packs well with msgspec, for whoever stores it."""
-
-    token_id: int
-    raw: bytes
-    logprob: float | None = None
-    alternatives: tuple[Alternative, ...] = ()
-    entropy: float | None = None
-    is_reasoning: bool = False
-
-    @property
-    def probability(self) -> float | None:
-        return None if self.logprob is None else math.exp(self.logprob)
-
-    @property
-    def rank(self) -> int | None:
-        """1 for the first choice; None where it is none of the known alternatives."""
-        ids = [each.token_id for each in self.alternatives]
-        return ids.index(self.token_id) + 1 if self.token_id in ids else None
-
-    @property
-    def surprise_bits(self) -> float | None:
-        return None if self.logprob is None else max(0.0, -self.logprob / math.log(2))
+__all__ = ["Alternative", "BranchWish", "InspectedAnswer", "InspectedToken", "SamplerCuts", "is_allowed"]
 
 
 class SamplerCuts(msgspec.Struct, frozen=True):
@@ -75,7 +42,7 @@ class InspectedAnswer:
 
     title: str = "Answer"
     tokens: list[InspectedToken] = field(default_factory=list)
-    cuts: SamplerCuts = SamplerCuts()
+    cuts: SamplerCuts = field(default_factory=SamplerCuts)
     num_prompt: int = 0
     page_size: int = 16
     vocab_size: int = 0
@@ -108,7 +75,7 @@ def is_allowed(token: InspectedToken, cuts: SamplerCuts) -> Sequence[bool]:
         return [place == 0 for place in range(len(logprobs))]
     # temperature changes what tokens share; of those beyond the known ones only their mass at temperature 1 is known
     weights = [math.exp((logprob - logprobs[0]) / cuts.temperature) for logprob in logprobs]
-    total = sum(weights) + _unseen_weight(logprobs, cuts)
+    total = sum(weights[: cuts.top_k or None]) + _unseen_weight(logprobs, cuts)
     allowed, before = [], 0.0
     for place, weight in enumerate(weights):
         is_in = not cuts.top_k or place < cuts.top_k
