@@ -46,7 +46,8 @@ class Sink(Protocol):
 
 
 class Resident:
-    """States go loading, ready, stopping; or to failed from either of the first two. `gone` is set at the end."""
+    """States go loading, ready, stopping; or to failed from either of the first two. `gone` is set at the end.
+    `was_stopped`: it was ready, and somebody wanted it to go."""
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class Resident:
         self.last_used = started
         self.error: LocalLLMError | None = None
         self.crashed = False
+        self.was_stopped = False
         self.is_mourned = False
         self.is_watched = False
         self.load = load
@@ -317,6 +319,7 @@ class Resident:
         """Unload: open streams end with an error, memory is free when this returns."""
         if self.state in ("loading", "ready"):
             was_loading, self.state = self.state == "loading", "stopping"
+            self.was_stopped = not was_loading
             self._changed(self)
             if self._process is not None:
                 self._process.send(wire.Stop())

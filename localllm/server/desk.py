@@ -21,7 +21,7 @@ from localllm.daemon.quarantine import fingerprint_of, fingerprint_of_body
 from localllm.daemon.replies import Ask, Begun, Reply
 from localllm.daemon.residency import Residency, Wait, key_of
 from localllm.daemon.resident import Resident
-from localllm.errors import DeadlineExceeded, InvalidRequest, LocalLLMError, Overloaded
+from localllm.errors import DeadlineExceeded, InvalidRequest, LocalLLMError, Overloaded, WorkerCrashed
 from localllm.server.asks import wish_of
 from localllm.server.callers import caller_of, program_of
 from localllm.server.fields import MAX_TIMEOUT_S, Common
@@ -184,24 +184,47 @@ class Desk:
         wait = wait_of(request)
         if will_need_grammar(wanted):
             self.grammars.warm()  # beside the loading and the rendering
-        resident = await self._resident(stack, wanted, entry, wait)
-        load_s = time.monotonic() - started
+        asking: _Asking | None = None
+        is_second = False
+        while True:
+            resident = await self._resident(stack, wanted, entry, wait)
+            load_s = time.monotonic() - started
+            try:
+                if asking is None:
+                    asking = await self._asking(request, resident, wanted, make, entry)
+                reply = await self._submitted(stack, resident, asking, entry, load_s)
+                return Opened(entry.name, resident, asking.asks, reply, tuple(wait.evicted))
+            except WorkerCrashed:  # stopped by hand before it was asked anything: once it may come again
+                if is_second or not resident.was_stopped:
+                    raise
+                is_second = True
+
+    async def _asking(
+        self, request: Request, resident: Resident, wanted: Common, make: MakeAsks, entry: "_Entry"
+    ) -> "_Asking":
         asks, fingerprints = await self._asks(resident, wanted, make)
         asks = await settled(asks, self.grammars)
         owner = caller_of(request).name or wanted.user or ""
         asks = [_placed(ask, entry.priority, owner, self.settings) for ask in asks]
-        self.admission.settle(entry.ticket, len(asks), _num_tokens(asks), is_certain=wait.is_told)
-        quarantine, key = self.residency.quarantine, key_of(resident.entry)
-        await stack.enter_async_context(quarantine.running(key, fingerprints))
-        begun = await self._begun(resident, asks)
-        reply = Reply.open(resident, asks, entry.record, load_s=load_s, begun=begun)
+        self.admission.settle(entry.ticket, len(asks), _num_tokens(asks), is_certain=wait_of(request).is_told)
+        return _Asking(asks, fingerprints)
+
+    async def _submitted(
+        self, stack: contextlib.AsyncExitStack, resident: Resident, asking: "_Asking", entry: "_Entry", load_s: float
+    ) -> Reply:
+        quarantine, key, fingerprints = self.residency.quarantine, key_of(resident.entry), asking.fingerprints
+        async with contextlib.AsyncExitStack() as own:
+            await own.enter_async_context(quarantine.running(key, fingerprints))
+            begun = await self._begun(resident, asking.asks)
+            reply = Reply.open(resident, asking.asks, entry.record, load_s=load_s, begun=begun)
+            stack.push_async_exit(own.pop_all())
         entry.leash.hold(reply)
         entry.record.on_cancel(entry.leash.pull)
         self.replies.add(reply)
         stack.callback(self.replies.discard, reply)
         stack.callback(_clear_if_finished, reply, functools.partial(quarantine.clear, key, fingerprints))
         stack.callback(reply.close)
-        return Opened(entry.name, resident, asks, reply, tuple(wait.evicted))
+        return reply
 
     async def _resident(
         self, stack: contextlib.AsyncExitStack, wanted: Common, entry: "_Entry", wait: Wait
@@ -239,6 +262,14 @@ class Desk:
         if not self.residency.quarantine.is_empty:
             entry = await self.residency.find(name)
             self.residency.quarantine.check(key_of(entry), fingerprint_of_body(wanted))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """The sequences to run, and what the request is known by if they kill the worker."""
+
+    asks: list[Ask]
+    fingerprints: list[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,20 @@ def lines_of(world: World, **fields: Any) -> list[str]:
         return [line for line in answer.iter_lines() if line]
 
 
+def test_a_request_that_was_not_asked_yet_survives_a_stop_of_its_model(tmp_path: Path) -> None:
+    with daemon(tmp_path, library()) as world, ThreadPoolExecutor(1) as pool:
+        world.complete("warm", max_tokens=1)
+        held, residency = threading.Event(), world.daemon.residency
+        for _ in range(2):  # nobody reads prompts meanwhile
+            asyncio.run_coroutine_threadsafe(residency.in_thread(held.wait), world.loop)
+        asked = pool.submit(world.complete, "abc")
+        until(lambda: world.on_loop(lambda: any(each.num_users for each in residency.residents())))
+        first = world.ps()[0]["pid"]
+        assert world.client.post("/localllm/v1/stop", json={"model": "toy:1b"}).json()["stopped"]
+        held.set()
+        assert asked.result(20).status_code == 200 and world.ps()[0]["pid"] != first
+
+
 # ---- letting in
 
 
