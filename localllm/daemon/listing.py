@@ -135,6 +135,7 @@ def _listed(entry: CatalogEntry, can_run: CanRun | None, here: Collection[str]) 
         quants=tuple(_quant(entry, tag) for tag in entry.quants),
         default_quant=entry.default_quant,
         repo=next((source.repo for source in entry.sources if source.repo), ""),
+        original=entry.original,
         refusal=refusal or "",
         is_here=entry.name in here,
     )

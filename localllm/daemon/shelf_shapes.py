@@ -56,7 +56,8 @@ class CatalogQuant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CatalogModel(msgspec.Struct, frozen=True, kw_only=True):
-    """One model that could be pulled. `refusal` says why this build cannot run it; `repo` is where it comes from."""
+    """One model that could be pulled. `refusal` says why this build cannot run it; `repo` is where it comes from,
+    `original` whose weights they are: where the terms are found of one that is `gated`."""
 
     name: str
     source: Literal["catalog", "hub"] = "catalog"
@@ -70,6 +71,7 @@ class CatalogModel(msgspec.Struct, frozen=True, kw_only=True):
     quants: tuple[CatalogQuant, ...] = ()
     default_quant: str = ""
     repo: str = ""
+    original: str = ""
     refusal: str = ""
     is_here: bool = False
 

@@ -4,9 +4,10 @@ Whatever opens files or the network runs in threads. Where files lie is told to 
 """
 
 import asyncio
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,6 +16,7 @@ from localllm.daemon import shelf_shapes
 from localllm.daemon.fitting import Cost, cost_of_file, cost_of_size, fit_of, fit_of_loaded
 from localllm.daemon.habits import Habits
 from localllm.daemon.listing import catalog_models, disk_use, entry_of, found_models, is_safetensors, weights_in
+from localllm.daemon.memory_plan import Holder
 from localllm.daemon.residency import Residency
 from localllm.daemon.resident import Resident
 from localllm.daemon.shelf import OpenShelf
@@ -44,7 +46,7 @@ class Shelving:
         self._residency = residency
         self._open_shelf = open_shelf
         self._habits = habits
-        self._costs: dict[tuple[str, str], Cost | LocalLLMError] = {}
+        self._costs: dict[tuple[str, str, str], Cost | LocalLLMError] = {}
         self.pulls = Pulls(open_shelf)
 
     def operations(self) -> Sequence[Operation]:
@@ -176,39 +178,34 @@ class Shelving:
         wanted = take(await read_object(request), shapes.FitModelsRequest, request).request
         check_names(caller_of(request), wanted.models)
         entries = {entry.name: entry for entry in await self._residency.entries()}
-        holders, available = self._residency.holders(), self._residency.available_memory_bytes()
         loaded = {each.entry.name: each for each in self._residency.residents() if each.ready is not None}
-        room = (available, holders, self._residency.memory_bytes(), wanted.context_length)
-        work = asyncio.to_thread(lambda: [self._fit(name, entries, loaded, room) for name in wanted.models])
+        room = _Room(
+            self._residency.available_memory_bytes(),
+            self._residency.holders(),
+            self._residency.memory_bytes(),
+            wanted.context_length,
+        )
+        seeker = _Seeker(entries, self._open_shelf)
+        work = asyncio.to_thread(lambda: [self._fit(name, seeker, loaded, room) for name in wanted.models])
         return Json(shelf_shapes.ModelFits(fits=tuple(await attended(request, work))))
 
     def _fit(
-        self, name: str, entries: dict[str, Entry], loaded: dict[str, Resident], room: Any
+        self, name: str, seeker: "_Seeker", loaded: Mapping[str, Resident], room: "_Room"
     ) -> shelf_shapes.ModelFit:
         """Never an error: what nobody can tell is unknown, with the reason."""
-        available, holders, memory_bytes, context_length = room
         try:
-            entry = entries.get(name) or self._sought(name)
-            load = load_order(entry, self._settings)
-            cost = self._cost(entry)
-            resident = loaded.get(entry.name)
+            entry = seeker.find(name)
+            load, cost = load_order(entry, self._settings), self._cost(entry)
+            resident = loaded.get(entry.name) if entry.path else None  # another quantization has no file here
             if resident is not None and resident.ready is not None:
-                return fit_of_loaded(name, cost, resident.ready, memory_bytes)
-            return fit_of(name, cost, load, available, holders, memory_bytes, context_length)
+                return fit_of_loaded(name, cost, resident.ready, room.memory_bytes)
+            return fit_of(name, cost, load, room.available, room.holders, room.memory_bytes, room.context_length)
         except LocalLLMError as error:
-            return shelf_shapes.ModelFit(model=name, sentence=error.message, memory_bytes=memory_bytes)
-
-    def _sought(self, name: str) -> Entry:
-        """A model that is here under another spelling of its name, else one of the catalog."""
-        shelf = self._open_shelf()
-        try:
-            return shelf.find(name)
-        except ModelNotFound:
-            return entry_of(shelf, name)
+            return shelf_shapes.ModelFit(model=name, sentence=error.message, memory_bytes=room.memory_bytes)
 
     def _cost(self, entry: Entry) -> Cost:
         """Headers are read once: those of large vocabularies take as long as a short answer."""
-        key = (entry.digest or entry.path, entry.name)
+        key = (entry.digest or entry.path, entry.name, entry.quantization)
         known = self._costs.get(key)
         if known is None:
             if len(self._costs) >= MAX_COSTS:
@@ -251,6 +248,36 @@ class Shelving:
 
     async def cancel_pull(self, request: Request) -> Response:
         return Json(self.pulls.cancel(_id(request)).shown())
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What there is for a model: bytes that are free now, who holds others, and what is wanted besides."""
+
+    available: int
+    holders: Sequence[Holder]
+    memory_bytes: int
+    context_length: int
+
+
+class _Seeker:
+    """Models that are here by their full names, then the catalog, then here under another spelling. The store is opened
+    once for all of them, and only where it is needed."""
+
+    def __init__(self, entries: Mapping[str, Entry], open_shelf: OpenShelf) -> None:
+        self._entries = entries
+        self._open = functools.cache(open_shelf)
+
+    def find(self, name: str) -> Entry:
+        if name in self._entries:
+            return self._entries[name]
+        shelf = self._open()
+        try:
+            known = entry_of(shelf, name)
+        except ModelNotFound:
+            return shelf.find(name)
+        is_same = known.quantization == self._entries[known.name].quantization if known.name in self._entries else False
+        return self._entries[known.name] if is_same else known
 
 
 async def _named(request: Request) -> str:

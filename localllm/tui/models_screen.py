@@ -1,17 +1,514 @@
-"""Models."""
+"""Models: what runs, what is installed, what could be pulled, and whether this machine has room for it."""
 
 from __future__ import annotations
 
-from textual.app import ComposeResult
-from textual.widget import Widget
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal
+from textual.strip import Strip
+from textual.widgets import Input
+
+from localllm.client import CatalogModels, InspectedModel, ModelFit, PullJob
+from localllm.errors import DaemonUnreachable, LocalLLMError
+from localllm.safe_text import one_line
+from localllm.tui import words
+from localllm.tui.drawn import Drawn, DrawnList
 from localllm.tui.frame import FrameScreen
+from localllm.tui.lines import Line, gauge
+from localllm.tui.models_detail import ModelDetail
+from localllm.tui.models_list import ListHead, ModelList
+from localllm.tui.models_pages import MakeLines, ModelPage, TablePage, metadata_lines, template_lines, tensor_lines
+from localllm.tui.models_pulls import SHOWN, PullList, PullsHead
+from localllm.tui.models_sheet import Question, Sheet
+from localllm.tui.models_state import LOADED, SORTS, Model, ModelsState
+from localllm.tui.palette import Ink
+
+if TYPE_CHECKING:
+    from localllm.client import Client
+    from localllm.daemon.feed import Frame
+
+T = TypeVar("T")
+PULLS_EVERY_S, IDLE_PULLS_EVERY_S = 0.5, 5.0
+FITS_AT_ONCE = 512
+MAKERS: dict[str, tuple[str, Callable[[InspectedModel], MakeLines]]] = {
+    "template": ("Template", template_lines),
+    "tensors": ("Tensors", tensor_lines),
+    "metadata": ("Metadata", metadata_lines),
+}
+
+
+class Slash(Drawn):
+    """Before the field; an accent bar where one types."""
+
+    DEFAULT_CSS = "Slash { width: 4; height: 1; }"
+
+    def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
+        is_here = isinstance(self.screen.focused, SearchField)
+        bar = "▌" if is_here else " "
+        return [Line((bar + " " * (width - 3), ink("accent"))).put("/ ", ink("text", bold=True)).strip(width)]
+
+
+class SearchField(Input):
+    """Filters as one types; enter asks the hub, too."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "leave", show=False, id="search.leave", tooltip="Back to the list, unfiltered"),
+        Binding("down", "to_list", "list", show=False, id="search.list", tooltip="Go to what was found"),
+    ]
+
+    def action_leave(self) -> None:
+        self.value = ""
+        self.action_to_list()
+
+    def action_to_list(self) -> None:
+        self.screen.query_one(ModelList).focus()
+
+
+class DiskLine(Drawn):
+    """How many models there are, what they take, and how full the disk is."""
+
+    DEFAULT_CSS = "DiskLine { width: 52; height: 1; }"
+
+    def __init__(self, state: ModelsState) -> None:
+        super().__init__()
+        self._state = state
+
+    def line(self, ink: Ink) -> Line:
+        here = self._state.here
+        if not self._state.is_told or not here.disk_bytes:
+            return Line((words.UNKNOWN, ink("faint")))
+        line = Line((words.plural(len(here.models), "model"), ink("muted"))).put(" ")
+        line.put(words.size(sum(model.size_bytes for model in here.models)), ink()).put("   disk ", ink("muted"))
+        line.add(gauge(ink, 1 - here.free_bytes / here.disk_bytes, 10))
+        return line.put(f"  {here.free_bytes / 1e9:,.0f}", ink()).put(" GB free", ink("muted"))
+
+    def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
+        return [self.line(ink).fit(width, "right").strip(width)]
 
 
 class ModelsScreen(FrameScreen):
-    """Models."""
+    """One list with three sections, the model under the cursor beside it, pulls below."""
 
     TAB = "models"
+    AUTO_FOCUS = "#models-list"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("u", "act('unload')", "unload", id="models.unload", tooltip="Unload the model"),
+        Binding("p", "act('pull')", "pull", id="models.pull", tooltip="Pull the model, pause its pull, or go on"),
+        Binding("d", "act('remove')", "remove", id="models.remove", tooltip="Remove the model from the disk"),
+        Binding("f", "fit_only", "fit only", id="models.fit_only", tooltip="Show only what this machine has room for"),
+        Binding("s", "sort", "sort", id="models.sort", tooltip="Sort by name, size, use or speed"),
+        Binding("slash", "search", "search", id="models.search", tooltip="Search installed, catalog and hub"),
+        Binding("x", "act('cancel')", "cancel pull", id="models.cancel", tooltip="Cancel the pull, or forget it"),
+        Binding("t", "act('template')", "template", id="models.template", tooltip="Show its chat template and licence"),
+        Binding("i", "act('tensors')", "tensors", id="models.tensors", tooltip="Show its tensors"),
+        Binding("m", "act('metadata')", "metadata", id="models.metadata", tooltip="Show its metadata"),
+        Binding("left", "quant(-1)", "quant", show=False, id="models.quant_left", tooltip="The quantization above"),
+        Binding("right", "quant(1)", "quant", show=False, id="models.quant_right", tooltip="The quantization below"),
+    ]
+    DEFAULT_CSS = """
+    ModelsScreen #models-top { height: 1; margin: 1 0 1 0; }
+    ModelsScreen.compact #models-top { margin: 0 0 1 0; }
+    ModelsScreen #models-field { height: 1; width: 1fr; margin-right: 4; background: $role-panel; }
+    ModelsScreen.compact #models-field { background: $role-bg; margin-right: 2; }
+    ModelsScreen SearchField { width: 1fr; padding: 0; background: $role-panel; }
+    ModelsScreen SearchField:focus { background: $role-panel; }
+    ModelsScreen.compact SearchField, ModelsScreen.compact SearchField:focus { background: $role-bg; }
+    ModelsScreen.compact Slash { width: 3; }
+    ModelsScreen #models-row { height: 1fr; }
+    ModelsScreen #models-left { width: 1fr; margin-right: 4; }
+    ModelsScreen.compact #models-left { margin-right: 0; }
+    ModelsScreen.compact ModelDetail { display: none; }
+    ModelsScreen.wide ModelDetail { width: 60; }
+    ModelsScreen #models-below { height: auto; margin: 1 0; display: none; }
+    ModelsScreen.compact #models-below { margin: 1 0 0 0; }
+    ModelsScreen.-pulling #models-below { display: block; }
+    ModelsScreen #models-gap { height: 1; }
+    ModelsScreen.compact #models-gap, ModelsScreen.-pulling #models-gap { display: none; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = ModelsState()
+        self.list = ModelList(self.state)
+        self.detail = ModelDetail(self.state)
+        self._pull_list = PullList(self.state)
+        self._pulls_asked_at = 0.0
+        self._shown: tuple[object, ...] = ()
 
     def compose_body(self) -> ComposeResult:
-        yield Widget()
+        with Horizontal(id="models-top"):
+            with Horizontal(id="models-field"):
+                yield Slash()
+                yield SearchField(placeholder="search installed, catalog and hub")
+            yield DiskLine(self.state)
+        with Horizontal(id="models-row"):
+            with Container(id="models-left"):
+                yield ListHead()
+                yield self.list
+            yield self.detail
+        with Container(id="models-below"):
+            yield PullsHead(self.state)
+            yield self._pull_list
+        yield Container(id="models-gap")
+        yield Sheet()
+
+    # ---- what is known
+
+    def on_mount(self) -> None:
+        self.set_interval(PULLS_EVERY_S, self._look_at_pulls)
+        self._fill()
+
+    def link_changed(self) -> None:
+        is_up = self.local.link.state == "up"
+        self.detail.is_old = self.local.is_down
+        if is_up:
+            self.reload()
+        self._fill()
+
+    def frame_arrived(self, frame: Frame) -> None:
+        if self.state.note_frame(frame):
+            self.reload()
+        shown = tuple((row.name, row.state, row.running, row.progress, row.error) for row in self.state.loaded.values())
+        if shown != self._shown:
+            self._shown = shown
+            self._fill()
+
+    def reload(self) -> None:
+        """Asks for everything again."""
+        self.run_worker(self._reload, group="models", exclusive=True)
+
+    async def _reload(self) -> None:
+        try:
+            self.state.here = await self.local.link.ask(lambda client: client.library.installed())
+            self.state.is_told = True
+            self._fill()
+            if not self.state.catalog.models:
+                self.state.catalog = await self._asked(lambda client: client.library.catalog(), CatalogModels())
+                self._fill()
+            self.state.fits = await self._fits()
+            await self._ask_for_pulls()
+        except DaemonUnreachable:
+            return  # the banner says so; what is known stays
+        except LocalLLMError as error:
+            self.local.complain(error)
+        self._fill()
+
+    async def _asked(self, call: Callable[[Client], T], otherwise: T) -> T:
+        """What a daemon answers that may have no such thing to tell: one whose models are given has no catalog."""
+        try:
+            return await self.local.link.ask(call)
+        except DaemonUnreachable:
+            raise
+        except LocalLLMError:
+            return otherwise
+
+    async def _fits(self) -> dict[str, ModelFit]:
+        names = [model.name for model in self.state.models()]
+        offers = [quant.model for offer in self.state.catalog.models for quant in offer.quants]
+        wanted = list(dict.fromkeys((*names, *offers)))
+        found: dict[str, ModelFit] = {}
+        for start in range(0, len(wanted), FITS_AT_ONCE):
+            part = wanted[start : start + FITS_AT_ONCE]
+            fits = await self.local.link.ask(partial(_fit, part))
+            found.update((fit.model, fit) for fit in fits)
+        return found
+
+    async def _look_at_pulls(self) -> None:
+        """Now and then; often while something comes."""
+        if not self.is_current or self.local.link.state != "up":
+            return
+        since = time.monotonic() - self._pulls_asked_at
+        if since >= (PULLS_EVERY_S if self.state.is_pulling else IDLE_PULLS_EVERY_S):
+            self.run_worker(self._ask_for_pulls, group="pulls", exclusive=True)
+
+    async def _ask_for_pulls(self) -> None:
+        self._pulls_asked_at = time.monotonic()
+        before = self.state.pulls
+        try:
+            self.state.pulls = await self._asked(lambda client: client.library.pulls(), ())
+        except LocalLLMError:
+            return
+        ended = {job.id for job in before if job.state != "done"} & {
+            job.id for job in self.state.pulls if job.state == "done"
+        }
+        if ended:
+            self.reload()
+        if before != self.state.pulls:
+            self._fill()
+
+    def _fill(self) -> None:
+        """Everything that is shown, from what is known."""
+        if not self.is_mounted:
+            return
+        self.list.fill()
+        self.detail.show(self.list.model)
+        self.set_class(bool(self.state.pulls), "-pulling")
+        rows = min(len(self.state.pulls), SHOWN.get(self.size_class, 4))
+        self._pull_list.styles.height = rows
+        self._pull_list.refill()
+        self.query_one(PullsHead).refresh()
+        disk = self.query_one(DiskLine)
+        disk.styles.width = disk.line(self.local.ink).width
+        disk.redraw()
+        head = self.query_one(ListHead)
+        head.sort = self.state.sort
+        head.redraw()
+        if isinstance(self.app.screen, ModelPage):
+            self.app.screen.refill()
+        self.bindings_changed()
+
+    def resized(self, size_class: str) -> None:
+        field = self.query_one(SearchField)
+        field.placeholder = "search" if size_class == "compact" else "search installed, catalog and hub"
+        self._fill()
+
+    # ---- moving about
+
+    @on(DrawnList.Moved, "#models-list")
+    def _moved(self) -> None:
+        self.detail.show(self.list.model)
+
+    @on(DrawnList.Chosen, "#models-list")
+    async def _chosen(self) -> None:
+        if self.size_class == "compact":
+            self.app.push_screen(ModelPage(self))
+        else:
+            await self.act("load")
+
+    @on(DrawnList.Chosen, "#models-pulls")
+    async def _chosen_pull(self) -> None:
+        await self.act("pull")
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        self._focus_moved()
+
+    def on_descendant_blur(self, event: events.DescendantBlur) -> None:
+        self._focus_moved()
+
+    def _focus_moved(self) -> None:
+        head = self.query_one(PullsHead)
+        head.is_focused_below = self._pull_list.has_focus
+        head.refresh()
+        self.query_one(Slash).redraw()
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        if event.value != self.state.query:
+            self.state.query, self.state.found = event.value, None
+            self._fill()
+
+    @on(Input.Submitted)
+    def _search_hub(self) -> None:
+        self.list.focus()
+        if self.state.query.strip():
+            self.state.is_looking = True
+            self._fill()
+            self.run_worker(partial(self._look_on_the_hub, self.state.query), group="search", exclusive=True)
+
+    async def _look_on_the_hub(self, query: str) -> None:
+        found = None
+        try:
+            found = await self.local.link.ask(lambda client: client.library.search(query[:200]))
+        except LocalLLMError as error:
+            found = CatalogModels(notice=error.message)
+        finally:
+            self.state.is_looking = False
+        if self.state.query == query:
+            self.state.found = found
+        self._fill()
+
+    def action_search(self) -> None:
+        self.query_one(SearchField).focus()
+
+    def action_fit_only(self) -> None:
+        self.state.is_fit_only = not self.state.is_fit_only
+        self.local.say("only what this machine has room for" if self.state.is_fit_only else "all models")
+        self._fill()
+
+    def action_sort(self) -> None:
+        self.state.sort = SORTS[(SORTS.index(self.state.sort) + 1) % len(SORTS)]
+        self.local.say(f"sorted by {self.state.sort}")
+        self._fill()
+
+    def action_quant(self, by: int) -> None:
+        self.detail.step_quant(by)
+
+    # ---- doing something with a model
+
+    async def action_act(self, what: str) -> None:
+        await self.act(what)
+
+    async def act(self, what: str) -> None:
+        """What a key means for the model, or the pull, under the cursor."""
+        model, job = self.list.model, self._job()
+        if what == "cancel" or (what == "pull" and job is not None):
+            await self._act_on_pull(what, job)
+        elif model is not None:
+            acts = {"load": self._load, "unload": self._unload, "pull": self._pull, "remove": self._ask_to_remove}
+            await (acts[what](model) if what in acts else self._inspect(model, what))
+
+    def _job(self) -> PullJob | None:
+        """The pull that is meant: the one under its own cursor, else that of the model."""
+        if self._pull_list.has_focus:
+            return self._pull_list.job
+        return self.state.pull_of(self._wanted_name()) if self.list.model else None
+
+    def _wanted_name(self) -> str:
+        """The model as it would be pulled: in the quantization that was chosen."""
+        model, quants = self.list.model, self.detail.quants
+        if model is None:
+            return ""
+        return quants[self.detail.chosen].model if quants and not model.is_here else model.name
+
+    async def _load(self, model: Model) -> None:
+        if not model.is_here:
+            await self._pull(model)
+        elif model.is_loaded and model.loaded is not None and model.loaded.state == "ready":
+            self.local.say(f"{model.name} is loaded")
+        else:
+            self.run_worker(partial(self._loading, model.name), group=f"load {model.name}", exclusive=True)
+
+    async def _loading(self, name: str) -> None:
+        """Progress comes with the live feed."""
+        if await self._do(lambda client: list(client.load(name))):
+            self.local.say(f"{name} is loaded")
+
+    async def _unload(self, model: Model) -> None:
+        if model.loaded is not None and model.loaded.state in (*LOADED, "failed"):
+            self.run_worker(partial(self._do, lambda client: client.stop(model.name)), group="unload")
+        else:
+            self.local.say(f"{model.name} is not loaded")
+
+    async def _do(self, call: Callable[[Client], object]) -> bool:
+        """Whether it went well; else the reason is shown."""
+        try:
+            await self.local.link.ask(call)
+        except LocalLLMError as error:
+            self.local.complain(error)
+            return False
+        return True
+
+    async def _pull(self, model: Model) -> None:
+        name, offer = self._wanted_name(), model.offer
+        if model.is_here and name == model.name:
+            self.local.say(f"{name} is here")
+        elif model.refusal:
+            self._ask(Question(f"{one_line(name)} would not run here.", one_line(model.refusal) + ".", "", "back"))
+        elif offer is not None and offer.gated:
+            where = f" at huggingface.co/{one_line(offer.original)}" if offer.original else ""
+            self._ask(
+                Question(
+                    f"{one_line(name)} comes under the licence {one_line(offer.license) or 'of its owner'}.",
+                    f"Using it means agreeing to its terms{where}.",
+                    "agree and pull",
+                ),
+                partial(self._start_pull, name),
+            )
+        elif model.fit is not None and model.fit.verdict == "too large":
+            self._ask(
+                Question(f"{one_line(name)} is too large for this machine.", model.fit.sentence, "pull it anyway"),
+                partial(self._start_pull, name),
+            )
+        else:
+            await self._start_pull(name)
+
+    async def _start_pull(self, name: str) -> None:
+        if await self._do(lambda client: client.library.pull(name)):
+            await self._ask_for_pulls()
+
+    async def _act_on_pull(self, what: str, job: PullJob | None) -> None:
+        if job is None:
+            self.local.say("nothing is being pulled here")
+        elif what == "cancel" and job.state in ("paused", "running", "queued", "checking") and job.done_bytes:
+            fetched = words.size(job.done_bytes)
+            self._ask(
+                Question(
+                    f"Cancel the pull of {one_line(job.model)}?", f"{fetched} are deleted.", "cancel it", kind="err"
+                ),
+                partial(self._do_with_pull, job, "cancel"),
+            )
+        elif what == "cancel":
+            await self._do_with_pull(job, "cancel")
+        elif job.error is not None:
+            hint = one_line(job.error.hint) or "The partial file is kept; it goes on from there."
+            self._ask(
+                Question(
+                    f"{one_line(job.error.message)}.", f"{hint[:1].upper()}{hint[1:]}.".replace("..", "."), "try again"
+                ),
+                partial(self._do_with_pull, job, "resume"),
+            )
+        elif job.state != "done":
+            await self._do_with_pull(job, "resume" if job.state == "paused" else "pause")
+
+    async def _do_with_pull(self, job: PullJob, what: str) -> None:
+        if await self._do(lambda client: getattr(client.library, what)(job.id)):
+            await self._ask_for_pulls()
+
+    async def _ask_to_remove(self, model: Model) -> None:
+        installed = model.installed
+        if installed is None:
+            self.local.say(f"{model.name} is not here")
+            return
+        if not installed.is_ours:
+            owner = {"ollama": "Ollama", "lmstudio": "LM Studio"}.get(installed.source, "another program")
+            self._ask(
+                Question(f"{one_line(model.name)} belongs to {owner}.", "Remove it with its own tools.", "", "back")
+            )
+            return
+        loaded = "It is loaded, and is unloaded first. " if model.is_loaded else ""
+        size = words.size(installed.size_bytes)
+        self._ask(
+            Question(
+                f"Remove {one_line(model.name)}?",
+                f"{loaded}Up to {size} come free; files that other models share stay.",
+                "remove it",
+                "keep it",
+                "err",
+            ),
+            partial(self._remove, model.name),
+        )
+
+    async def _remove(self, name: str) -> None:
+        try:
+            gone = await self.local.link.ask(lambda client: client.library.remove(name))
+        except LocalLLMError as error:
+            self.local.complain(error)
+            return
+        self.local.say(f"{gone.removed} is removed, {words.size(gone.freed_bytes)} came free")
+        self.reload()
+
+    async def _inspect(self, model: Model, what: str) -> None:
+        if not model.is_here:
+            self.local.say(f"{model.name} can be looked into when it is here")
+            return
+        self.run_worker(partial(self._looked_into, model.name, what), group="inspect", exclusive=True)
+
+    async def _looked_into(self, name: str, what: str) -> None:
+        title, make = MAKERS[what]
+        try:
+            inside = await self.local.link.ask(lambda client: client.library.inspect(name))
+        except LocalLLMError as error:
+            self.local.complain(error)
+            return
+        self.app.push_screen(TablePage(f"{title} of {one_line(name)}", make(inside)))
+
+    # ---- asking first
+
+    def _ask(self, question: Question, act: Callable[[], Awaitable[None]] | None = None) -> None:
+        async def nothing() -> None: ...
+
+        self.query_one(Sheet).ask(question, act or nothing)
+
+    @on(Sheet.Closed)
+    def _asked_and_answered(self) -> None:
+        (self._pull_list if self.state.pulls and self._pull_list.has_focus else self.list).focus()
+
+
+def _fit(names: Sequence[str], client: Client) -> tuple[ModelFit, ...]:
+    return client.library.fit(names)

@@ -1,14 +1,30 @@
 """A daemon that is not there: what the application asks of a client, answered from tables."""
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from localllm.client import Health
+from localllm.client import CatalogModels, Health, InstalledModels, ModelFit, PullJob
 from localllm.daemon.feed import Frame
 from localllm.errors import DaemonUnreachable
 from localllm.tui.app import LocalApp
+
+
+class EmptyLibrary:
+    """A daemon without models, whose catalog is empty."""
+
+    def installed(self) -> InstalledModels:
+        return InstalledModels()
+
+    def catalog(self) -> CatalogModels:
+        return CatalogModels()
+
+    def fit(self, models: Sequence[str], context_length: int = 0) -> tuple[ModelFit, ...]:
+        return ()
+
+    def pulls(self) -> tuple[PullJob, ...]:
+        return ()
 
 
 class FakeClient:
@@ -20,6 +36,7 @@ class FakeClient:
 
     def __init__(self, *, is_up: bool = True) -> None:
         self.is_up = is_up
+        self.library: Any = EmptyLibrary()
         self.frames: queue.Queue[Frame | None] = queue.Queue()
         if is_up:
             self.frames.put(Frame(at=0.0, time=0.0))

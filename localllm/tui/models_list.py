@@ -1,0 +1,196 @@
+"""The list of models: three titled sections, and of each model what a person needs to choose."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.strip import Strip
+
+from localllm.safe_text import one_line
+from localllm.tui import words
+from localllm.tui.drawn import Drawn, DrawnList
+from localllm.tui.lines import Align, Line, cell, heading, shortened
+from localllm.tui.models_state import TITLES, Model, ModelsState, Row, Sort, Title, Words
+from localllm.tui.palette import Ink
+
+QUANT, SIZE, FIT, SPEED, USED = 9, 5, 16, 7, 11
+_QUANT = re.compile(r"^[A-Z]+\d+")
+FIXED = 2 + QUANT + SIZE + FIT + SPEED + USED
+
+
+def fit_words(model: Model) -> tuple[str, str, str, str]:
+    """Sign, words, and the roles of both."""
+    row = model.loaded
+    if row is not None and row.state == "loading":
+        progress = row.progress
+        share = progress.done_bytes / progress.total_bytes if progress and progress.total_bytes else None
+        return "◐", f"loading {words.percent(share)}" if share is not None else "loading", "accent", "text"
+    if row is not None and row.state == "stopping":
+        return "◐", "unloading", "muted", "muted"
+    if row is not None and row.state == "failed":
+        return "▪", "failed", "err", "err"
+    if model.refusal:
+        return "○", "cannot run", "faint", "faint"
+    verdict = model.fit.verdict if model.fit else "unknown"
+    if verdict == "fits":
+        return "●", "fits", "accent", "text"
+    if verdict == "tight":
+        return "◐", "tight", "warn", "warn"
+    return ("○", "too large", "faint", "faint") if verdict == "too large" else (words.UNKNOWN, "", "faint", "faint")
+
+
+def quant_text(tag: str) -> str:
+    """`q4_K_M`, `f16`: the letters before the number whisper."""
+    return _QUANT.sub(lambda found: found[0].lower(), one_line(tag)) if tag else words.UNKNOWN
+
+
+def speed_text(speed: float, is_guess: bool) -> str:
+    """`62`, `~39`, or a dash."""
+    if not speed:
+        return words.UNKNOWN
+    return f"{'~' if is_guess else ''}{speed:,.0f}" if speed >= 9.95 else f"{'~' if is_guess else ''}{speed:.1f}"
+
+
+def used_text(model: Model, pull: str, now: float) -> str:
+    """The last column: streams of what runs, when the rest was used, what to do with what is not here."""
+    if model.is_loaded and model.loaded is not None:
+        count = model.loaded.running
+        return words.plural(count, "stream") if count else "idle"
+    if pull:
+        return pull
+    if model.is_here:
+        return words.day(model.used, now) if model.used else words.UNKNOWN
+    return "" if model.is_hopeless else "pull"
+
+
+class ListHead(Drawn):
+    """Names of the columns; that by which the list is sorted speaks louder."""
+
+    DEFAULT_CSS = "ListHead { height: 1; }"
+    sort: Sort = "name"
+
+    def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
+        line = Line(("  ", ink()))
+        columns: tuple[tuple[str, int, Align, Sort | None], ...] = (
+            ("name", width - FIXED, "left", "name"),
+            ("quant", QUANT, "left", None),
+            ("GB", SIZE, "right", "size"),
+            ("  this machine", FIT, "left", None),
+            ("tok/s", SPEED, "right", "speed"),
+            ("used", USED, "right", "used"),
+        )
+        for name, column, align, sort in columns:
+            line.put(cell(name, column, align), ink("text" if sort == self.sort and sort != "name" else "faint"))
+        return [line.strip(width)]
+
+
+class ModelList(DrawnList):
+    """The models of a state. The cursor stays on its model while others come and go."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "choose", "load", id="models.load", tooltip="Load the model; pull it where it is not here"),
+    ]
+
+    def __init__(self, state: ModelsState) -> None:
+        super().__init__(id="models-list")
+        self.styles.scrollbar_size_vertical = 0  # the columns end on the margin; titles say how many there are
+        self._state = state
+        self._rows: list[Row] = []
+        self._name = ""
+
+    @property
+    def model(self) -> Model | None:
+        """The model under the cursor."""
+        row = self._rows[self.cursor] if self.cursor < len(self._rows) else None
+        return row if isinstance(row, Model) else None
+
+    def fill(self) -> None:
+        """The state has changed."""
+        self._rows = self._state.rows()
+        names = [row.name if isinstance(row, Model) else "" for row in self._rows]
+        if self._name in names:
+            self.cursor = names.index(self._name)
+        self.refill()
+        self._note()
+
+    def select(self, name: str) -> None:
+        """Puts the cursor on a model."""
+        self._name = name
+        self.fill()
+        self.move_to(self.cursor)
+
+    def move_to(self, row: int) -> None:
+        super().move_to(row)
+        self._note()
+        if self.cursor <= 1:  # the first title goes with the first row
+            self.scroll_to(y=0, animate=False)
+
+    def _note(self) -> None:
+        model = self.model
+        self._name = model.name if model else self._name
+
+    def row_count(self) -> int:
+        return len(self._rows)
+
+    def can_choose(self, row: int) -> bool:
+        return isinstance(self._rows[row], Model)
+
+    def draw_row(self, row: int, ink: Ink, width: int) -> Strip:
+        shown = self._rows[row]
+        if isinstance(shown, Title):
+            title = TITLES[shown.section]
+            return heading(ink, width, title, note=shown.note, is_focused=self._has_focus_in(row)).strip(width)
+        if isinstance(shown, Words):
+            text = shortened(shown.text, width - 2)
+            return Line(("  ", ink())).put(text, ink("warn" if shown.is_warning else "muted")).strip(width)
+        if shown is None:
+            return Line().strip(width)
+        is_at = row == self.cursor
+        line = self._line(shown, ink, width, is_at)
+        return line.on(ink.selected).strip(width) if is_at else line.strip(width)
+
+    def _has_focus_in(self, row: int) -> bool:
+        """Whether the cursor is in the section whose title this is: exactly one rule is accent."""
+        if not self.has_focus or self.model is None:
+            return False
+        title = self._rows[row]
+        return isinstance(title, Title) and title.section == self.model.section
+
+    def _line(self, model: Model, ink: Ink, width: int, is_at: bool) -> Line:
+        is_dim = model.is_hopeless
+        text = "muted" if is_dim else "text"
+        strong = model.is_loaded or is_at
+        sign, said, sign_role, said_role = fit_words(model)
+        speed = speed_text(model.speed, model.is_guess)
+        pull = self._state.pull_of(model.name)
+        used = used_text(model, pull_word(pull.state) if pull else "", time.time())
+        quiet = "faint" if used in ("pull", words.UNKNOWN) else "muted"
+        size = words.gigabytes(model.size_bytes or None)
+        line = self._mark(model, ink, is_at)
+        line.put(cell(shortened(one_line(model.name), width - FIXED - 1, "middle"), width - FIXED),
+                 ink("bright", bold=True) if strong else ink(text))  # fmt: skip
+        line.put(cell(quant_text(model.quant), QUANT), ink("muted"))
+        line.put(cell(size, SIZE, "right"), ink(text if model.size_bytes else "faint"))
+        line.put(f"  {sign} ", ink(sign_role)).put(cell(said, FIT - 4), ink(said_role))
+        line.put(cell(speed, SPEED, "right"), ink(text if model.speed else "faint"))
+        return line.put(cell(used, USED, "right"), ink(quiet))
+
+    def _mark(self, model: Model, ink: Ink, is_at: bool) -> Line:
+        if is_at:
+            return Line(("▌ ", ink("accent" if self.has_focus else "muted")))
+        is_ready = model.is_loaded and model.loaded is not None and model.loaded.state == "ready"
+        return Line(("▶ " if is_ready else "  ", ink("accent")))
+
+
+def pull_word(state: str) -> str:
+    """What the list says of a model that is on its way."""
+    return {"running": "pulling", "queued": "waiting"}.get(state, state)
+
+
+def titles(rows: Sequence[Row]) -> list[str]:
+    """Names of the sections in a list of rows."""
+    return [TITLES[row.section] for row in rows if isinstance(row, Title)]
