@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from localllm.daemon.bounds import readable
+from localllm.daemon.expressions import ascii_classes, shortest
 from localllm.daemon.grammar_process import GrammarProcess
 from localllm.errors import InvalidGrammar, InvalidSchema, Overloaded
 
 MAX_DEPTH = 32
 MAX_NODES = 2000
 MAX_REGEX_CHARS = 1024
+MAX_SHORTEST = 1 << 15
+"""Characters of the shortest match of an expression: an answer that must be longer never comes to its end."""
 MAX_GRAMMAR_CHARS = 1 << 16
 MAX_CHOICES = 1000
 MAX_KEPT = 256
@@ -68,7 +71,9 @@ def regex_grammar(pattern: str, *, param: str = "regex") -> Draft:
     """Text that the whole expression matches (syntax of Rust's regex crate: no look-around, no back-references)."""
     if len(pattern) > MAX_REGEX_CHARS:
         raise InvalidGrammar(_too_long("a regular expression", len(pattern), MAX_REGEX_CHARS), param=param)
-    return Draft("regex", pattern)
+    if (least := shortest(pattern)) > MAX_SHORTEST:
+        raise InvalidGrammar(_endless("the regular expression", least), param=param)
+    return Draft("regex", ascii_classes(pattern))
 
 
 def choice_grammar(choices: Sequence[str], *, param: str = "choice") -> Draft:
@@ -206,6 +211,12 @@ def _check_expressions(node: Mapping[str, Any], param: str) -> None:
     for pattern in patterns:
         if isinstance(pattern, str) and len(pattern) > MAX_REGEX_CHARS:
             raise InvalidSchema(_too_long("a pattern", len(pattern), MAX_REGEX_CHARS), param=param)
+        if isinstance(pattern, str) and (least := shortest(pattern)) > MAX_SHORTEST:
+            raise InvalidSchema(_endless("a pattern", least), param=param)
+
+
+def _endless(what: str, least: int) -> str:
+    return f"{what} matches nothing shorter than {least} characters; it may ask for {MAX_SHORTEST} at most"
 
 
 def _too_long(what: str, length: int, most: int) -> str:
