@@ -26,12 +26,12 @@ NOTHING = Ring()
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """`short` is its unit in one line. `high` is the least that the plot's height stands for."""
+    """`short` is its value and what it counts, for one line. `high` is the least that the plot's height stands for."""
 
     label: str
     value: str
     unit: str
-    short: str
+    short: tuple[str, str]
     ring: Ring
     high: float
     is_fixed: bool = False
@@ -48,16 +48,20 @@ def figures_of(state: LiveState, model: ModelState | None) -> list[Figure]:
     hits, first = ring("hits").newest, ring("first_p50").newest
     total = float(state.machine.total_bytes)
     first_value, first_unit = _split(words.seconds(first))
+    decode, prefill, batch, queue = (
+        words.rate(ring("decode").newest), *(_whole(ring(name).newest) for name in ("prefill", "batch", "queue"))
+    )  # fmt: skip
+    of_most = f"of {most}" if most else ""
     return [
-        Figure("Decode", words.rate(ring("decode").newest), "tok/s", "tok/s", ring("decode"), 20.0),
-        Figure("Prefill", _whole(ring("prefill").newest), "tok/s", "prefill", ring("prefill"), 100.0),
-        Figure("Batch", _whole(ring("batch").newest), f"of {most}" if most else "", f"of {most}" if most else "batch",
-               ring("batch"), 4.0),
-        Figure("Queue", _whole(ring("queue").newest), "waiting", "waiting", ring("queue"), 4.0),
-        Figure("Prefix hits", _split(words.percent(hits))[0], "%", "% hits", ring("hits"), 1.0, is_fixed=True),
-        Figure("First token", first_value, f"{first_unit} p50".strip(), f"{first_unit} first".strip(),
+        Figure("Decode", decode, "tok/s", (decode, "tok/s"), ring("decode"), 20.0),
+        Figure("Prefill", prefill, "tok/s", (prefill, "prefill"), ring("prefill"), 100.0),
+        Figure("Batch", batch, of_most, (batch, of_most or "batch"), ring("batch"), 4.0),
+        Figure("Queue", queue, "waiting", (queue, "waiting"), ring("queue"), 4.0),
+        Figure("Prefix hits", _split(words.percent(hits))[0], "%", (words.percent(hits), "hits"), ring("hits"), 1.0,
+               is_fixed=True),
+        Figure("First token", first_value, f"{first_unit} p50".strip(), (words.seconds(first), "first"),
                ring("first_p50"), 0.1),
-        Figure("Memory", words.gigabytes(state.memory.newest), f"of {words.gigabytes(total or None)} GB", "GB",
+        Figure("Memory", words.gigabytes(state.memory.newest), f"of {words.gigabytes(total or None)} GB", ("", ""),
                state.memory, total or 1.0, is_fixed=True),
     ]  # fmt: skip
 
@@ -101,16 +105,14 @@ class KeyFigures(Drawn):
             return [_one_line(ink, figures, width).strip(width)]
         column = (width - GAP * (len(figures) - 1)) // len(figures)
         extra = width - GAP * (len(figures) - 1) - column * len(figures)
-        blocks = [
-            _block(ink, figure, column + (number < extra), height - 2) for number, figure in enumerate(figures)
-        ]
+        blocks = [_block(ink, figure, column + (number < extra), height - 2) for number, figure in enumerate(figures)]
         return [joined([block[row] for block in blocks], GAP).strip(width) for row in range(height)]
 
 
 def _one_line(ink: Ink, figures: list[Figure], width: int) -> Line:
     line = Line()
-    for figure in figures[:-1]:
-        part = Line((figure.value, ink("bright", bold=True))).put(f" {figure.short}", ink("muted"))
+    for value, name in (figure.short for figure in figures[:-1]):
+        part = Line((value, ink("bright", bold=True))).put(f" {name}", ink("muted"))
         if line.width + bool(line.width) * GAP + part.width <= width:
             line.put(" " * GAP if line.width else "").add(part)
     return line
@@ -180,9 +182,9 @@ def _framed(
         text = write(labels[number]) if number in labels and len(rows) >= TICKS else ""
         lines.append(Line((f"{text[: AXIS - 1]:>{AXIS - 1}} ", ink("faint"))).add(row))
     room = width - AXIS
-    size = _size(room)
     times = [" "] * room
-    for text, at in ((f"{room * size * SAMPLE_S:.0f} s", 0), (f"{room * size * SAMPLE_S / 2:.0f}", room // 2 - 1)):
+    for text, ago_s in (("60 s", SPAN_S), ("30", SPAN_S / 2)):
+        at = max(0, room - round(ago_s / SAMPLE_S / _size(room)))
         times[at : at + len(text)] = text
     times[-3:] = "now"
     lines.append(Line((" " * AXIS + "".join(times), ink("faint"))))

@@ -284,9 +284,12 @@ def _letter_cells(map_ink: MapInk, place: MapLayout, row: int, part: bytes, here
     cursor = None if here is None else here // per_cell - row * place.columns
     cells: Cells = []
     for at, look in enumerate(_grouped(part, per_cell)):
+        if at == cursor and here is not None:
+            page = here - row * place.pages_per_row
+            cells.append((letter_of(part[page], digits[page] if digits else 0), ink("bg", on="bright", bold=True)))
+            continue
         text = letter_of(look, max(digits[at * per_cell : (at + 1) * per_cell], default=0))
-        style = ink("bg", on="bright", bold=True) if at == cursor else _letter_style(ink, look)
-        cells.append((text, style))
+        cells.append((text, _letter_style(ink, look)))
     return cells + [(" ", Style())] * (place.columns - len(cells))
 
 

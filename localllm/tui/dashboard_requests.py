@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.message import Message
@@ -15,7 +16,7 @@ from localllm.safe_text import one_line
 from localllm.tui import words
 from localllm.tui.dashboard_page_line import swatch
 from localllm.tui.drawn import Drawn
-from localllm.tui.lines import Align, Line, gauge, heading, joined, shortened
+from localllm.tui.lines import PLAIN, Align, Line, gauge, heading, joined, shortened
 from localllm.tui.live_requests import Request, State
 from localllm.tui.live_state import LiveState
 from localllm.tui.palette import Ink
@@ -33,6 +34,7 @@ SIGNS: dict[State, tuple[str, str, str]] = {
     "done": ("✓", "muted", "done"),
     "failed": ("×", "err", "failed"),
 }
+BOLD = Style(bold=True)
 CANCELLED = ("client_gone", "cancelled")
 
 
@@ -52,8 +54,8 @@ NORMAL = (
     Column("tok/s", 5), Column("age", 6),
 )  # fmt: skip
 WIDE = (
-    Column("", 3, "left"), Column("id", 5, "left"), Column("model", 12, "left"), Column("source", 14, "left"),
-    Column("state", 20, "left"), Column("prompt", 6), Column("cached", 6), Column("out", 5), Column("pages", 5),
+    Column("", 3, "left"), Column("id", 5, "left"), Column("model", 11, "left"), Column("source", 14, "left"),
+    Column("state", 18, "left"), Column("prompt", 6), Column("cached", 6), Column("out", 5), Column("pages", 5),
     Column("tok/s", 5), Column("age", 6), Column("first token", 11), Column("queued", 7), Column("lane", 11, "left"),
 )  # fmt: skip
 
@@ -124,7 +126,7 @@ class RequestTable(Drawn, can_focus=True):
         lines = [self._title(ink, width), _head(ink, columns, gap)]
         for row in rows[self._first_row : self._first_row + room]:
             line = _row_line(ink, self.state, row, columns, gap).fit(width)
-            lines.append(line.over(ink.selected) if row.id == self.chosen else line)
+            lines.append(_selected(ink, line, columns) if row.id == self.chosen else line)
         if not rows and room:
             text = "No request matches." if self.filter else "Requests appear here as programs send them."
             lines.append(Line((f"   {text}", ink("faint"))).fit(width))
@@ -199,6 +201,18 @@ class RequestTable(Drawn, can_focus=True):
     def on_blur(self) -> None:
         self.redraw()
         self.post_message(self.Selected())
+
+
+def _selected(ink: Ink, line: Line, columns: Sequence[Column]) -> Line:
+    """Without colours the whole row is turned round, not each part of it."""
+    if ink.selected.reverse:
+        return Line((line.text, ink("bg", on="text")))
+    head = sum(column.width for column in columns[:2])
+    strip = line.strip(line.width)
+    made = Line(*[(text, (style or PLAIN) + BOLD) for text, style, _ in strip.crop(0, head)])
+    for text, style, _ in strip.crop(head, line.width):
+        made.put(text, style or PLAIN)
+    return made.over(ink.selected)
 
 
 def _searched(row: Request) -> str:

@@ -57,8 +57,8 @@ def picture(ink: Ink, shown: Waterfall, slot: int | None, width: int, height: in
         lines.append(Line())
         room -= 1
     lines += [_axis(ink, total_s, ticks, bars), *rows]
-    lines += _batch(ink, shown, total_s, bars, min(2, room))
     advice = shown.verdict.advice
+    lines += _batch(ink, shown, total_s, bars, min(2, room - bool(advice)))
     if advice and len(lines) < height:
         if len(lines) + 1 < height:
             lines.append(Line())
