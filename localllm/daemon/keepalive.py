@@ -6,6 +6,8 @@ import re
 from localllm.errors import InvalidRequest
 
 FOREVER = math.inf
+LONGEST_S = 100 * 365 * 86_400.0
+"""More is for ever: no calendar has a date for it."""
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _WHOLE = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
@@ -13,12 +15,12 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def keep_alive_seconds(value: str | float | int) -> float:
-    """Seconds, `FOREVER` for anything negative. InvalidRequest for what is neither a number nor a duration."""
+    """Seconds, `FOREVER` for anything negative or beyond LONGEST_S. InvalidRequest for what is neither a number nor a duration."""
     if isinstance(value, str):
         value = _seconds_of(value.strip())
     if math.isnan(value):
         raise _refused("NaN")
-    return FOREVER if value < 0 else float(value)
+    return FOREVER if value < 0 or value > LONGEST_S else float(value)
 
 
 def _seconds_of(text: str) -> float:

@@ -33,8 +33,8 @@ def test_durations_are_read_as_people_write_them(value: str | float, seconds: fl
     assert keep_alive_seconds(value) == seconds
 
 
-@pytest.mark.parametrize("value", [-1, "-1", "-5m", -0.5])
-def test_anything_negative_is_for_ever(value: str | float) -> None:
+@pytest.mark.parametrize("value", [-1, "-1", "-5m", -0.5, 1e20, "9999999d", math.inf])
+def test_anything_negative_or_beyond_all_dates_is_for_ever(value: str | float) -> None:
     assert keep_alive_seconds(value) == math.inf
 
 
