@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from localllm import wire
-from localllm.daemon.grammars import Draft, Grammars
+from localllm.daemon.grammars import Draft, Grammars, composed_grammar
 
 if TYPE_CHECKING:
     from localllm.daemon.replies import Ask
@@ -40,6 +40,8 @@ async def _constraint(wanted: Format, grammars: Grammars) -> wire.Constraint:
     body = await grammars.checked(wanted.body, param=wanted.param) if wanted.body else ""
     calls = await grammars.checked(wanted.calls, param="tools") if wanted.calls else ""
     constraint = constraint_of(body, calls, wanted.lead)
+    if constraint.grammar not in (body, calls):  # parts that are good may be too much together
+        await grammars.checked(composed_grammar(constraint.grammar), param=wanted.param)
     return msgspec.structs.replace(constraint, lazy=True) if wanted.is_lazy else constraint
 
 

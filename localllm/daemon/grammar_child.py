@@ -91,6 +91,8 @@ def serialized(kind: str, text: str) -> str:
                 return _of_lark(f"start: {options}\n")
             case "lark":
                 return _of_lark(text)
+            case "composed":
+                return text
             case _:
                 return _of_lark(any_to_lark(text))
     except RecursionError as error:

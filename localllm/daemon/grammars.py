@@ -33,7 +33,7 @@ MAX_WAITING = 32
 _WHITESPACE = r"[ \t]|\r?\n( {0,64}|\t{0,16})"
 """Between the tokens of JSON. llguidance allows any amount, and a small model may go on with it for ever."""
 
-Kind = Literal["json_schema", "regex", "choice", "lark", "gbnf"]
+Kind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "composed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,11 @@ def lark_grammar(text: str, *, param: str = "grammar") -> Draft:
 def gbnf_grammar(text: str, *, param: str = "grammar") -> Draft:
     """GBNF as llama.cpp has it; rule `root` is the answer."""
     return _measured("gbnf", text, param)
+
+
+def composed_grammar(grammar: str) -> Draft:
+    """Several that were checked, as `wire.Constraint` takes them."""
+    return Draft("composed", grammar)
 
 
 def lark_text(text: str, control_ids: Mapping[str, int]) -> str:
@@ -173,6 +178,7 @@ _NAMES: Mapping[Kind, str] = {
     "choice": "list of choices",
     "lark": "grammar",
     "gbnf": "grammar",
+    "composed": "form of an answer",
 }
 
 

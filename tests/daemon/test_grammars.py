@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from localllm.daemon.bounds import readable
+from localllm.daemon.formats import Format, settled
 from localllm.daemon.grammar_process import CHECK_S, GrammarProcess
 from localllm.daemon.grammars import (
     MAX_DEPTH,
@@ -31,7 +32,9 @@ from localllm.daemon.grammars import (
     lark_text,
     regex_grammar,
 )
+from localllm.daemon.replies import Ask
 from localllm.errors import InvalidGrammar, InvalidRequest, InvalidSchema, Overloaded
+from localllm.wire import SamplingParams
 from tests.daemon.explosive import EXPLOSIVE
 
 EOS = 256
@@ -439,3 +442,33 @@ def test_a_process_is_started_beforehand_once() -> None:
         assert process._is_ready
     finally:
         made.close()
+
+
+# ---- put together
+
+
+class Recorder(Grammars):
+    """Refuses what is put together."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+
+    async def checked(self, draft: Draft, *, param: str = "response_format") -> str:
+        self.kinds.append(draft.kind)
+        if draft.kind == "composed":
+            raise InvalidGrammar("it is too much", param=param)
+        return draft.text
+
+
+def test_good_parts_are_checked_again_as_a_whole() -> None:
+    both = Format(json_object_grammar(), "response_format", calls=lark_grammar('start: "x"', param="tools"))
+    seen = Recorder()
+    with pytest.raises(InvalidGrammar, match="too much"):
+        asyncio.run(settled([Ask([1], SamplingParams(), format=both)], seen))
+    assert seen.kinds == ["json_schema", "lark", "composed"]
+
+
+def test_one_grammar_alone_is_checked_once() -> None:
+    seen = Recorder()
+    asyncio.run(settled([Ask([1], SamplingParams(), format=Format(lark_grammar('start: "x"'), "grammar"))], seen))
+    assert seen.kinds == ["lark"]
