@@ -29,7 +29,7 @@ class Transport:
         self.url = url.rstrip("/")
         self.api_key = api_key
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
-        self._headers = {"Content-Type": "application/json"}
+        self._headers = {"Content-Type": "application/json", "User-Agent": "localllm"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
 

@@ -23,8 +23,8 @@ ABSENT_S = 2.0
 """A request of which no snapshot speaks any more is over after so long."""
 RATE_S = 2.0
 """What a request's tokens a second are counted over."""
-STALL_S = 0.5
-"""Without a new token for so long, there is a gap in the waterfall."""
+STALL_S, STALL_TIMES = 0.5, 3.0
+"""Without a new token for so long, and so many times longer than usual, there is a gap in the waterfall."""
 MAX_EVENTS = 600
 MAX_STALLS = 64
 KEPT = 64
@@ -66,6 +66,7 @@ class Request:
     _absent: int = 0
     _absent_since: float = 0.0
     _moved: float = 0.0
+    _pace_s: float = 0.0
     _counted: deque[tuple[float, int]] = field(default_factory=deque)
 
     @property
@@ -197,11 +198,15 @@ class Request:
         # a snapshot is a little older than the events around it
         moved, self.out = out > self.out, max(self.out, out)
         if moved:
-            if self._moved and now - self._moved > STALL_S and len(self.stalls) < MAX_STALLS:
-                self.stalls.append((self._moved, now))
+            span_s = now - self._moved
+            if self._moved and self._pace_s and span_s > max(STALL_S, STALL_TIMES * self._pace_s):
+                if len(self.stalls) < MAX_STALLS:
+                    self.stalls.append((self._moved, now))
+            elif self._moved:
+                self._pace_s = span_s if not self._pace_s else 0.8 * self._pace_s + 0.2 * span_s
             self._moved = now
-        self._counted.append((now, self.out))
-        while now - self._counted[0][0] > RATE_S:
+            self._counted.append((now, self.out))
+        while len(self._counted) > 2 and now - self._counted[1][0] > RATE_S:
             self._counted.popleft()
 
     def miss(self, now: float) -> None:

@@ -20,8 +20,8 @@ from localllm.wire import Snapshot
 MAX_HAPPENINGS = 200
 RATE_S = 1.0
 """Rates are counted over the last second: between two frames there are but a few tokens."""
-QUIET_S = 1.5
-"""Without a new snapshot for so long nothing is computed."""
+QUIET_S, STUCK_S = 1.5, 15.0
+"""Without a new snapshot for so long nothing is computed: where nothing is to be computed, and where something is."""
 FIRST_TOKENS = 64
 """The last ones, of which the middle and the slow end are shown."""
 BACKWARDS_S = 5.0
@@ -85,7 +85,9 @@ class ModelState:
     def _rates(self, now: float) -> tuple[float | None, float | None]:
         if self.snapshot is None:
             return None, None
-        if now - self._fresh > QUIET_S or len(self._counted) < 2:
+        # steps of a slow machine are rarer than samples: only who has nothing to do computes nothing
+        patience_s = STUCK_S if self.snapshot.num_running else QUIET_S
+        if now - self._fresh > patience_s or len(self._counted) < 2:
             return 0.0, 0.0
         (then, prompt, generated), (at, prompt_now, generated_now) = self._counted[0], self._counted[-1]
         span_s = max(at - then, 1e-3)

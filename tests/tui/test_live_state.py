@@ -460,15 +460,14 @@ def test_a_gap_without_tokens_is_a_gap_in_the_waterfall() -> None:
     engine = FakeEngine()
     state = state_of(engine)
     engine.admit(1, 16)
-    engine.write(1, 1)
-    step(state, engine)
-    step(state, engine, 2.0)
-    engine.write(1, 1)
-    step(state, engine, 0.0)
+    for after_s in (0.1, 0.1, 2.0):
+        step(state, engine, after_s)
+        engine.write(1, 1)
+        step(state, engine, 0.0)
     row = state.requests.find("r1")
     assert row is not None
     decode = next(band for band in waterfall(state, row, 5).bands if band.phase == "decode")
-    assert decode.total_s < 0.2
+    assert 0 < decode.total_s < 0.3
 
 
 # ---- whatever comes
