@@ -106,7 +106,7 @@ class TopLine(Drawn):
         short = long if state == "down" else Line((mark, ink(role)))
         if state != "up" or not glance.model:
             return long if long.width <= room else short
-        name = one_line(glance.model)
+        name = one_line(words.model_name(glance.model))
         use = Line((words.percent(glance.pages_share), ink()))
         rate = Line((words.rate(glance.tokens_per_s), ink())).put(" tok/s", ink("faint"))
         bar = Line(("pages ", ink("faint"))).add(gauge(ink, glance.pages_share, 8)).put(" ").add(use)

@@ -83,6 +83,11 @@ def percent(share: float | None) -> str:
     return UNKNOWN if share is None else f"{share * 100:.0f} %"
 
 
+def model_name(name: str) -> str:
+    """A model's name; of one that is a file, the name of the file."""
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2] if name.startswith(("/", ".", "~")) else name
+
+
 def plural(number: int, one: str, many: str = "") -> str:
     """`1 message`, `4 messages`."""
     return f"{count(number)} {one if number == 1 else many or one + 's'}"

@@ -33,6 +33,8 @@ from localllm.tui import words
         (words.size(98.4e6), "98 MB"),
         (words.size(999.9e6), "1.0 GB"),
         (words.percent(0.55), "55 %"),
+        (words.model_name("/models/smollm2.gguf"), "smollm2.gguf"),
+        (words.model_name("hf.co/org/repo:Q4_K_M"), "hf.co/org/repo:Q4_K_M"),
         (words.plural(1, "message"), "1 message"),
         (words.plural(1204, "message"), "1,204 messages"),
     ],
