@@ -1,0 +1,187 @@
+"""The answer in the inspector: running text with heat where the model doubted, and the surprise along it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.style import Style
+from textual import events
+from textual.message import Message
+from textual.strip import Strip
+
+from localllm.safe_text import one_line
+from localllm.tui import words
+from localllm.tui.drawn import Drawn
+from localllm.tui.inspected import InspectedAnswer, InspectedToken
+from localllm.tui.inspector_flow import Flow, Piece
+from localllm.tui.inspector_measure import (
+    DOUBT,
+    HIGHEST_BITS,
+    LABELS,
+    MEASURES,
+    Measure,
+    column_of,
+    columns,
+    doubts,
+    mean_bits,
+    step_of,
+)
+from localllm.tui.lines import Line, area, heading, joined, left_right
+from localllm.tui.palette import Ink
+
+NEAR = 2
+"""Rows around the cursor that stay in view."""
+
+
+class Pointed(Message):
+    """A token was clicked."""
+
+    def __init__(self, token: int) -> None:
+        super().__init__()
+        self.token = token
+
+
+class AnswerPanel(Drawn):
+    """`cursor` is the token in question; `measure` says what the heat shows."""
+
+    class Measured(Message):
+        """Another measure was clicked."""
+
+        def __init__(self, measure: Measure) -> None:
+            super().__init__()
+            self.measure = measure
+
+    def __init__(self, answer: InspectedAnswer) -> None:
+        super().__init__()
+        self.answer = answer
+        self.cursor = 0
+        self.measure: Measure = "probability"
+        self._flow = Flow(1)
+        self._top = 0
+        self._measures: list[tuple[int, int, Measure]] = []
+
+    def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
+        flow, air = self._flowing(width), int(height > 14)
+        room = max(1, height - 2 - 2 * air)
+        rows = flow.rows()
+        self._scroll(flow, len(rows), room)
+        blank = [Line()] * air
+        shown = [self._row(ink, row) for row in rows[self._top : self._top + room]]
+        text = shown + [Line()] * (room - len(shown))
+        lines = [self._title(ink, width), *blank, *text, *blank, self._legend(ink, width)]
+        return [line.strip(width) for line in lines]
+
+    def on_click(self, event: events.Click) -> None:
+        measure = next((name for start, end, name in self._measures if start <= event.x < end), None)
+        if event.y == 0 and measure is not None:
+            self.post_message(self.Measured(measure))
+            return
+        air = int(self.size.height > 14)
+        token = self._flow.token_at(self._top + event.y - 1 - air, event.x)
+        if event.y > air and event.y < self.size.height - 1 and token is not None:
+            self.post_message(Pointed(token))
+
+    # ---- its parts
+
+    def _flowing(self, width: int) -> Flow:
+        tokens = self.answer.tokens
+        if self._flow.width != max(4, width) or self._flow.num_tokens > len(tokens):
+            self._flow = Flow(width)
+        for token in tokens[self._flow.num_tokens :]:
+            self._flow.feed(token.raw)
+        return self._flow
+
+    def _scroll(self, flow: Flow, num_rows: int, room: int) -> None:
+        at = flow.row_of(self.cursor) if flow.num_tokens else 0
+        near = min(NEAR, (room - 1) // 2)
+        self._top = min(self._top, at - near)
+        self._top = max(self._top, at + near + 1 - room)
+        self._top = max(0, min(self._top, num_rows - room))
+
+    def _title(self, ink: Ink, width: int) -> Line:
+        names = [Line((name, self._name_style(ink, name))) for name in MEASURES]
+        info = joined(names, 3)
+        at = width - info.width
+        self._measures = []
+        for name, line in zip(MEASURES, names, strict=True):
+            self._measures.append((at, at + line.width, name))
+            at += line.width + 3
+        count = words.plural(len(self.answer.tokens), "token")
+        note = f"{count}   ▶ writing" if self.answer.is_live else count
+        return heading(ink, width, one_line(self.answer.title), info, note=note, is_focused=True)
+
+    def _name_style(self, ink: Ink, name: Measure) -> Style:
+        return ink("accent", bold=True, underline=ink.is_mono) if name == self.measure else ink("muted")
+
+    def _row(self, ink: Ink, row: Sequence[Piece]) -> Line:
+        line, tokens = Line(), self.answer.tokens
+        for piece in row:
+            is_current = piece.token == self.cursor
+            if piece.kind == "break" and not is_current and step_of(tokens[piece.token], self.measure) < DOUBT:
+                continue
+            line.put(piece.text, self._style(ink, tokens[piece.token], piece, is_current))
+        return line
+
+    def _style(self, ink: Ink, token: InspectedToken, piece: Piece, is_current: bool) -> Style:
+        if is_current:
+            return Style(reverse=True, bold=True) if ink.is_mono else ink("on_accent", on="accent", bold=True)
+        if piece.kind == "blank":
+            return ink("faint")
+        return heat_style(ink, step_of(token, self.measure), "muted" if token.is_reasoning else "text")
+
+    def _legend(self, ink: Ink, width: int) -> Line:
+        left = Line((f"{self.measure:<11}  ", ink("faint")))
+        for step, label in enumerate(LABELS[self.measure]):
+            left.put(f" {label} ", heat_style(ink, step, "text")).put(" ")
+        right = Line(("n", ink("text", bold=True))).put(" next doubt", ink("muted"))
+        return left_right(left, right, width) if left.width + right.width < width else left
+
+
+def heat_style(ink: Ink, step: int, plain: str) -> Style:
+    """Sure text stays quiet, doubt glows; without colours it is underlined, and bold in the end."""
+    if ink.is_mono:
+        return ink("bright" if step >= DOUBT else plain, underline=step >= DOUBT - 1, bold=step >= DOUBT)
+    if step == 0:
+        return ink(plain)
+    return ink(ink.roles.heat_text[step], on=ink.roles.heat[step], underline=step >= DOUBT)
+
+
+class SurprisePanel(Drawn):
+    """How surprising each token was, in bits, over the whole answer: a map of where it hesitated."""
+
+    DEFAULT_CSS = """
+    SurprisePanel { height: 6; }
+    """
+    PLOT = 3
+
+    def __init__(self, answer: InspectedAnswer) -> None:
+        super().__init__()
+        self.answer = answer
+        self.cursor = 0
+
+    def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
+        tokens = self.answer.tokens
+        lines = [Line(), self._title(ink, width)]
+        at = min(width - 1, -(-self.cursor * width // len(tokens))) if tokens else 0
+        lines.append(Line((" " * at, ink())).put("▾", ink("accent")))
+        samples = columns(tokens, width)
+        plot = area(ink, samples, width, self.PLOT, HIGHEST_BITS, ink.roles.heat[DOUBT]) if samples else []
+        end = max(at + 1, -(-(self.cursor + 1) * width // len(tokens))) if tokens else 1
+        lines += [_lit(ink, line, at, end) for line in plot]
+        return [line.strip(width) for line in lines]
+
+    def on_click(self, event: events.Click) -> None:
+        if event.y > 1 and self.answer.tokens:
+            self.post_message(Pointed(column_of(event.x, self.size.width, len(self.answer.tokens))))
+
+    def _title(self, ink: Ink, width: int) -> Line:
+        mean = mean_bits(self.answer.tokens)
+        info = Line(("mean ", ink("muted"))).put(words.UNKNOWN if mean is None else f"{mean:.2f} bits", ink())
+        info.put("   doubts ", ink("muted")).put(str(len(doubts(self.answer.tokens, "probability"))), ink())
+        return heading(ink, width, "Surprise along the answer", info)
+
+
+def _lit(ink: Ink, line: Line, start: int, end: int) -> Line:
+    """The columns of the token in question."""
+    text, style = line.text, line.segments[0].style or Style()
+    return Line((text[:start], style)).put(text[start:end], ink("accent")).put(text[end:], style)
