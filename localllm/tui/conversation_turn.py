@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from markdown_it import MarkdownIt
 from textual.strip import Strip
 
 from localllm.history import AnswerStats, Attachment
@@ -36,13 +37,14 @@ class Hit:
 class TurnView:
     """Holds a turn and its rows. Rows are made when somebody asks and kept until the turn or the look changes."""
 
-    def __init__(self, turn: Turn, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, turn: Turn, reader: MarkdownIt, clock: Callable[[], float] = time.time) -> None:
         self.turn = turn
+        self._reader = reader
         self.live = Live()
         self.is_unfolded = False
         self.hits: tuple[Hit, ...] = ()
         self._clock = clock
-        self._text, self._thought = MarkdownText(), MarkdownText()
+        self._text, self._thought = MarkdownText(reader), MarkdownText(reader)
         self._floor = 0
         self._look: Look | None = None
         self._is_stale = True
@@ -68,8 +70,8 @@ class TurnView:
         """The turn as it is now; what was drawn of its text is used again if it only grew."""
         self.turn = turn
         if turn.is_answer:
-            self._text = _grown(self._text, turn.text, turn.state != "writing")
-            self._thought = _grown(self._thought, turn.reasoning, turn.state != "writing")
+            self._text = self._grown(self._text, turn.text)
+            self._thought = self._grown(self._thought, turn.reasoning)
         if turn.state != "writing":
             self._floor = 0
         self._is_stale = True
@@ -91,6 +93,16 @@ class TurnView:
     def codes(self) -> list[str]:
         """The code blocks of an answer, as they were written."""
         return self._text.codes()
+
+    def _grown(self, drawn: MarkdownText, text: str) -> MarkdownText:
+        """`drawn` with what is new in `text`, or a new one where it is another text."""
+        if (drawn.is_finished and drawn.source != text) or not text.startswith(drawn.source):
+            drawn = MarkdownText(self._reader)
+        if not drawn.is_finished:
+            drawn.feed(text[len(drawn.source) :])
+            if not self.is_writing:
+                drawn.finish()
+        return drawn
 
     # ---- what others said
 
@@ -272,14 +284,3 @@ def _clock_time(created: float, now: float) -> str:
     then, today = time.localtime(created), time.localtime(now)
     is_today = (then.tm_year, then.tm_yday) == (today.tm_year, today.tm_yday)
     return time.strftime("%H:%M" if is_today else "%-d %b %H:%M", then)
-
-
-def _grown(drawn: MarkdownText, text: str, is_whole: bool) -> MarkdownText:
-    """`drawn` with what is new in `text`, or a new one where it is another text."""
-    if (drawn.is_finished and drawn.source != text) or not text.startswith(drawn.source):
-        drawn = MarkdownText()
-    if not drawn.is_finished:
-        drawn.feed(text[len(drawn.source) :])
-        if is_whole:
-            drawn.finish()
-    return drawn

@@ -13,15 +13,18 @@ from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
+from textual.widget import Widget
 
 from localllm.tui.conversation_heights import Heights
 from localllm.tui.conversation_turn import Action, TurnView
 from localllm.tui.drawn import ink_of
 from localllm.tui.lines import Line
 from localllm.tui.markdown_rows import Look, Row
+from localllm.tui.markdown_tree import parser
 from localllm.tui.turns import Turn
 from localllm.tui.words import plural
 
+MAX_MADE = 2000
 MAX_VIEWS = 120
 """Turns that are kept as rows; the others are made again when they come into view."""
 GAP = Row(Strip([], 0))
@@ -85,12 +88,19 @@ class TurnsView(ScrollView):
     def __init__(self, turns: Sequence[Turn], *, id: str | None, clock: Callable[[], float] = time.time) -> None:
         super().__init__(id=id)
         self._clock = clock
+        self._reader = parser()
         self.cursor: int | None = None
         self.is_following = True
         """Whether the end is in view and stays there while something is written."""
         self._is_fitting = False
         self._seen_tokens = 0
         self._painted: list[Strip] = []
+        self._gutter = 2
+        self._seen_look: Look | None = None
+        self._selection: Selection | None = None
+        self._marks = (Strip([], 0), Strip([], 0))
+        self._made: dict[tuple[int, int], tuple[Strip, Strip]] = {}
+        self._moved: dict[tuple[int, int, int, bool], tuple[Strip, Strip]] = {}
         self.put(turns)
 
     def __len__(self) -> int:
@@ -130,7 +140,7 @@ class TurnsView(ScrollView):
 
     def view(self, index: int) -> TurnView:
         """The rows of a turn are kept as long as it is among those seen last."""
-        view = self._views.pop(index, None) or TurnView(self.held[index], self._clock)
+        view = self._views.pop(index, None) or TurnView(self.held[index], self._reader, self._clock)
         self._views[index] = view
         while len(self._views) > MAX_VIEWS:
             oldest = next(iter(self._views))
@@ -202,6 +212,7 @@ class TurnsView(ScrollView):
 
     def refit(self) -> None:
         """Something changed: measures what is in view now and paints it all."""
+        self._seen_look = None
         self._fit()
         self.refresh()
 
@@ -234,8 +245,7 @@ class TurnsView(ScrollView):
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        if self.is_mounted:
-            self._painted = []
+        self._seen_look, self._painted = None, []
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
@@ -309,19 +319,26 @@ class TurnsView(ScrollView):
         size = Size(self.scrollable_content_region.width or self.size.width, self._heights.total)
         was, self._is_fitting = self._is_fitting, True
         try:
-            if size != self.virtual_size:
-                self.virtual_size = size
+            self._resize_content(size)
             top = max(0, min(top, size.height - self.size.height))
             if top != self.scroll_offset.y:
                 self.scroll_to(y=top, animate=False, force=True)
         finally:
             self._is_fitting = was
 
-    # ---- painting
+    def _resize_content(self, size: Size) -> None:
+        """Where only the length of the list changes, the screen is not laid out again."""
+        old, height = self.virtual_size, self.size.height
+        if size == old:
+            return
+        if size.width != old.width or (size.height > height) != (old.height > height):
+            self.virtual_size = size
+            return
+        self.set_reactive(Widget.virtual_size, size)
+        if self.show_vertical_scrollbar:
+            self.vertical_scrollbar.window_virtual_size = size.height
 
-    @property
-    def _gutter(self) -> int:
-        return 1 if self._is_compact else 2
+    # ---- painting
 
     @property
     def _is_compact(self) -> bool:
@@ -329,27 +346,48 @@ class TurnsView(ScrollView):
 
     def _look(self) -> Look:
         """The scrollbar stands in the right gutter."""
-        width = self.size.width - 2 * self._gutter
-        return Look(ink_of(self), max(4, width), self._is_compact)
+        if self._seen_look is None:
+            self._gutter = 1 if self._is_compact else 2
+            width = max(4, self.size.width - 2 * self._gutter)
+            self._seen_look = Look(ink_of(self), width, self._is_compact)
+            self._marks = self._made_marks()
+            self._made.clear()
+        return self._seen_look
+
+    def _made_marks(self) -> tuple[Strip, Strip]:
+        """What stands in the gutter of a turn, and of the one under the cursor."""
+        line = Line(("▌", ink_of(self)("accent" if self.has_focus else "muted")))
+        return Strip.blank(self._gutter), line.strip(self._gutter)
 
     def render_line(self, y: int) -> Strip:
         strip, row = self._line(y), y + self.scroll_offset.y
-        selection = self.text_selection
-        if selection is not None and (span := selection.get_span(row)) is not None:
+        if self._selection is not None and (span := self._selection.get_span(row)) is not None:
             strip = _marked(strip, *span, self.screen.get_component_rich_style("screen--selection"))
         return strip.apply_offsets(0, row)
 
     def _line(self, y: int) -> Strip:
-        width = self.scrollable_content_region.width or self.size.width
-        if y == self.size.height - 1 and (notice := self._notice()) is not None:
+        height, width = self.size.height, self.size.width
+        self._look()
+        if y == height - 1 and (notice := self._notice()) is not None:
             return notice.strip(width)
         found = self._row_at(y + self.scroll_offset.y)
-        if found is None:
-            return Strip.blank(width)
+        if found is None or found[1] is GAP:
+            return self._marks[0]
         index, row = found
-        if row is GAP:
-            return Strip.blank(width)
-        return Strip.join([self._mark(index), self._shown(index, row)]).adjust_cell_length(width)
+        return self._joined(index, row)
+
+    def _joined(self, index: int, row: Row) -> Strip:
+        """A row with what stands beside it; made once, for strips remember what was done with them."""
+        mark = self._marks[index == self.cursor]
+        shown = self._shown(index, row) if row.code else row.strip
+        key = (id(mark), id(shown))
+        made = self._made.get(key)
+        if made is None:
+            if len(self._made) > MAX_MADE:
+                self._made.clear()
+            strip = Strip.join([mark, shown]).adjust_cell_length(self.scrollable_content_region.width)
+            made = self._made[key] = (strip, shown)
+        return made[0]
 
     def _row_at(self, row: int) -> tuple[int, Row] | None:
         if not 0 <= row < self._heights.total:
@@ -359,33 +397,36 @@ class TurnsView(ScrollView):
         local = row - self._top_of(index)
         return index, rows[local] if 0 <= local < len(rows) else GAP
 
-    def _mark(self, index: int) -> Strip:
-        ink = ink_of(self)
-        if index != self.cursor:
-            return Strip.blank(self._gutter)
-        line = Line(("▌", ink("accent" if self.has_focus else "muted")))
-        return line.strip(self._gutter)
-
     def _shown(self, index: int, row: Row) -> Strip:
         """Code where it was moved to; above its first line what can be done with it."""
         look = self._look()
-        if not row.code:
-            return row.strip
-        if row.is_head:
-            hint = self._hint(index, row.code)
-            return Strip.join([row.strip.crop(0, look.width - hint.cell_length), hint])
         at = self._sideways.get((index, row.code), 0)
-        if row.width <= look.width and not at:
+        if not row.is_head and row.width <= look.width and not at:
             return row.strip
+        is_numbered = row.is_head and row.code <= 9 and index == self.numbered()
+        key = (id(row.strip), at, row.code, is_numbered)
+        made = self._moved.get(key)
+        if made is None:
+            if len(self._moved) > MAX_MADE:
+                self._moved.clear()
+            strip = self._head(row, is_numbered) if row.is_head else self._cropped(row, at)
+            made = self._moved[key] = (strip, row.strip)
+        return made[0]
+
+    def _cropped(self, row: Row, at: int) -> Strip:
+        look = self._look()
         ground = look.ink("muted", on="panel")
         more = "›" if row.width > at + look.width else " "
-        return Strip.join(
-            [row.strip.crop_extend(at, at + look.width - 2, ground), Strip([Segment(f"{more} ", ground)], 2)]
-        )
+        part = row.strip.crop_extend(at, at + look.width - 2, ground)
+        return Strip.join([part, Strip([Segment(f"{more} ", ground)], 2)])
 
-    def _hint(self, index: int, code: int) -> Strip:
-        ink, line = ink_of(self), Line()
-        if code <= 9 and index == self.numbered():
+    def _head(self, row: Row, is_numbered: bool) -> Strip:
+        hint = self._hint(row.code, is_numbered)
+        return Strip.join([row.strip.crop(0, self._look().width - hint.cell_length), hint])
+
+    def _hint(self, code: int, is_numbered: bool) -> Strip:
+        ink, line = self._look().ink, Line()
+        if is_numbered:
             line.put(f"alt+{code} ", ink("text", bold=True, on="panel"))
         return line.put("copy  ", ink("muted", on="panel")).strip(line.width)
 
@@ -409,7 +450,11 @@ class TurnsView(ScrollView):
             return None
         index, row = found
         column = x - self._gutter
-        is_copy = row.is_head and column >= self._look().width - self._hint(index, row.code).cell_length
+        is_copy = (
+            row.is_head
+            and column
+            >= self._look().width - self._hint(row.code, row.code <= 9 and index == self.numbered()).cell_length
+        )
         is_first = y + self.scroll_offset.y == self._top_of(index)
         hits = self.view(index).hits if is_first else ()
         action = next((hit.action for hit in hits if hit.start <= column < hit.end), None)
@@ -429,6 +474,7 @@ class TurnsView(ScrollView):
         return "\n".join(lines), "\n"
 
     def selection_updated(self, selection: Selection | None) -> None:
+        self._selection = selection
         self.refresh()
 
 

@@ -11,7 +11,7 @@ from localllm.safe_text import StreamSanitizer
 from localllm.tui.markdown_closing import open_tree
 from localllm.tui.markdown_draw import Painter
 from localllm.tui.markdown_rows import Look, Row
-from localllm.tui.markdown_tree import Block, Environment, Placed, codes, parse, parser, tops, tree
+from localllm.tui.markdown_tree import Block, Environment, Placed, codes, parse, tops, tree
 
 _MAY_SEAL = re.compile(r"\n[ \t]*\n[^\n]*\S[^\n]*\n")
 
@@ -24,10 +24,10 @@ class MarkdownText:
     the target of a link that is defined later.
     """
 
-    def __init__(self, reader: MarkdownIt | None = None) -> None:
+    def __init__(self, reader: MarkdownIt) -> None:
         self.source = ""
         self.is_finished = False
-        self._parser = reader or parser()
+        self._parser = reader
         self._stream = StreamSanitizer()
         self._open = ""
         self._sealed: list[Placed] = []
