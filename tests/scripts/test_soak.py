@@ -39,6 +39,11 @@ def test_a_slope_is_found_through_noise_with_its_error(slope: float) -> None:
     assert found.grown_mb == pytest.approx(slope, abs=0.3)
 
 
+def test_one_step_is_no_slope() -> None:
+    points = [(place / 60, 100.0 + 7.0 * (place > 2)) for place in range(12)]
+    assert soak.slope_of([points]).mb_per_h == 0.0
+
+
 def test_workers_that_came_one_after_the_other_are_each_seen_alone() -> None:
     lives = [[(hours + place / 60, size + 2 * place / 60) for place in range(5)] for hours, size in ((0, 50), (1, 90))]
     assert soak.slope_of(lives).mb_per_h == pytest.approx(2.0)
