@@ -67,6 +67,26 @@ def used_text(model: Model, pull: str, now: float) -> str:
     return "" if model.is_hopeless else "pull"
 
 
+def extra_columns(width: int) -> tuple[tuple[str, int, Align], ...]:
+    """What a wide list has room for besides."""
+    return (("parameters", 12, "right"), ("context", 10, "right"), ("  licence", 18, "left")) if width >= 110 else ()
+
+
+def extra_values(model: Model) -> tuple[str, str, str]:
+    """In the order of `extra_columns`."""
+    context = (model.installed.context_length if model.installed else 0) or (
+        model.offer.context_length if model.offer else 0
+    )
+    parameters = (model.installed.parameters if model.installed else "") or (
+        model.offer.parameters if model.offer else ""
+    )
+    return (
+        one_line(parameters) or words.UNKNOWN,
+        words.short_count(context or None),
+        f"  {one_line(model.license) or words.UNKNOWN}",
+    )
+
+
 class ListHead(Drawn):
     """Names of the columns; that by which the list is sorted speaks louder."""
 
@@ -76,9 +96,10 @@ class ListHead(Drawn):
     def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
         line = Line(("  ", ink()))
         columns: tuple[tuple[str, int, Align, Sort | None], ...] = (
-            ("name", width - FIXED, "left", "name"),
+            ("name", width - FIXED - sum(column for _, column, _ in extra_columns(width)), "left", "name"),
             ("quant", QUANT, "left", None),
             ("GB", SIZE, "right", "size"),
+            *((name, column, align, None) for name, column, align in extra_columns(width)),
             ("  this machine", FIT, "left", None),
             ("tok/s", SPEED, "right", "speed"),
             ("used", USED, "right", "used"),
@@ -97,10 +118,10 @@ class ModelList(DrawnList):
 
     def __init__(self, state: ModelsState) -> None:
         super().__init__(id="models-list")
+        self._name = ""  # until somebody chose another one the cursor is on the first
         self.styles.scrollbar_size_vertical = 0  # the columns end on the margin; titles say how many there are
         self._state = state
         self._rows: list[Row] = []
-        self._name = ""
 
     @property
     def model(self) -> Model | None:
@@ -112,10 +133,8 @@ class ModelList(DrawnList):
         """The state has changed."""
         self._rows = self._state.rows()
         names = [row.name if isinstance(row, Model) else "" for row in self._rows]
-        if self._name in names:
-            self.cursor = names.index(self._name)
+        self.cursor = names.index(self._name) if self._name in names else self.cursor if self._name else 0
         self.refill()
-        self._note()
 
     def select(self, name: str) -> None:
         """Puts the cursor on a model."""
@@ -161,23 +180,38 @@ class ModelList(DrawnList):
         return isinstance(title, Title) and title.section == self.model.section
 
     def _line(self, model: Model, ink: Ink, width: int, is_at: bool) -> Line:
+        return (self._repository if model.section == "hub" else self._whole)(model, ink, width, is_at)
+
+    def _repository(self, model: Model, ink: Ink, width: int, is_at: bool) -> Line:
+        """Of the hub only names are known."""
+        name = shortened(one_line(model.name).removeprefix("hf.co/"), width - USED - 4, "middle")
+        line = self._mark(model, ink, is_at).put(name, ink("bright", bold=True) if is_at else ink())
+        return line.pad_to(width - USED).add(self._last(model, ink))
+
+    def _last(self, model: Model, ink: Ink) -> Line:
+        pull = self._state.pull_of(model.name)
+        used = used_text(model, pull_word(pull.state) if pull else "", time.time())
+        return Line((cell(used, USED, "right"), ink("faint" if used in ("pull", words.UNKNOWN) else "muted")))
+
+    def _whole(self, model: Model, ink: Ink, width: int, is_at: bool) -> Line:
         is_dim = model.is_hopeless
         text = "muted" if is_dim else "text"
         strong = model.is_loaded or is_at
         sign, said, sign_role, said_role = fit_words(model)
         speed = speed_text(model.speed, model.is_guess)
-        pull = self._state.pull_of(model.name)
-        used = used_text(model, pull_word(pull.state) if pull else "", time.time())
-        quiet = "faint" if used in ("pull", words.UNKNOWN) else "muted"
         size = words.gigabytes(model.size_bytes or None)
+        extra = extra_columns(width)
+        room = width - FIXED - sum(column for _, column, _ in extra)
         line = self._mark(model, ink, is_at)
-        line.put(cell(shortened(one_line(model.name), width - FIXED - 1, "middle"), width - FIXED),
-                 ink("bright", bold=True) if strong else ink(text))  # fmt: skip
+        name = cell(shortened(one_line(model.name), room - 1, "middle"), room)
+        line.put(name, ink("bright", bold=True) if strong else ink(text))
         line.put(cell(quant_text(model.quant), QUANT), ink("muted"))
         line.put(cell(size, SIZE, "right"), ink(text if model.size_bytes else "faint"))
+        for (_, column, align), value in zip(extra, extra_values(model), strict=False):
+            line.put(cell(shortened(value, column), column, align), ink("muted"))
         line.put(f"  {sign} ", ink(sign_role)).put(cell(said, FIT - 4), ink(said_role))
         line.put(cell(speed, SPEED, "right"), ink(text if model.speed else "faint"))
-        return line.put(cell(used, USED, "right"), ink(quiet))
+        return line.add(self._last(model, ink))
 
     def _mark(self, model: Model, ink: Ink, is_at: bool) -> Line:
         if is_at:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -13,6 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal
 from textual.strip import Strip
 from textual.widgets import Input
+from textual.worker import WorkType
 
 from localllm.client import CatalogModels, InspectedModel, ModelFit, PullJob
 from localllm.errors import DaemonUnreachable, LocalLLMError
@@ -116,9 +117,6 @@ class ModelsScreen(FrameScreen):
     ModelsScreen.compact #models-top { margin: 0 0 1 0; }
     ModelsScreen #models-field { height: 1; width: 1fr; margin-right: 4; background: $role-panel; }
     ModelsScreen.compact #models-field { background: $role-bg; margin-right: 2; }
-    ModelsScreen SearchField { width: 1fr; padding: 0; background: $role-panel; }
-    ModelsScreen SearchField:focus { background: $role-panel; }
-    ModelsScreen.compact SearchField, ModelsScreen.compact SearchField:focus { background: $role-bg; }
     ModelsScreen.compact Slash { width: 3; }
     ModelsScreen #models-row { height: 1fr; }
     ModelsScreen #models-left { width: 1fr; margin-right: 4; }
@@ -130,6 +128,12 @@ class ModelsScreen(FrameScreen):
     ModelsScreen.-pulling #models-below { display: block; }
     ModelsScreen #models-gap { height: 1; }
     ModelsScreen.compact #models-gap, ModelsScreen.-pulling #models-gap { display: none; }
+    """
+
+    # not DEFAULT_CSS: the application's own style of fields would win over it
+    CSS = """
+    ModelsScreen SearchField, ModelsScreen SearchField:focus { width: 1fr; padding: 0; background: $role-panel; }
+    ModelsScreen.compact SearchField, ModelsScreen.compact SearchField:focus { background: $role-bg; }
     """
 
     def __init__(self) -> None:
@@ -181,7 +185,12 @@ class ModelsScreen(FrameScreen):
 
     def reload(self) -> None:
         """Asks for everything again."""
-        self.run_worker(self._reload, group="models", exclusive=True)
+        self._begin(self._reload, "models")
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, object]], group: str) -> None:
+        """In the background, in the place of what is under way in this group."""
+        begun: WorkType[object] = work
+        self.run_worker(begun, group=group, exclusive=True)
 
     async def _reload(self) -> None:
         try:
@@ -225,7 +234,7 @@ class ModelsScreen(FrameScreen):
             return
         since = time.monotonic() - self._pulls_asked_at
         if since >= (PULLS_EVERY_S if self.state.is_pulling else IDLE_PULLS_EVERY_S):
-            self.run_worker(self._ask_for_pulls, group="pulls", exclusive=True)
+            self._begin(self._ask_for_pulls, "pulls")
 
     async def _ask_for_pulls(self) -> None:
         self._pulls_asked_at = time.monotonic()
@@ -309,7 +318,7 @@ class ModelsScreen(FrameScreen):
         if self.state.query.strip():
             self.state.is_looking = True
             self._fill()
-            self.run_worker(partial(self._look_on_the_hub, self.state.query), group="search", exclusive=True)
+            self._begin(partial(self._look_on_the_hub, self.state.query), "search")
 
     async def _look_on_the_hub(self, query: str) -> None:
         found = None
@@ -372,7 +381,7 @@ class ModelsScreen(FrameScreen):
         elif model.is_loaded and model.loaded is not None and model.loaded.state == "ready":
             self.local.say(f"{model.name} is loaded")
         else:
-            self.run_worker(partial(self._loading, model.name), group=f"load {model.name}", exclusive=True)
+            self._begin(partial(self._loading, model.name), f"load {model.name}")
 
     async def _loading(self, name: str) -> None:
         """Progress comes with the live feed."""
@@ -381,7 +390,7 @@ class ModelsScreen(FrameScreen):
 
     async def _unload(self, model: Model) -> None:
         if model.loaded is not None and model.loaded.state in (*LOADED, "failed"):
-            self.run_worker(partial(self._do, lambda client: client.stop(model.name)), group="unload")
+            self._begin(partial(self._do, lambda client: client.stop(model.name)), f"unload {model.name}")
         else:
             self.local.say(f"{model.name} is not loaded")
 
@@ -487,7 +496,7 @@ class ModelsScreen(FrameScreen):
         if not model.is_here:
             self.local.say(f"{model.name} can be looked into when it is here")
             return
-        self.run_worker(partial(self._looked_into, model.name, what), group="inspect", exclusive=True)
+        self._begin(partial(self._looked_into, model.name, what), "inspect")
 
     async def _looked_into(self, name: str, what: str) -> None:
         title, make = MAKERS[what]

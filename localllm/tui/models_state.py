@@ -141,7 +141,7 @@ class ModelsState:
         every = [model for model in self.models() if model.section == section]
         shown = self._sorted([model for model in every if self._is_wanted(model)])
         words = self._words(section, every, shown)
-        if not shown and not words and section != "installed":
+        if not shown and not words and (every or section != "installed"):
             return
         number = f"{len(shown)}" if len(shown) == len(every) else f"{len(shown)} of {len(every)}"
         yield Title(section, number if self.is_told else "")
