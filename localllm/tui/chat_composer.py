@@ -32,13 +32,6 @@ class Composer(TextArea):
         Binding("up", "up", "before", show=False, id="composer.up", tooltip="A row up; then earlier prompts"),
         Binding("down", "down", "after", show=False, id="composer.down", tooltip="A row down; then later prompts"),
     ]  # fmt: skip
-    DEFAULT_CSS = """
-    Composer {
-        height: auto; min-height: 2; max-height: 10; padding: 0 1 0 1; background: $role-raised;
-        border-left: outer $role-muted; scrollbar-size-vertical: 1; scrollbar-gutter: auto;
-    }
-    Composer:focus { border-left: outer $role-accent; }
-    """
 
     class Sent(Message):
         def __init__(self, text: str) -> None:
@@ -122,7 +115,7 @@ class Chips(Drawn):
     """The files that go with the message, and what is being edited; nothing when there is neither."""
 
     DEFAULT_CSS = """
-    Chips { height: 1; display: none; background: $role-raised; border-left: outer $role-muted; }
+    Chips { height: 1; display: none; }
     Chips.-shown { display: block; }
     """
 

@@ -168,8 +168,7 @@ class Search(Input):
         Binding("down,enter", "results", "results", id="chats.results", tooltip="To the chats found"),
     ]
     DEFAULT_CSS = """
-    Search { width: 1fr; background: $role-panel; padding: 0; }
-    Search:focus { background: $role-panel; }
+    Search { width: 1fr; }
     """
 
     def action_leave(self) -> None:
