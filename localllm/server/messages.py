@@ -109,7 +109,8 @@ def _tool_call(where: str, call: Mapping[str, Any]) -> dict[str, Any]:
     if call.get("type", "function") != "function":
         raise _wrong(f"{where}.type", f"must be function, not {call['type']!r}")
     for own, accepted in (("id", str), ("index", int)):
-        if not isinstance(call.get(own, accepted()), accepted):
+        given = call.get(own, accepted())
+        if not isinstance(given, accepted) or isinstance(given, bool):
             raise _wrong(f"{where}.{own}", "must be a string" if accepted is str else "must be a whole number")
     name = _string(f"{where}.function.name", function.get("name"))
     arguments: Any = function.get("arguments")

@@ -90,7 +90,7 @@ def _is_good(case: Any) -> bool:
 
 
 CHATS = r"/(chat|chat/completions|messages|messages/count_tokens|responses|responses/input_tokens)$"
-ASKING = rf"{CHATS}|/(completions|generate|tokenize|apply-template)$"
+ASKING = rf"{CHATS}|/(completions|generate|tokenize|apply-template|preview)$"
 VECTORS = r"/(embeddings|rerank|reranking|score|embed)$"
 FORMS = r"^(invalid_grammar|invalid_schema|constraint_failed|nothing_allowed): "
 OF_STORES = r"^/api/(blobs/{digest}|copy|create|delete|pull)$|^/localllm/v1/(catalog(/search)?|library/remove|pulls)$"
@@ -111,6 +111,8 @@ REASONS: tuple[tuple[str, int, str], ...] = (
     (r"^/api/create$", 400, r"unknown parameter '"),
     (r"/pages/\{page\}$", 400, r"^invalid_value: page must be a number from 0 to"),
     (r"^/api/create$", 400, r"send either 'from' or 'files'|neither 'from' or 'files'"),
+    (rf"{CHATS}|/(tokenize|apply-template|preview)$", 400, r"continue_token_ids holds token \d+, which ends an answer"),
+    (r"/vocabulary$", 400, r"send `text`, `id` or `bytes`, not"),
     # tools by their names
     (ASKING, 400, r"none of the `tools`|needs `tools`|not the name of one of the tools|two functions called"),
     (ASKING, 400, r"there is another tool named|a tool_use needs a tool_result"),
@@ -129,6 +131,7 @@ REASONS: tuple[tuple[str, int, str], ...] = (
     (r"^/api/generate$", 400, r"^template_|^invalid_value: template is in Ollama's Go language"),
     (r".", 400, r"^invalid_json: .* has a whole number of more than 64 bits"),
     (OF_STORES, 400, r"^invalid_value: (name|from|source|destination) .* is invalid"),
+    (r"/pulls$", 400, r"a name may have \d+ characters, this one"),
     (r"/pulls$", 400, r"model name must not|is no (valid|repository|http)|model name is empty|must be a name, or"),
     # the models of a toy daemon are given to it; there is never a place to push to
     (OF_STORES, 400, r"the models of this daemon cannot be changed|^$"),

@@ -62,6 +62,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"role": "assistant", "reasoning": 0}, "messages[0].reasoning"),
     ({"role": "assistant", "tool_calls": {}}, "messages[0].tool_calls"),
     ({"role": "assistant", "tool_calls": [{**CALL, "id": 5}]}, "messages[0].tool_calls[0].id"),
+    ({"role": "assistant", "tool_calls": [{**CALL, "index": False}]}, "messages[0].tool_calls[0].index"),
     (
         {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 0}}]},
         "messages[0].tool_calls[0].function.arguments",
