@@ -17,9 +17,12 @@ from typing import Any, Literal
 
 from localllm.daemon.bounds import readable
 from localllm.daemon.expressions import ascii_classes, shortest
-from localllm.daemon.grammar_process import GrammarProcess
-from localllm.errors import InvalidGrammar, InvalidSchema, Overloaded
+from localllm.errors import InvalidGrammar, InvalidSchema, LocalLLMError, Overloaded
+from localllm.tokens.confined import Confined, DidNotStart
 
+CHECK_S = 0.9
+"""By the clock. The process has a limit of its own on the CPU's time, which comes first unless the machine is busy."""
+TOO_MUCH = "it takes too much time or memory to follow"
 MAX_DEPTH = 32
 MAX_NODES = 2000
 MAX_REGEX_CHARS = 1024
@@ -119,7 +122,7 @@ class Grammars:
 
     def __init__(self, *, num_processes: int = 2) -> None:
         self._threads = ThreadPoolExecutor(num_processes, thread_name_prefix="grammars")
-        self._idle = [GrammarProcess() for _ in range(num_processes)]
+        self._idle = [Confined("localllm.daemon.grammar_child") for _ in range(num_processes)]
         self._found: OrderedDict[Draft, dict[str, str]] = OrderedDict()
         self._num_waiting = 0
         self._is_warm = False
@@ -164,12 +167,17 @@ class Grammars:
             self._num_waiting -= 1
 
     def _ask(self, draft: Draft) -> dict[str, str] | None:
-        """In a thread: there are as many processes as threads, so one is idle."""
+        """In a thread: there are as many processes as threads, so one is idle. None: there was no answer in time."""
         process = self._idle.pop()
         try:
-            return process.ask({"kind": draft.kind, "text": draft.text})
+            found: dict[str, str] | None = process.ask({"kind": draft.kind, "text": draft.text}, CHECK_S)
+        except TimeoutError:
+            return None
+        except DidNotStart:
+            raise LocalLLMError("the process that checks grammars did not start") from None
         finally:
             self._idle.append(process)
+        return {"failure": TOO_MUCH} if found is None else found
 
 
 _NAMES: Mapping[Kind, str] = {

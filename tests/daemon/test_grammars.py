@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,8 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from localllm.daemon.bounds import readable
 from localllm.daemon.formats import Format, settled
-from localllm.daemon.grammar_process import CHECK_S, GrammarProcess
 from localllm.daemon.grammars import (
+    CHECK_S,
     MAX_DEPTH,
     MAX_NODES,
     Draft,
@@ -34,6 +35,7 @@ from localllm.daemon.grammars import (
 )
 from localllm.daemon.replies import Ask
 from localllm.errors import InvalidGrammar, InvalidRequest, InvalidSchema, Overloaded
+from localllm.tokens.confined import Confined
 from localllm.wire import SamplingParams
 from tests.daemon.explosive import EXPLOSIVE
 
@@ -274,36 +276,34 @@ def seconds_for(grammars: Grammars, draft: Callable[[], Draft]) -> float:
 def test_a_check_that_takes_too_long_is_ended_and_the_next_one_is_answered(
     grammars: Grammars, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = GrammarProcess()
-    try:
-        assert process.ask({"kind": "regex", "text": "a"})
-        monkeypatch.setattr("localllm.daemon.grammar_process.CHECK_S", 0.0)
-        assert process.ask({"kind": "regex", "text": "b" * 1000}) is None  # late
-        monkeypatch.setattr("localllm.daemon.grammar_process.CHECK_S", CHECK_S)
-        assert "grammar" in (process.ask({"kind": "regex", "text": "c"}) or {})
-    finally:
-        process.close()
+    assert grammars._ask(regex_grammar("a"))
+    monkeypatch.setattr("localllm.daemon.grammars.CHECK_S", 0.0)
+    assert grammars._ask(regex_grammar("b" * 1000)) is None  # late
+    monkeypatch.setattr("localllm.daemon.grammars.CHECK_S", CHECK_S)
+    assert "grammar" in (grammars._ask(regex_grammar("c")) or {})
 
 
 def test_a_check_that_met_its_limit_is_a_refusal(grammars: Grammars) -> None:
-    process = GrammarProcess()
-    try:
-        assert process.ask({"kind": "regex", "text": "a"})
-        child = process._process
-        assert child is not None
-        os.kill(child.pid, signal.SIGSTOP)  # so that it dies over the question, as by its limits
-        threading.Timer(0.05, child.kill).start()
-        assert "too much" in (process.ask({"kind": "regex", "text": "b"}) or {})["failure"]
-        assert "grammar" in (process.ask({"kind": "regex", "text": "c"}) or {})
-    finally:
-        process.close()
+    child = child_of(grammars)
+    os.kill(child.pid, signal.SIGSTOP)  # so that it dies over the question, as by its limits
+    threading.Timer(0.05, child.kill).start()
+    assert "too much" in (grammars._ask(regex_grammar("b")) or {})["failure"]
+    assert "grammar" in (grammars._ask(regex_grammar("c")) or {})
+
+
+def child_of(grammars: Grammars) -> "subprocess.Popen[bytes]":
+    """That of its only process, started."""
+    assert grammars._ask(regex_grammar("a"))
+    child = grammars._idle[0]._process
+    assert child is not None
+    return child
 
 
 def test_a_machine_that_is_too_busy_is_no_refusal_of_the_grammar(
     grammars: Grammars, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draft = regex_grammar("only here")
-    monkeypatch.setattr(GrammarProcess, "ask", lambda self, request: None)
+    monkeypatch.setattr("localllm.daemon.grammars.CHECK_S", 0.0)
     with pytest.raises(Overloaded):
         asyncio.run(grammars.checked(draft))
     monkeypatch.undo()
@@ -313,22 +313,16 @@ def test_a_machine_that_is_too_busy_is_no_refusal_of_the_grammar(
 def test_what_was_found_is_remembered(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad = regex_grammar("remembered"), regex_grammar("(remembered")
     accepted, refused = asyncio.run(grammars.checked(good)), refusal(grammars, bad).message
-    monkeypatch.setattr(GrammarProcess, "ask", lambda self, request: pytest.fail("asked again"))
+    monkeypatch.setattr(Confined, "ask", lambda *_: pytest.fail("asked again"))
     assert asyncio.run(grammars.checked(good)) == accepted
     assert refusal(grammars, bad).message == refused
 
 
 def test_a_process_that_died_is_started_again(grammars: Grammars) -> None:
-    process = GrammarProcess()
-    try:
-        assert process.ask({"kind": "regex", "text": "a"})
-        child = process._process
-        assert child is not None
-        child.kill()
-        child.wait()
-        assert process.ask({"kind": "regex", "text": "a"})
-    finally:
-        process.close()
+    child = child_of(grammars)
+    child.kill()
+    child.wait()
+    assert grammars._ask(regex_grammar("a"))
 
 
 KEYWORDS = st.sampled_from(

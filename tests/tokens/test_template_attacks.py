@@ -267,7 +267,7 @@ def check_refused(template: ChatTemplate, source: str) -> str:
 
 def process_of(template: ChatTemplate) -> Any:
     assert isinstance(template._renderer, Child)
-    process = template._renderer._process
+    process = template._renderer._process._process
     assert process is not None
     return process
 
