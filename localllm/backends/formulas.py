@@ -97,7 +97,10 @@ def route(logits: Floats, spec: MoeSpec, choice_bias: Floats | None) -> Floats:
     scores = logits
     if spec.scoring != "softmax_chosen":
         scores = softmax(logits) if spec.scoring == "softmax" else sigmoid(logits)
-    order = np.argsort(-(scores if choice_bias is None else scores + choice_bias), axis=-1, kind="stable")
+    ranked = scores if choice_bias is None else scores + choice_bias
+    if spec.num_groups > 1:
+        ranked = np.where(in_best_groups(ranked, spec), ranked, np.float32(-np.inf))
+    order = np.argsort(-ranked, axis=-1, kind="stable")
     chosen = order[:, : spec.num_used]
     weights = np.take_along_axis(scores, chosen, axis=-1)
     if spec.scoring == "softmax_chosen":
@@ -105,3 +108,13 @@ def route(logits: Floats, spec: MoeSpec, choice_bias: Floats | None) -> Floats:
     elif spec.normalize:
         weights = weights / weights.sum(axis=-1, keepdims=True)
     return np.stack([chosen.astype(np.float32), weights * np.float32(spec.scale)], axis=-1)
+
+
+def in_best_groups(ranked: Floats, spec: MoeSpec) -> NDArray[np.bool_]:
+    """(T, experts): whether an expert is of a group that may be chosen from; of equal groups the first."""
+    groups = ranked.reshape(len(ranked), spec.num_groups, -1)
+    worth = -np.sort(-groups, axis=-1)[:, :, : spec.group_best].sum(axis=-1, dtype=np.float32)
+    best = np.argsort(-worth, axis=-1, kind="stable")[:, : spec.num_used_groups]
+    mask = np.zeros(worth.shape, np.bool_)
+    np.put_along_axis(mask, best, True, axis=-1)
+    return np.repeat(mask, groups.shape[2], axis=-1)

@@ -12,7 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.backends.batch import Batch, Flattener, answer
-from localllm.backends.formulas import activate, attend, convolve, gate_times_up, rotate, route, softcap, visible
+from localllm.backends.formulas import (
+    activate,
+    attend,
+    convolve,
+    gate_times_up,
+    rotate,
+    route,
+    sigmoid,
+    softcap,
+    visible,
+)
 from localllm.backends.named import NamedWeights
 from localllm.backends.paged import PagedMemory
 from localllm.engine.step import BackendInfo, CommitDraft, StepPlan, StepResult
@@ -134,10 +144,11 @@ class ReferenceOps:
         normed: Floats = np.divide(runs, np.sqrt(mean_square + np.float32(eps)), dtype=np.float32) * weight.values
         return normed.reshape(x.shape)
 
-    def layer_norm(self, x: Floats, weight: Tensor, bias: Tensor | None, eps: float) -> Floats:
-        centred = x - x.mean(axis=-1, keepdims=True, dtype=np.float32)
+    def layer_norm(self, x: Floats, weight: Tensor, bias: Tensor | None, eps: float, run: int = 0) -> Floats:
+        runs = x.reshape(len(x), -1, run or x.shape[1])
+        centred = runs - runs.mean(axis=-1, keepdims=True, dtype=np.float32)
         variance = np.mean(centred * centred, axis=-1, keepdims=True, dtype=np.float32)
-        normed: Floats = centred / np.sqrt(variance + np.float32(eps)) * weight.values
+        normed: Floats = (centred / np.sqrt(variance + np.float32(eps))).reshape(x.shape) * weight.values
         return normed if bias is None else normed + bias.values
 
     def add(self, x: Floats, y: Floats, scale: float = 1.0) -> Floats:
@@ -151,6 +162,17 @@ class ReferenceOps:
 
     def scale(self, x: Floats, factor: float) -> Floats:
         return x * np.float32(factor)
+
+    def gate_rows(self, x: Floats, gate: Floats) -> Floats:
+        return x * sigmoid(gate)
+
+    def linear_heads(self, x: Floats, weight: Tensor) -> Floats:
+        heads = x.reshape(len(x), weight.shape[0], weight.shape[2])
+        return np.asarray(np.einsum("thi,hoi->tho", heads, weight.values).reshape(len(x), -1), np.float32)
+
+    def join(self, x: Floats, y: Floats, num_heads: int) -> Floats:
+        parts = [part.reshape(len(part), num_heads, -1) for part in (x, y)]
+        return np.concatenate(parts, axis=-1).reshape(len(x), -1)
 
     def softcap(self, x: Floats, cap: float) -> Floats:
         return softcap(x, cap)

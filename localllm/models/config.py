@@ -55,11 +55,27 @@ class RopeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class LatentSpec:
+    """Keys and values made from one short vector per token (DeepSeek's multi-head latent attention).
+
+    The cache has that vector and the rotated part of the keys, as one head: heads are made of it on the side of the
+    queries (see models/latent.py). `plain_dims`: values of a query head that do not turn; `value_dim`: of a head's
+    output. `query_rank` 0: queries are made from the whole width. `norm_eps`: of the two inner norms.
+    """
+
+    query_rank: int
+    kv_rank: int
+    plain_dims: int
+    value_dim: int
+    norm_eps: float = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionSpec:
     """One attention layer. `window`: last tokens a query sees, itself included; None: all. `softcap` 0: none.
 
     Query heads of one group (num_heads / num_kv_heads neighbours) share a KV head. `rope` None: no positions.
-    `query_growth`: queries are multiplied by it, keys are not.
+    `query_growth`: queries are multiplied by it, keys are not. `latent`: sizes are those of the cache then.
     """
 
     num_heads: int
@@ -72,6 +88,7 @@ class AttentionSpec:
     softcap: float = 0.0
     causal: bool = True
     query_growth: PositionGrowth | None = None
+    latent: LatentSpec | None = None
 
     @property
     def query_rope(self) -> RopeSpec | None:
@@ -91,7 +108,9 @@ class ShortConvSpec:
 class MoeSpec:
     """Experts of one layer. `scoring`: over all router logits, or softmax over the chosen ones only.
 
-    `normalize`: chosen weights are divided by their sum; then all are multiplied by `scale`.
+    `normalize`: chosen weights are divided by their sum; then all are multiplied by `scale`. Of `num_groups` equal
+    groups of neighbours only the best `num_used_groups` are chosen from; a group is worth its `group_best` best
+    experts together.
     """
 
     num_experts: int
@@ -99,6 +118,9 @@ class MoeSpec:
     scoring: Literal["softmax", "sigmoid", "softmax_chosen"] = "softmax"
     normalize: bool = True
     scale: float = 1.0
+    num_groups: int = 1
+    num_used_groups: int = 1
+    group_best: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +133,8 @@ class LayerSpec:
 class ModelConfig:
     """A whole decoder. Norm placement, biases, QK-norms, sinks and tied output are asked of the tensors.
 
-    `residual_scale` multiplies what a block adds, `logit_scale` multiplies the logits, `logit_softcap` 0: none.
-    `context_length` is in tokens.
+    `parallel`: attention and feed-forward work on the same input, and both are added. `residual_scale` multiplies what
+    a block adds, `logit_scale` multiplies the logits, `logit_softcap` 0: none. `context_length` is in tokens.
     """
 
     architecture: str
@@ -128,3 +150,4 @@ class ModelConfig:
     logit_scale: float = 1.0
     logit_softcap: float = 0.0
     learned_positions: bool = False
+    parallel: bool = False

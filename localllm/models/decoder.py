@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Generic
 
 from localllm.models.config import AttentionSpec, LayerSpec, ModelConfig, MoeSpec, ShortConvSpec
+from localllm.models.latent import attend_latent
 from localllm.models.ops import A, Ops, W, Weights
 
 
@@ -49,8 +50,10 @@ class Decoder(Generic[A, W]):
     def block(self, x: A, index: int, layer: LayerSpec) -> A:
         """Mixer and feed-forward, each between its norms (before, after, or both: whichever tensors exist)."""
         scope = Scope(self.weights, index)
-        mixed = self.mix(self.norm(x, scope, "attn_norm"), scope, index, layer)
-        mixed = self.norm(mixed, scope, "post_attention_norm")
+        normed = self.norm(x, scope, "attn_norm")
+        mixed = self.norm(self.mix(normed, scope, index, layer), scope, "post_attention_norm")
+        if self.config.parallel:
+            return self.beside(x, normed, mixed, scope, layer)
         if scope.get("ffn_norm.weight") is not None and self.config.norm == "rms":
             x, normed = self.ops.add_rms_norm(
                 x, mixed, scope["ffn_norm.weight"], self.config.norm_eps, self.config.residual_scale
@@ -60,6 +63,13 @@ class Decoder(Generic[A, W]):
             normed = self.norm(x, scope, "ffn_norm")
         fed = self.norm(self.feed_forward(normed, scope, layer.moe), scope, "post_ffw_norm")
         return self.ops.add(x, fed, self.config.residual_scale)
+
+    def beside(self, x: A, normed: A, mixed: A, scope: Scope[W], layer: LayerSpec) -> A:
+        """The feed-forward of a block whose attention has the same input, with one norm for both or one for each."""
+        if scope.get("ffn_norm.weight") is not None:
+            normed = self.norm(x, scope, "ffn_norm")
+        x = self.ops.add(x, mixed, self.config.residual_scale)
+        return self.ops.add(x, self.feed_forward(normed, scope, layer.moe), self.config.residual_scale)
 
     def norm(self, x: A, scope: Weights[W], name: str) -> A:
         """The named norm, or x itself where the model has none."""
@@ -75,6 +85,8 @@ class Decoder(Generic[A, W]):
             names = ("shortconv.in_proj.weight", "shortconv.conv.weight", "shortconv.out_proj.weight")
             in_proj, kernel, out_proj = (scope[name] for name in names)
             return self.ops.short_conv(x, in_proj, kernel, out_proj, layer.mixer, index)
+        if layer.mixer.latent is not None:
+            return attend_latent(self.ops, x, scope, layer.mixer, index)
         return self.attend(x, scope, index, layer.mixer)
 
     def attend(self, x: A, scope: Scope[W], index: int, spec: AttentionSpec) -> A:
@@ -83,11 +95,19 @@ class Decoder(Generic[A, W]):
         q, k, v = ops.linear_group(
             x, [scope[f"{name}.weight"] for name in names], [scope.get(f"{name}.bias") for name in names]
         )
-        q, k = self.norm(q, scope, "attn_q_norm"), self.norm(k, scope, "attn_k_norm")
+        q = self.norm_heads(q, scope, "attn_q_norm", spec.head_dim)
+        k = self.norm_heads(k, scope, "attn_k_norm", spec.head_dim)
         if spec.rope is not None and spec.query_rope is not None:
             q, k = ops.rope(q, spec.head_dim, spec.query_rope), ops.rope(k, spec.head_dim, spec.rope)
         seen = ops.attention(q, k, v, spec, index, scope.get("attn_sinks.weight"))
         return ops.linear(seen, scope["attn_output.weight"], scope.get("attn_output.bias"))
+
+    def norm_heads(self, x: A, scope: Scope[W], name: str, head_dim: int) -> A:
+        """Layer norms of queries and keys are over each head, with weights of its own; the others see the weight."""
+        weight = scope.get(f"{name}.weight")
+        if weight is None or self.config.norm == "rms":
+            return self.norm(x, scope, name)
+        return self.ops.layer_norm(x, weight, scope.get(f"{name}.bias"), self.config.norm_eps, head_dim)
 
     def feed_forward(self, x: A, scope: Scope[W], moe: MoeSpec | None) -> A:
         if moe is not None:
@@ -114,7 +134,11 @@ class Decoder(Generic[A, W]):
         if shared_gate is None:
             return total
         hidden = ops.gated(x, shared_gate, scope["ffn_up_shexp.weight"], activation)
-        return ops.add(total, ops.linear(hidden, scope["ffn_down_shexp.weight"]))
+        shared = ops.linear(hidden, scope["ffn_down_shexp.weight"])
+        opening = scope.get("ffn_gate_inp_shexp.weight")
+        if opening is not None:
+            shared = ops.gate_rows(shared, ops.linear(x, opening))
+        return ops.add(total, shared)
 
     def head(self, x: A) -> A:
         """Logits; a model without `output.weight` ties them to the embedding."""

@@ -31,7 +31,7 @@ class Weights(Protocol[W_co]):
 
 
 class Ops(Protocol[A, W_contra]):
-    """Sixteen verbs and three for families at the edge."""
+    """Sixteen verbs and some for families at the edge."""
 
     def embed(self, weight: W_contra, of: Literal["tokens", "positions"] = "tokens", scale: float = 1.0) -> A:
         """Rows of `weight` for this step's token ids, or for their positions, times `scale`."""
@@ -59,8 +59,8 @@ class Ops(Protocol[A, W_contra]):
     def rms_norm(self, x: A, weight: W_contra, eps: float) -> A:
         """Over each run of len(weight) values: the whole width, or each head."""
 
-    def layer_norm(self, x: A, weight: W_contra, bias: W_contra | None, eps: float) -> A:
-        """Mean and variance over the whole width."""
+    def layer_norm(self, x: A, weight: W_contra, bias: W_contra | None, eps: float, run: int = 0) -> A:
+        """Mean and variance over each run of `run` values, 0: the whole width; weight and bias are as wide as x."""
 
     def add(self, x: A, y: A, scale: float = 1.0) -> A:
         """x + y * scale."""
@@ -69,6 +69,15 @@ class Ops(Protocol[A, W_contra]):
         """s = x + y * scale, and rms_norm(s); returns (s, norm)."""
 
     def scale(self, x: A, factor: float) -> A: ...
+
+    def gate_rows(self, x: A, gate: A) -> A:
+        """Every row of x times the sigmoid of its one value in `gate` (T, 1)."""
+
+    def linear_heads(self, x: A, weight: W_contra) -> A:
+        """Head h of x times its own matrix: weight (heads, out, in), x (T, heads * in), to (T, heads * out)."""
+
+    def join(self, x: A, y: A, num_heads: int) -> A:
+        """Each head's values of x, then its values of y: (T, width of x + width of y)."""
 
     def softcap(self, x: A, cap: float) -> A:
         """tanh(x / cap) * cap."""

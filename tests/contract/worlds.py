@@ -12,6 +12,7 @@ from localllm.formats import blocks
 from localllm.formats.blocks import BlockType, decode
 from localllm.models.config import (
     AttentionSpec,
+    LatentSpec,
     LayerSpec,
     ModelConfig,
     MoeSpec,
@@ -31,6 +32,9 @@ ATTENTION = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=16, value_dim=16
 CONV = ShortConvSpec(kernel=3, channels=HIDDEN)
 MOE = MoeSpec(num_experts=6, num_used=2)
 PLAIN = LayerSpec(ATTENTION)
+
+
+KEPT_FLOAT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "shortconv.conv.weight")
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class MemorySource:
         self._blocks: dict[str, NDArray[np.uint8]] = {}
         for name, array in arrays.items():
             # vectors, router and convolution stay float32, as converters leave them
-            small = array.ndim == 1 or name.endswith((".bias", "ffn_gate_inp.weight", "shortconv.conv.weight"))
+            small = array.ndim == 1 or name.endswith((".bias", *KEPT_FLOAT))
             of_its_own = (kind for suffix, kind in types.items() if name.endswith(suffix))
             kind = next(of_its_own, BlockType.F32 if small else block_type)
             self._infos[name] = WeightInfo(name, array.shape, kind)
@@ -151,6 +155,8 @@ def layer_shapes(
         yield "shortconv.in_proj.weight", (3 * hidden, hidden)
         yield "shortconv.conv.weight", (hidden, layer.mixer.kernel)
         yield "shortconv.out_proj.weight", (hidden, hidden)
+    elif layer.mixer.latent is not None:
+        yield from latent_shapes(layer.mixer, layer.mixer.latent, hidden)
     else:
         yield from attention_shapes(layer.mixer, extras, hidden)
     if layer.moe is None:
@@ -177,6 +183,22 @@ def attention_shapes(
         yield "attn_sinks.weight", (spec.num_heads,)
 
 
+def latent_shapes(spec: AttentionSpec, latent: LatentSpec, hidden: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    assert spec.rope is not None
+    heads, dims, width = spec.num_heads, spec.rope.dims, latent.query_rank or hidden
+    if latent.query_rank:
+        yield "attn_q_a.weight", (latent.query_rank, hidden)
+        yield "attn_q_a_norm.weight", (latent.query_rank,)
+    yield "attn_q_plain.weight", (heads * latent.plain_dims, width)
+    yield "attn_q_turned.weight", (heads * dims, width)
+    yield "attn_kv_a.weight", (latent.kv_rank, hidden)
+    yield "attn_k_turned.weight", (dims, hidden)
+    yield "attn_kv_a_norm.weight", (latent.kv_rank,)
+    yield "attn_k_b.weight", (heads, latent.kv_rank, latent.plain_dims)
+    yield "attn_v_b.weight", (heads, latent.value_dim, latent.kv_rank)
+    yield "attn_output.weight", (hidden, heads * latent.value_dim)
+
+
 def moe_shapes(
     spec: MoeSpec, extras: tuple[str, ...], hidden: int, width: int
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -191,6 +213,8 @@ def moe_shapes(
             yield f"ffn_{name}_exps.bias", (spec.num_experts, out)
         if "shared_expert" in extras:
             yield f"ffn_{name}_shexp.weight", (out, columns)
+    if "shared_gate" in extras:
+        yield "ffn_gate_inp_shexp.weight", (1, hidden)
 
 
 def linear_shapes(name: str, out: int, width: int, extras: tuple[str, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -209,6 +233,20 @@ def routed(**changes: Any) -> tuple[LayerSpec, ...]:
 
 def scaled(scaling: RopeScaling, dims: int = 16) -> tuple[LayerSpec, ...]:
     return attending(rope=RopeSpec(dims, 10000.0, scaling))
+
+
+def over_latents(query_rank: int = 0, **changes: Any) -> tuple[LayerSpec, ...]:
+    """Four heads of 32 plain and 16 turning values over latents of 32, to values of 24."""
+    spec = AttentionSpec(
+        num_heads=4,
+        num_kv_heads=1,
+        head_dim=48,
+        value_dim=32,
+        scale=0.2,
+        rope=ROPE,
+        latent=LatentSpec(query_rank, kv_rank=32, plain_dims=32, value_dim=24),
+    )
+    return (LayerSpec(replace(spec, **changes)),) * 2
 
 
 def wide(name: str, **changes: Any) -> World:
@@ -285,6 +323,19 @@ WORLDS = (
     World("gated relu", config={"activation": "relu"}),
     World("experts", routed()),
     World("experts not normalized", routed(normalize=False, scale=2.5)),
+    World("experts of the best groups", routed(num_groups=3, num_used_groups=2)),
+    World(
+        "experts of the groups with the best two",
+        routed(scoring="sigmoid", num_experts=12, num_used=3, num_groups=4, num_used_groups=2, group_best=2),
+        extras=("choice_bias",),
+    ),
+    World("a shared expert behind a gate", routed(), extras=("shared_expert", "shared_gate")),
+    World("attention beside the feed-forward", config={"parallel": True}, without=("ffn_norm.weight",)),
+    World("attention beside, with two norms", config={"parallel": True, "norm": "layer"}, extras=("norm_bias", "bias")),
+    World("layer norms of every head", config={"norm": "layer"}, extras=("wide_qk_norm",)),
+    World("attention over latents", over_latents()),
+    World("attention over latents, queries from latents", over_latents(query_rank=40)),
+    World("attention over latents in Q8_0", over_latents(query_rank=32), type=BlockType.Q8_0),
     World("experts by sigmoid and bias", routed(scoring="sigmoid"), extras=("choice_bias", "shared_expert")),
     World("softmax over the chosen", routed(scoring="softmax_chosen"), {"activation": "swiglu_oai"}),
     World("experts with biases", routed(scoring="softmax_chosen"), {"activation": "swiglu_oai"}, extras=("bias",)),

@@ -39,10 +39,16 @@ class Plain:
         inner = self.norm(x, prefix + "attn_norm")
         if isinstance(layer.mixer, ShortConvSpec):
             mixed = self.short_conv(inner, prefix, layer.mixer)
+        elif layer.mixer.latent is not None:
+            mixed = self.latent_attention(inner, prefix, layer.mixer)
         else:
             mixed = self.attention(inner, prefix, layer.mixer)
+        before = x
         x = x + self.norm(mixed, prefix + "post_attention_norm") * self.config.residual_scale
-        inner = self.norm(x, prefix + "ffn_norm")
+        if not self.config.parallel:
+            inner = self.norm(x, prefix + "ffn_norm")
+        elif prefix + "ffn_norm.weight" in self.weights:
+            inner = self.norm(before, prefix + "ffn_norm")
         fed = self.feed_forward(inner, prefix) if layer.moe is None else self.experts(inner, prefix, layer.moe)
         return x + self.norm(fed, prefix + "post_ffw_norm") * self.config.residual_scale
 
@@ -63,7 +69,7 @@ class Plain:
 
     def attention(self, x: Doubles, prefix: str, spec: AttentionSpec) -> Doubles:
         q, k = (self.linear(x, f"{prefix}attn_{part}") for part in "qk")
-        q, k = self.norm(q, prefix + "attn_q_norm"), self.norm(k, prefix + "attn_k_norm")
+        q, k = (self.norm_heads(x, f"{prefix}attn_{part}_norm", spec.head_dim) for x, part in ((q, "q"), (k, "k")))
         queries, keys = (turned(part.reshape(len(x), -1, spec.head_dim), spec.rope, self.config) for part in (q, k))
         if spec.query_growth is not None:
             growth = spec.query_growth
@@ -76,6 +82,36 @@ class Plain:
             for h in range(spec.num_heads)
         ]  # fmt: skip
         return self.linear(np.concatenate(seen, axis=1), prefix + "attn_output")
+
+    def norm_heads(self, x: Doubles, name: str, head_dim: int) -> Doubles:
+        if self.config.norm == "rms" or name + ".weight" not in self.weights:
+            return self.norm(x, name)
+        heads = x.reshape(len(x), -1, head_dim)
+        heads = heads - heads.mean(axis=-1, keepdims=True)
+        heads = heads / np.sqrt((heads**2).mean(axis=-1, keepdims=True) + self.config.norm_eps)
+        return np.asarray(heads.reshape(x.shape) * self.weights[name + ".weight"])
+
+    def latent_attention(self, x: Doubles, prefix: str, spec: AttentionSpec) -> Doubles:
+        """Every head with keys and values of its own, as the models' authors write it."""
+        latent = spec.latent
+        assert latent is not None
+        inner = x
+        if latent.query_rank:
+            inner = self.rms(self.linear(x, prefix + "attn_q_a"), prefix + "attn_q_a_norm", latent.norm_eps)
+        cached = self.rms(self.linear(x, prefix + "attn_kv_a"), prefix + "attn_kv_a_norm", latent.norm_eps)
+        plain = self.linear(inner, prefix + "attn_q_plain").reshape(len(x), spec.num_heads, -1)
+        turning = self.linear(inner, prefix + "attn_q_turned").reshape(len(x), spec.num_heads, -1)
+        key = turned(self.linear(x, prefix + "attn_k_turned")[:, None], spec.rope, self.config)[:, 0]
+        queries = np.concatenate([plain, turned(turning, spec.rope, self.config)], axis=-1)
+        seen = []
+        for h in range(spec.num_heads):
+            keys = np.concatenate([cached @ self.weights[prefix + "attn_k_b.weight"][h], key], axis=-1)
+            values = cached @ self.weights[prefix + "attn_v_b.weight"][h].T
+            seen.append(self.head(queries[:, h], keys, values, spec, None))
+        return self.linear(np.concatenate(seen, axis=1), prefix + "attn_output")
+
+    def rms(self, x: Doubles, name: str, eps: float) -> Doubles:
+        return np.asarray(x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps) * self.weights[name + ".weight"])
 
     def head(self, q: Doubles, k: Doubles, v: Doubles, spec: AttentionSpec, sink: float | None) -> Doubles:
         out = np.zeros((len(q), v.shape[1]))
@@ -107,7 +143,10 @@ class Plain:
                 self.linear(x, prefix + "ffn_up_shexp"),
                 self.config.activation,
             )
-            out = out + self.linear(hidden, prefix + "ffn_down_shexp")
+            shared = self.linear(hidden, prefix + "ffn_down_shexp")
+            if prefix + "ffn_gate_inp_shexp.weight" in self.weights:
+                shared = shared / (1 + np.exp(-self.linear(x, prefix + "ffn_gate_inp_shexp")))
+            out = out + shared
         return out
 
     def expert_mix(self, x: Doubles, logits: Doubles, prefix: str, spec: MoeSpec, choice_bias: Doubles) -> Doubles:
@@ -116,7 +155,11 @@ class Plain:
             "sigmoid": 1 / (1 + np.exp(-logits)),
             "softmax_chosen": logits,
         }[spec.scoring]
-        chosen = sorted(range(spec.num_experts), key=lambda e: (-(scores[e] + choice_bias[e]), e))[: spec.num_used]
+        ranked, size = scores + choice_bias, spec.num_experts // spec.num_groups
+        worth = [sum(sorted(ranked[g * size : (g + 1) * size])[-spec.group_best :]) for g in range(spec.num_groups)]
+        groups = sorted(range(spec.num_groups), key=lambda g: (-worth[g], g))[: spec.num_used_groups]
+        allowed = [e for e in range(spec.num_experts) if e // size in groups]
+        chosen = sorted(allowed, key=lambda e: (-ranked[e], e))[: spec.num_used]
         weights = scores[chosen]
         if spec.scoring == "softmax_chosen":
             weights = np.exp(weights) / np.exp(weights).sum()

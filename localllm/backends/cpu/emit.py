@@ -155,13 +155,25 @@ class Emitter:
 
     def _layernorm(self, node: nodes.LayerNorm) -> bool:
         weight, bias = self._pack.vector(node.weight), self._pack.vector(node.bias)
-        return self._by_row(self._program.layer_norm, node.out, self._floats(node.x), weight, bias, node.eps)
+        return self._by_row(self._program.layer_norm, node.out, self._floats(node.x), weight, bias, node.eps, node.run)
 
     def _add(self, node: nodes.Add) -> bool:
         return self._by_row(self._program.add, node.out, self._floats(node.x), self._floats(node.y), node.scale)
 
     def _scale(self, node: nodes.Scale) -> bool:
         return self._by_row(self._program.scale, node.out, self._floats(node.x), node.factor)
+
+    def _gaterows(self, node: nodes.GateRows) -> bool:
+        return self._by_row(self._program.gate_rows, node.out, self._floats(node.x), self._floats(node.gate))
+
+    def _linearheads(self, node: nodes.LinearHeads) -> bool:
+        matrices, x = self._pack.experts(node.weight), self._input(node, node.x)
+        self._program.linear_heads(x, matrices, self._shared(node.out))
+        return True
+
+    def _join(self, node: nodes.Join) -> bool:
+        parts = self._floats(node.x), self._floats(node.y)
+        return self._by_row(self._program.join, node.out, *parts, node.num_heads)
 
     def _softcap(self, node: nodes.Softcap) -> bool:
         return self._by_row(self._program.softcap, node.out, self._floats(node.x), node.cap)
@@ -213,7 +225,8 @@ class Emitter:
         spec, scoring = node.spec, SCORINGS.index(node.spec.scoring)
         bias, logits = self._pack.vector(node.bias), self._floats(node.logits)
         shape = (spec.num_experts, spec.num_used, scoring, spec.normalize, spec.scale)
-        self._program.route(logits, bias, *shape, self._shared(node.out))
+        groups = (spec.num_groups, spec.num_used_groups, spec.group_best)
+        self._program.route(logits, bias, *shape, self._shared(node.out), *groups)
         return True
 
     def _experts(self, node: nodes.Experts) -> bool:

@@ -149,6 +149,7 @@ class LayerNorm(Node):
     weight: Weight
     bias: Weight | None
     eps: float
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,6 +165,32 @@ class Scale(Node):
     out: Value
     x: Value
     factor: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GateRows(Node):
+    out: Value
+    x: Value
+    gate: Value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearHeads(Node):
+    out: Value
+    x: Value
+    weight: Weight
+
+    @property
+    def blocks_input(self) -> Value | None:
+        return self.x if self.weight.takes_blocks else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Join(Node):
+    out: Value
+    x: Value
+    y: Value
+    num_heads: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,6 +12,9 @@ from localllm.models.config import Activation, AttentionSpec, ModelConfig, MoeSp
 from localllm.models.decoder import Decoder
 from localllm.models.source import WeightSource
 
+LANES, BLOCK = 8, 32
+"""Rows of a matrix that are multiplied together, and inputs that are rounded together."""
+
 
 def record(config: ModelConfig, source: WeightSource) -> list[Node]:
     """The decoder's verbs in order. UnsupportedModel names a block type without kernels."""
@@ -95,9 +98,9 @@ class RecordingOps:
         out = Value(x.width, x.taken)
         return self._keep(out, nodes.RmsNorm(out, x, weight, eps))
 
-    def layer_norm(self, x: Value, weight: Weight, bias: Weight | None, eps: float) -> Value:
+    def layer_norm(self, x: Value, weight: Weight, bias: Weight | None, eps: float, run: int = 0) -> Value:
         out = Value(x.width, x.taken)
-        return self._keep(out, nodes.LayerNorm(out, x, weight, bias, eps))
+        return self._keep(out, nodes.LayerNorm(out, x, weight, bias, eps, run))
 
     def add(self, x: Value, y: Value, scale: float = 1.0) -> Value:
         out = Value(x.width, x.taken)
@@ -111,6 +114,20 @@ class RecordingOps:
     def scale(self, x: Value, factor: float) -> Value:
         out = Value(x.width, x.taken)
         return self._keep(out, nodes.Scale(out, x, factor))
+
+    def gate_rows(self, x: Value, gate: Value) -> Value:
+        out = Value(x.width, x.taken)
+        return self._keep(out, nodes.GateRows(out, x, gate))
+
+    def linear_heads(self, x: Value, weight: Weight) -> Value:
+        if weight.shape[1] % LANES or (weight.takes_blocks and weight.shape[2] % BLOCK):
+            raise UnsupportedModel(f"{weight.name} has heads of {weight.shape[1:]}, for which there are no kernels")
+        out = Value(weight.shape[0] * weight.shape[1], x.taken)
+        return self._keep(out, nodes.LinearHeads(out, x, weight))
+
+    def join(self, x: Value, y: Value, num_heads: int) -> Value:
+        out = Value(x.width + y.width, x.taken)
+        return self._keep(out, nodes.Join(out, x, y, num_heads))
 
     def softcap(self, x: Value, cap: float) -> Value:
         out = Value(x.width, x.taken)

@@ -69,8 +69,11 @@ def route(logits: mx.array, spec: MoeSpec, choice_bias: mx.array | None) -> tupl
     scores = logits
     if spec.scoring != "softmax_chosen":
         scores = mx.softmax(logits, axis=-1, precise=True) if spec.scoring == "softmax" else mx.sigmoid(logits)
+    ranked = scores if choice_bias is None else scores + choice_bias
+    if spec.num_groups > 1:
+        ranked = mx.where(in_best_groups(ranked, spec), ranked, -mx.inf)
     # MLX sorts by merging, so of equals the lower index stays first
-    order = mx.argsort(-(scores if choice_bias is None else scores + choice_bias), axis=-1)
+    order = mx.argsort(-ranked, axis=-1)
     chosen = mx.sort(order[:, : spec.num_used], axis=-1)
     weights = mx.take_along_axis(scores, chosen, axis=-1)
     if spec.scoring == "softmax_chosen":
@@ -78,3 +81,11 @@ def route(logits: mx.array, spec: MoeSpec, choice_bias: mx.array | None) -> tupl
     elif spec.normalize:
         weights = weights / weights.sum(axis=-1, keepdims=True)
     return chosen, weights * spec.scale
+
+
+def in_best_groups(ranked: mx.array, spec: MoeSpec) -> mx.array:
+    """(T, experts): whether an expert is of a group that may be chosen from; of equal groups the first."""
+    groups = ranked.reshape(ranked.shape[0], spec.num_groups, -1)
+    worth = -mx.sort(-groups, axis=-1)[:, :, : spec.group_best].sum(axis=-1)
+    places = mx.argsort(mx.argsort(-worth, axis=-1), axis=-1)  # of each group among all
+    return mx.repeat(places < spec.num_used_groups, groups.shape[2], axis=-1)

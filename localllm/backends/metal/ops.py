@@ -72,7 +72,11 @@ class MetalOps:
         runs = x.reshape(x.shape[0], -1, weight.shape[0])
         return mx.fast.rms_norm(runs, weight.values(), eps).reshape(x.shape)
 
-    def layer_norm(self, x: mx.array, weight: Weight, bias: Weight | None, eps: float) -> mx.array:
+    def layer_norm(self, x: mx.array, weight: Weight, bias: Weight | None, eps: float, run: int = 0) -> mx.array:
+        if run:
+            runs = x.reshape(x.shape[0], -1, run)
+            normed = mx.fast.layer_norm(runs, None, None, eps).reshape(x.shape) * weight.values()
+            return normed if bias is None else normed + bias.values()
         return mx.fast.layer_norm(x, weight.values(), None if bias is None else bias.values(), eps)
 
     def add(self, x: mx.array, y: mx.array, scale: float = 1.0) -> mx.array:
@@ -86,6 +90,20 @@ class MetalOps:
 
     def scale(self, x: mx.array, factor: float) -> mx.array:
         return x * factor
+
+    def gate_rows(self, x: mx.array, gate: mx.array) -> mx.array:
+        return x * mx.sigmoid(gate)
+
+    def linear_heads(self, x: mx.array, weight: Weight) -> mx.array:
+        num_tokens, (num_heads, _, width) = x.shape[0], weight.shape
+        lines = x.reshape(num_tokens, num_heads, width).swapaxes(0, 1).reshape(-1, width)
+        heads = mx.repeat(mx.arange(num_heads, dtype=mx.int32), num_tokens)
+        out = weight.by_expert(lines, heads, True)
+        return out.reshape(num_heads, num_tokens, -1).swapaxes(0, 1).reshape(num_tokens, -1)
+
+    def join(self, x: mx.array, y: mx.array, num_heads: int) -> mx.array:
+        parts = [part.reshape(part.shape[0], num_heads, -1) for part in (x, y)]
+        return mx.concatenate(parts, axis=-1).reshape(x.shape[0], -1)
 
     def softcap(self, x: mx.array, cap: float) -> mx.array:
         return softcap(x, cap)

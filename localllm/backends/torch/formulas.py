@@ -99,7 +99,10 @@ def route(logits: Tensor, spec: MoeSpec, choice_bias: Tensor | None) -> Tensor:
     if spec.scoring != "softmax_chosen":
         scores = torch.softmax(logits, dim=-1) if spec.scoring == "softmax" else torch.sigmoid(logits)
     # stable, so that of equals the lower index comes first
-    order = torch.sort(scores if choice_bias is None else scores + choice_bias, dim=-1, descending=True, stable=True)[1]
+    ranked = scores if choice_bias is None else scores + choice_bias
+    if spec.num_groups > 1:
+        ranked = ranked.masked_fill(~in_best_groups(ranked, spec), -math.inf)
+    order = torch.sort(ranked, dim=-1, descending=True, stable=True)[1]
     chosen = order[:, : spec.num_used]
     weights = scores.gather(1, chosen)
     if spec.scoring == "softmax_chosen":
@@ -107,3 +110,12 @@ def route(logits: Tensor, spec: MoeSpec, choice_bias: Tensor | None) -> Tensor:
     elif spec.normalize:
         weights = weights / weights.sum(dim=-1, keepdim=True)
     return torch.stack([chosen.float(), weights * spec.scale], dim=-1)
+
+
+def in_best_groups(ranked: Tensor, spec: MoeSpec) -> Tensor:
+    """(T, experts): whether an expert is of a group that may be chosen from; of equal groups the first."""
+    groups = ranked.view(len(ranked), spec.num_groups, -1)
+    worth = groups.topk(spec.group_best, dim=-1)[0].sum(dim=-1)
+    best = torch.sort(worth, dim=-1, descending=True, stable=True)[1][:, : spec.num_used_groups]
+    mask = torch.zeros_like(worth, dtype=torch.bool).scatter(1, best, True)
+    return mask.repeat_interleave(groups.shape[2], dim=-1)

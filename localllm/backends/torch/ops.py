@@ -96,8 +96,11 @@ class TorchOps:
             raise BadModelFile(f"the tensor {weight.name} is {width} wide, which does not divide {x.shape[1]}")
         return functional.rms_norm(x.view(len(x), -1, width), (width,), weight.store, eps).view(x.shape)
 
-    def layer_norm(self, x: Tensor, weight: Weight, bias: Weight | None, eps: float) -> Tensor:
+    def layer_norm(self, x: Tensor, weight: Weight, bias: Weight | None, eps: float, run: int = 0) -> Tensor:
         check_width(x, weight)
+        if run:
+            normed = functional.layer_norm(x.view(len(x), -1, run), (run,), eps=eps).view(x.shape) * weight.store
+            return normed if bias is None else normed + bias.store
         return functional.layer_norm(x, weight.shape, weight.store, None if bias is None else bias.store, eps)
 
     def add(self, x: Tensor, y: Tensor, scale: float = 1.0) -> Tensor:
@@ -111,6 +114,19 @@ class TorchOps:
 
     def scale(self, x: Tensor, factor: float) -> Tensor:
         return x * factor
+
+    def gate_rows(self, x: Tensor, gate: Tensor) -> Tensor:
+        return x * torch.sigmoid(gate)
+
+    def linear_heads(self, x: Tensor, weight: Weight) -> Tensor:
+        num_heads, _, width = weight.shape
+        heads = x.view(len(x), num_heads, width).transpose(0, 1)
+        out = self._products.each(heads, weight.experts(np.arange(num_heads, dtype=np.int64)))
+        return out.transpose(0, 1).reshape(len(x), -1)
+
+    def join(self, x: Tensor, y: Tensor, num_heads: int) -> Tensor:
+        parts = [part.reshape(len(part), num_heads, -1) for part in (x, y)]
+        return torch.cat(parts, dim=-1).view(len(x), -1)
 
     def softcap(self, x: Tensor, cap: float) -> Tensor:
         return softcap(x, cap)

@@ -26,6 +26,11 @@ WORLDS = (
     BY_NAME["several types in a layer"],
     BY_NAME["experts of several types"],
     BY_NAME["norms after"],
+    BY_NAME["attention over latents in Q8_0"],
+    BY_NAME["attention over latents"],
+    BY_NAME["a shared expert behind a gate"],
+    BY_NAME["experts of the groups with the best two"],
+    BY_NAME["layer norms of every head"],
 )
 
 

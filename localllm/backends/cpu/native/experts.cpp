@@ -38,7 +38,7 @@ private:
         if (spec.scoring == 0) soften(scores.data(), spec.num_experts);
         if (spec.scoring == 1)
             for (float& score : scores) score = 1.0f / (1.0f + std::exp(-score));
-        std::vector<bool> used(scores.size(), false);
+        std::vector<bool> used = left_out(scores);
         for (int place = 0; place < spec.num_used; place++) {
             int best = -1;
             for (int e = 0; e < spec.num_experts; e++)
@@ -48,6 +48,37 @@ private:
             weights[place] = scores[static_cast<size_t>(best)];
         }
         finish(weights);
+    }
+    // Experts of groups that are not among the best; all are in where there is one group.
+    std::vector<bool> left_out(const std::vector<float>& scores) const {
+        std::vector<bool> out(scores.size(), spec.num_groups > 1);
+        if (spec.num_groups < 2) return out;
+        int size = spec.num_experts / spec.num_groups;
+        std::vector<float> worth(static_cast<size_t>(spec.num_groups));
+        for (int g = 0; g < spec.num_groups; g++) worth[static_cast<size_t>(g)] = worth_of(scores, g * size, size);
+        std::vector<bool> taken(worth.size(), false);
+        for (int i = 0; i < spec.num_used_groups; i++) {
+            size_t best = worth.size();
+            for (size_t g = 0; g < worth.size(); g++)
+                if (!taken[g] && (best == worth.size() || worth[g] > worth[best])) best = g;
+            taken[best] = true;
+            std::fill_n(out.begin() + static_cast<long>(best) * size, size, false);
+        }
+        return out;
+    }
+    float worth_of(const std::vector<float>& scores, int first, int size) const {
+        std::vector<bool> counted(static_cast<size_t>(size), false);
+        float sum = 0.0f;
+        for (int i = 0; i < spec.group_best; i++) {
+            int best = -1;
+            for (int e = 0; e < size; e++)
+                if (!counted[static_cast<size_t>(e)] &&
+                    (best < 0 || ranked(scores, first + e) > ranked(scores, first + best)))
+                    best = e;
+            counted[static_cast<size_t>(best)] = true;
+            sum += ranked(scores, first + best);
+        }
+        return sum;
     }
     float ranked(const std::vector<float>& scores, int e) const {
         return scores[static_cast<size_t>(e)] + (bias ? bias[e] : 0.0f);
@@ -274,6 +305,11 @@ void record_route(Program& program, int logits, int bias, const RouteSpec& spec,
     route->bias = nullptr;
     if (spec.num_used < 1 || spec.num_used > spec.num_experts || spec.num_experts > (1 << 16))
         throw std::invalid_argument("a token cannot use so many experts");
+    if (spec.num_groups < 1 || spec.num_experts % spec.num_groups || spec.num_used_groups < 1 ||
+        spec.num_used_groups > spec.num_groups || spec.group_best < 1 ||
+        spec.group_best > spec.num_experts / spec.num_groups ||
+        spec.num_used > spec.num_experts / spec.num_groups * spec.num_used_groups)
+        throw std::invalid_argument("experts cannot be chosen by such groups");
     if (route->logits->quantized || route->logits->width != spec.num_experts || route->logits->taken ||
         route->out->quantized || route->out->taken || route->out->is_private || route->out->width != 2 * spec.num_used)
         throw std::invalid_argument("the rows of a router have the wrong shape");

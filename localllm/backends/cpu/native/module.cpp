@@ -159,10 +159,10 @@ void bind_recording(nb::class_<Program>& program) {
              },
              "x"_a, "weight"_a, "length"_a, "eps"_a, "values"_a, "blocks"_a)
         .def("layer_norm",
-             [](Program& p, int x, int weight, int bias, float eps, int values, int blocks) {
-                 record_layer_norm(p, x, weight, bias, eps, outputs(values, blocks));
+             [](Program& p, int x, int weight, int bias, float eps, int length, int values, int blocks) {
+                 record_layer_norm(p, x, weight, bias, eps, length, outputs(values, blocks));
              },
-             "x"_a, "weight"_a, "bias"_a, "eps"_a, "values"_a, "blocks"_a)
+             "x"_a, "weight"_a, "bias"_a, "eps"_a, "length"_a = 0, nb::kw_only(), "values"_a, "blocks"_a)
         .def("activate",
              [](Program& p, int x, int activation, int values, int blocks) {
                  record_activate(p, x, activation, outputs(values, blocks));
@@ -188,6 +188,17 @@ void bind_recording(nb::class_<Program>& program) {
                  record_softcap(p, x, cap, outputs(values, blocks));
              },
              "x"_a, "cap"_a, "values"_a, "blocks"_a)
+        .def("gate_rows",
+             [](Program& p, int x, int gate, int values, int blocks) {
+                 record_gate_rows(p, x, gate, outputs(values, blocks));
+             },
+             "x"_a, "gate"_a, "values"_a, "blocks"_a)
+        .def("join",
+             [](Program& p, int x, int y, int heads, int values, int blocks) {
+                 record_join(p, x, y, heads, outputs(values, blocks));
+             },
+             "x"_a, "y"_a, "heads"_a, "values"_a, "blocks"_a)
+        .def("linear_heads", &record_linear_heads, "x"_a, "matrices"_a, "out"_a)
         .def("quantize", &record_quantize, "x"_a, "blocks"_a)
         .def("take_rows",
              [](Program& p, int x, int values, int blocks) { record_take_rows(p, x, outputs(values, blocks)); }, "x"_a,
@@ -227,8 +238,13 @@ void bind_recording(nb::class_<Program>& program) {
              "kept_inputs"_a, "out"_a)
         .def("route",
              [](Program& p, int logits, int bias, int num_experts, int num_used, int scoring, bool normalize, float scale,
-                int out) { record_route(p, logits, bias, {num_experts, num_used, scoring, normalize, scale}, out); },
-             "logits"_a, "bias"_a, "num_experts"_a, "num_used"_a, "scoring"_a, "normalize"_a, "scale"_a, "out"_a)
+                int out, int num_groups, int num_used_groups, int group_best) {
+                 RouteSpec spec{num_experts, num_used,   scoring,         normalize,
+                                scale,       num_groups, num_used_groups, group_best};
+                 record_route(p, logits, bias, spec, out);
+             },
+             "logits"_a, "bias"_a, "num_experts"_a, "num_used"_a, "scoring"_a, "normalize"_a, "scale"_a, "out"_a,
+             "num_groups"_a = 1, "num_used_groups"_a = 1, "group_best"_a = 1)
         .def("experts",
              [](Program& p, int x, int routing, std::vector<int> gated, std::vector<int> down, int gate_bias, int up_bias,
                 int down_bias, int activation, int out) {

@@ -1,7 +1,10 @@
 // Instructions that multiply by a matrix.
+#include <cstdint>
+#include <cstring>
 #include <stdexcept>
 
 #include "record.h"
+#include "sizes.h"
 
 namespace localllm {
 
@@ -35,6 +38,38 @@ struct Linear : Instruction {
         to.scale = scale;
         program.kernels.linear(matrix->slices[static_cast<size_t>(tid)], matrix->type, matrix->columns,
                                program.inputs(*x, tid), to);
+    }
+};
+
+struct LinearHeads : Instruction {
+    const Buffer *x, *out;
+    std::vector<const Matrix*> matrices;
+    std::vector<Mapping> apart;  // each member's copy of one head's blocks
+    void run(Program& program, int tid) override {
+        Inputs all = program.inputs(*x, tid);
+        for (size_t head = 0; head < matrices.size(); head++) {
+            const Matrix& matrix = *matrices[head];
+            Inputs in = part(all, head, static_cast<size_t>(matrix.columns), tid);
+            LinearOut to{};
+            to.y = program.row(*out, 0, tid) + head * static_cast<size_t>(matrix.rows);
+            to.ld = out->ld;
+            program.kernels.linear(matrix.slices[static_cast<size_t>(tid)], matrix.type, matrix.columns, in, to);
+        }
+    }
+
+private:
+    // Products read tiles of blocks without gaps; floats may have any distance between rows.
+    Inputs part(const Inputs& all, size_t head, size_t columns, int tid) const {
+        Inputs in = all;
+        if (in.values) in.values += head * columns;
+        if (!in.blocks) return in;
+        ActBlock* copy = apart[static_cast<size_t>(tid)].as<ActBlock>();
+        size_t blocks = columns / BLOCK, tiles = static_cast<size_t>(ceil_div(in.count, TILE));
+        for (size_t tile = 0; tile < tiles; tile++)
+            std::memcpy(copy + tile * blocks, all.blocks + tile * all.ld + head * blocks, blocks * sizeof(ActBlock));
+        in.blocks = copy;
+        in.ld = blocks;
+        return in;
     }
 };
 
@@ -86,6 +121,31 @@ void record_linear(Program& program, const LinearSpec& spec) {
     if (linear->residual && (linear->residual->quantized || linear->residual->width != linear->matrix->rows ||
                              linear->residual->taken != linear->x->taken))
         throw std::invalid_argument("a residual differs in shape from what is added");
+    program.add(std::move(linear));
+}
+
+void record_linear_heads(Program& program, int x, const std::vector<int>& matrices, int out) {
+    auto linear = std::make_unique<LinearHeads>();
+    for (int id : matrices) linear->matrices.push_back(&program.matrix(id));
+    if (matrices.empty()) throw std::invalid_argument("there are no heads");
+    const Matrix& first = *linear->matrices[0];
+    for (const Matrix* each : linear->matrices)
+        if (each->type != first.type || each->rows != first.rows || each->columns != first.columns)
+            throw std::invalid_argument("heads differ in type or shape");
+    // whole groups and blocks: a head must not touch what belongs to the next
+    if (first.rows % LANES || (is_quantized(first.type) && first.columns % BLOCK))
+        throw std::invalid_argument("heads of this width have no native product");
+    int heads = static_cast<int>(matrices.size());
+    if (first.rows > INT32_MAX / heads || first.columns > INT32_MAX / heads) throw std::invalid_argument("too many heads");
+    linear->x = &input_of(program, x, first.type, first.columns * heads);
+    linear->out = &program.buffer(out);
+    linear->taken = linear->x->taken;
+    shared_output(*linear->out, first.rows * heads, false, linear->x->taken);
+    if (linear->x->quantized) {
+        size_t tiles = static_cast<size_t>(ceil_div(program.limits.max_tokens, TILE));
+        size_t bytes = checked_mul(checked_mul(tiles, static_cast<size_t>(first.columns / BLOCK)), sizeof(ActBlock));
+        for (int tid = 0; tid < program.threads(); tid++) linear->apart.emplace_back(bytes);
+    }
     program.add(std::move(linear));
 }
 

@@ -16,12 +16,14 @@ struct Outputs {
 // rows.cpp
 void record_embed(Program&, int matrix, bool of_positions, float scale, int out);
 void record_rms_norm(Program&, int x, int weight, int length, float eps, Outputs out);
-void record_layer_norm(Program&, int x, int weight, int bias, float eps, Outputs out);
+void record_layer_norm(Program&, int x, int weight, int bias, float eps, int length, Outputs out);
 void record_activate(Program&, int x, int activation, Outputs out);
 void record_gate_mul(Program&, int gate, int up, int activation, Outputs out);
 void record_add(Program&, int x, int y, float scale, Outputs out);
 void record_scale(Program&, int x, float factor, Outputs out);
 void record_softcap(Program&, int x, float cap, Outputs out);
+void record_gate_rows(Program&, int x, int gate, Outputs out);
+void record_join(Program&, int x, int y, int heads, Outputs out);
 void record_quantize(Program&, int x, int blocks);
 void record_take_rows(Program&, int x, Outputs out);
 void record_rope(Program&, int x, int head_dim, int angles, Outputs out);
@@ -37,6 +39,8 @@ struct LinearSpec {
     bool sync = true;  // false where the next instruction reads none of it
 };
 void record_linear(Program&, const LinearSpec& spec);
+// One matrix per head, each on its own part of a row.
+void record_linear_heads(Program&, int x, const std::vector<int>& matrices, int out);
 void record_gated(Program&, int x, int matrix, int activation, int gate_bias, int up_bias, Outputs out);
 void record_head(Program&, int x, int matrix, float scale, float softcap);
 
@@ -61,6 +65,8 @@ struct RouteSpec {
     int scoring;  // 0: softmax, 1: sigmoid, 2: softmax over the chosen
     bool normalize;
     float scale;
+    int num_groups = 1, num_used_groups = 1;  // experts of the best groups only
+    int group_best = 1;                       // a group is worth the sum of so many of its best
 };
 void record_route(Program&, int logits, int bias, const RouteSpec& spec, int out);
 // One matrix per expert; biases are (experts, out) or none.

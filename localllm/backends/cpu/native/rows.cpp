@@ -1,4 +1,5 @@
 // Instructions that work token by token.
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
@@ -94,12 +95,16 @@ struct RmsNorm : RowWise {
     }
 };
 
+// Mean and variance of each run of `length` values; weight and bias are as wide as the row.
 struct LayerNorm : RowWise {
     const Buffer* x;
     const float *weight, *bias;
+    int length;
     float eps;
     void compute(Program& program, int index, int tid, float* out) override {
-        program.kernels.layer_norm(program.row(*x, index, tid), width, weight, bias, eps, out);
+        const float* in = program.row(*x, index, tid);
+        for (int first = 0; first < width; first += length)
+            program.kernels.layer_norm(in + first, length, weight + first, bias ? bias + first : nullptr, eps, out + first);
     }
 };
 
@@ -132,6 +137,33 @@ struct Scale : RowWise {
     float factor;
     void compute(Program& program, int index, int tid, float* out) override {
         program.kernels.scale(program.row(*x, index, tid), factor, width, out);
+    }
+};
+
+// Rows times the sigmoid of one value each.
+struct GateRows : RowWise {
+    const Buffer *x, *gate;
+    void compute(Program& program, int index, int tid, float* out) override {
+        float factor = 1.0f / (1.0f + std::exp(-*program.row(*gate, index, tid)));
+        program.kernels.scale(program.row(*x, index, tid), factor, width, out);
+    }
+};
+
+// Per head the values of x, then those of y.
+struct Join : RowWise {
+    const Buffer *x, *y;
+    int heads;
+    void compute(Program& program, int index, int tid, float* out) override {
+        copy(program.row(*x, index, tid), x->width / heads, out);
+        copy(program.row(*y, index, tid), y->width / heads, out + x->width / heads);
+    }
+
+private:
+    void copy(const float* from, int part, float* to) const {
+        for (int head = 0; head < heads; head++)
+            std::memcpy(to + static_cast<size_t>(head) * static_cast<size_t>(width / heads),
+                        from + static_cast<size_t>(head) * static_cast<size_t>(part),
+                        static_cast<size_t>(part) * sizeof(float));
     }
 };
 
@@ -203,12 +235,14 @@ void record_rms_norm(Program& program, int x, int weight, int length, float eps,
     bind(program, std::move(norm), width, out);
 }
 
-void record_layer_norm(Program& program, int x, int weight, int bias, float eps, Outputs out) {
+void record_layer_norm(Program& program, int x, int weight, int bias, float eps, int length, Outputs out) {
     auto norm = std::make_unique<LayerNorm>();
     norm->x = &floats(program, x);
     norm->weight = weights(program, weight, norm->x->width);
     norm->bias = weights(program, bias, norm->x->width);
     norm->eps = eps;
+    norm->length = length ? length : norm->x->width;
+    if (norm->length <= 0 || norm->x->width % norm->length) throw std::invalid_argument("a norm does not divide its input");
     same_rows(*norm->x, program, out);
     int width = norm->x->width;
     bind(program, std::move(norm), width, out);
@@ -255,6 +289,29 @@ void record_scale(Program& program, int x, float factor, Outputs out) {
     same_rows(*scale->x, program, out);
     int width = scale->x->width;
     bind(program, std::move(scale), width, out);
+}
+
+void record_gate_rows(Program& program, int x, int gate, Outputs out) {
+    auto rows = std::make_unique<GateRows>();
+    rows->x = &floats(program, x);
+    rows->gate = &floats(program, gate);
+    if (rows->gate->width != 1) throw std::invalid_argument("a row takes one gate");
+    same_rows(*rows->x, program, out);
+    same_rows(*rows->gate, program, out);
+    int width = rows->x->width;
+    bind(program, std::move(rows), width, out);
+}
+
+void record_join(Program& program, int x, int y, int heads, Outputs out) {
+    auto join = std::make_unique<Join>();
+    join->x = &floats(program, x);
+    join->y = &floats(program, y);
+    join->heads = heads;
+    if (heads < 1 || join->x->width % heads || join->y->width % heads) throw std::invalid_argument("heads do not divide a row");
+    same_rows(*join->x, program, out);
+    same_rows(*join->y, program, out);
+    int width = join->x->width + join->y->width;
+    bind(program, std::move(join), width, out);
 }
 
 void record_softcap(Program& program, int x, float cap, Outputs out) {
