@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.models.config import (
     Activation,
     AttentionSpec,
+    LatentSpec,
     LayerSpec,
     ModelConfig,
     MoeSpec,
@@ -36,6 +38,13 @@ _ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+_SCORINGS: dict[int, Literal["softmax", "sigmoid", "softmax_chosen"]] = {
+    1: "softmax",
+    2: "sigmoid",
+    3: "softmax_chosen",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class RopeFactors:
     """Divisors of rotary frequencies that GGUF keeps as tensors: one list for all lengths, or short and long ones."""
@@ -52,6 +61,7 @@ def config_from_facts(
     facts: Facts, family: Family, tensor_names: Collection[str], factors: RopeFactors, vocab_size: int
 ) -> ModelConfig:
     """`tensor_names` are canonical: they tell convolutions and experts from other layers."""
+    facts = replace(facts, num_layers=facts.num_layers - facts.num_guessing_layers)
     _check(facts)
     eps = facts.rms_eps if family.norm == "rms" else facts.layer_eps
     if eps is None:
@@ -75,7 +85,17 @@ def config_from_facts(
         logit_scale=1 / facts.logit_scale if family.divides_logits else facts.logit_scale,
         logit_softcap=facts.logit_softcap,
         learned_positions=family.learned_positions,
+        parallel=_is_parallel(facts, family, tensor_names),
     )
+
+
+def _is_parallel(facts: Facts, family: Family, tensor_names: Collection[str]) -> bool:
+    """Whether attention and feed-forward take the same input: by rule, as the file says, or for want of a norm."""
+    if family.parallel in ("always", "never"):
+        return family.parallel == "always"
+    if family.parallel == "with one norm":
+        return not any(name.endswith(".ffn_norm.weight") for name in tensor_names)
+    return facts.parallel is not False
 
 
 def activation(facts: Facts, family: Family) -> Activation:
@@ -93,7 +113,8 @@ def _layer(facts: Facts, family: Family, factors: RopeFactors, index: int, tenso
     mixer = _short_conv(facts) if is_conv else _attention(facts, family, factors, index)
     is_dense = index < facts.num_dense_layers or f"blk.{index}.ffn_down.weight" in tensor_names
     has_experts = facts.num_experts > 0 and not is_dense
-    return LayerSpec(mixer, _moe(facts, family) if has_experts else None)
+    choice_bias = f"blk.{index}.exp_probs_b.bias" in tensor_names
+    return LayerSpec(mixer, _moe(facts, family, choice_bias) if has_experts else None)
 
 
 def _short_conv(facts: Facts) -> ShortConvSpec:
@@ -107,6 +128,8 @@ def _attention(facts: Facts, family: Family, factors: RopeFactors, index: int) -
     num_kv_heads = num_heads if facts.num_kv_heads is None else at_layer(facts.num_kv_heads, index)
     if num_heads < 1 or num_kv_heads < 1 or num_heads % num_kv_heads or num_heads > MAX_WIDTH:
         raise BadModelFile(f"layer {index} has {num_heads} query heads for {num_kv_heads} key heads")
+    if facts.kv_rank:
+        return _latent_attention(facts, family, factors, num_heads)
     head_dim = facts.hidden_size // num_heads if facts.head_dim is None else facts.head_dim
     windowed = facts.window > 0 and has_window(facts, family, index)
     rope = _rope(facts, family, factors, head_dim, windowed) if has_rope(facts, family, index) else None
@@ -120,6 +143,32 @@ def _attention(facts: Facts, family: Family, factors: RopeFactors, index: int) -
         window=facts.window if windowed else None,
         softcap=facts.attention_softcap,
         query_growth=_query_growth(facts, rope, head_dim),
+    )
+
+
+def _latent_attention(facts: Facts, family: Family, factors: RopeFactors, num_heads: int) -> AttentionSpec:
+    """Old files tell the sizes of heads where new ones tell those of the cache."""
+    key_dim = facts.latent_key_dim or facts.head_dim or 0
+    value_dim = facts.latent_value_dim or facts.value_dim or 0
+    turned = facts.rope_dims or 0
+    bounds = (("kv_lora_rank", facts.kv_rank), ("q_lora_rank", facts.query_rank), ("value_length_mla", value_dim))
+    for name, value in (*bounds, ("key_length_mla", key_dim)):
+        if not 0 <= value <= MAX_WIDTH:
+            raise BadModelFile(f"attention.{name} is {value}, but must be between 1 and {MAX_WIDTH}")
+    if not 0 < turned < key_dim or value_dim < 1:
+        raise BadModelFile(f"heads of {key_dim} values of which {turned} turn, and of {value_dim}, make no attention")
+    rope = _rope(facts, family, factors, turned, windowed=False)
+    longer = 1.0
+    if rope.scaling is not None and rope.scaling.kind == "yarn":
+        longer = mscale(rope.scaling.factor, facts.rope_log_multiplier)
+    return AttentionSpec(
+        num_heads=num_heads,
+        num_kv_heads=1,
+        head_dim=facts.kv_rank + turned,
+        value_dim=facts.kv_rank,
+        scale=longer * longer / math.sqrt(key_dim),
+        rope=rope,
+        latent=LatentSpec(facts.query_rank, facts.kv_rank, key_dim - turned, value_dim),
     )
 
 
@@ -141,6 +190,8 @@ def has_rope(facts: Facts, family: Family, index: int) -> bool:
         if len(facts.rope_layers) != facts.num_layers:
             raise BadModelFile(f"no_rope_layers has {len(facts.rope_layers)} values for {facts.num_layers} layers")
         return facts.rope_layers[index]
+    if family.turns_windowed and facts.window > 0:
+        return has_window(facts, family, index)
     return not family.rope_pause or (index + 1) % family.rope_pause != 0
 
 
@@ -229,11 +280,27 @@ def mscale(factor: float, multiplier: float) -> float:
     return 0.1 * multiplier * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def _moe(facts: Facts, family: Family) -> MoeSpec:
+def _moe(facts: Facts, family: Family, choice_bias: bool) -> MoeSpec:
     if not 0 < facts.num_used_experts <= facts.num_experts <= MAX_WIDTH:
         raise BadModelFile(f"{facts.num_used_experts} of {facts.num_experts} experts cannot be used")
     normalizes = family.normalizes_experts if facts.expert_norm is None else facts.expert_norm
-    return MoeSpec(facts.num_experts, facts.num_used_experts, family.scoring, normalizes, facts.expert_scale or 1.0)
+    scoring = _scoring(facts, family, choice_bias)
+    groups, used = max(facts.num_expert_groups, 1), max(facts.num_used_groups, 1)
+    if groups == 1 or used == groups:
+        groups = used = 1
+    # the authors of softmax routers count a group's best expert, those of sigmoid routers its best two
+    best = min(1 if scoring == "softmax" else 2, facts.num_experts // groups)
+    if facts.num_experts % groups or used > groups or facts.num_used_experts > used * (facts.num_experts // groups):
+        raise BadModelFile(f"{used} of {groups} groups of {facts.num_experts} experts cannot be used")
+    spec = MoeSpec(facts.num_experts, facts.num_used_experts, scoring, normalizes, facts.expert_scale or 1.0)
+    return spec if groups == 1 else replace(spec, num_groups=groups, num_used_groups=used, group_best=best)
+
+
+def _scoring(facts: Facts, family: Family, choice_bias: bool) -> Literal["softmax", "sigmoid", "softmax_chosen"]:
+    """As the file numbers it. The first files of GLM-4.7-Flash do not say, but have the bias of sigmoid routers."""
+    if facts.expert_gating in _SCORINGS:
+        return _SCORINGS[facts.expert_gating]
+    return "sigmoid" if facts.kv_rank and choice_bias else family.scoring
 
 
 def at_layer(values: tuple[int, ...], index: int) -> int:

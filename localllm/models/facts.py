@@ -98,7 +98,7 @@ class Facts:
     context_length: int = key(whole, "context_length", "max_position_embeddings", "n_positions", "n_ctx")
     vocab_size: int | None = key(whole, "vocab_size", "vocab_size", default=None)
     feed_forward: tuple[int, ...] = key(per_layer, "feed_forward_length", "intermediate_size", "n_inner", default=(0,))
-    activation: str = key(text, "", "hidden_activation", "hidden_act", "activation_function", default="")
+    activation: str = key(text, "", "hidden_activation", "hidden_act", "activation_function", "activation", default="")
     is_tied: bool | None = key(flag, "", "tie_word_embeddings", default=None)
 
     num_heads: tuple[int, ...] = key(per_layer, "attention.head_count", "num_attention_heads", "n_head")
@@ -117,19 +117,24 @@ class Facts:
 
     rms_eps: float | None = key(real, "attention.layer_norm_rms_epsilon", "rms_norm_eps", "norm_eps", default=None)
     layer_eps: float | None = key(
-        real, "attention.layer_norm_epsilon", "layer_norm_epsilon", "layer_norm_eps", default=None
+        real, "attention.layer_norm_epsilon", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", default=None
     )
+    parallel: bool | None = key(flag, "use_parallel_residual", "use_parallel_residual", default=None)
     embed_scale: float = key(real, "embedding_scale", "embedding_multiplier", default=0.0)
     residual_scale: float = key(real, "residual_scale", "residual_multiplier", default=1.0)
-    logit_scale: float = key(real, "logit_scale", "logits_scaling", default=1.0)
+    logit_scale: float = key(real, "logit_scale", "logits_scaling", "logit_scale", default=1.0)
     logit_softcap: float = key(real, "final_logit_softcapping", "final_logit_softcapping", default=0.0)
 
-    rope_base: float = key(real, "rope.freq_base", *rope_keys("rope_theta"), "rope_theta", default=10000.0)
+    rope_base: float = key(
+        real, "rope.freq_base", *rope_keys("rope_theta"), "rope_theta", "rotary_emb_base", default=10000.0
+    )
     window_rope_base: float = key(
         real, "rope.freq_base_swa", "rope_parameters.sliding_attention.rope_theta", "rope_local_base_freq", default=0.0
     )
     rope_dims: int | None = key(whole, "rope.dimension_count", default=None)
-    rope_share: float = key(real, "", *rope_keys("partial_rotary_factor"), "partial_rotary_factor", default=1.0)
+    rope_share: float = key(
+        real, "", *rope_keys("partial_rotary_factor"), "partial_rotary_factor", "rotary_pct", default=1.0
+    )
     has_rope: bool = key(flag, "rope.scaling.finetuned", default=True)
     rope_layers: tuple[bool, ...] = key(flags, "rope.pattern", "no_rope_layers", default=())
     rope_scaling: str = key(text, "rope.scaling.type", *rope_keys("rope_type"), "rope_scaling.type", default="none")
@@ -154,12 +159,30 @@ class Facts:
     rope_short_factors: tuple[float, ...] = key(reals, "", *rope_keys("short_factor"), default=())
     rope_long_factors: tuple[float, ...] = key(reals, "", *rope_keys("long_factor"), default=())
 
-    num_experts: int = key(whole, "expert_count", "num_local_experts", "num_experts", default=0)
-    num_used_experts: int = key(whole, "expert_used_count", "num_experts_per_tok", default=0)
+    num_experts: int = key(
+        whole, "expert_count", "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", default=0
+    )
+    num_used_experts: int = key(whole, "expert_used_count", "num_experts_per_tok", "moe_k", default=0)
     expert_width: int = key(whole, "expert_feed_forward_length", "moe_intermediate_size", default=0)
-    num_dense_layers: int = key(whole, "leading_dense_block_count", "first_k_dense_replace", default=0)
+    num_dense_layers: int = key(
+        whole, "leading_dense_block_count", "first_k_dense_replace", "moe_layer_start_index", default=0
+    )
+    expert_layer_step: int = key(whole, "interleave_moe_layer_step", "moe_layer_interval", default=0)
+    num_shared_experts: int = key(whole, "expert_shared_count", "n_shared_experts", "moe_num_shared_experts", default=0)
+    shared_expert_width: int = key(
+        whole, "expert_shared_feed_forward_length", "shared_expert_intermediate_size", default=0
+    )
+    num_expert_groups: int = key(whole, "expert_group_count", "n_group", default=0)
+    num_used_groups: int = key(whole, "expert_group_used_count", "topk_group", default=0)
+    expert_gating: int = key(whole, "expert_gating_func", default=0)
     expert_scale: float = key(real, "expert_weights_scale", "routed_scaling_factor", default=1.0)
     expert_norm: bool | None = key(flag, "expert_weights_norm", "norm_topk_prob", default=None)
+
+    query_rank: int = key(whole, "attention.q_lora_rank", "q_lora_rank", default=0)
+    kv_rank: int = key(whole, "attention.kv_lora_rank", "kv_lora_rank", default=0)
+    latent_key_dim: int = key(whole, "attention.key_length_mla", default=0)
+    latent_value_dim: int = key(whole, "attention.value_length_mla", default=0)
+    num_guessing_layers: int = key(whole, "nextn_predict_layers", "num_nextn_predict_layers", default=0)
 
     conv_kernel: int = key(whole, "shortconv.l_cache", "conv_L_cache", default=0)
 

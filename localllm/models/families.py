@@ -13,8 +13,10 @@ from localllm.models.config import Activation
 class Family:
     """`architecture` is the GGUF name, `hf` the `model_type`s of Hugging Face that are of this family.
 
-    `pairs_neighbours`: the file orders query and key rows for rope on neighbours. `full_every`: of so many layers all
-    but the last have the window; 1: all have it; 0: none. `window_rope_base`: rope of windowed layers; 0: as the
+    `pairs_neighbours`: the file orders query and key rows for rope on neighbours; `hf_pairs_neighbours`: checkpoints
+    do. `parallel`: attention and feed-forward take the same input. `turns_windowed`: in models with windows only the
+    windowed layers have rope. `log_multiplier_unit`: of yarn's multiplier in the file. `full_every`: of so many layers
+    all but the last have the window; 1: all have it; 0: none. `window_rope_base`: rope of windowed layers; 0: as the
     others. `scales_windowed` False: rope of windowed layers is not scaled. `rope_pause`: of so many layers the last has
     no rope. `truncates_yarn`: see RopeScaling. `head_width_scale_at`: with so many layers attention is scaled by hidden
     size / heads, not by the head's size. `divides_logits`: the file's logit scale is a divisor. `adds_one_to_norms`:
@@ -25,6 +27,10 @@ class Family:
     title: str
     hf: tuple[str, ...]
     pairs_neighbours: bool = False
+    hf_pairs_neighbours: bool = False
+    parallel: Literal["never", "always", "as told", "with one norm"] = "never"
+    turns_windowed: bool = False
+    log_multiplier_unit: float = 1.0
     activation: Activation = "silu"
     norm: Literal["rms", "layer"] = "rms"
     learned_positions: bool = False
@@ -42,7 +48,8 @@ class Family:
     fuses_qkv: bool = False
     fuses_gate_up: bool = False
     renames: tuple[tuple[str, str], ...] = ()
-    """Names of tensors in a GGUF file (of a layer: without `blk.N.`), and the canonical names of what they are."""
+    """Names of tensors in a GGUF file (of a layer: without `blk.N.`), and the canonical names of what they are; they
+    hold where the file has all of them."""
     hf_defaults: tuple[tuple[str, Any], ...] = ()
     """What checkpoints of the family leave out of their config.json."""
 
@@ -62,6 +69,21 @@ ROWS = (
     Family(architecture="qwen2", title="Qwen 2, 2.5", hf=("qwen2",)),
     Family(architecture="qwen3", title="Qwen 3", hf=("qwen3",)),
     Family(architecture="qwen3moe", title="Qwen 3 MoE", hf=("qwen3_moe",)),
+    Family(
+        architecture="qwen2moe",
+        title="Qwen 1.5, 2 MoE",
+        hf=("qwen2_moe",),
+        normalizes_experts=False,
+    ),
+    Family(
+        architecture="gemma",
+        title="Gemma 1",
+        hf=("gemma",),
+        activation="gelu_tanh",
+        embeds_times_sqrt=True,
+        adds_one_to_norms=True,
+        hf_defaults=(("tie_word_embeddings", True),),
+    ),
     Family(
         architecture="gemma2",
         title="Gemma 2",
@@ -112,6 +134,146 @@ ROWS = (
         hf=("granite", "granitemoehybrid"),
         pairs_neighbours=True,
         divides_logits=True,
+    ),
+    Family(
+        architecture="granitemoe",
+        title="Granite 3 MoE",
+        hf=("granitemoe", "granitemoeshared"),
+        pairs_neighbours=True,
+        divides_logits=True,
+        scoring="softmax_chosen",
+    ),
+    Family(
+        architecture="starcoder2",
+        title="StarCoder2",
+        hf=("starcoder2",),
+        activation="gelu_tanh",
+        norm="layer",
+        full_every=1,
+        hf_defaults=(("norm_epsilon", 1e-5), ("tie_word_embeddings", True)),
+    ),
+    Family(
+        architecture="command-r",
+        title="Command R, Aya",
+        hf=("cohere",),
+        pairs_neighbours=True,
+        hf_pairs_neighbours=True,
+        parallel="always",
+        norm="layer",
+        hf_defaults=(("tie_word_embeddings", True), ("rope_theta", 500000.0), ("logit_scale", 0.0625)),
+    ),
+    Family(
+        architecture="cohere2",
+        title="Command R7B, Command A",
+        hf=("cohere2",),
+        pairs_neighbours=True,
+        hf_pairs_neighbours=True,
+        parallel="always",
+        turns_windowed=True,
+        full_every=4,
+        norm="layer",
+        hf_defaults=(("tie_word_embeddings", True), ("logit_scale", 0.0625)),
+    ),
+    Family(
+        architecture="chatglm",
+        title="GLM-4 9B (2024)",
+        hf=("glm",),
+        pairs_neighbours=True,
+        hf_pairs_neighbours=True,
+        fuses_qkv=True,
+        fuses_gate_up=True,
+        hf_defaults=(("partial_rotary_factor", 0.5),),
+    ),
+    Family(
+        architecture="glm4",
+        title="GLM-4 (0414), GLM-Z1",
+        hf=("glm4",),
+        pairs_neighbours=True,
+        hf_pairs_neighbours=True,
+        fuses_gate_up=True,
+        hf_defaults=(("partial_rotary_factor", 0.5),),
+    ),
+    Family(
+        architecture="glm4moe",
+        title="GLM-4.5, 4.6, 4.7",
+        hf=("glm4_moe",),
+        scoring="sigmoid",
+        renames=(("post_attention_norm.weight", "ffn_norm.weight"),),
+        hf_defaults=(("partial_rotary_factor", 0.5), ("n_group", 1), ("topk_group", 1)),
+    ),
+    Family(
+        architecture="ernie4_5",
+        title="ERNIE 4.5",
+        hf=("ernie4_5",),
+        pairs_neighbours=True,
+        hf_pairs_neighbours=True,
+        hf_defaults=(("tie_word_embeddings", True), ("rope_theta", 500000.0), ("head_dim", 128)),
+    ),
+    Family(
+        architecture="ernie4_5-moe",
+        title="ERNIE 4.5 MoE",
+        hf=("ernie4_5_moe",),
+        pairs_neighbours=True,
+        hf_pairs_neighbours=True,
+        hf_defaults=(
+            ("tie_word_embeddings", True),
+            ("rope_theta", 500000.0),
+            ("moe_layer_start_index", 1),
+            ("moe_layer_interval", 1),
+            ("moe_num_shared_experts", 2),
+        ),
+    ),
+    Family(
+        architecture="exaone4",
+        title="EXAONE 4",
+        hf=("exaone4",),
+        full_every=4,
+        turns_windowed=True,
+    ),
+    Family(
+        architecture="stablelm",
+        title="StableLM 2, 3B",
+        hf=("stablelm",),
+        parallel="with one norm",
+        norm="layer",
+        hf_defaults=(("partial_rotary_factor", 0.25), ("layer_norm_eps", 1e-5)),
+    ),
+    Family(
+        architecture="gptneox",
+        title="GPT-NeoX, Pythia",
+        hf=("gpt_neox",),
+        parallel="as told",
+        activation="gelu",
+        norm="layer",
+        fuses_qkv=True,
+        hf_defaults=(("rotary_pct", 0.25), ("layer_norm_eps", 1e-5), ("use_parallel_residual", True)),
+    ),
+    # with two norms the file names the feed-forward's as others name the attention's
+    Family(
+        architecture="falcon",
+        title="Falcon 7B, 40B, 180B, 2 11B",
+        hf=("falcon",),
+        parallel="always",
+        activation="gelu",
+        norm="layer",
+        fuses_qkv=True,
+        renames=(
+            ("attn_norm_2.weight", "attn_norm.weight"),
+            ("attn_norm_2.bias", "attn_norm.bias"),
+            ("attn_norm.weight", "ffn_norm.weight"),
+            ("attn_norm.bias", "ffn_norm.bias"),
+        ),
+        hf_defaults=(("tie_word_embeddings", True), ("max_position_embeddings", 2048), ("layer_norm_epsilon", 1e-5)),
+    ),
+    Family(
+        architecture="deepseek2",
+        title="DeepSeek V2, V3, R1, GLM-4.7-Flash",
+        hf=("deepseek_v2", "deepseek_v3", "glm4_moe_lite"),
+        pairs_neighbours=True,
+        hf_pairs_neighbours=True,
+        normalizes_experts=False,
+        log_multiplier_unit=0.1,
+        hf_defaults=(("rms_norm_eps", 1e-6),),
     ),
     Family(
         architecture="gpt-oss",

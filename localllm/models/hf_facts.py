@@ -10,6 +10,7 @@ from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.models.assemble import RopeFactors, mscale
 from localllm.models.facts import Facts, facts_from_config
 from localllm.models.families import FAMILIES, Family, family_of_type
+from localllm.models.hf_families import adjusted
 
 Config = Mapping[str, Any]
 
@@ -83,9 +84,9 @@ def facts_from_hf(config: Config) -> Facts:
     for name in ("rope_parameters", "rope_scaling"):
         if not isinstance(inner.get(name, {}), Mapping):
             raise BadModelFile(f"{name} must be an object, not {inner[name]!r}"[:500])
-    for adjust in (_layers, _attention, _feed_forward, _rope):
+    for adjust in (_layers, _attention, _rope, adjusted):
         facts = adjust(facts, inner)
-    return facts
+    return replace(facts, num_guessing_layers=0)  # they are not among the layers that are counted
 
 
 def _layers(facts: Facts, config: Config) -> Facts:
@@ -116,25 +117,10 @@ def _attention(facts: Facts, config: Config) -> Facts:
     return facts
 
 
-def _feed_forward(facts: Facts, config: Config) -> Facts:
-    """GPT-2 leaves its width out where it is the usual one; dense Granite 4 names that of its shared experts."""
-    shared = config.get("shared_intermediate_size")
-    if config["model_type"] == "gpt2":
-        inner = config.get("n_inner")
-        return replace(facts, feed_forward=(inner if isinstance(inner, int) else 4 * facts.hidden_size,))
-    if isinstance(shared, int) and not facts.num_experts:
-        return replace(facts, feed_forward=(shared,), num_used_experts=0)
-    if config["model_type"] == "gpt_oss":
-        return replace(facts, expert_width=facts.feed_forward[0])
-    return facts
-
-
 def _rope(facts: Facts, config: Config) -> Facts:
     head_dim = facts.head_dim or facts.hidden_size // max(facts.num_heads[0], 1)
     kind = {"default": "none", "su": "longrope"}.get(facts.rope_scaling, facts.rope_scaling)
     facts = replace(facts, rope_scaling=kind, rope_dims=int(head_dim * facts.rope_share))
-    if config["model_type"] == "granitemoehybrid":
-        facts = replace(facts, has_rope=config.get("position_embedding_type") == "rope")
     if kind != "yarn":
         return facts
     original = facts.rope_original_context or facts.context_length
@@ -152,6 +138,11 @@ def _rope(facts: Facts, config: Config) -> Facts:
         # here a multiplier of what the other numbers give, there the whole factor
         rope_attention_factor=(facts.rope_attention_factor or wanted) / natural,
     )
+
+
+def guessing_layers_from(facts: Facts, config: Config) -> int | None:
+    """The number of the first layer that only guesses further tokens, where the checkpoint has such layers."""
+    return facts.num_layers if text_config(config).get("num_nextn_predict_layers") else None
 
 
 def hf_rope_factors(facts: Facts) -> RopeFactors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.formats.blocks import BlockType
-from localllm.models.config import AttentionSpec, ModelConfig
+from localllm.models.config import AttentionSpec, LatentSpec, ModelConfig
 from localllm.models.names import Piece
+from localllm.models.rows import LatentPart, Order, attention_of, grouped_rows, latent_rows, turned_order
 from localllm.models.source import WeightInfo
 
 Bytes = NDArray[np.uint8]
@@ -53,7 +55,8 @@ class TensorFolder(Protocol):
 class HFSource:
     """A WeightSource over an open checkpoint. Cheap to make: values move only when `raw` is called.
 
-    `adds_one`: norms are kept less one. Vectors become float32, matrices keep their type.
+    `adds_one`: norms are kept less one. `pairs_neighbours`: what rope turns is ordered for neighbours. Vectors become
+    float32, matrices keep their type.
     """
 
     def __init__(
@@ -62,8 +65,10 @@ class HFSource:
         pieces: Mapping[str, list[Piece]],
         config: ModelConfig,
         adds_one: bool,
+        pairs_neighbours: bool = False,
     ) -> None:
         self._folder, self._pieces, self._config, self._adds_one = folder, pieces, config, adds_one
+        self._pairs_neighbours = pairs_neighbours
         self._infos = {name: self._describe(name) for name in pieces}
 
     def names(self) -> Iterable[str]:
@@ -95,6 +100,10 @@ class HFSource:
                 missing = next(index for index in range(len(orders) + 1) if index not in orders)
                 raise BadModelFile(f"the model lacks expert {missing} of {name}")
             shape = (len(pieces), *shape)
+        elif name.endswith(("attn_q_norm.weight", "attn_k_norm.weight")) and len(pieces) > 1:
+            if [piece.order for piece in pieces] != list(range(len(pieces))):
+                raise BadModelFile(f"the model lacks some of the heads of {name}")
+            shape = (len(pieces) * shape[0],)
         elif len(pieces) > 1:
             raise BadModelFile(f"{pieces[0].tensor} and {pieces[1].tensor} are both {name}")
         return WeightInfo(name, shape, BlockType.F32 if len(shape) == 1 else block_type)
@@ -118,8 +127,12 @@ class HFSource:
             shape = (*shape[:-2], shape[-1], shape[-2])
         if name.endswith("shortconv.conv.weight") and len(shape) == 3 and shape[1] == 1:
             shape = (shape[0], shape[2])
+        if _is_flat(name):
+            shape = (math.prod(shape),)
+        if piece.cut in ("head keys", "head values"):
+            return self._head_shape(piece, name, shape)
         axis = _row_axis(name, shape)
-        rows = len(range(shape[axis])[self._rows(piece, name, shape[axis])]) if shape else 0
+        rows = _count(self._rows(piece, name, shape[axis]), shape[axis]) if shape else 0
         return tuple(rows if index == axis % max(len(shape), 1) else size for index, size in enumerate(shape))
 
     def _mxfp4_shape(self, piece: Piece) -> tuple[int, ...]:
@@ -131,11 +144,32 @@ class HFSource:
             raise BadModelFile(f"{piece.tensor} and {piece.scales} are not MXFP4 blocks and their exponents")
         return (*blocks.shape[:2], blocks.shape[2] * _MXFP4_BLOCK)
 
-    def _rows(self, piece: Piece, name: str, count: int) -> slice:
+    def _head_shape(self, piece: Piece, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        spec, latent = self._latent(piece, name)
+        keys, values = latent.plain_dims, latent.value_dim
+        if shape != (spec.num_heads * (keys + values), latent.kv_rank):
+            raise BadModelFile(f"{piece.tensor} has the shape {shape}, which its heads do not make")
+        rest = (latent.kv_rank, keys) if piece.cut == "head keys" else (values, latent.kv_rank)
+        return (spec.num_heads, *rest)
+
+    def _latent(self, piece: Piece, name: str) -> tuple[AttentionSpec, LatentSpec]:
+        spec = attention_of(name, self._config)
+        if spec is None or spec.latent is None:
+            raise BadModelFile(f"{piece.tensor} belongs to no attention over latent vectors")
+        return spec, spec.latent
+
+    def _rows(self, piece: Piece, name: str, count: int) -> slice | Order:
         """Which rows of the tensor the piece is."""
         half = count // 2
         if piece.cut in ("q", "k", "v"):
             return self._head_rows(piece, name, count)
+        if piece.cut in ("grouped q", "grouped k", "grouped v"):
+            self._head_rows(piece, name, count)  # as many rows as the heads make
+            spec = attention_of(name, self._config)
+            assert spec is not None, "checked just now"
+            return grouped_rows(piece.cut[-1], spec)
+        if piece.cut in ("plain queries", "turned queries", "latent", "turned keys"):
+            return self._latent_rows(piece, piece.cut, name, count)
         if piece.cut and count % 2:
             raise BadModelFile(f"{piece.tensor} has {count} rows, which are no two equal halves")
         return {
@@ -147,15 +181,24 @@ class HFSource:
         }[piece.cut]
 
     def _head_rows(self, piece: Piece, name: str, count: int) -> slice:
-        spec = self._config.layers[int(name.split(".")[1])].mixer if name.startswith("blk.") else None
-        if not isinstance(spec, AttentionSpec):
+        spec = attention_of(name, self._config)
+        if spec is None:
             raise BadModelFile(f"{piece.tensor} belongs to no attention layer")
         queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
         end = queries + keys + spec.num_kv_heads * spec.value_dim
         if count != end:
             raise BadModelFile(f"{piece.tensor} has {count} rows, but the heads make {end}")
-        first, last = {"q": (0, queries), "k": (queries, queries + keys), "v": (queries + keys, end)}[piece.cut]
+        first, last = {"q": (0, queries), "k": (queries, queries + keys), "v": (queries + keys, end)}[piece.cut[-1]]
         return slice(first, last)
+
+    def _latent_rows(self, piece: Piece, part: LatentPart, name: str, count: int) -> Order:
+        spec, latent = self._latent(piece, name)
+        turned = 0 if spec.rope is None else spec.rope.dims
+        is_query = part in ("plain queries", "turned queries")
+        end = spec.num_heads * (latent.plain_dims + turned) if is_query else latent.kv_rank + turned
+        if count != end:
+            raise BadModelFile(f"{piece.tensor} has {count} rows, but must have {end}")
+        return latent_rows(part, spec, self._pairs_neighbours)
 
     def _bytes(self, piece: Piece, info: WeightInfo) -> Bytes:
         if piece.scales:
@@ -169,10 +212,23 @@ class HFSource:
             values = self._folder.array(piece.tensor)
         if piece.transposed and values.ndim > 1:
             values = values.swapaxes(-1, -2)
+        if _is_flat(info.name):
+            values = values.reshape(-1)
+        if piece.cut in ("head keys", "head values"):
+            return _flat(self._of_heads(piece, info.name, values))
         axis = _row_axis(info.name, values.shape)
-        rows = self._rows(piece, info.name, values.shape[axis])
-        values = values[..., rows, :] if axis == -2 else values[..., rows]
-        return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        values = _taken(values, self._rows(piece, info.name, values.shape[axis]), axis)
+        if self._pairs_neighbours:
+            order = turned_order(info.name, values.shape[axis], self._config)
+            values = values if order is None else _taken(values, order, axis)
+        return _flat(values)
+
+    def _of_heads(self, piece: Piece, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        spec, latent = self._latent(piece, name)
+        heads = values.reshape(spec.num_heads, -1, latent.kv_rank)
+        if piece.cut == "head values":
+            return heads[:, latent.plain_dims :]
+        return heads[:, : latent.plain_dims].swapaxes(1, 2)
 
     def _mxfp4_bytes(self, piece: Piece, info: WeightInfo) -> Bytes:
         """To GGML's blocks: the exponent, then bytes of values i and i + 16; the file has neighbours in a byte."""
@@ -185,6 +241,23 @@ class HFSource:
         out[..., 1::2] = (low & 0x0F) | (high << 4)
         out[..., 2::2] = (low >> 4) | (high & 0xF0)
         return out.reshape(-1)
+
+
+def _is_flat(name: str) -> bool:
+    """Vectors that some checkpoints keep as (heads, values of a head), or as one row."""
+    return name.endswith(("_norm.weight", "exp_probs_b.bias"))
+
+
+def _taken(values: NDArray[Any], rows: slice | Order, axis: int) -> NDArray[Any]:
+    return values[..., rows, :] if axis == -2 else values[..., rows]
+
+
+def _count(rows: slice | Order, count: int) -> int:
+    return len(range(count)[rows]) if isinstance(rows, slice) else len(rows)
+
+
+def _flat(values: NDArray[Any]) -> Bytes:
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
 
 def _row_axis(name: str, shape: tuple[int, ...]) -> int:

@@ -6,6 +6,7 @@ Refuses by name: architectures without a row, missing keys, numbers that make no
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from localllm.errors import BadModelFile, UnsupportedModel
@@ -14,7 +15,7 @@ from localllm.models.assemble import NO_FACTORS, RopeFactors, config_from_facts
 from localllm.models.config import ModelConfig
 from localllm.models.facts import facts_from_gguf
 from localllm.models.families import FAMILIES, family_of
-from localllm.models.hf_facts import check_config, facts_from_hf, hf_rope_factors
+from localllm.models.hf_facts import check_config, facts_from_hf, guessing_layers_from, hf_rope_factors
 from localllm.models.hf_source import HFSource, TensorFolder
 from localllm.models.names import Piece, pieces_of
 from localllm.models.quirks import BlockFile, GGUFSource
@@ -54,7 +55,8 @@ def gguf_source(file: BlockFile) -> WeightSource:
 
 def _source(file: BlockFile, config: ModelConfig) -> WeightSource:
     facts = facts_from_gguf(file.metadata, file.architecture)
-    return GGUFSource(file, config, family_of(file.architecture), facts.feed_forward)
+    family = family_of(file.architecture)
+    return GGUFSource(file, config, family, facts.feed_forward, facts.num_guessing_layers)
 
 
 def rope_factors(file: BlockFile) -> RopeFactors:
@@ -82,6 +84,7 @@ def config_from_gguf(
         raise BadModelFile("the model file lacks general.architecture")
     family = family_of(architecture)
     facts = facts_from_gguf(metadata, architecture)
+    facts = replace(facts, rope_log_multiplier=facts.rope_log_multiplier / family.log_multiplier_unit)
     size = _checked_vocab_size(facts.vocab_size if vocab_size is None else vocab_size, metadata)
     return config_from_facts(facts, family, tensor_names, factors, size)
 
@@ -100,12 +103,13 @@ def hf_model(folder: TensorFolder) -> tuple[ModelConfig, WeightSource]:
     if not folder.config:
         raise BadModelFile("config.json is missing or says nothing", hint="take the whole folder from the hub")
     family = check_config(folder.config)
-    pieces = pieces_of(folder.tensors, family)
     facts = facts_from_hf(folder.config)
+    pieces = pieces_of(folder.tensors, family, guessing_layers_from(facts, folder.config))
     if "output.weight" in pieces and facts.is_tied:
         del pieces["output.weight"]  # a copy of the embedding that some checkpoints carry along
     config = config_from_facts(facts, family, pieces, hf_rope_factors(facts), hf_vocab_size(folder, pieces))
-    source = HFSource(folder, pieces, config, family.adds_one_to_norms)
+    pairs = family.hf_pairs_neighbours and folder.config.get("rope_interleave") is not False
+    source = HFSource(folder, pieces, config, family.adds_one_to_norms, pairs)
     if facts.is_tied is False and "output.weight" not in pieces:
         raise BadModelFile("the model lacks the tensor lm_head.weight, but config.json says that it is not tied")
     check_tensors(config, source)

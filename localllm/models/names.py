@@ -14,7 +14,27 @@ from typing import Literal
 from localllm.errors import UnsupportedModel
 from localllm.models.families import Family
 
-Cut = Literal["", "q", "k", "v", "first half", "second half", "even", "odd"]
+Cut = Literal[
+    "",
+    "q",
+    "k",
+    "v",
+    "first half",
+    "second half",
+    "even",
+    "odd",
+    # every key head's queries, keys and values together
+    "grouped q",
+    "grouped k",
+    "grouped v",
+    # of latent attention: see models/rows.py
+    "plain queries",
+    "turned queries",
+    "latent",
+    "turned keys",
+    "head keys",
+    "head values",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +71,11 @@ def qkv(transposed: bool = False) -> tuple[Target, ...]:
     return tuple(Target(f"attn_{part}", part, transposed) for part in ("q", "k", "v"))
 
 
+GROUPED_QKV = (
+    Target("attn_q", "grouped q"),
+    Target("attn_k", "grouped k"),
+    Target("attn_v", "grouped v"),
+)
 GATE_UP = (Target("ffn_gate", "first half"), Target("ffn_up", "second half"))
 
 LAYER: Table = MappingProxyType(
@@ -76,6 +101,13 @@ LAYER: Table = MappingProxyType(
             Target("ffn_up_exps.weight", "second half"),
         ),
         "mlp.experts.down_proj": whole("ffn_down_exps.weight"),
+        **{
+            f"mlp.{module}.{part}_proj": whole(f"ffn_{part}_shexp")
+            for module in ("shared_expert", "shared_experts")
+            for part in ("gate", "up", "down")
+        },
+        "mlp.shared_expert_gate": whole("ffn_gate_inp_shexp"),
+        "mlp.gate.e_score_correction_bias": whole("exp_probs_b.bias"),
     }
 )
 _NORMS_AFTER: Table = {
@@ -84,6 +116,48 @@ _NORMS_AFTER: Table = {
 }
 _GEMMA: Table = {**_NORMS_AFTER, "pre_feedforward_layernorm": whole("ffn_norm")}
 _SHARED_MLP: Table = {"shared_mlp.input_linear": GATE_UP, "shared_mlp.output_linear": whole("ffn_down")}
+_GRANITE_EXPERTS: Table = {
+    "block_sparse_moe.input_linear": (Target("ffn_gate_exps", "first half"), Target("ffn_up_exps", "second half")),
+    "block_sparse_moe.output_linear": whole("ffn_down_exps"),
+    "block_sparse_moe.router.layer": whole("ffn_gate_inp"),
+    "shared_mlp.input_linear": (Target("ffn_gate_shexp", "first half"), Target("ffn_up_shexp", "second half")),
+    "shared_mlp.output_linear": whole("ffn_down_shexp"),
+}
+_STARCODER2: Table = {"mlp.c_fc": whole("ffn_up"), "mlp.c_proj": whole("ffn_down")}
+_GLM4: Table = {
+    "post_self_attn_layernorm": whole("post_attention_norm"),
+    "post_mlp_layernorm": whole("post_ffw_norm"),
+}
+_ERNIE_EXPERTS: Table = {
+    "mlp.moe_statics.e_score_correction_bias": whole("exp_probs_b.bias"),
+    "mlp.gate.moe_statics.e_score_correction_bias": whole("exp_probs_b.bias"),
+}
+_GPT_NEOX: Table = {
+    "attention.query_key_value": GROUPED_QKV,
+    "attention.dense": whole("attn_output"),
+    "mlp.dense_h_to_4h": whole("ffn_up"),
+    "mlp.dense_4h_to_h": whole("ffn_down"),
+    "attention.bias": (),  # the causal mask
+    "attention.masked_bias": (),
+}
+_FALCON: Table = {
+    "ln_attn": whole("attn_norm"),
+    "ln_mlp": whole("ffn_norm"),
+    "self_attention.query_key_value": GROUPED_QKV,
+    "self_attention.dense": whole("attn_output"),
+    "mlp.dense_h_to_4h": whole("ffn_up"),
+    "mlp.dense_4h_to_h": whole("ffn_down"),
+}
+_QUERIES = (Target("attn_q_plain", "plain queries"), Target("attn_q_turned", "turned queries"))
+_LATENT: Table = {
+    "self_attn.q_proj": _QUERIES,
+    "self_attn.q_a_proj": whole("attn_q_a"),
+    "self_attn.q_a_layernorm": whole("attn_q_a_norm"),
+    "self_attn.q_b_proj": _QUERIES,
+    "self_attn.kv_a_proj_with_mqa": (Target("attn_kv_a", "latent"), Target("attn_k_turned", "turned keys")),
+    "self_attn.kv_a_layernorm": whole("attn_kv_a_norm"),
+    "self_attn.kv_b_proj": (Target("attn_k_b", "head keys"), Target("attn_v_b", "head values")),
+}
 _GPT_OSS: Table = {
     "self_attn.sinks": whole("attn_sinks.weight"),
     "mlp.router": whole("ffn_gate_inp"),
@@ -129,6 +203,14 @@ OF_FAMILY: Mapping[str, Table] = MappingProxyType(
         "gemma3": _GEMMA,
         "olmo2": _NORMS_AFTER,
         "granite": _SHARED_MLP,
+        "granitemoe": _GRANITE_EXPERTS,
+        "starcoder2": _STARCODER2,
+        "glm4": _GLM4,
+        "exaone4": _NORMS_AFTER,
+        "ernie4_5-moe": _ERNIE_EXPERTS,
+        "gptneox": _GPT_NEOX,
+        "falcon": _FALCON,
+        "deepseek2": _LATENT,
         "gpt-oss": _GPT_OSS,
         "gpt2": _GPT2,
         "lfm2": _LFM2,
@@ -140,6 +222,10 @@ TOP: Mapping[str, str] = MappingProxyType(
         "norm": "output_norm",
         "embedding_norm": "output_norm",
         "lm_head": "output",
+        "embed_in": "token_embd",
+        "embed_out": "output",
+        "final_layer_norm": "output_norm",
+        "word_embeddings": "token_embd",
         "wte": "token_embd",
         "wpe": "position_embd",
         "ln_f": "output_norm",
@@ -149,26 +235,32 @@ _EXPERT = re.compile(r"(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight")
 _EXPERT_PARTS: Mapping[str, str] = MappingProxyType(
     {"w1": "gate", "gate_proj": "gate", "w3": "up", "up_proj": "up", "w2": "down", "down_proj": "down"}
 )
+_HEAD_NORM = re.compile(r"self_attn\.([qk])_layernorm\.norms\.(\d+)\.weight")
 _LAYER = re.compile(r"(?:layers|h)\.(\d+)\.(.+)")
-_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "transformer.")
+_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "transformer.", "gpt_neox.")
+_GUESSING = ("mtp_block.", "mtp_emb_norm.", "mtp_hidden_norm.", "mtp_linear_proj.")
+"""Parts that guess further tokens ahead; the model works without them."""
 _NOT_TEXT = ("vision_tower.", "multi_modal_projector.", "visual.", "vision_model.", "audio_tower.", "embed_vision.")
 """Parts of multimodal checkpoints that take pictures and sounds; the language model works without them."""
 
 
-def pieces_of(tensors: Iterable[str], family: Family) -> dict[str, list[Piece]]:
-    """Canonical names with the tensors they are made of. UnsupportedModel names a tensor that nobody knows."""
+def pieces_of(tensors: Iterable[str], family: Family, skips_from: int | None = None) -> dict[str, list[Piece]]:
+    """Canonical names with the tensors they are made of. UnsupportedModel names a tensor that nobody knows.
+
+    `skips_from`: layers from this number on only guess further tokens, and are left out.
+    """
     table = {**LAYER, **OF_FAMILY.get(family.architecture, {})}
     found: dict[str, list[Piece]] = {}
     for tensor in sorted(tensors):
-        for canonical, piece in _read(tensor, table):
+        for canonical, piece in _read(tensor, table, skips_from):
             found.setdefault(canonical, []).append(piece)
     for pieces in found.values():
         pieces.sort(key=lambda piece: piece.order)
     return found
 
 
-def _read(tensor: str, table: Table) -> list[tuple[str, Piece]]:
-    if tensor.removeprefix("model.").startswith(_NOT_TEXT) or tensor.endswith("rotary_emb.inv_freq"):
+def _read(tensor: str, table: Table, skips_from: int | None) -> list[tuple[str, Piece]]:
+    if tensor.removeprefix("model.").startswith((*_NOT_TEXT, *_GUESSING)) or tensor.endswith("rotary_emb.inv_freq"):
         return []
     rest = tensor
     for prefix in _PREFIXES:
@@ -181,6 +273,8 @@ def _read(tensor: str, table: Table) -> list[tuple[str, Piece]]:
         if module not in TOP or kind not in ("weight", "bias"):
             raise _unknown(tensor)
         return [(f"{TOP[module]}.{kind}", Piece(tensor))]
+    if skips_from is not None and int(layer[1]) >= skips_from:
+        return []
     return [(f"blk.{int(layer[1])}.{name}", piece) for name, piece in _in_layer(tensor, layer[2], table)]
 
 
@@ -188,6 +282,9 @@ def _in_layer(tensor: str, rest: str, table: Table) -> list[tuple[str, Piece]]:
     expert = _EXPERT.fullmatch(rest)
     if expert is not None and expert[2] in _EXPERT_PARTS:
         return [(f"ffn_{_EXPERT_PARTS[expert[2]]}_exps.weight", Piece(tensor, order=int(expert[1])))]
+    head = _HEAD_NORM.fullmatch(rest)
+    if head is not None:
+        return [(f"attn_{head[1]}_norm.weight", Piece(tensor, order=int(head[2])))]
     module, _, kind = rest.rpartition(".")
     if rest in table:
         scales = tensor.removesuffix("_blocks") + "_scales" if tensor.endswith("_blocks") else ""

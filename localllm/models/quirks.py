@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -11,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile
-from localllm.formats.blocks import BlockType
-from localllm.models.config import AttentionSpec, ModelConfig
+from localllm.formats.blocks import BlockType, decode
+from localllm.models.config import AttentionSpec, LatentSpec, ModelConfig
 from localllm.models.families import Family
+from localllm.models.rows import LATENT_PARTS, Order, attention_of, latent_rows, turned_order
 from localllm.models.source import WeightInfo
 
 Bytes = NDArray[np.uint8]
-Order = NDArray[np.intp]
 
 
 class BlockTensor(Protocol):
@@ -49,9 +50,11 @@ class BlockFile(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where a weight lies: rows `first` to `end` of a tensor of the file, then taken in `order` (None: as they are).
+    """Where a weight lies: rows `first` to `end` of a tensor of the file, then those in `order` (None: as they are).
 
     `of_experts`: rows of each expert of a tensor (experts, rows, columns). Several `tensors`: one for each expert.
+    `shape`: of the weight, where it is another than that of the rows. `head_keys`: how many values of each head's rows
+    are keys, where these are taken and turned to (heads, columns, values).
     """
 
     tensors: tuple[str, ...]
@@ -59,20 +62,37 @@ class Cut:
     end: int
     order: Order | None = None
     of_experts: bool = False
+    shape: tuple[int, ...] = ()
+    head_keys: int = 0
+
+    @property
+    def count(self) -> int:
+        return self.end - self.first if self.order is None else len(self.order)
 
 
 class GGUFSource:
-    """A WeightSource over an open GGUF file. Cheap to make: rows move only when `raw` is called."""
+    """A WeightSource over an open GGUF file. Cheap to make: rows move only when `raw` is called.
 
-    def __init__(self, file: BlockFile, config: ModelConfig, family: Family, feed_forward: tuple[int, ...]) -> None:
+    `guessing_layers`: so many layers after the model's own are left out.
+    """
+
+    def __init__(
+        self,
+        file: BlockFile,
+        config: ModelConfig,
+        family: Family,
+        feed_forward: tuple[int, ...],
+        guessing_layers: int = 0,
+    ) -> None:
         self._file = file
         self._cuts: dict[str, Cut] = {}
-        renames = dict(family.renames)
+        renames = renames_of(family, file.tensors)
         apart = experts_apart(file.tensors)
         self._cuts.update({name: Cut(tensors, 0, len(tensors)) for name, tensors in apart.items()})
         stacked = {tensor for tensors in apart.values() for tensor in tensors}
+        left_out = tuple(f"blk.{len(config.layers) + index}." for index in range(guessing_layers))
         for name, tensor in file.tensors.items():
-            if name not in stacked:
+            if name not in stacked and not name.startswith(left_out or ("\0",)):
                 for canonical, cut in split(name, tensor.shape, config, feed_forward):
                     self._cuts[renamed(canonical, renames)] = cut
         if family.pairs_neighbours:
@@ -89,20 +109,24 @@ class GGUFSource:
         if len(cut.tensors) > 1:
             self._check_alike(name, cut.tensors)
             return WeightInfo(name, (len(cut.tensors), *tensor.shape), tensor.type)
-        count = cut.end - cut.first
+        count = cut.count
         if cut.of_experts:
             return WeightInfo(name, (tensor.shape[0], count, *tensor.shape[2:]), tensor.type)
         shape = tensor.shape if count == num_rows(tensor.shape) else (count, *tensor.shape[1:])
-        return WeightInfo(name, shape, tensor.type)
+        return WeightInfo(name, cut.shape or shape, BlockType.F32 if cut.head_keys else tensor.type)
 
     def raw(self, name: str) -> Bytes:
         cut = self._cuts[name]
         if len(cut.tensors) > 1:
             return np.concatenate([self._file.raw(tensor).reshape(-1) for tensor in cut.tensors])
         tensor, blocks = self._file.tensors[cut.tensors[0]], self._file.raw(cut.tensors[0])
+        if cut.head_keys:
+            return _keys_of_heads(decode(tensor.type, blocks, tensor.shape), cut)
         if cut.of_experts:
             return blocks.reshape(*tensor.shape[:2], -1)[:, cut.first : cut.end].reshape(-1)
-        rows = blocks.reshape(num_rows(tensor.shape), -1)[cut.first : cut.end]
+        # vectors of heads have a row for each value
+        count = cut.end if len(cut.shape) == 1 else num_rows(tensor.shape)
+        rows = blocks.reshape(count, -1)[cut.first : cut.end]
         return (rows if cut.order is None else rows[cut.order]).reshape(-1)
 
     def release(self, name: str) -> None:
@@ -115,21 +139,21 @@ class GGUFSource:
             raise BadModelFile(f"the experts that make {name} differ in shape or type")
 
     def _reorder(self, config: ModelConfig) -> None:
-        for index, layer in enumerate(config.layers):
-            if isinstance(layer.mixer, AttentionSpec) and layer.mixer.rope is not None:
-                spec, dims = layer.mixer, layer.mixer.rope.dims
-                for part, heads in (("attn_q", spec.num_heads), ("attn_k", spec.num_kv_heads)):
-                    order = halves_from_neighbours(heads, spec.head_dim, dims)
-                    for kind in ("weight", "bias"):
-                        self._take_in(f"blk.{index}.{part}.{kind}", order)
+        for name, cut in self._cuts.items():
+            order = turned_order(name, cut.count, config)
+            if order is not None:
+                self._cuts[name] = replace(cut, order=order)
 
-    def _take_in(self, name: str, order: Order) -> None:
-        cut = self._cuts.get(name)
-        if cut is None:
-            return
-        if cut.end - cut.first != len(order):
-            raise BadModelFile(f"{name} has {cut.end - cut.first} rows, but the heads make {len(order)}")
-        self._cuts[name] = replace(cut, order=order)
+
+def renames_of(family: Family, tensors: Iterable[str]) -> dict[str, str]:
+    """Those of the family where the file has all of these tensors: the same name may mean another thing without."""
+    kinds = {re.sub(r"^blk\.\d+\.", "", name) for name in tensors}
+    return dict(family.renames) if all(name in kinds for name, _ in family.renames) else {}
+
+
+def _keys_of_heads(values: NDArray[np.float32], cut: Cut) -> Bytes:
+    heads = values.reshape(cut.shape[0], -1, values.shape[1])
+    return np.ascontiguousarray(heads[:, : cut.head_keys].swapaxes(1, 2)).reshape(-1).view(np.uint8)
 
 
 def renamed(name: str, renames: Mapping[str, str]) -> str:
@@ -143,17 +167,6 @@ def renamed(name: str, renames: Mapping[str, str]) -> str:
 def num_rows(shape: tuple[int, ...]) -> int:
     """Rows of the first axis: (out, in) has `out`, and a vector (n,) has n rows of one value."""
     return shape[0] if shape else 1
-
-
-def halves_from_neighbours(num_heads: int, head_dim: int, dims: int) -> Order:
-    """For each row in halves (value i pairs with i + dims / 2) the row of the file, where 2 i pairs with 2 i + 1.
-
-    Only the first `dims` rows of a head turn; queries and keys are re-ordered alike, so their products stay.
-    """
-    pairs = np.arange(dims, dtype=np.intp).reshape(dims // 2, 2).T.reshape(-1)
-    head = np.concatenate([pairs, np.arange(dims, head_dim, dtype=np.intp)])
-    rows: Order = np.arange(num_heads, dtype=np.intp)[:, None] * head_dim + head
-    return rows.reshape(-1)
 
 
 def experts_apart(tensors: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -177,6 +190,14 @@ def split(
 ) -> list[tuple[str, Cut]]:
     """Canonical names: fused QKV and fused gate-up come apart, everything else is itself."""
     rows = num_rows(shape)
+    spec = attention_of(name, config)
+    if spec is not None and spec.latent is not None and ".attn_" in name:
+        return split_latent(name, shape, spec, spec.latent)
+    if name.endswith("ffn_gate_inp_shexp.weight") and len(shape) == 1:
+        return [(name, Cut((name,), 0, rows, shape=(1, *shape)))]
+    if name.endswith(("attn_q_norm.weight", "attn_k_norm.weight")) and len(shape) == 2:
+        size = math.prod(shape)
+        return [(name, Cut((name,), 0, size, shape=(size,)))]
     prefix, _, rest = name.partition(".attn_qkv.")
     if rest:
         return split_qkv(name, prefix, rest, _attention_of(prefix, config))
@@ -198,6 +219,31 @@ def _two(tensor: str, names: tuple[str, str], half: int, of_experts: bool = Fals
     ]
 
 
+def split_latent(tensor: str, shape: tuple[int, ...], spec: AttentionSpec, latent: LatentSpec) -> list[tuple[str, Cut]]:
+    """Rows that turn come apart from those that do not; old files have keys and values of heads in one matrix."""
+    prefix, _, rest = tensor.partition(".attn_")
+    module, _, kind = f"attn_{rest}".rpartition(".")
+    if module == "attn_kv_b":
+        heads, keys, values = spec.num_heads, latent.plain_dims, latent.value_dim
+        if shape != (heads * (keys + values), latent.kv_rank):
+            raise BadModelFile(f"{tensor} has the shape {shape}, which its heads do not make")
+        starts = np.arange(heads, dtype=np.intp)[:, None] * (keys + values)
+        rows = (starts + np.arange(keys, keys + values, dtype=np.intp)).reshape(-1)
+        of_values = Cut((tensor,), 0, shape[0], rows, shape=(heads, values, latent.kv_rank))
+        of_keys = Cut((tensor,), 0, shape[0], shape=(heads, latent.kv_rank, keys), head_keys=keys)
+        return [(f"{prefix}.attn_k_b.{kind}", of_keys), (f"{prefix}.attn_v_b.{kind}", of_values)]
+    parts = LATENT_PARTS.get(module, ())
+    if not parts:
+        return [(tensor, Cut((tensor,), 0, num_rows(shape)))]
+    orders = [latent_rows(part, spec, pairs_neighbours=True) for _, part in parts]
+    if sum(map(len, orders)) != num_rows(shape):
+        raise BadModelFile(f"{tensor} has {num_rows(shape)} rows, but must have {sum(map(len, orders))}")
+    return [
+        (f"{prefix}.{name}.{kind}", Cut((tensor,), 0, num_rows(shape), order))
+        for (name, _), order in zip(parts, orders, strict=True)
+    ]
+
+
 def split_qkv(tensor: str, prefix: str, kind: str, spec: AttentionSpec) -> list[tuple[str, Cut]]:
     """Queries of all heads first, then keys, then values."""
     queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
@@ -208,8 +254,7 @@ def split_qkv(tensor: str, prefix: str, kind: str, spec: AttentionSpec) -> list[
 
 
 def _attention_of(prefix: str, config: ModelConfig) -> AttentionSpec:
-    number = prefix.removeprefix("blk.")
-    mixer = config.layers[int(number)].mixer if number.isdecimal() and int(number) < len(config.layers) else None
-    if not isinstance(mixer, AttentionSpec):
+    spec = attention_of(f"{prefix}.attn_qkv", config)
+    if spec is None:
         raise BadModelFile(f"{prefix}.attn_qkv belongs to no attention layer")
-    return mixer
+    return spec

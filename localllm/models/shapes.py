@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from localllm.errors import BadModelFile, UnsupportedModel
-from localllm.models.config import AttentionSpec, LayerSpec, ModelConfig, MoeSpec, ShortConvSpec
+from localllm.models.config import AttentionSpec, LatentSpec, LayerSpec, ModelConfig, MoeSpec, ShortConvSpec
 from localllm.models.source import WeightSource
 
 UNREAD = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
@@ -70,16 +70,20 @@ def expected_tensors(config: ModelConfig, source: WeightSource) -> Iterator[Expe
     if config.learned_positions:
         yield Expected("position_embd.weight", ((config.context_length, config.hidden_size),))
     for index, layer in enumerate(config.layers):
-        for expected in _layer(layer, config.hidden_size, source, f"blk.{index}."):
+        for expected in _layer(layer, config, source, f"blk.{index}."):
             yield Expected(f"blk.{index}.{expected.name}", expected.shapes, expected.is_required)
 
 
-def _layer(layer: LayerSpec, hidden: int, source: WeightSource, prefix: str) -> Iterator[Expected]:
+def _layer(layer: LayerSpec, config: ModelConfig, source: WeightSource, prefix: str) -> Iterator[Expected]:
+    hidden = config.hidden_size
     for before, after in (("attn_norm", "post_attention_norm"), ("ffn_norm", "post_ffw_norm")):
-        yield from _norm(before, hidden, is_required=source.info(f"{prefix}{after}.weight") is None)
+        may_lack = source.info(f"{prefix}{after}.weight") is not None or (config.parallel and before == "ffn_norm")
+        yield from _norm(before, hidden, is_required=not may_lack)
         yield from _norm(after, hidden)
     if isinstance(layer.mixer, ShortConvSpec):
         yield from _short_conv(layer.mixer, hidden)
+    elif layer.mixer.latent is not None:
+        yield from _latent(layer.mixer, layer.mixer.latent, hidden)
     else:
         yield from _attention(layer.mixer, hidden)
     if layer.moe is None:
@@ -100,6 +104,22 @@ def _attention(spec: AttentionSpec, hidden: int) -> Iterator[Expected]:
     yield Expected("attn_q_norm.weight", ((spec.head_dim,), (queries,)), False)
     yield Expected("attn_k_norm.weight", ((spec.head_dim,), (keys,)), False)
     yield Expected("attn_sinks.weight", ((spec.num_heads,),), False)
+
+
+def _latent(spec: AttentionSpec, latent: LatentSpec, hidden: int) -> Iterator[Expected]:
+    heads, turned = spec.num_heads, 0 if spec.rope is None else spec.rope.dims
+    if latent.query_rank:
+        yield from _linear("attn_q_a", latent.query_rank, hidden)
+        yield Expected("attn_q_a_norm.weight", ((latent.query_rank,),))
+    width = latent.query_rank or hidden
+    yield Expected("attn_q_plain.weight", ((heads * latent.plain_dims, width),))
+    yield Expected("attn_q_turned.weight", ((heads * turned, width),))
+    yield from _linear("attn_kv_a", latent.kv_rank, hidden)
+    yield from _linear("attn_k_turned", turned, hidden)
+    yield Expected("attn_kv_a_norm.weight", ((latent.kv_rank,),))
+    yield Expected("attn_k_b.weight", ((heads, latent.kv_rank, latent.plain_dims),))
+    yield Expected("attn_v_b.weight", ((heads, latent.value_dim, latent.kv_rank),))
+    yield from _linear("attn_output", hidden, heads * latent.value_dim)
 
 
 def _short_conv(spec: ShortConvSpec, hidden: int) -> Iterator[Expected]:
@@ -123,6 +143,7 @@ def _experts(spec: MoeSpec, hidden: int, source: WeightSource, prefix: str) -> I
     for name in ("ffn_gate_shexp", "ffn_up_shexp"):
         yield Expected(f"{name}.weight", ((shared, hidden),), shared > 0)
     yield Expected("ffn_down_shexp.weight", ((hidden, shared),), shared > 0)
+    yield Expected("ffn_gate_inp_shexp.weight", ((1, hidden),), False)
 
 
 def _linear(name: str, out: int, width: int, is_required: bool = True) -> Iterator[Expected]:

@@ -21,8 +21,8 @@ from localllm.models.families import Family, family_of
 from localllm.models.hf_facts import facts_from_hf
 from localllm.models.hf_source import TensorFolder
 from localllm.models.mapping import hf_model
-from localllm.models.quirks import halves_from_neighbours
 from localllm.models.rope import rope_frequencies
+from localllm.models.rows import LATENT_PARTS, attention_of, latent_rows, turned_order
 from localllm.models.source import WeightSource
 
 Bytes = NDArray[np.uint8]
@@ -35,7 +35,7 @@ def tell_nobody(name: str, done_bytes: int, total_bytes: int) -> None:
 
 FLOATS: Mapping[str, BlockType] = {"f32": BlockType.F32, "f16": BlockType.F16, "bf16": BlockType.BF16}
 _FILE_TYPES = {BlockType.F32: 0, BlockType.F16: 1, BlockType.BF16: 32, BlockType.MXFP4: 38}
-_KEPT_EXACT = ("ffn_gate_inp.weight", "shortconv.conv.weight", "position_embd.weight")
+_KEPT_EXACT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "shortconv.conv.weight", "position_embd.weight")
 """Small matrices that readers expect as float32."""
 _FUSED_QKV = ("attn_q", "attn_k", "attn_v")
 
@@ -94,7 +94,13 @@ def convert(
 
 def _as_files_say(facts: Facts, config: ModelConfig, source: WeightSource) -> Facts:
     """Llama 3's scaling is a tensor in GGUF files, longrope's factor is always named, widths are the real ones."""
-    facts = replace(facts, vocab_size=config.vocab_size, feed_forward=_widths(config, source) or facts.feed_forward)
+    unit = family_of(config.architecture).log_multiplier_unit
+    facts = replace(
+        facts,
+        vocab_size=config.vocab_size,
+        feed_forward=_widths(config, source) or facts.feed_forward,
+        rope_log_multiplier=facts.rope_log_multiplier * unit,
+    )
     heads = tuple(layer.mixer.num_kv_heads if isinstance(layer.mixer, AttentionSpec) else 0 for layer in config.layers)
     if 0 in heads:
         facts = replace(facts, num_kv_heads=heads)  # how files tell layers without attention
@@ -162,18 +168,26 @@ def _type(name: str, has: BlockType, num_dims: int, target: BlockType | None) ->
 
 def _stored(config: ModelConfig, source: WeightSource, family: Family) -> Iterator[Stored]:
     names = set(source.names())
+    kinds = {_split(name)[1] for name in names}
     backwards = {canonical: name for name, canonical in family.renames}
+    if not kinds.issuperset(backwards):
+        backwards = {}
+    joined = {part: module for module, parts in _joined(kinds).items() for part in parts}
     for name in sorted(names):
         prefix, rest = _split(name)
         module, _, kind = rest.rpartition(".")
+        if module in joined:
+            yield from _joined_latent(config, prefix, module, joined[module], kind)
+            continue
         if family.fuses_qkv and module in _FUSED_QKV:
             if module == _FUSED_QKV[0]:
-                yield Stored(f"{prefix}attn_qkv.{kind}", tuple(f"{prefix}{part}.{kind}" for part in _FUSED_QKV))
+                parts = tuple(f"{prefix}{part}.{kind}" for part in _FUSED_QKV)
+                yield Stored(f"{prefix}attn_qkv.{kind}", parts, _fused_order(config, source, family, parts))
         elif family.fuses_gate_up and module in ("ffn_gate", "ffn_up"):
             if module == "ffn_up":
                 yield Stored(name, (f"{prefix}ffn_gate.{kind}", name))
         else:
-            yield Stored(prefix + backwards.get(rest, rest), (name,), _order(config, family, prefix, module))
+            yield Stored(prefix + backwards.get(rest, rest), (name,), _order(config, source, family, name))
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -184,15 +198,48 @@ def _split(name: str) -> tuple[str, str]:
     return f"blk.{number}.", rest
 
 
-def _order(config: ModelConfig, family: Family, prefix: str, module: str) -> NDArray[np.intp] | None:
+def _order(config: ModelConfig, source: WeightSource, family: Family, name: str) -> NDArray[np.intp] | None:
     """Rows of queries and keys where the family's files pair neighbours: the way back of models/quirks.py."""
-    if not family.pairs_neighbours or module not in ("attn_q", "attn_k"):
+    info = source.info(name)
+    if not family.pairs_neighbours or info is None:
         return None
-    spec = config.layers[int(prefix.split(".")[1])].mixer
-    if not isinstance(spec, AttentionSpec) or spec.rope is None:
-        return None
-    heads = spec.num_heads if module == "attn_q" else spec.num_kv_heads
-    return np.argsort(halves_from_neighbours(heads, spec.head_dim, spec.rope.dims))
+    order = turned_order(name, info.shape[0], config)
+    return None if order is None else np.argsort(order)
+
+
+def _fused_order(
+    config: ModelConfig, source: WeightSource, family: Family, parts: Sequence[str]
+) -> NDArray[np.intp] | None:
+    """The orders of parts that lie one after another."""
+    orders, first = [], 0
+    for part in parts:
+        info, order = source.info(part), _order(config, source, family, part)
+        count = 0 if info is None else info.shape[0]
+        orders.append(first + (np.arange(count, dtype=np.intp) if order is None else order))
+        first += count
+    return np.concatenate(orders) if family.pairs_neighbours else None
+
+
+def _joined(kinds: set[str]) -> dict[str, tuple[str, ...]]:
+    """Modules of latent attention that files have in one matrix, and what we make of it."""
+    found = {
+        module: tuple(name for name, _ in parts)
+        for module, parts in LATENT_PARTS.items()
+        if all(f"{name}.weight" in kinds for name, _ in parts)
+    }
+    if found:
+        del found["attn_q" if "attn_q_a.weight" in kinds else "attn_q_b"]
+    return found
+
+
+def _joined_latent(config: ModelConfig, prefix: str, part: str, module: str, kind: str) -> Iterator[Stored]:
+    """The file's matrix, with its first part."""
+    parts = LATENT_PARTS[module]
+    spec = attention_of(f"{prefix}{module}", config)
+    if part != parts[0][0] or spec is None:
+        return
+    rows = np.concatenate([latent_rows(of, spec, pairs_neighbours=True) for _, of in parts])
+    yield Stored(f"{prefix}{module}.{kind}", tuple(f"{prefix}{name}.{kind}" for name, _ in parts), np.argsort(rows))
 
 
 def _reader(source: WeightSource, stored: Stored, kind: BlockType) -> Callable[[], Bytes]:

@@ -8,7 +8,7 @@ import pytest
 from localllm.errors import BadModelFile
 from localllm.formats.blocks import BlockType, decode, encode
 from localllm.models.mapping import gguf_source
-from localllm.models.quirks import halves_from_neighbours
+from localllm.models.rows import halves_from_neighbours
 from localllm.models.source import WeightSource
 from tests.models.test_mapping import LLAMA, renamed
 from tests.oracles.hf import Entry, MemoryFile, neighbours_from_halves

@@ -72,6 +72,27 @@ GRANITE = {
     "attention_multiplier": 0.2,
     "logits_scaling": 3.0,
 }
+TIED = {"tie_word_embeddings": True}
+HALF_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+GLM_EXPERTS = {
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+}
+LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 24,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 24,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+}
 PATTERN = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
 
 FAMILIES = (
@@ -225,6 +246,101 @@ FAMILIES = (
             "rope_parameters": {**YARN, "truncate": False},
         },
     ),
+    Family("gemma", "GemmaConfig", "gemma", {"head_dim": 32}),
+    Family("starcoder2", "Starcoder2Config", "starcoder2", {"tie_word_embeddings": True}),
+    Family("starcoder2 with a window", "Starcoder2Config", "starcoder2", {"sliding_window": 9}),
+    Family("command r", "CohereConfig", "command-r", TIED),
+    Family("command r plus", "CohereConfig", "command-r", {**TIED, "use_qk_norm": True, "attention_bias": True}),
+    Family("command r7b", "Cohere2Config", "cohere2", {**TIED, "num_hidden_layers": 5, "sliding_window": 9}),
+    Family("glm 4, 2024", "GlmConfig", "chatglm", {"head_dim": 32}),
+    Family("glm 4", "Glm4Config", "glm4", {"head_dim": 16}),
+    Family("qwen2 moe", "Qwen2MoeConfig", "qwen2moe", {**EXPERTS, "shared_expert_intermediate_size": 40}),
+    Family(
+        "qwen2 moe with dense layers",
+        "Qwen2MoeConfig",
+        "qwen2moe",
+        {**EXPERTS, "shared_expert_intermediate_size": 40, "mlp_only_layers": [1], "norm_topk_prob": True},
+    ),
+    Family("glm 4.5", "Glm4MoeConfig", "glm4moe", {**GLM_EXPERTS, "attention_bias": True, "head_dim": 32}),
+    Family(
+        "glm 4.6",
+        "Glm4MoeConfig",
+        "glm4moe",
+        {**GLM_EXPERTS, "use_qk_norm": True, "routed_scaling_factor": 2.5, "n_shared_experts": 2},
+    ),
+    Family(
+        "glm 4.5 with groups",
+        "Glm4MoeConfig",
+        "glm4moe",
+        {**GLM_EXPERTS, "n_routed_experts": 8, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 3},
+    ),
+    Family("ernie 4.5", "Ernie4_5Config", "ernie4_5", {"head_dim": 32, "tie_word_embeddings": True}),
+    Family("ernie 4.5 with biases", "Ernie4_5Config", "ernie4_5", {"head_dim": 16, "use_bias": True}),
+    Family(
+        "ernie 4.5 moe",
+        "Ernie4_5_MoeConfig",
+        "ernie4_5-moe",
+        {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 32, "tie_word_embeddings": True},
+    ),
+    Family(
+        "exaone 4",
+        "Exaone4Config",
+        "exaone4",
+        {"sliding_window": None, "layer_types": ["full_attention"] * 4, "rope_parameters": LLAMA3_ROPE},
+    ),
+    Family("exaone 4 with windows", "Exaone4Config", "exaone4", {"num_hidden_layers": 5, "sliding_window": 9}),
+    Family("stablelm", "StableLmConfig", "stablelm", {"use_qkv_bias": True}),
+    Family(
+        "stablelm, parallel",
+        "StableLmConfig",
+        "stablelm",
+        {"use_parallel_residual": True, "qk_layernorm": True, "rope_parameters": HALF_ROPE},
+    ),
+    Family("pythia", "GPTNeoXConfig", "gptneox", {"hidden_act": "gelu"}),
+    Family("gpt-neox, one after the other", "GPTNeoXConfig", "gptneox", {"use_parallel_residual": False}),
+    Family("falcon 7b", "FalconConfig", "falcon", {**TIED, "multi_query": True}),
+    Family("falcon 40b", "FalconConfig", "falcon", {**TIED, "new_decoder_architecture": True, "num_kv_heads": 2}),
+    Family(
+        "falcon 2 11b",
+        "FalconConfig",
+        "falcon",
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1, "ffn_hidden_size": 96},
+    ),
+    Family("granite moe", "GraniteMoeConfig", "granitemoe", {**GRANITE, "num_local_experts": 6}),
+    Family(
+        "granite moe, shared",
+        "GraniteMoeSharedConfig",
+        "granitemoe",
+        {**GRANITE, "num_local_experts": 6, "shared_intermediate_size": 40},
+    ),
+    Family("deepseek v2 lite", "DeepseekV2Config", "deepseek2", {**LATENT, "q_lora_rank": None, "n_routed_experts": 6}),
+    Family(
+        "deepseek v2",
+        "DeepseekV2Config",
+        "deepseek2",
+        {
+            **LATENT,
+            "n_routed_experts": 8,
+            "topk_method": "group_limited_greedy",
+            "n_group": 4,
+            "topk_group": 2,
+            "routed_scaling_factor": 4.0,
+            "rope_parameters": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
+        },
+    ),
+    Family(
+        "deepseek v3",
+        "DeepseekV3Config",
+        "deepseek2",
+        {
+            **LATENT,
+            "n_routed_experts": 8,
+            "n_group": 2,
+            "topk_group": 1,
+            "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
+        },
+    ),
+    Family("glm 4.7 flash", "Glm4MoeLiteConfig", "deepseek2", {**LATENT, "n_routed_experts": 8}),
     Family("gpt2", "GPT2Config", "gpt2", {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 256}),
     Family(
         "lfm2",
@@ -282,6 +398,9 @@ def make_model(family: Family) -> Any:
         torch.manual_seed(5)
         model = transformers.AutoModelForCausalLM.from_config(config).to(torch.float32).eval()
         with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if name.endswith("e_score_correction_bias"):
+                    buffer.normal_(0.0, 0.2)
             for name, parameter in model.named_parameters():
                 is_norm = ("norm" in name or "ln_" in name) and name.endswith("weight")
                 spread = 0.2 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
@@ -360,7 +479,7 @@ NAMES = {
     "conv.out_proj": "shortconv.out_proj",
     "conv.conv": "shortconv.conv",
 }
-GEMMAS = ("gemma2", "gemma3")
+GEMMAS = ("gemma", "gemma2", "gemma3")
 GEMMA_NORMS = {
     "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm",

@@ -1,0 +1,140 @@
+"""What the config.json of single families says in words of its own, or leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from localllm.errors import BadModelFile, UnsupportedModel
+from localllm.models.facts import Facts
+
+Config = Mapping[str, Any]
+SOFTMAX, SIGMOID = 1, 2  # as GGUF files number what scores experts
+
+
+def adjusted(facts: Facts, config: Config) -> Facts:
+    """The same facts, corrected for the checkpoint's `model_type`."""
+    adjust = _ADJUST.get(config["model_type"])
+    return facts if adjust is None else adjust(facts, config)
+
+
+def _gpt2(facts: Facts, config: Config) -> Facts:
+    """The width is left out where it is the usual one."""
+    inner = config.get("n_inner")
+    return replace(facts, feed_forward=(inner if isinstance(inner, int) else 4 * facts.hidden_size,))
+
+
+def _gpt_oss(facts: Facts, config: Config) -> Facts:
+    return replace(facts, expert_width=facts.feed_forward[0])
+
+
+def _granite4(facts: Facts, config: Config) -> Facts:
+    """Dense Granite 4 names the width of its shared experts, and may turn nothing."""
+    facts = replace(facts, has_rope=config.get("position_embedding_type") == "rope")
+    shared = config.get("shared_intermediate_size")
+    if isinstance(shared, int) and not facts.num_experts:
+        return replace(facts, feed_forward=(shared,), num_used_experts=0)
+    return facts
+
+
+def _granite_shared(facts: Facts, config: Config) -> Facts:
+    shared = config.get("shared_intermediate_size")
+    return replace(facts, shared_expert_width=shared) if isinstance(shared, int) else facts
+
+
+def _cohere(facts: Facts, config: Config) -> Facts:
+    """The first of them were trained on longer contexts than max_position_embeddings says."""
+    longest = config.get("model_max_length")
+    return replace(facts, context_length=longest) if isinstance(longest, int) else facts
+
+
+def _cohere2(facts: Facts, config: Config) -> Facts:
+    """Only layers with a window turn."""
+    return facts if facts.window else replace(facts, has_rope=False)
+
+
+def _gpt_neox(facts: Facts, config: Config) -> Facts:
+    """Every head has keys of its own, whatever else is said."""
+    return replace(facts, num_kv_heads=facts.num_heads)
+
+
+def _falcon(facts: Facts, config: Config) -> Facts:
+    """UnsupportedModel for the first ones, which have other positions."""
+    if config.get("alibi"):
+        raise UnsupportedModel("config.json asks for attention by distance (alibi), which this build does not know")
+    if not config.get("parallel_attn", True):
+        raise UnsupportedModel("this build knows Falcon only with attention beside the feed-forward (parallel_attn)")
+    width, heads = config.get("ffn_hidden_size"), facts.num_heads[0]
+    if config.get("new_decoder_architecture"):
+        num_kv = config.get("num_kv_heads")
+        heads = num_kv if isinstance(num_kv, int) else heads
+    elif config.get("multi_query", True):
+        heads = 1
+    width = width if isinstance(width, int) else 4 * facts.hidden_size
+    return replace(facts, num_kv_heads=(heads,), feed_forward=(width,))
+
+
+def _ernie_experts(facts: Facts, config: Config) -> Facts:
+    return replace(facts, shared_expert_width=facts.expert_width * facts.num_shared_experts)
+
+
+def _sigmoid_experts(facts: Facts, config: Config) -> Facts:
+    return replace(facts, expert_gating=SIGMOID)
+
+
+def _deepseek2(facts: Facts, config: Config) -> Facts:
+    """Its experts are chosen by groups only where the method says so."""
+    by_groups = config.get("topk_method") == "group_limited_greedy"
+    if not by_groups:
+        facts = replace(facts, num_expert_groups=0, num_used_groups=0)
+    return _latent(replace(facts, expert_gating=SOFTMAX, expert_norm=False), config)
+
+
+def _deepseek3(facts: Facts, config: Config) -> Facts:
+    types = config.get("mlp_layer_types")
+    if isinstance(types, list):
+        dense = next((index for index, kind in enumerate(types) if kind != "dense"), len(types))
+        facts = replace(facts, num_dense_layers=dense)
+    return _latent(_sigmoid_experts(facts, config), config)
+
+
+def _latent(facts: Facts, config: Config) -> Facts:
+    """Sizes of the cache, as GGUF files tell them, from those of heads."""
+    plain, turned, values = (_size(config, f"{name}_head_dim") for name in ("qk_nope", "qk_rope", "v"))
+    return replace(
+        facts,
+        num_kv_heads=(1,),
+        head_dim=facts.kv_rank + turned,
+        value_dim=facts.kv_rank,
+        latent_key_dim=plain + turned,
+        latent_value_dim=values,
+        rope_dims=turned,
+    )
+
+
+def _size(config: Config, name: str) -> int:
+    value = config.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BadModelFile(f"{name} must be a whole number above 0, not {value!r:.60}")
+    return value
+
+
+_ADJUST: Mapping[str, Callable[[Facts, Config], Facts]] = MappingProxyType(
+    {
+        "gpt2": _gpt2,
+        "gpt_oss": _gpt_oss,
+        "granitemoehybrid": _granite4,
+        "granitemoeshared": _granite_shared,
+        "cohere": _cohere,
+        "cohere2": _cohere2,
+        "gpt_neox": _gpt_neox,
+        "falcon": _falcon,
+        "ernie4_5_moe": _ernie_experts,
+        "glm4_moe": _sigmoid_experts,
+        "deepseek_v2": _deepseek2,
+        "deepseek_v3": _deepseek3,
+        "glm4_moe_lite": _deepseek3,
+    }
+)
