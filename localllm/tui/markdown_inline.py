@@ -23,6 +23,7 @@ PENDING = "pending:"
 _LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _OPEN_TARGET = re.compile(r"\]\([^()\s]*(?:\([^()\s]*\)?[^()\s]*)*(?:\s+[\"'(][^\"')]*[\"')]?)?$")
 _OPEN_LABEL = re.compile(r"(?:^|[\s(*_~])!?\[(?=[^\W\d]|[`*_~])[^\[\]\n]{0,200}\]?$")
+_OPEN_BRACKET = re.compile(r"(?:(?<=[\s(*_~])|^)!?\[$")
 _OPEN_ADDRESS = re.compile(r"<[a-zA-Z][a-zA-Z0-9+.-]{1,31}:[^\s<>]*$")
 _BACKTICKS = re.compile(r"\\?`+")
 
@@ -139,6 +140,7 @@ def _completed(parser: MarkdownIt, text: str, env: Environment) -> str:
         return text + ">"
     if text[-1:] in ("*", "_", "~") and (bare := text.rstrip("*_~")) is not text:
         text = bare.rstrip() if not bare[-1:].isalnum() else bare
+    text = _OPEN_BRACKET.sub("", text).rstrip()
     text += _closers(parser, text, env)
     if match := _OPEN_LABEL.search(text):
         text = text.removesuffix("]") + f"]({PENDING})"

@@ -150,7 +150,7 @@ class _Reader:
             if token.type == end:
                 break
             if (block := self._block(token)) is not None:
-                found.append(Placed(block, self._is_apart(token)))
+                found.append(Placed(block, bool(found) and self._is_apart(token)))
         return tuple(found)
 
     def _block(self, token: Token) -> Block | None:
@@ -195,7 +195,7 @@ class _Reader:
         items = []
         while (token := self._tokens[self._at]).type != end:
             self._at += 1
-            items.append(_item(self.blocks("list_item_close"), self._is_apart(token)))
+            items.append(_item(self.blocks("list_item_close"), bool(items) and self._is_apart(token)))
         self._at += 1
         return tuple(items)
 
