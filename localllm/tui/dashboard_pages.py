@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from rich.cells import cell_len
-from rich.segment import Segment
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region
@@ -303,15 +302,12 @@ class PagesPanel(Drawn, can_focus=True):
 
 def _changed(old: Strip, new: Strip, width: int) -> tuple[int, int]:
     """The columns between the equal beginnings and the equal ends of two lines."""
-    left = _equal(list(old), list(new))
-    right = _equal(list(old)[::-1], list(new)[::-1])
-    return (left, width - right) if left + right < width else (0, width)
+    before, after = _cells(old), _cells(new)
+    if len(before) != width or len(after) != width:  # characters that are two columns wide
+        return 0, width
+    differing = [at for at, (one, two) in enumerate(zip(before, after, strict=True)) if one != two]
+    return (differing[0], differing[-1] + 1) if differing else (0, width)
 
 
-def _equal(old: list[Segment], new: list[Segment]) -> int:
-    cells = 0
-    for before, after in zip(old, new, strict=False):
-        if before != after:
-            break
-        cells += after.cell_length
-    return cells
+def _cells(strip: Strip) -> list[tuple[str, object]]:
+    return [(character, segment.style) for segment in strip for character in segment.text]

@@ -201,7 +201,8 @@ def _text(text: str, x: float, y: float, ink: str, is_bold: bool, is_italic: boo
     names = " ".join(name for name, is_on in (("b", is_bold), ("i", is_italic)) if is_on)
     kind = f' class="{names}"' if names else ""
     length = f' textLength="{cell_len(text) * CELL_W:.2f}" lengthAdjust="spacingAndGlyphs"' if len(text) > 1 else ""
-    return f'<text x="{x:.2f}" y="{y + CELL_H - 4.6:.2f}" xml:space="preserve"{length} fill="{ink}"{kind}>{escape(text)}</text>'
+    place = f'x="{x:.2f}" y="{y + CELL_H - 4.6:.2f}" xml:space="preserve"'
+    return f'<text {place}{length} fill="{ink}"{kind}>{escape(text)}</text>'
 
 
 def png(svg_text: str, width: int = 1400) -> bytes:

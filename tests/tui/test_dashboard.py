@@ -1,0 +1,515 @@
+"""The dashboard, driven as a person would: against frames of a feed that nobody sends, and against a real daemon."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from textual.geometry import Region
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from localllm.client import Client
+from localllm.client.looking import ChainLink, HappenedEvent, PageDetails, PageToken, RequestDetails
+from localllm.errors import LocalLLMError
+from localllm.tui.app import LocalApp
+from localllm.tui.dashboard_request_page import RequestPage
+from localllm.tui.dashboard_requests import columns_for
+from localllm.tui.dashboard_screen import DashboardScreen
+from localllm.tui.dashboard_waterfall import axis_of
+from localllm.tui.live_pages import LOOK_PREEMPTED
+from tests.tui.fakes import FakeClient, app_with
+from tests.tui.live_frames import FakeEngine, FakeSequence
+from tests.tui.pictures import screen_text
+from tests.tui.real_daemon import real_daemon
+
+
+class FakeLooking:
+    """Every page holds the same text; of requests there is a beginning."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def page(self, model: str, page: int) -> PageDetails:
+        self.asked.append(page)
+        tokens = tuple(PageToken(number, text) for number, text in enumerate((" which", " request", "\x1b[31m", "é")))
+        chain = (ChainLink(page, "9f3c51aa", 1, ("r1",)), ChainLink(1, "a07e12bb", 2, ("r1", "r2")))
+        return PageDetails(model=model, page=page, start=32, end=36, tokens=tokens, chain=chain, chain_length=9)
+
+    def request(self, request_id: str) -> RequestDetails:
+        self.asked.append(request_id)
+        events = (HappenedEvent("queued", 90.0, 0.0), HappenedEvent("admitted", 91.0, 0.0, {"cached": 0, "prompt": 64}))
+        return RequestDetails(id=request_id, events=events)
+
+
+class Daemon(FakeClient):
+    """Answers what the dashboard asks beside the feed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looking = FakeLooking()
+        self.cancelled: list[str] = []
+        self.running: list[Any] = []
+
+    def cancel(self, request_id: str) -> bool:
+        self.cancelled.append(request_id)
+        return True
+
+    def requests(self) -> list[Any]:
+        return self.running
+
+
+class World:
+    """The application on a dashboard, a fake daemon behind it, and an engine to move."""
+
+    def __init__(self, app: LocalApp, pilot: Pilot[Any], client: Daemon, engine: FakeEngine) -> None:
+        self.app, self.pilot, self.client, self.engine = app, pilot, client, engine
+
+    @property
+    def screen(self) -> DashboardScreen:
+        assert isinstance(self.app.screen, DashboardScreen)
+        return self.app.screen
+
+    @property
+    def text(self) -> str:
+        return screen_text(self.app)
+
+    async def tell(self, after_s: float = 0.1, *others: FakeEngine, **options: Any) -> None:
+        """The next frame arrives and is painted."""
+        expected = self.app.live.num_frames + 1
+        self.client.frames.put(self.engine.frame(after_s, *others, **options))
+        await self.until(lambda: self.app.live.num_frames >= expected)
+        self.paint()
+        await self.pilot.pause()
+
+    def paint(self) -> None:
+        self.screen._paint_all()
+
+    async def until_slowly(self, is_so: Callable[[], bool]) -> None:
+        await self.until(is_so, 120)
+
+    async def until(self, is_so: Callable[[], bool], timeout_s: float = 20) -> None:
+        async with asyncio.timeout(timeout_s):
+            while not is_so():
+                await self.pilot.pause(0.01)
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+
+def dashboard(
+    home: Path, drive: Callable[[World], Any], *, size: tuple[int, int] = (120, 40), num_pages: int = 2048,
+    theme: str = "dark",
+) -> None:  # fmt: skip
+    """Opens the application on its dashboard and lets `drive` at it."""
+
+    async def run() -> None:
+        client = Daemon()
+        app = app_with(client, home, first="dashboard", theme=theme)
+        async with app.run_test(size=size) as pilot:
+            world = World(app, pilot, client, FakeEngine(num_pages=num_pages))
+            await world.until(lambda: app.live.num_frames > 0 and isinstance(app.screen, DashboardScreen))
+            await pilot.pause()
+            await drive(world)
+        client.frames.put(None)
+
+    asyncio.run(run())
+
+
+def busy(engine: FakeEngine, count: int = 3) -> None:
+    """So many requests that write, of 64 tokens each."""
+    for number in range(1, count + 1):
+        engine.admit(number, 64)
+        engine.write(number, 1)
+
+
+SIZES = [(80, 24), (120, 40), (200, 60), (60, 16), (100, 30), (160, 45), (120, 28)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("theme", ["dark", "mono"])
+def test_everything_has_its_place_at_every_size(tmp_path: Path, size: tuple[int, int], theme: str) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine, 12)
+        await world.tell()
+        lines = world.text.splitlines()
+        assert all(len(line) <= size[0] for line in lines)
+        assert any(line.strip().startswith("Pages") for line in lines)
+        assert any("Requests ─" in line and "12 running" in line for line in lines)
+        assert any("▸ page 0" in line for line in lines)
+        assert any("▶ decode" in line for line in lines)
+        assert ("Throughput" in world.text and "Events" in world.text) == (size == (200, 60))
+        regions = [widget.region for widget in world.screen.query("#body Drawn") if widget.display and widget.size]
+        assert all(region.right <= size[0] and region.bottom <= size[1] - 1 for region in regions)
+        assert all(not first.overlaps(second) for first in regions for second in regions if first is not second)
+
+    dashboard(tmp_path, drive, size=size, theme=theme)
+
+
+def test_without_a_model_it_says_what_to_do(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        assert "Load a model to fill these pages" in world.text and "f5 models" in world.text
+        assert "Requests appear here" in world.text
+        await world.press("c")
+        await world.press("up", "z", "v", "w", "enter", "tab", "down", "escape")
+
+    dashboard(tmp_path, drive)
+
+
+def test_a_model_that_loads_says_how_far_it_is(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        from localllm.daemon.feed import Frame, ModelRow, Progress
+
+        row = ModelRow(name="qwen3-4b", state="loading", progress=Progress("reading weights", 61, 100))
+        world.client.frames.put(Frame(at=1.0, time=1.0, models=[row]))
+        await world.until(lambda: "qwen3-4b" in world.app.live.models)
+        world.paint()
+        await world.pilot.pause()
+        assert "reading weights 61 %" in world.text
+
+    dashboard(tmp_path, drive)
+
+
+def test_the_page_under_the_cursor_is_explained_with_its_text(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine)
+        await world.tell()
+        await world.press("right", "right")
+        assert "▸ page 2" in world.text and "tokens 32–" in world.text and "refs 1" in world.text
+        await world.until(lambda: "“which requesté”" in world.text)
+        await world.press("g", "2", "0", "0", "0", "enter")
+        assert "▸ page 2,000   free" in world.text
+
+    dashboard(tmp_path, drive)
+
+
+def test_with_room_the_tokens_and_the_chain_are_shown(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine)
+        await world.tell()
+        await world.until(lambda: "·which·request" in world.text)
+        assert "9f3c51 ← a07e12 ← 7 more, the first 8 shared by a b" in world.text
+
+    dashboard(tmp_path, drive, size=(200, 60))
+
+
+def test_the_mouse_explains_and_chooses_pages(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine)
+        await world.tell()
+        panel = world.screen.pages
+        await world.pilot.hover(panel, offset=(8 + 5, 2))
+        assert panel.hovered == 5 and panel.cursor == 0 and "▸ page 5" in world.text
+        await world.pilot.click(panel, offset=(8 + 3, 3))
+        await world.pilot.hover(world.screen.table, offset=(1, 1))
+        assert panel.cursor == panel.page == 219
+
+    dashboard(tmp_path, drive)
+
+
+def test_preempted_pages_are_seen_as_it_happens(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine, 2)
+        await world.tell()
+        world.engine.preempt(1)
+        await world.tell()
+        assert "preempted 5" in world.text and "▪ preempted" in world.text and "1 preempted" in world.text
+        assert LOOK_PREEMPTED in world.screen.model.board.looks  # type: ignore[union-attr]  # there is one
+
+    dashboard(tmp_path, drive)
+
+
+def test_a_request_is_cancelled_when_c_is_pressed_twice(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine)
+        await world.tell()
+        await world.press("tab", "down", "down", "c")
+        assert "press c again to cancel 2" in world.text and not world.client.cancelled
+        await world.press("down", "c")
+        assert "press c again to cancel 3" in world.text and not world.client.cancelled
+        await world.press("c")
+        await world.until(lambda: world.client.cancelled == ["r3"])
+        assert "press c again" not in world.text
+
+    dashboard(tmp_path, drive)
+
+
+def test_a_cancel_that_fails_is_said(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        def refuse(request_id: str) -> bool:
+            raise LocalLLMError("the request is somebody else's", hint="use its key")
+
+        world.client.cancel = refuse  # type: ignore[method-assign]
+        busy(world.engine)
+        await world.tell()
+        said: list[LocalLLMError] = []
+        world.app.complain = said.append  # type: ignore[method-assign]
+        await world.press("c", "c")
+        await world.until(lambda: [error.message for error in said] == ["the request is somebody else's"])
+
+    dashboard(tmp_path, drive)
+
+
+def test_the_selection_stays_with_its_request_when_rows_move(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine)
+        await world.tell()
+        await world.press("tab", "down", "down", "down")
+        assert world.screen.table.chosen == "r3" and "Time of 3" in world.text
+        world.engine.finish(1)
+        await world.tell()
+        await world.tell(1.2)
+        assert [row.name for row in world.screen.table.rows()] == ["2", "3"] and world.screen.table.chosen == "r3"
+        assert world.screen.pages.chosen == 2
+        await world.press("escape")
+        assert world.screen.table.chosen is None and world.screen.pages.chosen is None
+
+    dashboard(tmp_path, drive)
+
+
+def test_rows_are_chosen_and_opened_with_the_mouse(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine)
+        await world.tell()
+        table = world.screen.table
+        await world.pilot.click(table, offset=(5, 3))
+        assert table.chosen == "r2"
+        await world.pilot.click(table, offset=(5, 3))
+        await world.until(lambda: isinstance(world.app.screen, RequestPage))
+        assert "Request 2" in world.text and "submitted" in world.text and "first token" in world.text
+        await world.press("escape")
+        assert isinstance(world.app.screen, DashboardScreen)
+
+    dashboard(tmp_path, drive)
+
+
+def test_a_small_window_shows_the_waterfall_in_place_of_the_table(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine)
+        await world.tell()
+        assert "Requests" in world.text and "Time of" not in world.text
+        await world.press("w")
+        assert "Requests ─" not in world.text and "Time of 1" in world.text and "prefill" in world.text
+        await world.press("w")
+        assert "Requests ─" in world.text
+
+    dashboard(tmp_path, drive, size=(80, 24))
+
+
+def test_the_filter_leaves_the_requests_with_a_word_in_them(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        world.engine.sources = {1: "curl", 2: "open-webui", 3: "batch eval"}
+        busy(world.engine)
+        await world.tell()
+        await world.press("slash", *"webui")
+        assert [row.name for row in world.screen.table.rows()] == ["2"]
+        await world.press("enter")
+        assert "/ webui" in world.text and not world.screen.query_one("#prompt", Input).has_class("-shown")
+        await world.press("slash", "escape")
+        assert len(world.screen.table.rows()) == 3
+
+    dashboard(tmp_path, drive)
+
+
+def test_freezing_stops_painting_but_not_collecting(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine)
+        await world.tell()
+        await world.press("space")
+        assert "frozen" in world.text
+        shown = world.text
+        world.engine.admit(9, 64)
+        expected = world.app.live.num_frames + 1
+        world.client.frames.put(world.engine.frame())
+        await world.until(lambda: world.app.live.num_frames >= expected)
+        await world.pilot.pause(0.5)
+        assert world.text == shown and "r9" in world.app.live.requests.rows
+        await world.press("space")
+        assert "4 running" in world.text
+
+    dashboard(tmp_path, drive)
+
+
+def test_zoom_letters_and_order_can_be_changed(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine)
+        await world.tell()
+        assert "10,240 × 16, cell = 8" in world.text
+        await world.press("plus")
+        assert "10,240 × 16 tokens" in world.text
+        await world.press("end")
+        assert "▸ page 10,239" in world.text and "10,152▸" in world.text
+        await world.press("minus", "z")
+        assert "10,240 × 16 tokens" in world.text  # behind the coarsest comes the finest
+        await world.press("minus", "v")
+        assert "by owner" in world.text
+        await world.press("v", "l", "home")
+        assert "aaa" in world.text.replace("ab", "aaa") and "a held" in world.text
+        await world.press("x")
+
+    dashboard(tmp_path, drive, num_pages=10_240)
+
+
+def test_with_several_models_there_is_a_choice(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        other = FakeEngine("other-model", num_pages=512)
+        busy(world.engine)
+        await world.tell(0.1, other)
+        assert "‹ qwen3-4b  1 of 2 ›" in world.text and "2,048 × 16" in world.text
+        await world.press("m")
+        assert "‹ other-model  2 of 2 ›" in world.text and "512 × 16" in world.text
+        await world.pilot.click(world.screen.pages, offset=(9, 0))
+        assert "‹ qwen3-4b  1 of 2 ›" in world.text
+        await world.press("m")
+        await world.tell()
+        assert "2,048 × 16" in world.text and "›" not in world.text.split("Requests")[0].split("Pages")[1]
+
+    dashboard(tmp_path, drive)
+
+
+def test_sixteen_owners_have_letters_and_the_rest_a_plus(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine, 18)
+        await world.tell()
+        lines = [line for line in world.text.splitlines() if "▶ decode" in line]
+        assert [line.strip()[1] for line in lines] == [*"abcdefghijklmnop", "+", "+"]
+
+    dashboard(tmp_path, drive, size=(120, 50))
+
+
+def test_when_the_daemon_goes_what_was_known_fades_and_comes_back(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine)
+        await world.tell()
+        world.client.go()
+        await world.until(lambda: world.app.is_down)
+        assert world.screen.pages.is_old and "stopped answering" in world.text and "old" in world.text
+        assert "3 running" in world.text
+        await world.press("right", "tab", "down", "c", "c")
+        world.client.is_up = True
+        world.engine.sequences.pop("r1")
+        world.client.frames.put(world.engine.frame(5.0))
+        await world.press("f7")
+        await world.until(lambda: not world.app.is_down)
+        world.paint()
+        assert not world.screen.pages.is_old
+        assert {row.name: row.is_over for row in world.screen.table.rows()} == {"1": True, "2": False, "3": False}
+
+    dashboard(tmp_path, drive)
+
+
+def test_lost_events_are_made_up_for_by_asking(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        world.engine.tell(1, "queued")
+        await world.tell()
+        await world.tell(0.1, dropped=7)
+        await world.until(lambda: all(row.is_over for row in world.app.live.requests.rows.values()))
+
+    dashboard(tmp_path, drive)
+
+
+def test_of_a_request_that_began_before_the_beginning_is_asked_for(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        world.engine.admit(1, 64)
+        world.engine.events.clear()
+        await world.tell()
+        row = world.app.live.requests.rows["r1"]
+        await world.until(lambda: row.is_known)
+        assert row.began == 90.0 and row.queued_s == 1.0 and row.state == "prefill"
+        assert world.client.looking.asked.count("r1") == 1
+
+    dashboard(tmp_path, drive)
+
+
+def test_only_spans_that_changed_are_painted(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine)
+        await world.tell()
+        world.screen._timer.pause()  # type: ignore[union-attr]  # it is there
+        panel, painted = world.screen.pages, list[Region]()
+        panel.refresh = lambda *regions, **_: painted.extend(regions)  # type: ignore[assignment, method-assign]
+        panel.redraw()
+        assert painted == []
+        world.app.live.models[world.engine.name].board.looks[700] = LOOK_PREEMPTED
+        panel.redraw()
+        assert [(region.height, region.width <= 2) for region in painted] == [(1, True)]
+
+    dashboard(tmp_path, drive)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(42, 200))
+def test_columns_fill_the_table(width: int) -> None:
+    columns, gap = columns_for(width)
+    assert sum(column.width for column in columns) + gap * (len(columns) - 2) == width
+
+
+@given(st.floats(0, 1e5), st.integers(10, 200))
+def test_an_axis_reaches_over_the_whole_time(total_s: float, width: int) -> None:
+    end, ticks = axis_of(total_s, width)
+    assert end >= total_s - 1e-6 and ticks[0] == 0 and ticks[-1] <= end and len(ticks) <= width
+
+
+def test_hostile_names_never_reach_the_screen(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        world.engine.name = "mo\x1b[2Jdel\u202e[bold]"
+        world.engine.sources = {1: "\x1b]0;x\x07evil[red]\u200f"}
+        busy(world.engine, 1)
+        world.engine.sequences["\x1b[31mid/x"] = FakeSequence("\x1b[31mid/x", 16, world.engine.take(1))
+        await world.tell()
+        assert "evil[red]" in world.text
+        assert not any(character in world.text for character in "\x1b\x07\u202e\u200f")
+
+    dashboard(tmp_path, drive)
+
+
+# ---- the real thing
+
+
+def test_streams_of_a_real_daemon_are_seen_and_one_is_cancelled(
+    small_model_home: Path, small_model_file: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("localllm.backends.cpu._native", reason="the native kernels have not been built")
+    ended: list[str] = []
+
+    def talk(url: str, number: int) -> None:
+        body = {
+            "model": str(small_model_file), "max_tokens": 100_000, "ignore_eos": True,
+            "messages": [{"role": "user", "content": "Tell me of pages, long and well. " * (8 + number)}],
+        }  # fmt: skip
+        with suppress(LocalLLMError):
+            for _ in Client(url).chat(body):
+                pass
+        ended.append(str(number))
+
+    async def drive(url: str) -> None:
+        app = app_with(Client(url), tmp_path, first="dashboard")
+        async with app.run_test(size=(120, 40)) as pilot:
+            world = World(app, pilot, Daemon(), FakeEngine())
+            await world.until_slowly(lambda: sum(row.out > 2 for row in app.live.requests.rows.values()) == 4)
+            rows = world.screen.table.rows()
+            assert [row.state for row in rows] == ["decode"] * 4 and {row.source for row in rows} == {"localllm"}
+            assert world.screen.model is not None and world.screen.model.board.counts().held > 4
+            world.screen.pages.look_at(next(iter(world.screen.model.board._holders)))
+            await world.until_slowly(lambda: world.screen.pages.told is not None)
+            await world.press("tab", "down", "c", "c")
+            await world.until_slowly(lambda: len(ended) == 1)
+            await world.until_slowly(lambda: len(app.live.requests.rows) == 3)
+            assert "cancel" in [each.word for each in app.live.happenings]
+            for row in world.screen.table.rows():
+                Client(url).cancel(row.id)
+            await world.until_slowly(lambda: not app.live.requests.rows)
+
+    with real_daemon(tmp_path) as url:
+        threads = [threading.Thread(target=talk, args=(url, number)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        asyncio.run(drive(url))
+        for thread in threads:
+            thread.join(30)
