@@ -22,6 +22,7 @@ from localllm.tui.inspector_measure import (
     Measure,
     column_of,
     columns,
+    columns_of,
     doubts,
     mean_bits,
     step_of,
@@ -162,11 +163,10 @@ class SurprisePanel(Drawn):
     def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
         tokens = self.answer.tokens
         lines = [Line(), self._title(ink, width)]
-        at = min(width - 1, -(-self.cursor * width // len(tokens))) if tokens else 0
+        at, end = columns_of(self.cursor, len(tokens), width) if tokens else (0, 1)
         lines.append(Line((" " * at, ink())).put("▾", ink("accent")))
         samples = columns(tokens, width)
         plot = area(ink, samples, width, self.PLOT, HIGHEST_BITS, ink.roles.heat[DOUBT]) if samples else []
-        end = max(at + 1, -(-(self.cursor + 1) * width // len(tokens))) if tokens else 1
         lines += [_lit(ink, line, at, end) for line in plot]
         return [line.strip(width) for line in lines]
 

@@ -76,6 +76,13 @@ def column_of(place: int, of: int, into: int) -> int:
     return place * into // of if of else 0
 
 
+def columns_of(place: int, of: int, width: int) -> tuple[int, int]:
+    """The columns of `columns` in which one token of so many is, from and up to."""
+    end = -(-(place + 1) * width // of)
+    start = -(-place * width // of) if of < width else end - 1
+    return min(start, width - 1), max(end, start + 1)
+
+
 def ordinal(number: int) -> str:
     """`1st`, `2nd`, `3rd`, `4th`, `11th`."""
     last = 0 if number % 100 in (11, 12, 13) else number % 10

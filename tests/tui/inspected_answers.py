@@ -11,14 +11,14 @@ Give every caller a weight, add its used tokens to a running total, and always s
 weight is lowest. A new caller starts at the current minimum, so it cannot claim the past.
 
 Keep decodes first. They cost one token each and people are reading them. Then spend what remains of the budget on \
-prompts, in the order above, and cut the last one to fit. Two callers with equal weights then see equal speed, a caller \
-with weight 3 gets about three times as much, and an idle one costs nothing.
+prompts, in the order above, and cut the last one to fit. Two callers with equal weights then see equal speed, a \
+caller with weight 3 gets about three times as much, and an idle one costs nothing.
 
-Measure the gap between tokens at p95 before and after; it should fall from seconds to under 40 ms. If it does not, the \
-budget is too large for this device: halve it and look again.
+Measure the gap between tokens at p95 before and after; it should fall from seconds to under 40 ms. If it does not, \
+the budget is too large for this device: halve it and look again.
 
-One more thing: show each caller its place. A number that goes down is easier to wait for than silence, and it costs you \
-one field in the stream."""
+One more thing: show each caller its place. A number that goes down is easier to wait for than silence, and it costs \
+you one field in the stream."""
 OTHERS = (
     (" share", 0.412), (" weight", 0.273), (" quota", 0.118), (" budget", 0.064), (" priority", 0.051),
     (" number", 0.022), (" limit", 0.014), (" rank", 0.009), (" ticket", 0.006), (" score", 0.004),
