@@ -25,18 +25,6 @@ LOOK: ToolParam = {
 THINKING: Any = {"type": "enabled", "budget_tokens": 1024}
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with daemon(tmp_path_factory.mktemp("home"), sources=parrots()) as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with daemon(tmp_path_factory.mktemp("toys")) as world:
-        yield world
-
-
 def client_of(world: World, **fields: Any) -> anthropic.Anthropic:
     return anthropic.Anthropic(
         base_url=world.url, api_key="any", _strict_response_validation=True, max_retries=0, **fields

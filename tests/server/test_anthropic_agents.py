@@ -1,19 +1,10 @@
 """What Claude Code and Codex send, written down in `agents/`, passes as it is: only the model is another one."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.server.golden_streams import events_of
-from tests.server.parrot import parrots
 from tests.server.recorded import Recorded, recorded, send
-from tests.server.world import World, daemon
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with daemon(tmp_path_factory.mktemp("home"), sources=parrots()) as world:
-        yield world
+from tests.server.world import World
 
 
 @pytest.mark.parametrize("request_", recorded("claude_code"))

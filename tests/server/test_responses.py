@@ -30,18 +30,6 @@ LOOK: Any = {
 }
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with daemon(tmp_path_factory.mktemp("home"), sources=parrots()) as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with daemon(tmp_path_factory.mktemp("toys")) as world:
-        yield world
-
-
 def client_of(world: World, **fields: Any) -> openai.OpenAI:
     return openai.OpenAI(
         base_url=f"{world.url}/v1", api_key="any", _strict_response_validation=True, max_retries=0, **fields
