@@ -17,6 +17,7 @@ from localllm.tui import words
 from localllm.tui.dashboard_page_line import swatch
 from localllm.tui.drawn import Drawn
 from localllm.tui.lines import PLAIN, Align, Line, gauge, heading, joined, shortened
+from localllm.tui.live_events import ENDED_BY_PEOPLE
 from localllm.tui.live_requests import Request, State
 from localllm.tui.live_state import LiveState
 from localllm.tui.palette import Ink
@@ -35,7 +36,6 @@ SIGNS: dict[State, tuple[str, str, str]] = {
     "failed": ("×", "err", "failed"),
 }
 BOLD = Style(bold=True)
-CANCELLED = ("client_gone", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +264,7 @@ def _model(ink: Ink, state: LiveState, row: Request, width: int) -> Line:
 
 def _state(ink: Ink, state: LiveState, row: Request, width: int) -> Line:
     sign, role, word = SIGNS[row.state]
-    if row.state == "failed" and row.reason in CANCELLED:
+    if row.state == "failed" and row.reason in ENDED_BY_PEOPLE:
         role, word = "muted", "cancelled"
     elif row.state in ("waiting", "preempted") and row.place and row.state == "waiting":
         word = f"waiting {row.place}"

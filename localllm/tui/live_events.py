@@ -11,6 +11,7 @@ from localllm.safe_text import one_line
 from localllm.tui.words import count, seconds
 
 MAX_TEXT = 120
+ENDED_BY_PEOPLE = {"client_gone": "its client left", "request_cancelled": "from outside"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,8 @@ def of_event(event: RequestEvent, name: str) -> Happening | None:
 def of_failure(event: RequestEvent, name: str) -> Happening:
     """One that a client or a person ended is cancelled, any other failed."""
     code = one_line(str(event.data.get("code", "")))[:MAX_TEXT]
-    if code in ("client_gone", "cancelled"):
-        return Happening(event.time, "cancel", name, "its client left" if code == "client_gone" else "", "muted")
+    if code in ENDED_BY_PEOPLE:
+        return Happening(event.time, "cancel", name, ENDED_BY_PEOPLE[code], "muted")
     return Happening(event.time, "fail", name, code.replace("_", " "), "err")
 
 

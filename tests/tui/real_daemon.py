@@ -27,7 +27,11 @@ def real_daemon(home: Path, **settings: str) -> Iterator[str]:
         yield _url(process, home, load_settings(env).address_file)
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:  # a test that failed left answers under way
+            process.kill()
+            process.wait(30)
 
 
 def _url(process: "subprocess.Popen[bytes]", home: Path, address_file: Path) -> str:
