@@ -25,7 +25,8 @@ class LoadStage(msgspec.Struct, frozen=True):
 
 
 class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of `ps`. `expires_at` is in seconds since the epoch, None for never; `progress` is set while loading."""
+    """One row of `ps`. `expires_at` is in seconds since the epoch, None for never; `progress` is set while loading,
+    `error` when it failed."""
 
     name: str
     digest: str = ""
@@ -46,6 +47,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     waiting: int = 0
     tokens_per_s: float = 0.0
+    error: str = ""
 
 
 class LoadProgress(msgspec.Struct, frozen=True):

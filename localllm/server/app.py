@@ -55,6 +55,8 @@ from localllm.settings import Settings
 logger = logging.getLogger("localllm.server")
 
 CLIENT_CLOSED = 499
+POLLED = ("/health", "/localllm/v1/ps", "/localllm/v1/pulls")
+"""Asked again and again: a log of these would hold nothing else."""
 # newer FastAPI sends spans, and failures with their words, wherever OTEL_... in the environment says; ours never does
 NO_TELEMETRY: Any = {
     "tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False,
@@ -257,7 +259,7 @@ class _Logged:
         try:
             await self._app(scope, receive, noting)
         finally:
-            level = logging.DEBUG if scope["path"] in ("/health", "/localllm/v1/ps") else logging.INFO
+            level = logging.DEBUG if scope["path"] in POLLED else logging.INFO
             spent_ms = (time.monotonic() - started) * 1000
             logger.log(level, "%s %s %d %.0f ms", scope["method"], scope["path"], status, spent_ms)
 

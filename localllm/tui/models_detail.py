@@ -13,7 +13,7 @@ from localllm.tui import words
 from localllm.tui.colour import mix
 from localllm.tui.drawn import Drawn
 from localllm.tui.lines import Line, cell, heading, joined, shortened
-from localllm.tui.models_list import fit_words, quant_text, speed_text
+from localllm.tui.models_list import fit_words, gigabytes, quant_text, speed_text
 from localllm.tui.models_state import Model, ModelsState
 from localllm.tui.palette import Ink
 
@@ -145,7 +145,7 @@ class ModelDetail(Drawn):
         sign, said, sign_role, said_role = fit_words(as_row)
         line = Line(("✓ " if quant.is_here else "▸ " if is_chosen else "  ", ink("accent")))
         line.put(cell(quant_text(quant.tag), 10), ink("bright", bold=True) if is_chosen or quant.is_here else ink())
-        line.put(cell(words.gigabytes(quant.size_bytes or None), 6, "right"), ink())
+        line.put(cell(gigabytes(quant.size_bytes), 6, "right"), ink())
         line.put(f"  {sign} ", ink(sign_role)).put(said, ink(said_role))
         speed = speed_text(quant.speed, quant.is_guess)
         return line.pad_to(width - 6).put(cell(speed, 6, "right"), ink("text" if quant.speed else "faint"))
@@ -230,7 +230,7 @@ def _memory(model: Model, ink: Ink, width: int) -> list[Line]:
         bar.put("━" * min(room, max(1 if size else 0, round(share * width))), ink(role))
     bar.put("━" * (width - bar.width), ink("line"))
     legend = joined(
-        [Line(("━ ", ink(role))).put(f"{name} {words.gigabytes(size)}", ink("muted")) for name, size, role in parts],
+        [Line(("━ ", ink(role))).put(f"{name} {gigabytes(size)}", ink("muted")) for name, size, role in parts],
         3,
     )
     return [title, bar, legend.fit(width), *sentences]

@@ -17,7 +17,7 @@ from localllm.tui.lines import Align, Line, cell, heading, shortened
 from localllm.tui.models_state import TITLES, Model, ModelsState, Row, Sort, Title, Words
 from localllm.tui.palette import Ink
 
-QUANT, SIZE, FIT, SPEED, USED = 9, 5, 16, 7, 11
+QUANT, SIZE, FIT, SPEED, USED = 9, 5, 15, 7, 11
 _QUANT = re.compile(r"^[A-Z]+\d+")
 FIXED = 2 + QUANT + SIZE + FIT + SPEED + USED
 
@@ -28,7 +28,7 @@ def fit_words(model: Model) -> tuple[str, str, str, str]:
     if row is not None and row.state == "loading":
         progress = row.progress
         share = progress.done_bytes / progress.total_bytes if progress and progress.total_bytes else None
-        return "◐", f"loading {words.percent(share)}" if share is not None else "loading", "accent", "text"
+        return "◐", f"at {words.percent(share)}" if share is not None else "loading", "accent", "text"
     if row is not None and row.state == "stopping":
         return "◐", "unloading", "muted", "muted"
     if row is not None and row.state == "failed":
@@ -46,6 +46,11 @@ def fit_words(model: Model) -> tuple[str, str, str, str]:
 def quant_text(tag: str) -> str:
     """`q4_K_M`, `f16`: the letters before the number whisper."""
     return _QUANT.sub(lambda found: found[0].lower(), one_line(tag)) if tag else words.UNKNOWN
+
+
+def gigabytes(size_bytes: int) -> str:
+    """`2.4`, `<0.1` for what is small, a dash for what is not known."""
+    return "<0.1" if 0 < size_bytes < 0.05e9 else words.gigabytes(size_bytes or None)
 
 
 def speed_text(speed: float, is_guess: bool) -> str:
@@ -199,7 +204,7 @@ class ModelList(DrawnList):
         strong = model.is_loaded or is_at
         sign, said, sign_role, said_role = fit_words(model)
         speed = speed_text(model.speed, model.is_guess)
-        size = words.gigabytes(model.size_bytes or None)
+        size = gigabytes(model.size_bytes)
         extra = extra_columns(width)
         room = width - FIXED - sum(column for _, column, _ in extra)
         line = self._mark(model, ink, is_at)

@@ -115,6 +115,6 @@ def _failed(job: PullJob, ink: Ink, width: int) -> Line:
     keys = Line(("p", ink("text", bold=True))).put(" again   ", ink("muted"))
     keys.put("x", ink("text", bold=True)).put(" forget", ink("muted"))
     room = width - line.width - keys.width - 3
-    message = one_line(job.error.message) if job.error else ""
+    message = one_line(job.error.message if job.error else "").removeprefix(f"{one_line(job.model)} ")
     line.put("▪ ", ink("err")).put(cell(f"failed: {message}", room - 2), ink("err"))
     return line.pad_to(width - keys.width).add(keys)

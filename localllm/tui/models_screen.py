@@ -195,6 +195,7 @@ class ModelsScreen(FrameScreen):
     async def _reload(self) -> None:
         try:
             self.state.here = await self.local.link.ask(lambda client: client.library.installed())
+            self.state.note_loaded(await self.local.link.ask(lambda client: client.ps()))
             self.state.is_told = True
             self._fill()
             if not self.state.catalog.models:
@@ -305,6 +306,7 @@ class ModelsScreen(FrameScreen):
         head.is_focused_below = self._pull_list.has_focus
         head.refresh()
         self.query_one(Slash).redraw()
+        self.call_after_refresh(self.bindings_changed)
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:

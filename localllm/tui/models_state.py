@@ -9,10 +9,19 @@ import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
-from localllm.client import CatalogModel, CatalogModels, InstalledModel, InstalledModels, ModelFit, PullJob
-from localllm.daemon.feed import Frame, ModelRow
+from localllm.client import (
+    CatalogModel,
+    CatalogModels,
+    InstalledModel,
+    InstalledModels,
+    LoadedModel,
+    ModelFit,
+    PullJob,
+)
+from localllm.daemon.feed import Frame, ModelRow, Progress
 from localllm.safe_text import one_line
 
 Section = Literal["running", "installed", "catalog", "hub"]
@@ -119,13 +128,20 @@ class ModelsState:
         self.loaded = {row.name: row for row in frame.models}
         return before != {name: row.state for name, row in self.loaded.items()}
 
+    def note_loaded(self, models: Iterable[LoadedModel]) -> None:
+        """What `ps` said: before the first frame comes nobody knows what is loaded."""
+        self.loaded = {model.name: _as_row(model) for model in models}
+
     # ---- rows
 
     def rows(self) -> list[Row]:
         """What the list shows, from the top."""
         rows: list[Row] = []
-        for section in ("running", "installed", "catalog", "hub"):
-            made = list(self._section(section))
+        by_section: dict[Section, list[Model]] = {"running": [], "installed": [], "catalog": [], "hub": []}
+        for model in self.models():
+            by_section[model.section].append(model)
+        for section, every in by_section.items():
+            made = list(self._section(section, every))
             if made:
                 rows += [None, *made] if rows else made
         return rows
@@ -137,23 +153,23 @@ class ModelsState:
     def model(self, name: str) -> Model | None:
         return next((each for each in self.models() if each.name == name), None)
 
-    def _section(self, section: Section) -> Iterator[Row]:
-        every = [model for model in self.models() if model.section == section]
-        shown = self._sorted([model for model in every if self._is_wanted(model)])
-        words = self._words(section, every, shown)
-        if not shown and not words and (every or section != "installed"):
+    def _section(self, section: Section, every: Sequence[Model]) -> Iterator[Row]:
+        words_typed = self.query.lower().split()
+        shown = self._sorted([model for model in every if self._is_wanted(model, words_typed)])
+        words = self._words(section, every)
+        if not shown and not words:
             return
         number = f"{len(shown)}" if len(shown) == len(every) else f"{len(shown)} of {len(every)}"
-        yield Title(section, number if self.is_told else "")
+        is_counted = self.is_told and (section != "hub" or self.found is not None)
+        yield Title(section, number if is_counted else "")
         yield from shown
         yield from words
 
-    def _words(self, section: Section, every: Sequence[Model], shown: Sequence[Model]) -> list[Words]:
+    def _words(self, section: Section, every: Sequence[Model]) -> list[Words]:
         if section == "hub":
             return self._words_of_hub(every)
         if section == "installed" and self.is_told and not every:
-            others = any(model.section == "running" for model in self._here())
-            return [] if others else [Words("No model is here yet: choose one below, and p pulls it.")]
+            return [] if any(self._here()) else [Words("No model is here yet: choose one below, and p pulls it.")]
         if section == "installed" and not self.is_told:
             return [Words("–")]
         damaged = [Words(f"▪ {one_line(text)}", True) for text in self.here.damaged] if section == "installed" else []
@@ -168,12 +184,13 @@ class ModelsState:
             return [Words(one_line(self.found.notice).rstrip(".") + ".", True)]
         return [] if every else [Words(f"The hub has no GGUF repository that matches “{self.query}”.")]
 
-    def _is_wanted(self, model: Model) -> bool:
+    def _is_wanted(self, model: Model, words: Sequence[str]) -> bool:
         if self.is_fit_only and model.is_hopeless:
             return False
         if model.section == "hub":
             return True  # the hub has searched already, in more than names
-        words = self.query.lower().split()
+        if not words:
+            return True
         text = " ".join((model.name, model.quant, model.license, *model.capabilities)).lower()
         return all(word in text for word in words)
 
@@ -216,16 +233,20 @@ class ModelsState:
     def _offers(self, offers: Iterable[CatalogModel], section: Section) -> Iterator[Model]:
         here = {model.name for model in self.here.models}
         for offer in offers:
-            fit = self.fits.get(offer.name)
-            is_hopeless = bool(offer.refusal) or (fit is not None and fit.verdict == "too large")
-            guess = self.guess(offer.name, offer.size_bytes, offer.architecture, offer.capabilities)
             if offer.name not in here:
+                fit = self.fits.get(offer.name)
+                is_hopeless = bool(offer.refusal) or (fit is not None and fit.verdict == "too large")
+                speed = (
+                    0.0
+                    if is_hopeless
+                    else self.guess(offer.name, offer.size_bytes, offer.architecture, offer.capabilities)
+                )
                 yield Model(
                     name=offer.name,
                     section=section,
                     quant=offer.default_quant,
                     size_bytes=offer.size_bytes,
-                    speed=0.0 if is_hopeless else guess,
+                    speed=speed,
                     is_guess=True,
                     fit=fit,
                     offer=offer,
@@ -240,13 +261,22 @@ class ModelsState:
         reads was measured with others. 0 where that says too little."""
         if not size_bytes or _EXPERTS.search(f"{name} {architecture}") or "embedding" in capabilities:
             return 0.0
-        measured = [
-            (model.tokens_per_s * model.size_bytes, model.size_bytes)
-            for model in self.here.models
-            if model.tokens_per_s and not _EXPERTS.search(f"{model.name} {model.architecture}")
-        ]
-        near = [bytes_per_s for bytes_per_s, size in measured if 1 / FAR < size / size_bytes < FAR]
+        near = [bytes_per_s for bytes_per_s, size in self._measured() if 1 / FAR < size / size_bytes < FAR]
         return statistics.median(near) / size_bytes if near else 0.0
+
+    def _measured(self) -> list[tuple[float, int]]:
+        """Bytes a second that answers of dense models read, and the sizes of those."""
+        if self._measured_of is not self.here:
+            self._measured_of = self.here
+            self._rates = [
+                (model.tokens_per_s * model.size_bytes, model.size_bytes)
+                for model in self.here.models
+                if model.tokens_per_s and not _EXPERTS.search(f"{model.name} {model.architecture}")
+            ]
+        return self._rates
+
+    _measured_of: InstalledModels | None = None
+    _rates: list[tuple[float, int]] = field(default_factory=list)
 
     # ---- pulls
 
@@ -261,9 +291,25 @@ class ModelsState:
         return any(job.state in ACTIVE for job in self.pulls)
 
 
-def natural(name: str) -> list[tuple[int, int | str]]:
+@lru_cache(4096)
+def natural(name: str) -> tuple[tuple[int, int | str], ...]:
     """`qwen3:4b` stands before `qwen3:14b`."""
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d{1,18})", name.lower()) if part]
+    parts = re.split(r"(\d{1,18})", name.lower())
+    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in parts if part)
+
+
+def _as_row(model: LoadedModel) -> ModelRow:
+    stage = model.progress
+    return ModelRow(
+        name=model.name,
+        state=model.state,
+        size_bytes=model.size_bytes,
+        running=model.running,
+        waiting=model.waiting,
+        tokens_per_s=model.tokens_per_s,
+        progress=Progress(stage.stage, stage.done_bytes, stage.total_bytes) if stage else None,
+        error=model.error,
+    )
 
 
 def _sort_key(model: Model, sort: Sort) -> float:

@@ -11,6 +11,8 @@ from localllm.client import (
     InspectedModel,
     InstalledModel,
     InstalledModels,
+    LoadedModel,
+    LoadStage,
     MetadataItem,
     ModelFit,
     PullError,
@@ -235,6 +237,17 @@ class ModelsClient(FakeClient):
         self.loaded.append(ModelRow(name=model, state="ready", pages_total=100, page_size=16))
         self.tell()
         return []
+
+    def ps(self) -> list[Any]:
+        self._check()
+        return [
+            LoadedModel(
+                name=row.name, state=row.state, running=row.running, tokens_per_s=row.tokens_per_s, error=row.error,
+                progress=LoadStage(row.progress.stage, row.progress.done_bytes, row.progress.total_bytes)
+                if row.progress else None,
+            )
+            for row in self.loaded
+        ]  # fmt: skip
 
     def stop(self, model: str) -> bool:
         self.library.calls.append(("unload", model))

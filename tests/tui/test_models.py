@@ -155,7 +155,7 @@ async def test_the_model_under_the_cursor_is_shown_in_full(tmp_path: Path) -> No
 
 async def test_a_model_that_loads_says_how_far_it_is(tmp_path: Path) -> None:
     async with models(tmp_path, loaded=(loading("gemma3:12b", 0.61),)) as world:
-        await world.until(lambda: "loading 61 %" in world.text)
+        await world.until(lambda: "◐ at 61 %" in world.text)
         assert "Running  1" in world.text
         await world.at("gemma3:12b")
         await world.until(lambda: "reading weights 61 %" in world.text)
