@@ -8,14 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.engine.step import Want
-from localllm.wire import SamplingParams, Submit
+from localllm.wire import Submit
 
+from .walks import come_and_go, engines, few_tokens, growing, requests, shapes
 from .worlds import (
     SHAPES,
     VOCAB_SIZE,
     Answer,
     answers_of,
     ask,
+    assert_as_alone,
     drain,
     engine_on,
     fake,
@@ -23,49 +25,6 @@ from .worlds import (
     oracle,
     step,
     true_logits,
-)
-
-shapes = st.sampled_from(sorted(SHAPES))
-few_tokens = st.lists(st.integers(0, 2), min_size=1, max_size=30)  # few different ones: prefixes are shared often
-samplings = st.sampled_from(
-    [
-        SamplingParams(temperature=0.0),
-        SamplingParams(temperature=0.0, repetition_penalty=1.3, repeat_last_n=-1),
-        SamplingParams(temperature=0.0, repetition_penalty=1.7, repeat_last_n=3, logit_bias={1: 4.0, 63: 5.0}),
-        SamplingParams(temperature=0.0, repetition_penalty=3.0, repeat_last_n=0, frequency_penalty=-1.0),
-        SamplingParams(temperature=1.0, seed=7, top_k=20, top_p=0.9, presence_penalty=0.5),
-        SamplingParams(temperature=0.8, seed=-3, min_tokens=4, min_p=0.01),
-    ]
-)
-
-
-@st.composite
-def requests(draw: st.DrawFn, max_size: int = 6) -> list[Submit]:
-    submits: list[Submit] = []
-    for number in range(draw(st.integers(1, max_size))):
-        earlier = [submit.prompt for submit in submits]
-        submits.append(
-            ask(
-                f"r{number}",
-                draw(st.sampled_from(earlier) | few_tokens if earlier else few_tokens),
-                draw(st.integers(0, 14)),
-                sampling=draw(samplings),
-                stop_ids=draw(st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=4, unique=True)),
-                priority=draw(st.integers(-1, 1)),
-                owner=draw(st.sampled_from(["", "", "alice", "bob"])),
-            )
-        )
-    return submits
-
-
-engines = st.fixed_dictionaries(
-    {
-        "num_pages": st.sampled_from([26, 40, 256]),  # one longest sequence needs up to 22
-        "token_budget": st.integers(1, 24),
-        "max_sequences": st.integers(1, 8),
-        "prefix_cache": st.booleans(),
-        "num_checkpoints": st.sampled_from([0, 1, 2, 16]),
-    }
 )
 
 
@@ -76,9 +35,7 @@ def test_every_answer_is_the_one_that_the_plain_history_gives(
 ) -> None:
     backend = fake(shape, overlaps=overlaps)
     answers = answers_of(engine_on(backend, **changes), submits)
-    for submit in submits:
-        expected, actual = oracle(backend, submit), answers[submit.request_id]
-        assert (actual.ids, actual.finish, actual.stop_id) == (expected.ids, expected.finish, expected.stop_id)
+    assert_as_alone(backend, submits, answers)
 
 
 @pytest.mark.parametrize("shape", sorted(SHAPES))
@@ -95,14 +52,12 @@ def test_chunks_of_any_size_give_the_same_answer(shape: str, overlaps: bool) -> 
 @pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"state only"}))
 @pytest.mark.parametrize("overlaps", [False, True])
 def test_a_pool_cut_to_a_tenth_preempts_and_changes_nothing(shape: str, overlaps: bool) -> None:
-    submits = [ask(f"r{n}", [n, *range(n, n + 3 * n % 20)], 30) for n in range(8)]
+    submits = growing()
     backend = fake(shape, overlaps=overlaps)
     engine = engine_on(backend, num_pages=14 if shape == "windows only" else 22)
     answers = answers_of(engine, submits)
     assert engine.snapshot().num_preemptions > 0
-    assert {key: answer.ids for key, answer in answers.items()} == {
-        submit.request_id: oracle(backend, submit).ids for submit in submits
-    }
+    assert_as_alone(backend, submits, answers)
 
 
 @settings(max_examples=150)
@@ -112,24 +67,7 @@ def test_requests_may_come_and_go_at_any_time(
 ) -> None:
     backend = fake(shape, overlaps=overlaps)
     engine = engine_on(backend, **changes)
-    answers: dict[str, Answer] = {}
-    cancelled = set()
-    for submit in submits:
-        engine.add(submit)
-        for _ in range(data.draw(st.integers(0, 3), label="steps")):
-            step(engine, answers)
-        victim = data.draw(st.sampled_from([None, *submits]), label="cancel")
-        if victim is not None and engine.abort(victim.request_id):
-            cancelled.add(victim.request_id)
-            engine.check()
-    finish(engine, answers)
-    for submit in submits:
-        expected = oracle(backend, submit)
-        got = answers.get(submit.request_id, Answer())
-        if submit.request_id in cancelled:
-            assert got.finish is None and got.ids == expected.ids[: len(got.ids)]
-        else:
-            assert (got.ids, got.finish) == (expected.ids, expected.finish)
+    come_and_go(engine, backend, submits, data)
 
 
 @given(shapes, st.booleans(), few_tokens, few_tokens, st.integers(1, 24))

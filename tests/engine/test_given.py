@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from localllm.errors import InvalidRequest
 from localllm.wire import SamplingParams, Submit
-from tests.engine.test_engine_properties import engines, requests, shapes
+from tests.engine.walks import engines, requests, shapes
 from tests.engine.worlds import GREEDY, PROMPT, Answer, answers_of, ask, drain, engine_on, fake, oracle
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from localllm.engine.engine import Engine
 from localllm.wire import AskPage, PageAnswer, Probe, Probed, Submit
-from tests.engine.test_engine_properties import engines, few_tokens, requests, shapes
+from tests.engine.walks import engines, few_tokens, requests, shapes
 from tests.engine.worlds import PROMPT, Answer, answers_of, ask, engine_on, fake, finish, oracle, step
 
 

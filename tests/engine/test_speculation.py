@@ -18,18 +18,16 @@ from localllm.engine.speculative import LookupDrafter, drafter_for, num_standing
 from localllm.engine.step import BackendInfo, Row, StepPlan
 from localllm.wire import SamplingParams, Submit
 
-from .test_engine_properties import engines, few_tokens, requests, samplings, shapes
+from .walks import come_and_go, engines, few_tokens, growing, requests, samplings, shapes
 from .worlds import (
     SHAPES,
     VOCAB_SIZE,
-    Answer,
     answers_of,
     ask,
+    assert_as_alone,
     engine_on,
     fake,
-    finish,
     oracle,
-    step,
 )
 
 
@@ -75,9 +73,7 @@ def test_every_answer_is_the_one_without_drafts(
     backend = fake(shape)
     drafter = Oracle(backend, submits, seed, rate)
     answers = answers_of(engine_on(backend, drafter=drafter, **changes), submits)
-    for submit in submits:
-        expected, actual = oracle(backend, submit), answers[submit.request_id]
-        assert (actual.ids, actual.finish, actual.stop_id) == (expected.ids, expected.finish, expected.stop_id)
+    assert_as_alone(backend, submits, answers)
     assert all(plan.num_tokens <= changes["token_budget"] for plan in drafter.plans)
 
 
@@ -88,24 +84,7 @@ def test_requests_may_come_and_go_between_drafts(
 ) -> None:
     backend = fake(shape)
     engine = engine_on(backend, drafter=Oracle(backend, submits, 3), **changes)
-    answers: dict[str, Answer] = {}
-    cancelled = set()
-    for submit in submits:
-        engine.add(submit)
-        for _ in range(data.draw(st.integers(0, 3), label="steps")):
-            step(engine, answers)
-        victim = data.draw(st.sampled_from([None, *submits]), label="cancel")
-        if victim is not None and engine.abort(victim.request_id):
-            cancelled.add(victim.request_id)
-            engine.check()
-    finish(engine, answers)
-    for submit in submits:
-        expected = oracle(backend, submit)
-        got = answers.get(submit.request_id, Answer())
-        if submit.request_id in cancelled:
-            assert got.finish is None and got.ids == expected.ids[: len(got.ids)]
-        else:
-            assert (got.ids, got.finish) == (expected.ids, expected.finish)
+    come_and_go(engine, backend, submits, data)
 
 
 @given(shapes, few_tokens, few_tokens, st.integers(2, 24), st.integers(0, 99))
@@ -133,16 +112,14 @@ def test_log_probabilities_come_with_the_tokens_that_stand(sampling: SamplingPar
 
 @pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"state only"}))
 def test_a_pool_cut_to_a_tenth_preempts_sequences_with_drafts_and_changes_nothing(shape: str) -> None:
-    submits = [ask(f"r{n}", [n, *range(n, n + 3 * n % 20)], 30) for n in range(8)]
+    submits = growing()
     backend = fake(shape)
     drafter = Oracle(backend, submits, 1)
     engine = engine_on(backend, num_pages=14 if shape == "windows only" else 22, drafter=drafter)
     answers = answers_of(engine, submits)
     assert engine.snapshot().num_preemptions > 0
     assert any(is_draft(row) for plan in drafter.plans for row in plan.rows)
-    assert {key: answer.ids for key, answer in answers.items()} == {
-        submit.request_id: oracle(backend, submit).ids for submit in submits
-    }
+    assert_as_alone(backend, submits, answers)
 
 
 @pytest.mark.parametrize("shape", sorted(SHAPES))

@@ -4,7 +4,7 @@ The oracle knows no pages, no batches and no chunks: it hashes the whole history
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,6 +132,13 @@ def oracle(backend: FakeBackend, submit: Submit, context_length: int = 128) -> A
         answer.logprobs += [scored] if scored else []
     answer.finish = "length"
     return answer
+
+
+def assert_as_alone(backend: FakeBackend, submits: Iterable[Submit], answers: Mapping[str, Answer]) -> None:
+    """Each was told what the oracle says."""
+    for submit in submits:
+        expected, actual = oracle(backend, submit), answers[submit.request_id]
+        assert (actual.ids, actual.finish, actual.stop_id) == (expected.ids, expected.finish, expected.stop_id)
 
 
 def plain_edits(submit: Submit, generated: Sequence[int]) -> tuple[LogitEdit, ...]:
