@@ -6,6 +6,7 @@ One thread reads the feed. It comes back by itself after a restart; waiting grow
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections import deque
@@ -44,6 +45,7 @@ class Link:
         self._is_closed = False
         self._wake = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._context = contextvars.Context()
 
     # ---- for screens
 
@@ -88,6 +90,7 @@ class Link:
     def open(self) -> None:
         """Begins to read the live feed, from inside the event loop."""
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # widgets find their application through it
         threading.Thread(target=self._read_for_ever, name="live feed", daemon=True).start()
 
     def close(self) -> None:
@@ -119,7 +122,7 @@ class Link:
         """False when the application is gone."""
         try:
             assert self._loop is not None
-            self._loop.call_soon_threadsafe(what, *details)
+            self._loop.call_soon_threadsafe(what, *details, context=self._context)
         except RuntimeError:  # the loop is closed
             return False
         return True
@@ -134,7 +137,7 @@ class Link:
         self._frames.append(frame)
         if not self._is_planned and self._loop is not None:
             self._is_planned = True
-            self._loop.call_later(self.interval_s / 2, self._deliver)
+            self._loop.call_later(self.interval_s / 2, self._deliver, context=self._context)
 
     def _deliver(self) -> None:
         self._is_planned = False
