@@ -137,14 +137,15 @@ class TurnView:
         if self.is_writing:
             self._floor = max(self._floor, len(body))
             body += [BLANK] * (self._floor - len(body))
-        air = [] if look.is_compact or not body else [BLANK]
+        foot = [row(line) for line in self._foot(look)]
+        air = [] if look.is_compact or not body or not foot else [BLANK]
         has_thought = bool(self.turn.reasoning) and not look.is_compact
         return [
             row(self._answer_head(look)),
             *(air if has_thought else ()),
             *body,
             *air,
-            *(row(line) for line in self._foot(look)),
+            *foot,
         ]
 
     def _body(self, look: Look) -> list[Row]:
