@@ -112,7 +112,8 @@ class Answering:
         if timings is not None:
             found["tokens"] = max(found["tokens"], timings.predicted_n)
             found["tokens_per_s"] = round(timings.predicted_per_second or found["tokens_per_s"], 2)
-            found["cached_tokens"], found["prompt_tokens"] = timings.cache_n, timings.cache_n + timings.prompt_n
+            found["cached_tokens"] = timings.cache_n
+            found["prompt_tokens"] = timings.cache_n + timings.prompt_n - self._given  # which are the answer's own
         return AnswerStats(**found)
 
     # ---- the thread

@@ -66,7 +66,7 @@ class Answers(Previews):
             self.show_all()
 
     def _why_not_now(self) -> str:
-        if self.writing is not None:
+        if self.writing is not None or self.is_ending:
             return "An answer is being written: esc stops it."
         if self.local.is_down:
             return "The draft is saved. It can be sent when the daemon is back."

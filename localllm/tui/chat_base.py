@@ -119,6 +119,11 @@ class ChatBase(FrameScreen):
         return self.writers.of(self.session.chat_id)
 
     @property
+    def is_ending(self) -> bool:
+        """Whether the last answer of this chat is just being put into the file."""
+        return self.writers.is_ending(self.session.chat_id)
+
+    @property
     def leaf(self) -> int | None:
         return self.session.branch.leaf
 
@@ -201,6 +206,8 @@ class ChatBase(FrameScreen):
             return
         rows, num_branches = branch_rows(self.session.branch)
         last = self.session.turns[-1] if len(self.session.branch) else None
+        if last is not None and (writing := self.writing) is not None:
+            last = replace(last, stats=writing.answering.stats())
         self.panel.show(
             PanelState(
                 self.session.parameters,

@@ -27,6 +27,10 @@ class Composer(TextArea):
     """`prompts` gives what was asked before, the latest first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        # here, too, because editors have other uses for such keys; shown while there is no daemon
+        Binding("f7", "screen.try_now", "try now", id="composer.try_now", tooltip="Look for the daemon now"),
+        Binding("f8", "screen.start_daemon", "start the daemon", id="composer.start", tooltip="Start the daemon"),
+        Binding("f9", "screen.show_log", "log", id="composer.log", tooltip="Show the end of the daemon's log"),
         Binding("enter", "send", "send", id="composer.send", tooltip="Send the message", priority=True),
         Binding("ctrl+j", "new_line", "new line", id="composer.new_line", tooltip="A new line", priority=True),
         Binding("up", "up", "before", show=False, id="composer.up", tooltip="A row up; then earlier prompts"),

@@ -16,6 +16,9 @@ from localllm.tui.palette import Ink
 if TYPE_CHECKING:
     from localllm.client.looking import Preview
 
+PARTS_FROM = 90
+"""Columns from which the legend names all parts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -120,8 +123,8 @@ def legend(ink: Ink, budget: Budget | None, note: str, width: int) -> Line:
         left = total_text(ink, budget)
         right = Line((said, ink("warn" if budget.is_over else "muted")))
         return left_right(left, right, width) if left.width + right.width + 2 <= width else right.fit(width)
-    for left, right in _forms(ink, budget):
-        if left.width + right.width + (3 if left.width else 0) <= width:
+    for place, (left, right) in enumerate(_forms(ink, budget)):
+        if left.width + right.width + (3 if left.width else 0) <= width and (place or width >= PARTS_FROM):
             return left_right(left, right, width)
     return Line()
 

@@ -20,7 +20,7 @@ from localllm.tui.markdown_wrap import drawable, wrap_plain
 from localllm.tui.palette import Ink
 from localllm.tui.turns import Turn
 
-LABEL_COLUMNS, VALUE_COLUMNS = 14, 12
+LABEL_COLUMNS, VALUE_COLUMNS = 14, 8
 MAX_BRANCHES = 40
 SYSTEM_ROWS = 8
 
@@ -80,7 +80,8 @@ def excerpt(branch: Branch, message_id: int) -> str:
     message = branch.message(message_id)
     if message.origin.startswith("from"):
         return message.origin
-    return one_line(message.content[:200]).strip() or ("(thinking)" if message.reasoning else "(empty)")
+    plain = one_line(message.content[:200]).replace("**", "").replace("`", "").strip()
+    return plain or ("(thinking)" if message.reasoning else "(empty)")
 
 
 def answer_facts(turn: Turn | None, pages: str = "") -> tuple[tuple[str, str], ...]:

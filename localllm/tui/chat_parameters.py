@@ -66,7 +66,7 @@ class Parameter:
 
     def text(self, value: Any) -> str:
         if value is None:
-            return {"number": "random", "texts": "none"}.get(self.kind, "model's own")
+            return {"number": "random", "texts": "none"}.get(self.kind, "default")
         if self.kind == "texts":
             return ", ".join(map(repr, value)) if isinstance(value, list) else repr(value)
         return f"{value:,.0f}" if self.is_whole else f"{value:.2f}"

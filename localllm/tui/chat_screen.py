@@ -12,10 +12,10 @@ from textual.widgets import TextArea
 from localllm.errors import LocalLLMError
 from localllm.history import Draft
 from localllm.tui.chat_composer import Chips, Composer
+from localllm.tui.chat_inspecting import Inspecting
 from localllm.tui.chat_panel import ChatPanel
 from localllm.tui.chat_side import ChatList, ChatSide
 from localllm.tui.chat_welcome import Welcome
-from localllm.tui.chat_wishes import Wishes
 from localllm.tui.conversation import Conversation
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 WHILE_DOWN = ("try_now", "start_daemon", "show_log")
 
 
-class ChatScreen(Wishes):
+class ChatScreen(Inspecting):
     """See design of the screens in docs/tui.md."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -67,7 +67,9 @@ class ChatScreen(Wishes):
         if action == "stop":
             return self.writing is not None and self.editing is None
         if action in ("again", "edit", "inspect"):
-            return bool(len(self.session.branch)) and not is_down
+            return bool(len(self.session.branch)) and (not is_down or action == "inspect")
+        if action == "model":
+            return not is_down
         return True
 
     # ---- messages of widgets
@@ -132,7 +134,7 @@ class ChatScreen(Wishes):
         self._sibling(event.turn.id, event.step)
 
     def on_conversation_inspect(self, event: Conversation.Inspect) -> None:
-        self._inspect(event.turn.id)
+        self.inspect(event.turn.id)
 
     def on_conversation_copied(self, event: Conversation.Copied) -> None:
         self.local.say(event.what)
@@ -200,7 +202,7 @@ class ChatScreen(Wishes):
     def action_inspect(self) -> None:
         turn = self.conversation.current
         if turn is not None:
-            self._inspect(turn.id if turn.is_answer else (self.leaf or 0))
+            self.inspect(turn.id if turn.is_answer else (self.leaf or 0))
 
     def action_sibling(self, step: int) -> None:
         """Of the message under the cursor, else of the last one that has any."""
@@ -269,7 +271,3 @@ class ChatScreen(Wishes):
                 if self.session.show_sibling(message_id, step):
                     self.stop_editing()
                     self.show_all()
-
-    def _inspect(self, message_id: object) -> None:
-        """The token inspector, which may come back with another way to go on."""
-        self.notify("The token inspector cannot be opened yet.", markup=False)

@@ -151,12 +151,12 @@ class ChatSession:
         return self._body([told(message) for message in self.branch.at(leaf)]) | WANTS_TOKENS
 
     def body_from_tokens(self, parent_id: int | None, token_ids: Sequence[int]) -> dict[str, Any]:
-        """A request for an answer that begins with these tokens; only what is new comes back."""
-        return self.body(parent_id) | {"continue_token_ids": list(token_ids)}
+        """A request for an answer that begins with these tokens; their text comes back with it, as it is read."""
+        return self.body(parent_id) | {"continue_token_ids": list(token_ids), "echo": True}
 
     def body_from_text(self, message: Message) -> dict[str, Any]:
         """The same where nobody knows the tokens: the text goes on."""
-        goes_on = {"continue_final_message": True, "add_generation_prompt": False}
+        goes_on = {"continue_final_message": True, "add_generation_prompt": False, "echo": True}
         return self.body(message.id) | goes_on
 
     def preview_body(self, leaf: int | None, draft: str, attachments: Sequence[Attachment]) -> dict[str, Any]:

@@ -95,14 +95,7 @@ class Options(DrawnList):
 class Sheet(ModalScreen[str | None]):
     """What all sheets look like."""
 
-    CSS = """
-    Sheet { background: $role-bg 0%; color: $role-text; align: left bottom; }
-    Sheet > Vertical { height: auto; padding: 0 2 1 2; background: $role-panel; margin-bottom: 1; }
-    Sheet > Vertical > Input, Sheet > Vertical > Input:focus { border-left: outer $role-accent; }
-    Sheet > Vertical > TextArea, Sheet > Vertical > TextArea:focus {
-        height: 8; border-left: outer $role-accent; background: $role-raised; padding: 0 1;
-    }
-    """
+    CSS_PATH = "chat.tcss"
 
 
 class AskSheet(Sheet):

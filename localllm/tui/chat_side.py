@@ -204,20 +204,13 @@ class ChatSide(Vertical):
         super().__init__()
         self._clock = clock
         self._is_waiting = False
+        self.chats, self.search = ChatList(clock), Search(placeholder="search chats", id="chat-search")
 
     def compose(self) -> ComposeResult:
         with Horizontal():
             yield Slash()
-            yield Search(placeholder="search chats", id="chat-search")
-        yield ChatList(self._clock)
-
-    @property
-    def chats(self) -> ChatList:
-        return self.query_one(ChatList)
-
-    @property
-    def search(self) -> Search:
-        return self.query_one(Search)
+            yield self.search
+        yield self.chats
 
     def show_chats(self, chats: list[Chat]) -> None:
         self.search.placeholder = f"search {words.plural(len(chats), 'chat')}" if chats else "no chats yet"

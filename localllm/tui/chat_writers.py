@@ -26,6 +26,7 @@ class Writing:
     text: str = ""
     reasoning: str = ""
     saved_at: float = 0.0
+    saving: asyncio.Task[None] | None = None
     failure: LocalLLMError | None = None
     """Of the file, not of the daemon: the answer goes on all the same."""
 
@@ -43,6 +44,8 @@ class Writers:
         self._history, self._on_end, self._clock = history, on_end, clock
         self._by_chat: dict[int, Writing] = {}
         self._heard: dict[int, tuple[str, str]] = {}
+        self._ending: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def __bool__(self) -> bool:
         return bool(self._by_chat)
@@ -50,6 +53,10 @@ class Writers:
     @property
     def chat_ids(self) -> frozenset[int]:
         return frozenset(self._by_chat)
+
+    def is_ending(self, chat_id: int) -> bool:
+        """Whether an answer is over that is not in the file yet."""
+        return chat_id in self._ending
 
     def of(self, chat_id: int) -> Writing | None:
         return self._by_chat.get(chat_id)
@@ -69,10 +76,13 @@ class Writers:
                 self._add(writing, news.text, news.reasoning)
             if is_done:
                 del self._by_chat[writing.chat_id]
-                asyncio.get_running_loop().create_task(self._end(writing))
-            elif self._clock() - writing.saved_at > SAVE_EVERY_S:
+                self._ending.add(writing.chat_id)
+                task = asyncio.get_running_loop().create_task(self._end(writing))
+                self._tasks.add(task)  # the loop itself holds tasks but weakly
+                task.add_done_callback(self._tasks.discard)
+            elif writing.saving is None and self._clock() - writing.saved_at > SAVE_EVERY_S:
                 writing.saved_at = self._clock()
-                asyncio.get_running_loop().create_task(self._save(writing))
+                writing.saving = asyncio.get_running_loop().create_task(self._save(writing))
             if news or is_done:
                 yield writing
 
@@ -104,9 +114,13 @@ class Writers:
 
     async def _save(self, writing: Writing) -> None:
         await asyncio.to_thread(self._write, writing)
+        writing.saving = None
 
     async def _end(self, writing: Writing) -> None:
+        if writing.saving is not None:  # else an older state could be written last
+            await writing.saving
         await asyncio.to_thread(self._write, writing)
+        self._ending.discard(writing.chat_id)
         self._on_end(writing)
 
     def _write(self, writing: Writing) -> None:
