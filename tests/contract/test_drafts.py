@@ -11,15 +11,15 @@ from localllm.engine.scheduler import Drafts
 from localllm.engine.sequence import Sequence as Running
 from localllm.engine.speculative import Drafter
 from localllm.engine.step import Backend, StepPlan
-from localllm.wire import SamplingParams, Submit
+from localllm.wire import SamplingParams
 from tests.contract.conftest import PAGE_SIZE, Host
-from tests.contract.worlds import BY_NAME, plain
+from tests.contract.streams import GREEDY, assert_greedy, texts_of
+from tests.contract.worlds import BY_NAME
 
 RNG = np.random.default_rng(21)
 SHARED = RNG.integers(0, 80, 9).tolist()
 PROMPTS = {f"{n}": [*SHARED, *RNG.integers(0, 80, 1 + 4 * n).tolist()] for n in range(3)}
 NUM_NEW = 14
-GREEDY = SamplingParams(temperature=0.0)
 SAMPLINGS = {
     "greedy": GREEDY,
     "penalties": SamplingParams(temperature=0.0, repetition_penalty=1.4, repeat_last_n=6, frequency_penalty=0.3),
@@ -45,7 +45,7 @@ class Hints:
         pass
 
 
-def texts_of(backend: Backend, sampling: SamplingParams, drafter: Drafter | None) -> tuple[dict[str, list[int]], int]:
+def run(backend: Backend, sampling: SamplingParams, drafter: Drafter | None) -> tuple[dict[str, list[int]], int]:
     """What is generated, and how many of the drafted tokens stood."""
     engine = Engine(
         backend,
@@ -56,30 +56,17 @@ def texts_of(backend: Backend, sampling: SamplingParams, drafter: Drafter | None
         max_sequences=4,
         drafter=drafter,
     )
-    for name, prompt in PROMPTS.items():
-        engine.add(Submit(request_id=name, prompt=prompt, sampling=sampling, max_tokens=NUM_NEW))
-    texts: dict[str, list[int]] = {name: [] for name in PROMPTS}
-    while engine.has_work:
-        for chunk in engine.step():
-            assert not chunk.error
-            texts[chunk.request_id] += chunk.ids
-        engine.check()
+    texts = texts_of(engine, PROMPTS, NUM_NEW, sampling)
     return texts, engine.snapshot().num_accepted_tokens
 
 
 @pytest.mark.parametrize("name", ["llama", "windows in some layers", "window on every layer", "experts", "hybrid"])
 def test_drafts_leave_the_greedy_text_of_the_plain_transformer(host: Host, name: str) -> None:
     backend, config, source = host.open_world(BY_NAME[name])
-    expected, _ = texts_of(backend, GREEDY, None)
-    texts, num_accepted = texts_of(host.open_world(BY_NAME[name])[0], GREEDY, Hints(expected))
+    expected, _ = run(backend, GREEDY, None)
+    texts, num_accepted = run(host.open_world(BY_NAME[name])[0], GREEDY, Hints(expected))
     assert num_accepted > 10
-    oracle = plain(config, source)
-    for request, prompt in PROMPTS.items():
-        text = texts[request]
-        assert len(text) == NUM_NEW
-        logits = oracle.logits(prompt + text[:-1])[len(prompt) - 1 :]
-        behind = logits.max(axis=1) - logits[np.arange(NUM_NEW), text]
-        assert behind.max() <= 2 * host.tolerance * np.abs(logits).max()
+    assert_greedy(host, config, source, PROMPTS, texts, NUM_NEW)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -88,7 +75,7 @@ def test_where_logits_do_not_depend_on_the_step_every_token_is_the_same(host: Ho
     backend, _, _ = host.open_world(BY_NAME[name])
     if not backend.info.same_in_any_step:
         pytest.skip(f"{host.name} does not promise this, and is given no drafts unless they are asked for")
-    expected, _ = texts_of(backend, SAMPLINGS[sampling], None)
-    texts, num_accepted = texts_of(host.open_world(BY_NAME[name])[0], SAMPLINGS[sampling], Hints(expected))
+    expected, _ = run(backend, SAMPLINGS[sampling], None)
+    texts, num_accepted = run(host.open_world(BY_NAME[name])[0], SAMPLINGS[sampling], Hints(expected))
     assert texts == expected
     assert num_accepted > 10

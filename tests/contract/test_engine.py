@@ -5,9 +5,9 @@ import pytest
 
 from localllm.engine.engine import Engine
 from localllm.engine.step import Backend
-from localllm.wire import SamplingParams, Submit
 from tests.contract.conftest import PAGE_SIZE, Host
-from tests.contract.worlds import BY_NAME, plain
+from tests.contract.streams import assert_greedy, texts_of
+from tests.contract.worlds import BY_NAME
 
 RNG = np.random.default_rng(12)
 SHARED = RNG.integers(0, 80, 13).tolist()
@@ -19,15 +19,7 @@ def run(backend: Backend, num_pages: int) -> tuple[dict[str, list[int]], Engine]
     engine = Engine(
         backend, context_length=128, num_pages=num_pages, page_size=PAGE_SIZE, token_budget=11, max_sequences=4
     )
-    for name, prompt in PROMPTS.items():
-        engine.add(Submit(request_id=name, prompt=prompt, sampling=SamplingParams(temperature=0.0), max_tokens=NUM_NEW))
-    texts: dict[str, list[int]] = {name: [] for name in PROMPTS}
-    while engine.has_work:
-        for chunk in engine.step():
-            assert not chunk.error
-            texts[chunk.request_id] += chunk.ids
-        engine.check()
-    return texts, engine
+    return texts_of(engine, PROMPTS, NUM_NEW), engine
 
 
 @pytest.mark.parametrize("pool", ["wide", "tight"])
@@ -38,11 +30,4 @@ def test_every_stream_is_the_greedy_text_of_the_plain_transformer(host: Host, na
     texts, engine = run(backend, 200 * num_groups if pool == "wide" else 16 * num_groups)
     if pool == "tight" and name == "llama":
         assert engine.snapshot().num_preemptions > 0, "the pool is so small that sequences must give way"
-    oracle = plain(config, source)
-    for request, prompt in PROMPTS.items():
-        text = texts[request]
-        assert len(text) == NUM_NEW
-        logits = oracle.logits(prompt + text[:-1])[len(prompt) - 1 :]
-        behind = logits.max(axis=1) - logits[np.arange(NUM_NEW), text]
-        # a token that is as good as the best, as far as the backend can tell
-        assert behind.max() <= 2 * host.tolerance * np.abs(logits).max()
+    assert_greedy(host, config, source, PROMPTS, texts, NUM_NEW)
