@@ -45,7 +45,7 @@ SIZES = [(80, 24), (120, 40), (200, 60)]
 class World:
     """The screen over a fake daemon."""
 
-    def __init__(self, app: LocalApp, pilot: Pilot[None], client: ModelsClient) -> None:
+    def __init__(self, app: LocalApp, pilot: Pilot[None], client: Any) -> None:
         self.app, self.pilot, self.client = app, pilot, client
         self.library: Library = client.library
 
