@@ -44,6 +44,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     pages_cached: int = 0
     pages_total: int = 0
     page_size: int = 0
+    vocab_size: int = 0
     running: int = 0
     waiting: int = 0
     tokens_per_s: float = 0.0

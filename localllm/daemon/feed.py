@@ -36,6 +36,7 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     quantize: str = ""
     context_length: int = 0
     page_size: int = 0
+    vocab_size: int = 0
     pages_total: int = 0
     pages_used: int = 0
     pages_cached: int = 0

@@ -287,6 +287,7 @@ class LoadedModel(msgspec.Struct):
     device: str | UnsetType = UNSET
     memory_bytes: int | UnsetType = UNSET
     load_s: float | UnsetType = UNSET
+    vocab_size: int | UnsetType = UNSET
     notes: list[str] | UnsetType = UNSET
     error: str | UnsetType = UNSET
 
