@@ -260,7 +260,7 @@ def _scaling_by_name(facts: Facts, family: Family) -> RopeScaling | None:
     if facts.rope_scaling == "yarn":
         original = facts.rope_original_context or facts.context_length
         factor = facts.rope_factor or facts.context_length / original
-        natural = mscale(factor, 1.0) / (mscale(factor, facts.rope_log_multiplier) if facts.rope_log_multiplier else 1)
+        natural = natural_length(facts, factor)
         return RopeScaling(
             "yarn",
             factor,
@@ -273,6 +273,14 @@ def _scaling_by_name(facts: Facts, family: Family) -> RopeScaling | None:
     if facts.rope_scaling in ("none", "default", "longrope"):  # longrope without factors: nothing to scale by
         return None
     raise UnsupportedModel(f"this build does not know the rope scaling {facts.rope_scaling!r}")
+
+
+def natural_length(facts: Facts, factor: float) -> float:
+    """Of cos and sin, where a file says nothing else: models with latents lengthen their scores instead."""
+    if not facts.rope_log_multiplier:
+        return mscale(factor, 1.0)
+    own = facts.rope_log_multiplier if facts.kv_rank else 1.0
+    return mscale(factor, own) / mscale(factor, facts.rope_log_multiplier)
 
 
 def mscale(factor: float, multiplier: float) -> float:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from localllm.errors import BadModelFile, UnsupportedModel
-from localllm.models.assemble import RopeFactors, mscale
+from localllm.models.assemble import RopeFactors, mscale, natural_length
 from localllm.models.facts import Facts, facts_from_config
 from localllm.models.families import FAMILIES, Family, family_of_type
 from localllm.models.hf_families import adjusted
@@ -125,8 +125,11 @@ def _rope(facts: Facts, config: Config) -> Facts:
         return facts
     original = facts.rope_original_context or facts.context_length
     factor = facts.rope_factor or facts.context_length / original
+    if facts.kv_rank and facts.rope_log_multiplier and facts.rope_mscale is None:
+        raise UnsupportedModel("config.json has mscale_all_dim without mscale, which this build does not know")
     multiplier = facts.rope_log_multiplier if facts.rope_mscale is not None else 0.0
-    natural = mscale(factor, 1.0) / (mscale(factor, multiplier) if multiplier else 1.0)
+    facts = replace(facts, rope_log_multiplier=multiplier)
+    natural = natural_length(facts, factor)
     wanted = natural
     if multiplier:
         wanted = mscale(factor, facts.rope_mscale or 1.0) / mscale(factor, multiplier)
@@ -134,7 +137,6 @@ def _rope(facts: Facts, config: Config) -> Facts:
         facts,
         rope_factor=factor,
         rope_original_context=original,
-        rope_log_multiplier=multiplier,
         # here a multiplier of what the other numbers give, there the whole factor
         rope_attention_factor=(facts.rope_attention_factor or wanted) / natural,
     )

@@ -155,7 +155,15 @@ def _tensors(config: ModelConfig, source: WeightSource, family: Family, target: 
         rows = sum(info.shape[0] for info in infos if info is not None)
         shape = (rows, *first.shape[1:])
         kind = _type(first.name, first.type, len(shape), target)
-        yield stored.name, shape, kind, _reader(source, stored, kind)
+        yield stored.name, _file_shape(first.name, shape, config), kind, _reader(source, stored, kind)
+
+
+def _file_shape(name: str, shape: tuple[int, ...], config: ModelConfig) -> tuple[int, ...]:
+    """Layer norms of heads are (heads, values of a head) in files."""
+    spec = attention_of(name, config)
+    if config.norm == "layer" and spec is not None and name.endswith(("attn_q_norm.weight", "attn_k_norm.weight")):
+        return (shape[0] // spec.head_dim, spec.head_dim)
+    return shape
 
 
 def _type(name: str, has: BlockType, num_dims: int, target: BlockType | None) -> BlockType:
