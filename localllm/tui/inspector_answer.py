@@ -20,11 +20,9 @@ from localllm.tui.inspector_measure import (
     LABELS,
     MEASURES,
     Measure,
+    Surprise,
     column_of,
-    columns,
     columns_of,
-    doubts,
-    mean_bits,
     step_of,
 )
 from localllm.tui.lines import Line, area, heading, joined, left_right
@@ -159,13 +157,15 @@ class SurprisePanel(Drawn):
         super().__init__()
         self.answer = answer
         self.cursor = 0
+        self._surprise = Surprise()
 
     def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
         tokens = self.answer.tokens
+        self._surprise.follow(tokens)
         lines = [Line(), self._title(ink, width)]
         at, end = columns_of(self.cursor, len(tokens), width) if tokens else (0, 1)
         lines.append(Line((" " * at, ink())).put("▾", ink("accent")))
-        samples = columns(tokens, width)
+        samples = self._surprise.columns(width)
         plot = area(ink, samples, width, self.PLOT, HIGHEST_BITS, ink.roles.heat[DOUBT]) if samples else []
         lines += [_lit(ink, line, at, end) for line in plot]
         return [line.strip(width) for line in lines]
@@ -175,9 +175,9 @@ class SurprisePanel(Drawn):
             self.post_message(Pointed(column_of(event.x, self.size.width, len(self.answer.tokens))))
 
     def _title(self, ink: Ink, width: int) -> Line:
-        mean = mean_bits(self.answer.tokens)
+        mean = self._surprise.mean_bits
         info = Line(("mean ", ink("muted"))).put(words.UNKNOWN if mean is None else f"{mean:.2f} bits", ink())
-        info.put("   doubts ", ink("muted")).put(str(len(doubts(self.answer.tokens, "probability"))), ink())
+        info.put("   doubts ", ink("muted")).put(words.count(self._surprise.num_doubts), ink())
         return heading(ink, width, "Surprise along the answer", info)
 
 

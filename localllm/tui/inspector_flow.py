@@ -49,6 +49,7 @@ class Flow:
         """The bytes of the next token."""
         token = self.num_tokens
         self.num_tokens += 1
+        self._row_of.append(-1)
         for run in _RUNS.findall(self._decoder.decode(raw)):
             if run == "\n":
                 self._break(token)
@@ -56,8 +57,6 @@ class Flow:
                 self._blank(token, run)
             else:
                 self._word.append((token, _seen(run)))
-        self._row_of.append(-1)
-        self._note_rows()
 
     def rows(self) -> list[Row]:
         """Also the word that may still become longer."""
@@ -91,9 +90,15 @@ class Flow:
         return row[-1].start + row[-1].width if row else 0
 
     def _flush(self) -> None:
-        if self._word:
-            _place(self._word, self._rows, self._column, self.width)
-            self._word = []
+        if not self._word:
+            return
+        first, column = len(self._rows) - 1, self._column
+        start = len(self._rows[-1])
+        _place(self._word, self._rows, column, self.width)
+        self._word = []
+        for number in range(first, len(self._rows)):
+            for piece in self._rows[number][start if number == first else 0 :]:
+                self._note(piece.token, number)
 
     def _blank(self, token: int, run: str) -> None:
         self._flush()
@@ -108,17 +113,12 @@ class Flow:
 
     def _put(self, token: int, text: str, kind: Kind) -> None:
         self._rows[-1].append(Piece(token, text, kind, self._column, cell_len(text)))
+        self._note(token, len(self._rows) - 1)
 
-    _num_noted = 0
-    """Rows whose tokens are known to `_row_of`."""
-
-    def _note_rows(self) -> None:
-        """Rows change at their end only, and words that wait are in none."""
-        for number in range(self._num_noted, len(self._rows)):
-            for piece in self._rows[number]:
-                if self._row_of[piece.token] < 0:
-                    self._row_of[piece.token] = number
-        self._num_noted = max(0, len(self._rows) - 1)
+    def _note(self, token: int, row: int) -> None:
+        """It begins in the first row that has something of it."""
+        if self._row_of[token] < 0:
+            self._row_of[token] = row
 
 
 def _place(word: list[tuple[int, str]], rows: list[Row], column: int, width: int) -> None:

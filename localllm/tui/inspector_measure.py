@@ -52,15 +52,39 @@ def next_doubt(places: Sequence[int], cursor: int, direction: int) -> int | None
     return next((place for place in reversed(places) if place < cursor), places[-1])
 
 
-def mean_bits(tokens: Sequence[InspectedToken]) -> float | None:
-    """Of all tokens whose surprise is known."""
-    known = [bits for token in tokens if (bits := token.surprise_bits) is not None]
-    return sum(known) / len(known) if known else None
+class Surprise:
+    """The surprise along an answer that may grow: `follow` it, then ask. A token is looked at once."""
+
+    def __init__(self) -> None:
+        self.num_doubts = 0
+        self._bits: list[float | None] = []
+        self._total, self._num_known = 0.0, 0
+        self._columns: tuple[int, int, list[float | None]] = (-1, -1, [])
+
+    def follow(self, tokens: Sequence[InspectedToken]) -> None:
+        for token in tokens[len(self._bits) :]:
+            bits = token.surprise_bits
+            self._bits.append(bits)
+            self.num_doubts += step_of(token, "probability") >= DOUBT
+            self._total += bits or 0.0
+            self._num_known += bits is not None
+
+    @property
+    def mean_bits(self) -> float | None:
+        """Of all tokens whose surprise is known."""
+        return self._total / self._num_known if self._num_known else None
+
+    def columns(self, width: int) -> list[float | None]:
+        """`columns` of all tokens so far."""
+        count, of_width, found = self._columns
+        if (count, of_width) != (len(self._bits), width):
+            found = columns(self._bits, width)
+            self._columns = len(self._bits), width, found
+        return found
 
 
-def columns(tokens: Sequence[InspectedToken], width: int) -> list[float | None]:
+def columns(bits: Sequence[float | None], width: int) -> list[float | None]:
     """The greatest surprise in bits of the tokens behind each column; None where nothing is known."""
-    bits = [token.surprise_bits for token in tokens]
     shares = (
         [(column_of(x, width, len(bits)), column_of(x + 1, width, len(bits))) for x in range(width)] if bits else []
     )

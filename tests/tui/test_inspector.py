@@ -15,12 +15,12 @@ from localllm.tui.inspected import Alternative, BranchWish, InspectedAnswer, Ins
 from localllm.tui.inspector_answer import AnswerPanel, SurprisePanel
 from localllm.tui.inspector_flow import Flow
 from localllm.tui.inspector_measure import (
+    Surprise,
     columns,
     columns_of,
     context_before,
     cuts_text,
     doubts,
-    mean_bits,
     next_doubt,
     ordinal,
     step_of,
@@ -97,7 +97,9 @@ def test_heat_by_entropy_and_by_rank() -> None:
 @pytest.mark.parametrize("measure", ["probability", "entropy", "rank"])
 def test_what_nobody_measured_is_no_doubt(measure: Any) -> None:
     assert step_of(InspectedToken(1, b"x"), measure) == 0
-    assert mean_bits([InspectedToken(1, b"x")]) is None
+    surprise = Surprise()
+    surprise.follow([InspectedToken(1, b"x")])
+    assert (surprise.mean_bits, surprise.num_doubts, surprise.columns(3)) == (None, 0, [None] * 3)
 
 
 def test_doubts_are_gone_through_in_a_circle() -> None:
@@ -109,12 +111,21 @@ def test_doubts_are_gone_through_in_a_circle() -> None:
 @given(st.lists(st.floats(-20, 0), min_size=1, max_size=300), st.integers(1, 200))
 def test_every_token_is_in_the_columns_it_is_said_to_be_in(logprobs: list[float], width: int) -> None:
     tokens = [shown(logprob=each) for each in logprobs]
-    heights = columns(tokens, width)
+    heights = columns([token.surprise_bits for token in tokens], width)
     assert len(heights) == width
     for place, token in enumerate(tokens):
         start, end = columns_of(place, len(tokens), width)
         assert 0 <= start < end <= width
         assert any((heights[at] or 0.0) >= (token.surprise_bits or 0.0) - 1e-9 for at in range(start, end))
+
+
+def test_surprise_that_is_followed_is_that_of_the_whole() -> None:
+    tokens, growing, whole = answer().tokens, Surprise(), Surprise()
+    for end in (1, 7, 100, 213):
+        growing.follow(tokens[:end])
+    whole.follow(tokens)
+    assert growing.mean_bits == pytest.approx(whole.mean_bits) and growing.columns(70) == whole.columns(70)
+    assert growing.num_doubts == len(doubts(tokens, "probability"))
 
 
 def test_numbers_are_said_as_people_say_them() -> None:
