@@ -135,6 +135,7 @@ def test_a_busy_engine_answers_between_its_steps(tmp_path: Path) -> None:
             "ignore_eos": True,
         }
         with world.client.stream("POST", "/v1/chat/completions", json=body) as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # kept: closing it would end the request
+            next(lines)
             shown = preview(world, model="toy:slow", messages=body["messages"])
             assert shown["cached_tokens"] == shown["prompt_tokens"] // 16 * 16
