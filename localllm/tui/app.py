@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from textual.app import App, SystemCommand
+from textual.app import App, ScreenStackError, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
@@ -105,6 +105,7 @@ class LocalApp(App[None]):
             self.register_theme(roles.theme())
         self.theme = f"localllm-{theme}"
         self.set_keymap(dict(keys or {}))
+        self.is_ascii = is_ascii
         if is_ascii:
             self._filters.append(PlainSigns())
 
@@ -229,6 +230,13 @@ class LocalApp(App[None]):
 
     _has_data = False
 
+    def _shown(self) -> FrameScreen | None:
+        """None under an overlay, and while the application begins or ends."""
+        try:
+            return self.screen if isinstance(self.screen, FrameScreen) else None
+        except ScreenStackError:
+            return None
+
     def _runner(self, action: str, node: object) -> Callable[[], object]:
         async def run() -> None:
             await self.run_action(action, default_namespace=node)  # type: ignore[arg-type]  # a node of the DOM
@@ -248,8 +256,8 @@ class LocalApp(App[None]):
         if glance != self.glance:
             self.glance = glance
             self._refresh_frames()
-        if isinstance(self.screen, FrameScreen):
-            self.screen.frame_arrived(frame)
+        if (shown := self._shown()) is not None:
+            shown.frame_arrived(frame)
 
     def _link_changed(self) -> None:
         if self.link.state == "up" and self._down_since is not None:
@@ -258,8 +266,8 @@ class LocalApp(App[None]):
             self._down_since = time.monotonic()
             self.live.disconnected()
         self._refresh_frames()
-        if isinstance(self.screen, FrameScreen):
-            self.screen.link_changed()
+        if (shown := self._shown()) is not None:
+            shown.link_changed()
 
     _down_since: float | None = None
 
@@ -267,12 +275,12 @@ class LocalApp(App[None]):
         """The countdown of the banner, and its end."""
         if self.is_down or time.monotonic() - self.link.changed_at < 4.0:
             self._refresh_frames()
-            if self.is_down and isinstance(self.screen, FrameScreen):
-                self.screen.link_changed()
+            if self.is_down and (shown := self._shown()) is not None:
+                shown.link_changed()
 
     def _refresh_frames(self) -> None:
-        if isinstance(self.screen, FrameScreen):
-            self.screen.refresh_frame()
+        if (shown := self._shown()) is not None:
+            shown.refresh_frame()
 
     def _make_ink(self) -> None:
         name = self.theme.removeprefix("localllm-")

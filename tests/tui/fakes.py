@@ -7,7 +7,7 @@ from typing import Any
 
 from localllm.client import CatalogModels, Health, InstalledModels, ModelFit, PullJob
 from localllm.daemon.feed import Frame
-from localllm.errors import DaemonUnreachable
+from localllm.errors import DaemonUnreachable, LocalLLMError
 from localllm.tui.app import LocalApp
 
 
@@ -27,6 +27,16 @@ class EmptyLibrary:
         return ()
 
 
+class Refusing:
+    """A group of calls that a test has not set: every call is refused with a sentence."""
+
+    def __getattr__(self, name: str) -> Any:
+        def refuse(*args: Any, **options: Any) -> Any:
+            raise LocalLLMError(f"the fake answers no {name}")
+
+        return refuse
+
+
 class FakeClient:
     """Streams the frames that a test puts in; None ends the feed. Groups of calls (`library`, `looking`, `tokens`) and
     other methods are set as attributes by the tests that need them."""
@@ -37,6 +47,8 @@ class FakeClient:
     def __init__(self, *, is_up: bool = True) -> None:
         self.is_up = is_up
         self.library: Any = EmptyLibrary()
+        self.looking: Any = Refusing()
+        self.tokens: Any = Refusing()
         self.frames: queue.Queue[Frame | None] = queue.Queue()
         if is_up:
             self.frames.put(Frame(at=0.0, time=0.0))
