@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.cells import cell_len
 from textual import events
@@ -21,6 +21,9 @@ from localllm.tui.live_pages import LOOK_FREE
 from localllm.tui.live_state import LiveState, ModelState
 from localllm.tui.palette import Ink
 from localllm.tui.words import count, percent
+
+if TYPE_CHECKING:
+    from localllm.tui.app import LocalApp
 
 EMPTY_PAGES = 2048
 """That are drawn while there are none."""
@@ -83,9 +86,14 @@ class PagesPanel(Drawn, can_focus=True):
     def num_pages(self) -> int:
         return len(self.model.board) if self.model is not None else 0
 
+    @property
+    def shows_letters(self) -> bool:
+        """Wished for, or where two colours in a cell cannot be told apart."""
+        return self.has_letters or ink_of(self).is_mono or cast("LocalApp", self.app).is_ascii
+
     def rows_needed(self, width: int, most: int) -> int:
         """Rows of the map at a zoom that shows all of it in `most` rows."""
-        letters = self.has_letters or ink_of(self).is_mono
+        letters = self.shows_letters
         return max(1, layout(self.num_pages or EMPTY_PAGES, width, most, has_letters=letters).num_rows)
 
     def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
@@ -95,7 +103,7 @@ class PagesPanel(Drawn, can_focus=True):
             self.hovered = None
         self._top = 1 if width < NARROW else 2
         room = max(1, height - self._top - 1)
-        num_pages, letters = self.num_pages or EMPTY_PAGES, self.has_letters or ink.is_mono
+        num_pages, letters = self.num_pages or EMPTY_PAGES, self.shows_letters
         place = self._place = layout(num_pages, width, room, wanted=self.wanted, has_letters=letters)
         self._order = board.order_by_owner() if board is not None and self.is_by_owner else []
         looks = bytes([LOOK_FREE]) * num_pages if not self.num_pages or board is None else bytes(board.looks)
@@ -161,7 +169,7 @@ class PagesPanel(Drawn, can_focus=True):
             return None
         counts, roles = self.model.board.counts(), ink.roles
         is_long = width >= NARROW
-        letters = self.has_letters or ink.is_mono
+        letters = self.shows_letters
         entries = [
             ("held", counts.held, "a", [(roles.owners[at], roles.owners[at + 3]) for at in range(3 if is_long else 1)]),
             ("shared", counts.shared, "2", [(roles.shared, roles.shared)]),
@@ -230,7 +238,7 @@ class PagesPanel(Drawn, can_focus=True):
 
     def zoom_in(self) -> None:
         """Single pages around the cursor, in half cells; scrolls with it."""
-        self.wanted = Zoom("letters" if self.has_letters or ink_of(self).is_mono else "half")
+        self.wanted = Zoom("letters" if self.shows_letters else "half")
         self.redraw()
 
     def zoom_out(self) -> None:
@@ -242,7 +250,7 @@ class PagesPanel(Drawn, can_focus=True):
         if self._place is None:
             return []
         room = max(1, self.size.height - self._top - 1)
-        letters = self.has_letters or ink_of(self).is_mono
+        letters = self.shows_letters
         return zooms(self.num_pages, self._place.columns, room, has_letters=letters)
 
     # ---- mouse

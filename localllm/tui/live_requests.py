@@ -143,7 +143,8 @@ class Request:
         if self.admitted is None:
             self.admitted = event.at
         self.prompt = _whole(event.data, "prompt", self.prompt)
-        self.cached = (self.cached or 0) + (_whole(event.data, "cached", 0) or 0)
+        # copies of one prompt are admitted one by one, but count once
+        self.cached = max(self.cached or 0, _whole(event.data, "cached", 0) or 0)
         if self.state not in ("decode",):
             self.state = "prefill"
 
@@ -190,7 +191,7 @@ class Request:
         self._absent = 0
         self.pages = sum(view.num_pages for view in views)
         self.computed = sum(min(view.num_computed, view.num_prompt) for view in views)
-        self.prompt = sum(view.num_prompt for view in views) if self.prompt is None or len(views) > 1 else self.prompt
+        self.prompt = sum(view.num_prompt for view in views) if self.prompt is None else self.prompt
         self._count(sum(view.num_generated for view in views), now)
         self.state = _state_of(views, self.state)
 
