@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.models.config import (
@@ -14,14 +13,14 @@ from localllm.models.config import (
     LatentSpec,
     LayerSpec,
     ModelConfig,
-    MoeSpec,
     PositionGrowth,
-    RopeScaling,
     RopeSpec,
     ShortConvSpec,
 )
+from localllm.models.expert_facts import moe_spec
 from localllm.models.facts import Facts
 from localllm.models.families import Family
+from localllm.models.rope_facts import RopeFactors, mscale, rope_spec
 
 MAX_LAYERS = 1024  # far above any model; a hostile count must not become a long loop
 MAX_WIDTH = 1 << 20
@@ -36,25 +35,6 @@ _ACTIVATIONS: dict[str, Activation] = {
     "relu": "relu",
     "relu2": "relu2",
 }
-
-
-_SCORINGS: dict[int, Literal["softmax", "sigmoid", "softmax_chosen"]] = {
-    1: "softmax",
-    2: "sigmoid",
-    3: "softmax_chosen",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class RopeFactors:
-    """Divisors of rotary frequencies that GGUF keeps as tensors: one list for all lengths, or short and long ones."""
-
-    always: tuple[float, ...] = ()
-    short: tuple[float, ...] = ()
-    long: tuple[float, ...] = ()
-
-
-NO_FACTORS = RopeFactors()
 
 
 def config_from_facts(
@@ -114,7 +94,7 @@ def _layer(facts: Facts, family: Family, factors: RopeFactors, index: int, tenso
     is_dense = index < facts.num_dense_layers or f"blk.{index}.ffn_down.weight" in tensor_names
     has_experts = facts.num_experts > 0 and not is_dense
     choice_bias = f"blk.{index}.exp_probs_b.bias" in tensor_names
-    return LayerSpec(mixer, _moe(facts, family, choice_bias) if has_experts else None)
+    return LayerSpec(mixer, moe_spec(facts, family, choice_bias) if has_experts else None)
 
 
 def _short_conv(facts: Facts) -> ShortConvSpec:
@@ -132,7 +112,7 @@ def _attention(facts: Facts, family: Family, factors: RopeFactors, index: int) -
         return _latent_attention(facts, family, factors, num_heads)
     head_dim = facts.hidden_size // num_heads if facts.head_dim is None else facts.head_dim
     windowed = facts.window > 0 and has_window(facts, family, index)
-    rope = _rope(facts, family, factors, head_dim, windowed) if has_rope(facts, family, index) else None
+    rope = rope_spec(facts, family, factors, head_dim, windowed) if has_rope(facts, family, index) else None
     return AttentionSpec(
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
@@ -157,7 +137,7 @@ def _latent_attention(facts: Facts, family: Family, factors: RopeFactors, num_he
             raise BadModelFile(f"attention.{name} is {value}, but must be between 1 and {MAX_WIDTH}")
     if not 0 < turned < key_dim or value_dim < 1:
         raise BadModelFile(f"heads of {key_dim} values of which {turned} turn, and of {value_dim}, make no attention")
-    rope = _rope(facts, family, factors, turned, windowed=False)
+    rope = rope_spec(facts, family, factors, turned, windowed=False)
     longer = 1.0
     if rope.scaling is not None and rope.scaling.kind == "yarn":
         longer = mscale(rope.scaling.factor, facts.rope_log_multiplier)
@@ -214,101 +194,6 @@ def _scale(facts: Facts, family: Family, num_heads: int, head_dim: int) -> float
     if family.head_width_scale_at == facts.num_layers:
         return 1 / math.sqrt(facts.hidden_size / num_heads)
     return 1 / math.sqrt(head_dim)
-
-
-def _rope(facts: Facts, family: Family, factors: RopeFactors, head_dim: int, windowed: bool) -> RopeSpec:
-    dims = head_dim if facts.rope_dims is None else facts.rope_dims
-    if dims < 2 or dims % 2 or dims > head_dim:
-        raise BadModelFile(f"rope.dimension_count is {dims}, but a head has {head_dim} values")
-    base = (facts.window_rope_base or family.window_rope_base or facts.rope_base) if windowed else facts.rope_base
-    if base <= 1:
-        raise BadModelFile(f"rope.freq_base must be above 1, not {base}")
-    if windowed and not family.scales_windowed:
-        return RopeSpec(dims, base)
-    return RopeSpec(dims, base, _rope_scaling(facts, family, factors, dims))
-
-
-def _rope_scaling(facts: Facts, family: Family, factors: RopeFactors, dims: int) -> RopeScaling | None:
-    for name in ("always", "short", "long"):
-        found = getattr(factors, name)
-        if found and (len(found) != dims // 2 or min(found) <= 0):
-            raise BadModelFile(f"the file's rope factors are not {dims // 2} positive numbers")
-    if factors.always:
-        return RopeScaling("factors", short_factors=factors.always)
-    if factors.short and factors.long:
-        return RopeScaling(
-            "longrope",
-            original_context=facts.rope_original_context,
-            factor=facts.rope_factor or facts.context_length / max(facts.rope_original_context, 1),
-            attention_factor=facts.rope_attention_factor,
-            short_factors=factors.short,
-            long_factors=factors.long,
-        )
-    return _scaling_by_name(facts, family)
-
-
-def _scaling_by_name(facts: Facts, family: Family) -> RopeScaling | None:
-    factor = 1.0 if facts.rope_factor is None else facts.rope_factor
-    if factor <= 0:
-        raise BadModelFile(f"rope.scaling.factor must be above 0, not {factor}")
-    if facts.rope_scaling == "linear":
-        return RopeScaling("linear", factor)
-    if facts.rope_scaling == "llama3":
-        return RopeScaling(
-            "llama3", factor, facts.rope_original_context, facts.rope_low_frequency, facts.rope_high_frequency
-        )
-    if facts.rope_scaling == "yarn":
-        original = facts.rope_original_context or facts.context_length
-        factor = facts.rope_factor or facts.context_length / original
-        natural = natural_length(facts, factor)
-        return RopeScaling(
-            "yarn",
-            factor,
-            original,
-            beta_fast=facts.rope_beta_fast,
-            beta_slow=facts.rope_beta_slow,
-            attention_factor=natural * (facts.rope_attention_factor or 1.0),
-            truncate=family.truncates_yarn if facts.rope_truncates is None else facts.rope_truncates,
-        )
-    if facts.rope_scaling in ("none", "default", "longrope"):  # longrope without factors: nothing to scale by
-        return None
-    raise UnsupportedModel(f"this build does not know the rope scaling {facts.rope_scaling!r}")
-
-
-def natural_length(facts: Facts, factor: float) -> float:
-    """Of cos and sin, where a file says nothing else: models with latents lengthen their scores instead."""
-    if not facts.rope_log_multiplier:
-        return mscale(factor, 1.0)
-    own = facts.rope_log_multiplier if facts.kv_rank else 1.0
-    return mscale(factor, own) / mscale(factor, facts.rope_log_multiplier)
-
-
-def mscale(factor: float, multiplier: float) -> float:
-    """How much longer yarn makes cos and sin of a context that grows by `factor` (Peng et al. 2023, 3.4)."""
-    return 0.1 * multiplier * math.log(factor) + 1.0 if factor > 1 else 1.0
-
-
-def _moe(facts: Facts, family: Family, choice_bias: bool) -> MoeSpec:
-    if not 0 < facts.num_used_experts <= facts.num_experts <= MAX_WIDTH:
-        raise BadModelFile(f"{facts.num_used_experts} of {facts.num_experts} experts cannot be used")
-    normalizes = family.normalizes_experts if facts.expert_norm is None else facts.expert_norm
-    scoring = _scoring(facts, family, choice_bias)
-    groups, used = max(facts.num_expert_groups, 1), max(facts.num_used_groups, 1)
-    if groups == 1 or used == groups:
-        groups = used = 1
-    # the authors of softmax routers count a group's best expert, those of sigmoid routers its best two
-    best = min(1 if scoring == "softmax" else 2, facts.num_experts // groups)
-    if facts.num_experts % groups or used > groups or facts.num_used_experts > used * (facts.num_experts // groups):
-        raise BadModelFile(f"{used} of {groups} groups of {facts.num_experts} experts cannot be used")
-    spec = MoeSpec(facts.num_experts, facts.num_used_experts, scoring, normalizes, facts.expert_scale or 1.0)
-    return spec if groups == 1 else replace(spec, num_groups=groups, num_used_groups=used, group_best=best)
-
-
-def _scoring(facts: Facts, family: Family, choice_bias: bool) -> Literal["softmax", "sigmoid", "softmax_chosen"]:
-    """As the file numbers it. The first files of GLM-4.7-Flash do not say, but have the bias of sigmoid routers."""
-    if facts.expert_gating in _SCORINGS:
-        return _SCORINGS[facts.expert_gating]
-    return "sigmoid" if facts.kv_rank and choice_bias else family.scoring
 
 
 def at_layer(values: tuple[int, ...], index: int) -> int:

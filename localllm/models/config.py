@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+Scoring = Literal["softmax", "sigmoid", "softmax_chosen"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai"]
 
 
@@ -115,7 +116,7 @@ class MoeSpec:
 
     num_experts: int
     num_used: int
-    scoring: Literal["softmax", "sigmoid", "softmax_chosen"] = "softmax"
+    scoring: Scoring = "softmax"
     normalize: bool = True
     scale: float = 1.0
     num_groups: int = 1

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from localllm.errors import UnsupportedModel
-from localllm.models.config import Activation
+from localllm.models.config import Activation, Scoring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Family:
     truncates_yarn: bool = True
     head_width_scale_at: int = 0
     divides_logits: bool = False
-    scoring: Literal["softmax", "sigmoid", "softmax_chosen"] = "softmax"
+    scoring: Scoring = "softmax"
     normalizes_experts: bool = True
     adds_one_to_norms: bool = False
     fuses_qkv: bool = False

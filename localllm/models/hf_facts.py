@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from localllm.errors import BadModelFile, UnsupportedModel
-from localllm.models.assemble import RopeFactors, mscale, natural_length
 from localllm.models.facts import Facts, facts_from_config
 from localllm.models.families import FAMILIES, Family, family_of_type
 from localllm.models.hf_families import adjusted
+from localllm.models.rope_facts import RopeFactors, mscale, natural_length
 
 Config = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.formats.blocks import DECODABLE, BlockType, decode
-from localllm.models.assemble import NO_FACTORS, RopeFactors, config_from_facts
+from localllm.models.assemble import config_from_facts
 from localllm.models.config import ModelConfig
 from localllm.models.facts import facts_from_gguf
 from localllm.models.families import FAMILIES, family_of
@@ -19,6 +19,7 @@ from localllm.models.hf_facts import check_config, facts_from_hf, guessing_layer
 from localllm.models.hf_source import HFSource, TensorFolder
 from localllm.models.names import Piece, pieces_of
 from localllm.models.quirks import BlockFile, GGUFSource
+from localllm.models.rope_facts import NO_FACTORS, RopeFactors
 from localllm.models.shapes import check_tensors
 from localllm.models.source import WeightSource
 

@@ -31,7 +31,13 @@ QUANTIZE_TARGETS: Mapping[str, BlockType] = MappingProxyType(
 )
 
 _FLOATS = frozenset({BlockType.F32, BlockType.F16, BlockType.BF16})
-_KEPT = ("norm.weight", "ffn_gate_inp.weight", "shortconv.conv.weight", "position_embd.weight")
+_KEPT = (
+    "norm.weight",
+    "ffn_gate_inp.weight",
+    "ffn_gate_inp_shexp.weight",
+    "shortconv.conv.weight",
+    "position_embd.weight",
+)
 _ENDS = frozenset({"token_embd.weight", "output.weight"})
 _CHUNK_VALUES = 1 << 20
 

@@ -224,6 +224,194 @@ def gpt_oss(rng: random.Random) -> Settings:
     }
 
 
+def gemma(rng: random.Random) -> Settings:
+    return {
+        **common(rng),
+        "head_dim": rng.choice([8, 16, 32]),
+        "attention_bias": flips(rng),
+        "rope_parameters": rope(rng),
+    }
+
+
+def layer_normed(rng: random.Random) -> Settings:
+    settings = common(rng)
+    del settings["rms_norm_eps"]
+    return {**settings, "layer_norm_eps": rng.choice([1e-6, 1e-5]), "rope_parameters": rope(rng)}
+
+
+def starcoder2(rng: random.Random) -> Settings:
+    activation = rng.choice(["gelu_pytorch_tanh", "gelu_pytorch_tanh", "gelu", "relu"])
+    return {
+        **common(rng),
+        "use_bias": flips(rng),
+        "hidden_act": activation,
+        "norm_epsilon": rng.choice([1e-5, 1e-3]),
+        "sliding_window": rng.choice([None, 7]),
+        "rope_parameters": rope(rng),
+    }
+
+
+def cohere(rng: random.Random) -> Settings:
+    switches = {"use_qk_norm": flips(rng), "attention_bias": flips(rng)}
+    return {**layer_normed(rng), **switches, "logit_scale": rng.choice([0.25, 1.0])}
+
+
+def cohere2(rng: random.Random) -> Settings:
+    settings = layer_normed(rng)
+    return {
+        **settings,
+        "attention_bias": flips(rng),
+        "logit_scale": rng.choice([0.25, 0.5]),
+        "layer_types": layer_types(rng, settings["num_hidden_layers"]),
+        "sliding_window": rng.choice([5, 9]),
+    }
+
+
+def glm4(rng: random.Random) -> Settings:
+    share = {"partial_rotary_factor": rng.choice([0.5, 0.25, 1.0])}
+    head_dim = rng.choice([16, 32])
+    return {
+        **common(rng),
+        "head_dim": head_dim,
+        "attention_bias": flips(rng),
+        "rope_parameters": {**rope(rng), **share},
+    }
+
+
+def qwen2_moe(rng: random.Random) -> Settings:
+    settings = qwen3_moe(rng)
+    count = settings.pop("num_local_experts")
+    switches = {"qkv_bias": settings.pop("attention_bias"), "shared_expert_intermediate_size": rng.choice([24, 40])}
+    return {**settings, **switches, "num_experts": count}
+
+
+def glm_experts(rng: random.Random) -> Settings:
+    groups, size = rng.choice([(1, 5), (2, 4), (4, 2), (3, 3)])
+    used = rng.randint(1, groups)
+    return {
+        "n_routed_experts": groups * size,
+        "n_group": groups,
+        "topk_group": used,
+        "num_experts_per_tok": rng.randint(1, used * size),
+        "moe_intermediate_size": rng.choice([24, 32]),
+        "n_shared_experts": rng.randint(1, 2),
+        "norm_topk_prob": flips(rng),
+        "routed_scaling_factor": rng.choice([1.0, 2.5]),
+        "first_k_dense_replace": rng.randint(0, 2),
+    }
+
+
+def glm4_moe(rng: random.Random) -> Settings:
+    settings = {**common(rng), **glm_experts(rng)}
+    settings["hidden_size"] = 16 * settings["num_attention_heads"]
+    share = {"partial_rotary_factor": rng.choice([0.5, 1.0])}
+    switches = {"attention_bias": flips(rng), "use_qk_norm": flips(rng)}
+    return {**settings, **switches, "head_dim": rng.choice([16, 32]), "rope_parameters": {**rope(rng), **share}}
+
+
+def ernie(rng: random.Random) -> Settings:
+    return {**common(rng), "head_dim": rng.choice([8, 16, 40]), "use_bias": flips(rng), "rope_parameters": rope(rng)}
+
+
+def ernie_moe(rng: random.Random) -> Settings:
+    settings, count = common(rng), rng.randint(2, 7)
+    return {
+        **settings,
+        "hidden_size": 16 * settings["num_attention_heads"],
+        "use_bias": False,
+        "moe_num_experts": count,
+        "moe_k": rng.randint(1, count),
+        "moe_intermediate_size": rng.choice([24, 32]),
+        "moe_num_shared_experts": rng.randint(0, 2),
+        "moe_layer_start_index": rng.randint(0, 2),
+        "moe_layer_interval": rng.choice([1, 2]),
+        "rope_parameters": rope(rng),
+    }
+
+
+def exaone4(rng: random.Random) -> Settings:
+    settings, window = common(rng), rng.choice([None, 7])
+    count = settings["num_hidden_layers"]
+    types = layer_types(rng, count) if window else ["full_attention"] * count
+    return {**settings, "sliding_window": window, "layer_types": types, "rope_parameters": rope(rng)}
+
+
+def stablelm(rng: random.Random) -> Settings:
+    settings = layer_normed(rng)
+    head_dim = settings["hidden_size"] // settings["num_attention_heads"]
+    share = rng.choice([share for share in (0.25, 0.5, 1.0) if int(head_dim * share) % 2 == 0])
+    settings["rope_parameters"] = {**settings["rope_parameters"], "partial_rotary_factor": share}
+    names = ("use_qkv_bias", "qk_layernorm", "use_parallel_residual")
+    return {**settings, **{name: flips(rng) for name in names}}
+
+
+def gpt_neox(rng: random.Random) -> Settings:
+    settings = stablelm(rng)
+    for name in ("use_qkv_bias", "qk_layernorm", "num_key_value_heads"):
+        del settings[name]
+    return {**settings, "attention_bias": flips(rng), "hidden_act": rng.choice(["gelu", "gelu", "gelu_new"])}
+
+
+def falcon(rng: random.Random) -> Settings:
+    settings = common(rng)
+    is_new, shares_heads = flips(rng), flips(rng)
+    heads = settings.pop("num_key_value_heads")
+    settings |= {
+        "layer_norm_epsilon": settings.pop("rms_norm_eps"),
+        "ffn_hidden_size": settings.pop("intermediate_size"),
+    }
+    return {
+        **settings,
+        "new_decoder_architecture": is_new,
+        "num_ln_in_parallel_attn": rng.choice([1, 2]) if is_new else None,
+        "multi_query": shares_heads,
+        "num_kv_heads": heads if is_new or shares_heads else settings["num_attention_heads"],
+        "bias": flips(rng),
+        "rope_parameters": rope(rng),
+    }
+
+
+def granite_moe(rng: random.Random) -> Settings:
+    settings = {**common(rng), **GRANITE, **experts(rng)}
+    # rows of experts must be whole 16 bytes: torch wants it so
+    sizes = {"hidden_size": 16 * settings["num_attention_heads"], "intermediate_size": rng.choice([32, 96])}
+    return {**settings, **sizes, "attention_bias": flips(rng), "rope_parameters": rope(rng)}
+
+
+def granite_shared(rng: random.Random) -> Settings:
+    return {**granite_moe(rng), "shared_intermediate_size": rng.choice([24, 40])}
+
+
+def latent(rng: random.Random) -> Settings:
+    settings, heads = common(rng), rng.choice([1, 2, 4])
+    scaling = rope(rng)
+    if scaling["rope_type"] == "yarn":
+        multiplier = rng.choice([0.707, 1.0])
+        scaling |= {"mscale": multiplier, "mscale_all_dim": multiplier}
+        scaling.pop("attention_factor", None)
+    return {
+        **settings,
+        "hidden_size": 16 * heads,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "kv_lora_rank": rng.choice([8, 24, 32]),
+        "q_lora_rank": rng.choice([None, 12, 24]),
+        "qk_rope_head_dim": rng.choice([4, 8]),
+        "qk_nope_head_dim": rng.choice([6, 16]),
+        "v_head_dim": rng.choice([8, 24]),
+        "attention_bias": flips(rng, 0.3),
+        "rope_parameters": scaling,
+    }
+
+
+def deepseek2(rng: random.Random) -> Settings:
+    return {**latent(rng), **glm_experts(rng), "topk_method": rng.choice(["greedy", "group_limited_greedy"])}
+
+
+def deepseek3(rng: random.Random) -> Settings:
+    return {**latent(rng), **glm_experts(rng), "rope_interleave": flips(rng, 0.8)}
+
+
 def gpt2(rng: random.Random) -> Settings:
     return {
         "n_embd": rng.choice([48, 64]),
@@ -259,4 +447,22 @@ MAKERS: dict[str, tuple[str, str, Callable[[random.Random], Settings]]] = {
     "granite 4": ("GraniteMoeHybridConfig", "granite", granite4),
     "gpt-oss": ("GptOssConfig", "gpt-oss", gpt_oss),
     "gpt2": ("GPT2Config", "gpt2", gpt2),
+    "gemma": ("GemmaConfig", "gemma", gemma),
+    "starcoder2": ("Starcoder2Config", "starcoder2", starcoder2),
+    "cohere": ("CohereConfig", "command-r", cohere),
+    "cohere2": ("Cohere2Config", "cohere2", cohere2),
+    "glm": ("GlmConfig", "chatglm", glm4),
+    "glm 4": ("Glm4Config", "glm4", glm4),
+    "qwen2 moe": ("Qwen2MoeConfig", "qwen2moe", qwen2_moe),
+    "glm 4.5": ("Glm4MoeConfig", "glm4moe", glm4_moe),
+    "ernie": ("Ernie4_5Config", "ernie4_5", ernie),
+    "ernie moe": ("Ernie4_5_MoeConfig", "ernie4_5-moe", ernie_moe),
+    "exaone 4": ("Exaone4Config", "exaone4", exaone4),
+    "stablelm": ("StableLmConfig", "stablelm", stablelm),
+    "gpt-neox": ("GPTNeoXConfig", "gptneox", gpt_neox),
+    "falcon": ("FalconConfig", "falcon", falcon),
+    "granite moe": ("GraniteMoeConfig", "granitemoe", granite_moe),
+    "granite moe, shared": ("GraniteMoeSharedConfig", "granitemoe", granite_shared),
+    "deepseek v2": ("DeepseekV2Config", "deepseek2", deepseek2),
+    "deepseek v3": ("DeepseekV3Config", "deepseek2", deepseek3),
 }

@@ -23,7 +23,7 @@ Compute = Literal["auto", "float32", "float16", "bfloat16"]
 """What matrices are multiplied in. `auto`: float32 on a processor and for float32 weights, else float16, which holds
 more digits than bfloat16 and all weights that people train."""
 
-EXACT = ("ffn_gate_inp.weight", "shortconv.conv.weight", ".bias")
+EXACT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "shortconv.conv.weight", ".bias")
 """Names of small tensors that stay float32: a router that rounds chooses other experts."""
 
 SHARE_FOR_DECODED = 0.5
