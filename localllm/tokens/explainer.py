@@ -16,7 +16,7 @@ from localllm.tokens.greedy import GreedyWord, Pieces, matches_of, read_pieces
 from localllm.tokens.lattice import UNKNOWN, Scores, WordLattice, is_whole, lattice_of, read_scores
 from localllm.tokens.lookup import Lookup
 from localllm.tokens.merges import MAX_TRACED_CHARS, MergeRules, WordTrace, merge_rules, trace_spelled
-from localllm.tokens.tokenizer import Explained, SpelledWord, Tokenizer, byte_of_name, clean_text
+from localllm.tokens.tokenizer import SpelledWord, Tokenizer, byte_of_name, clean_text
 from localllm.tokens.vocabulary import SPACE_MARK
 
 NUM_TRIED_SHOWN = 3  # of the prefixes at each end of what WordPiece tried
@@ -32,10 +32,10 @@ Cut = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The word around a place of a text: `tokens[first:last]` of `explain`, the `word`'s tokens from `skip` on."""
+    """The word around a place of a text: `tokens[first:last]` of `cuts`, the `word`'s tokens from `skip` on."""
 
     word: SpelledWord
-    tokens: Sequence[Explained]
+    tokens: Sequence[Cut]
     skip: int
 
     @property
@@ -67,8 +67,8 @@ class Explainer:
         text = clean_text(text)
         place = self._place(text, at, parse_special)
         word = place.word
-        start, end = place.tokens[0].char_start, place.tokens[-1].char_end
-        ids = [token.id for token in place.tokens]
+        start, end = place.tokens[0][1], place.tokens[-1][2]
+        ids = [token_id for token_id, _, _ in place.tokens]
         kind, name = self.tokenizer.kind, self.name
         common: dict[str, Any] = {"model": name, "kind": kind, "start": start, "end": end, "ids": ids}
         if self.tokenizer.kind == "WordPiece":  # an unknown word is a token as it stands, too, but there was a search
@@ -98,12 +98,12 @@ class Explainer:
     def _place(self, text: str, at: int, parse_special: bool) -> Place:
         if not 0 <= at < max(1, len(text)):
             raise InvalidRequest(f"at is {at}, and the text has {len(text)} characters", param="at")
-        tokens = self.tokenizer.explain(text, add_special=False, parse_special=parse_special)
+        tokens = self.tokenizer.cuts(text, add_special=False, parse_special=parse_special)
         if not tokens:
             raise InvalidRequest("there is no token in this text", param="text")
-        number = next((n for n, token in enumerate(tokens) if token.char_start <= at < token.char_end), None)
+        number = next((n for n, (_, start, end) in enumerate(tokens) if start <= at < end), None)
         if number is None:  # a space that belongs to no token: the word behind it, else the last one
-            number = next((n for n, token in enumerate(tokens) if token.char_start >= at), len(tokens) - 1)
+            number = next((n for n, (_, start, _) in enumerate(tokens) if start >= at), len(tokens) - 1)
         words = self.tokenizer.spelled_words(text, parse_special=parse_special)
         word = next(word for word in words if number < word.next_token)
         first, last = self._between_spaces(word, number - word.first_token)
@@ -309,9 +309,7 @@ def _read(explainer: Explainer, text: str, add_special: bool, parse_special: boo
         return refusal
 
 
-def _split(
-    explainer: Explainer, found: list[Cut] | InvalidRequest, agreed: set[int], most: int
-) -> told.SplitText:
+def _split(explainer: Explainer, found: list[Cut] | InvalidRequest, agreed: set[int], most: int) -> told.SplitText:
     tokenizer = explainer.tokenizer
     common: dict[str, Any] = {"model": explainer.name, "title": explainer.title, "vocab_size": tokenizer.vocab_size}
     if isinstance(found, InvalidRequest):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from localllm import told
 from localllm.errors import LocalLLMError
 from localllm.tui.tokens_state import MAX_LISTED, MAX_PANELS, TokensState
@@ -20,6 +22,8 @@ SAMPLE_CHARS = 2000
 """Of the text, as a message in the template: more than any window shows."""
 SYSTEM = "You are a helpful assistant."
 MAX_MODELS_AT_FIRST = 2
+LONG_CHARS, AROUND_CHARS = 8192, 512
+"""Of a text that is longer, a word is asked about with the lines around it alone."""
 
 
 class Turn:
@@ -97,9 +101,26 @@ class Asking:
         known = state.traces.get(model)
         if known is not None and known.start <= at < known.end:
             return
-        found = await self._link.ask(lambda client: client.tokens.trace(text, model, at))
+        found = await self._part_traced(model, text, at)
+        if found is None:
+            found = await self._link.ask(lambda client: client.tokens.trace(text, model, at))
         if text == state.cut_text:
             state.traces[model] = found
+
+    async def _part_traced(self, model: str, text: str, at: int) -> told.Trace | None:
+        """Of a long text, the lines around the place are asked for alone; None where the word is another one then."""
+        if len(text) <= LONG_CHARS:
+            return None
+        start = text.rfind("\n", 0, max(0, at - AROUND_CHARS)) + 1
+        end = text.find("\n", at + AROUND_CHARS)
+        part = text[start : end if end >= 0 else len(text)]
+        if len(part) > LONG_CHARS:
+            return None
+        found = await self._link.ask(lambda client: client.tokens.trace(part, model, at - start))
+        found = msgspec.structs.replace(found, start=found.start + start, end=found.end + start)
+        split = next((split for split in self._state.splits if split.model == model), None)
+        held = [token.id for token in split.tokens if found.start <= token.start < found.end] if split else []
+        return found if held == found.ids else None
 
     async def look_up(self, limit: int, offset: int | None = None) -> None:
         """What was typed: `#123` is an id, `0xe280` are bytes, the rest is text. Nothing: the cursor's neighbours."""

@@ -56,6 +56,29 @@ class TextHead(Drawn):
         return [heading(ink, width, "Text", info, note=note, is_focused=self.is_focused).strip(width)]
 
 
+class TextBar(Drawn):
+    """The bar at the left of the text: bright where one can type."""
+
+    is_focused = False
+
+    def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
+        return [Line(("▌", ink("accent" if self.is_focused else "line"))).strip(width)] * height
+
+
+class TextField(TextArea):
+    BINDINGS: ClassVar[list[BindingType]] = [
+        _key("escape", "screen.leave", "to the tokens", "leave", "From the text to the tokens"),
+    ]
+
+
+class Query(Input):
+    BINDINGS: ClassVar[list[BindingType]] = [
+        _key("escape", "screen.leave", "to the tokens", "leave_query", "From the question to the tokens"),
+        _key("pagedown", "screen.page(1)", "next page", "query_down", "More of what was found"),
+        _key("pageup", "screen.page(-1)", "page before", "query_up", "Back in what was found", show=False),
+    ]
+
+
 class Pane(Drawn):
     """Some of what is known, drawn by a function of the screen."""
 
@@ -112,8 +135,16 @@ class VocabularyRows(Pane):
 
 
 class Template(Pane):
+    """The text as a message; it is laid out once for each answer."""
+
+    _made_for: object = None
+    _made: tuple[Line, ...] = ()
+
     def lines(self, ink: Ink, width: int, height: int) -> list[Line]:
-        lines = template_lines(ink, self._state, width)
+        wanted = (self._state.template, self._state.template_problem, width, ink)
+        if wanted != self._made_for:
+            self._made, self._made_for = tuple(template_lines(ink, self._state, width)), wanted
+        lines = list(self._made)
         if len(lines) <= height:
             return lines
         return [*lines[: height - 1], Line((f"… {len(lines) - height + 1} more lines", ink("faint")))]
@@ -149,42 +180,38 @@ class TokensScreen(FrameScreen):
 
     TAB = "tokens"
     BINDINGS: ClassVar[list[BindingType]] = [
-        _key("escape", "leave", "to the tokens", "leave", "From the text to the tokens, and back to their facts"),
+        _key("escape", "leave", "back", "back", "Back to the tokens, and to their facts", show=False),
     ]
     DEFAULT_CSS = """
-    TokensScreen #body { layout: vertical; padding: 0; }
-    TokensScreen TextHead { height: 1; margin: 1 2 0 2; }
-    TokensScreen #text { height: 2; margin: 0 2; padding: 0 1; background: $role-panel; scrollbar-size-vertical: 1;
-        border-left: outer $role-line; }
-    TokensScreen #text:focus { border-left: outer $role-accent; }
-    TokensScreen #text .text-area--cursor-line { background: $role-panel; }
-    TokensScreen Panels { layout: grid; grid-size: 2; grid-gutter: 1 4; height: 17; margin: 1 2 0 2; }
+    TokensScreen #body { layout: vertical; }
+    TokensScreen TextHead { height: 1; margin-top: 1; }
+    TokensScreen #field { height: 2; }
+    TokensScreen TextBar { width: 2; background: $role-raised; }
+    TokensScreen #text { height: 1fr; }
+    TokensScreen Panels { layout: grid; grid-size: 2; grid-gutter: 1 4; height: 17; margin-top: 1; }
     TokensScreen Panels.-few { height: 11; }
     TokensScreen Panels.-one { grid-size: 1; height: 9; }
     TokensScreen TokenPanel { height: 1fr; }
-    TokensScreen #below { height: 1fr; margin: 1 2 0 2; }
+    TokensScreen #below { height: 1fr; margin: 1 0; }
     TokensScreen #left { width: 1fr; margin-right: 4; }
     TokensScreen #middle { width: 44; }
     TokensScreen #right { width: 57; margin-left: 4; display: none; }
     TokensScreen #vocabulary { display: none; height: 1fr; }
     TokensScreen VocabularyHead { height: 1; }
-    TokensScreen #query { background: $role-panel; }
     TokensScreen #template { display: none; }
     TokensScreen.view-template #steps, TokensScreen.view-vocabulary #facts { display: none; }
     TokensScreen.view-template #template, TokensScreen.view-vocabulary #vocabulary { display: block; }
-    TokensScreen.normal #below { margin-bottom: 1; }
 
-    TokensScreen.compact TextHead { margin: 0 1; }
-    TokensScreen.compact #text { margin: 0 1; }
+    TokensScreen.compact TextHead { margin: 0; }
     TokensScreen.compact Panels, TokensScreen.compact Panels.-few, TokensScreen.compact Panels.-one {
-        grid-size: 1; height: 6; margin: 1 1 0 1; }
-    TokensScreen.compact #below { margin: 1 1 0 1; }
+        grid-size: 1; height: 6; }
+    TokensScreen.compact #below { margin: 1 0 0 0; }
     TokensScreen.compact #left { display: none; margin-right: 0; }
     TokensScreen.compact #middle { width: 1fr; }
     TokensScreen.compact.view-template #left, TokensScreen.compact.view-steps #left { display: block; }
     TokensScreen.compact.view-template #middle, TokensScreen.compact.view-steps #middle { display: none; }
 
-    TokensScreen.wide #text { height: 4; }
+    TokensScreen.wide #field { height: 4; }
     TokensScreen.wide Panels { grid-size: 4; grid-gutter: 0 4; height: 23; }
     TokensScreen.wide Panels.-few { grid-size: 2; height: 17; }
     TokensScreen.wide Panels.-one { grid-size: 1; height: 13; }
@@ -213,7 +240,9 @@ class TokensScreen(FrameScreen):
 
     def compose_body(self) -> ComposeResult:
         yield TextHead(self.state)
-        yield TextArea(id="text", soft_wrap=True, compact=True, placeholder="Type or paste a text.")
+        with Horizontal(id="field"):
+            yield TextBar()
+            yield TextField(id="text", soft_wrap=True, compact=True, placeholder="Type or paste a text.")
         with Panels(id="panels"):
             for number in range(MAX_PANELS):
                 yield TokenPanel(self.state, number)
@@ -225,7 +254,7 @@ class TokensScreen(FrameScreen):
                 yield Facts(self.state, id="facts")
                 with Vertical(id="vocabulary"):
                     yield VocabularyHead(self.state)
-                    yield Input(id="query", placeholder="/ text, #id or 0x bytes")
+                    yield Query(id="query", placeholder="/ text, #id or 0x bytes")
                     yield VocabularyRows(self.state)
             with Vertical(id="right"):
                 yield Template(self.state)
@@ -249,14 +278,17 @@ class TokensScreen(FrameScreen):
 
     def link_changed(self) -> None:
         """Tokenizers that were explained stay; a new daemon is asked again."""
-        if self.local.link.state != "up" or not self.is_mounted:
-            return
+        if self.local.link.state == "up" and self.is_mounted:
+            self.call_later(self._connected)  # the link calls from outside of the screen's own messages
+
+    def _connected(self) -> None:
         if not self._has_chosen:
             self.run_worker(self._choose_first(), group="tokens", exit_on_error=True)
         elif self.state.problem:
             self._soon("explain", 0.0)
 
     def resized(self, size_class: str) -> None:
+        self._fit_text(self.query_one("#text", TextArea))
         self._arrange()
         if self.state.splits:
             self._soon("look", MOVED_S)
@@ -307,10 +339,8 @@ class TokensScreen(FrameScreen):
 
     def _fit_text(self, area: TextArea) -> None:
         """In a wide window the field grows with the text."""
-        if self.size_class == "wide":
-            area.styles.height = max(4, min(8, area.wrapped_document.height))
-        else:
-            area.styles.height = 2
+        is_wide = self.size_class == "wide"
+        self.query_one("#field").styles.height = max(4, min(8, area.wrapped_document.height)) if is_wide else 2
 
     def _soon(self, what: str, after_s: float) -> None:
         """The last wish of a kind, after a rest."""
@@ -329,15 +359,15 @@ class TokensScreen(FrameScreen):
 
     async def _look(self) -> None:
         await self._asking.look(with_others=self.size_class == "wide")
-        self._redraw()
+        self._redraw(Steps, Facts)
 
     async def _look_up(self, offset: int | None = None) -> None:
         await self._asking.look_up(max(4, self.query_one(VocabularyRows).size.height - 2), offset)
-        self._redraw()
+        self._redraw(VocabularyHead, VocabularyRows)
 
     async def _show_template(self) -> None:
         await self._asking.show_template()
-        self._redraw()
+        self._redraw(Template)
 
     def _refresh_views(self) -> None:
         """Asks for what is seen besides the tokens."""
@@ -347,9 +377,11 @@ class TokensScreen(FrameScreen):
         if (is_wide or self._view == "vocabulary") and self.state.names:
             self._soon("page", MOVED_S)
 
-    def _redraw(self) -> None:
+    def _redraw(self, *kinds: type[Drawn]) -> None:
+        """Widgets of these kinds again; all of them without."""
         for drawn in self.query(Drawn):
-            drawn.redraw()
+            if not kinds or isinstance(drawn, kinds):
+                drawn.redraw()
 
     # ---- focus
 
@@ -361,10 +393,10 @@ class TokensScreen(FrameScreen):
 
     def _mark_focus(self) -> None:
         focused = self.focused.id if self.focused else ""
-        self.query_one(TextHead).is_focused = focused == "text"
+        self.query_one(TextHead).is_focused = self.query_one(TextBar).is_focused = focused == "text"
         for panel in self.query(TokenPanel):
             panel.is_focused = focused == "panels"
-        self._redraw()
+        self._redraw(TextHead, TextBar, TokenPanel, VocabularyHead)
         self.bindings_changed()
 
     def action_leave(self) -> None:
@@ -381,7 +413,7 @@ class TokensScreen(FrameScreen):
     def _moved(self) -> None:
         for panel in self.query(TokenPanel):
             panel.follow()
-        self._redraw()
+        self._redraw(TokenPanel, Facts, Steps)
         self._soon("look", MOVED_S)
         if not self.state.query:
             self._refresh_page()

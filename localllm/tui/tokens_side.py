@@ -93,7 +93,9 @@ def compare_lines(ink: Ink, state: TokensState, width: int) -> list[Line]:
 def _agreement(ink: Ink, splits: Sequence[told.SplitText]) -> Line:
     number = {2: "both", 3: "all three", 4: "all four"}[len(splits)]
     agreed = splits[0].num_agreed
-    line = Line((words.plural(agreed, "cut"), ink("muted"))).put(f" {'agrees' if agreed == 1 else 'agree'} in {number}")
+    line = Line((words.plural(agreed, "cut"), ink("muted"))).put(
+        f" {'agrees' if agreed == 1 else 'agree'} in {number}", ink("muted")
+    )
     if all(split.count == agreed for split in splits):
         return line
     return line.put(", ", ink("muted")).put("the others", ink(underline=True)).put(" do not", ink("muted"))
@@ -121,10 +123,8 @@ def vocabulary_lines(ink: Ink, state: TokensState, width: int) -> list[Line]:
     lines = []
     if state.query and len(page.as_tokens) > 1 and page.offset == 0:
         shown = visible_text(state.query)
-        note = f"{len(page.as_tokens)} tokens"
-        lines.append(
-            Line((cell(shown, width - 18), ink("faint"))).put(cell("no token: " + note, 18, "right"), ink("faint"))
-        )
+        line = Line((cell(shown, width - 22), ink("faint"))).put(cell("not a token", 11, "right"), ink("faint"))
+        lines.append(line.put(cell(words.plural(len(page.as_tokens), "token"), 11, "right"), ink("faint")))
     for entry in page.entries:
         is_current = state.current is not None and entry.id == state.current.id
         shown = hex_text(entry.bytes) or "–"
