@@ -50,6 +50,7 @@ class Inspecting(Wishes):
             cuts=self._cuts(),
             num_prompt=message.stats.prompt_tokens if message.stats else 0,
             page_size=row.row.page_size if row is not None and row.row.page_size else 16,
+            vocab_size=row.row.vocab_size if row is not None else 0,
             is_live=writing is not None,
             model=message.model,
         )

@@ -79,14 +79,14 @@ class ChatList(DrawnList):
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__()
         self._clock = clock
-        self._entries: list[Entry] = []
+        self.entries: list[Entry] = []
         self.current = 0
         self.writing: frozenset[int] = frozenset()
 
     def fill(self, entries: list[Entry], *, keeps_place: bool = True) -> None:
-        if entries != self._entries:
+        if entries != self.entries:
             chosen = self.chosen
-            self._entries = entries
+            self.entries = entries
             rows = (row for row, entry in enumerate(entries) if entry.chat_id == chosen and chosen)
             self.cursor = next(rows, 0) if keeps_place else 0
             self.refill()
@@ -94,25 +94,25 @@ class ChatList(DrawnList):
     @property
     def chosen(self) -> int | None:
         """The chat under the cursor."""
-        return self._entries[self.cursor].chat_id if self.cursor < len(self._entries) else None
+        return self.entries[self.cursor].chat_id if self.cursor < len(self.entries) else None
 
     def mark(self, current: int, writing: frozenset[int]) -> None:
         """Which chat is open, and in which ones something is written."""
         if (current, writing) != (self.current, self.writing):
             if current != self.current:
-                rows = (row for row, entry in enumerate(self._entries) if entry.chat_id == current and current)
+                rows = (row for row, entry in enumerate(self.entries) if entry.chat_id == current and current)
                 self.cursor = next(rows, self.cursor)
             self.current, self.writing = current, writing
             self.refresh()
 
     def row_count(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def can_choose(self, row: int) -> bool:
-        return self._entries[row].chat_id is not None
+        return self.entries[row].chat_id is not None
 
     def draw_row(self, row: int, ink: Ink, width: int) -> Strip:
-        entry = self._entries[row]
+        entry = self.entries[row]
         if entry.chat_id is None:
             return Line(("  ", ink())).put(shortened(entry.title, width - 4), ink("faint")).strip(width)
         is_open = entry.chat_id == self.current

@@ -60,6 +60,8 @@ class ChatClient(FakeClient):
     def __init__(self, *scripts: Script, is_up: bool = True) -> None:
         super().__init__(is_up=is_up)
         self.scripts = list(scripts)
+        self.seen = list(scripts)
+        """All scripts, to open their gates at the end."""
         self.bodies: list[dict[str, Any]] = []
         self.cancelled: list[str] = []
         self.looking = FakeLooking()
