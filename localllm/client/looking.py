@@ -19,6 +19,15 @@ class PromptParts(msgspec.Struct, frozen=True):
     continued: int = 0
 
 
+class PreviewSampling(msgspec.Struct, frozen=True):
+    """The sampling in force."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """What sending a chat request would mean now. `state` is ready, loading or not loaded; `compute_s` estimates how
     long what is not cached takes. None: not known."""
@@ -34,6 +43,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     left_tokens: int | None = None
     max_tokens: int | None = None
     page_size: int = 16
+    sampling: PreviewSampling = PreviewSampling()
 
 
 class PageToken(msgspec.Struct, frozen=True):

@@ -191,7 +191,7 @@ def _shown(
     num_cached: int,
     compute_s: float | None = None,
 ) -> shapes.Preview:
-    num_prompt = len(counted.ask.prompt)
+    num_prompt, sampling = len(counted.ask.prompt), counted.ask.sampling
     return shapes.Preview(
         model=entry.name,
         state=state,
@@ -203,5 +203,6 @@ def _shown(
         context_length=context_length,
         left_tokens=None if context_length is None else max(0, context_length - num_prompt),
         max_tokens=counted.ask.max_tokens,
+        sampling=shapes.PreviewSampling(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p),
         page_size=page_size,
     )

@@ -25,6 +25,15 @@ class PromptParts(msgspec.Struct):
     continued: int
 
 
+class PreviewSampling(msgspec.Struct):
+    """The sampling in force: what the request says, else the model's own."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+
+
 class Preview(msgspec.Struct, kw_only=True):
     """What sending the request would mean now. `cached_tokens` are in the prefix cache, `compute_tokens` are not;
     `compute_s` estimates how long those take by what was measured last, null where nothing was. `left_tokens` is what
@@ -41,4 +50,5 @@ class Preview(msgspec.Struct, kw_only=True):
     left_tokens: int | None
     max_tokens: int | None
     page_size: int
+    sampling: PreviewSampling
     object: Literal["preview"] = "preview"

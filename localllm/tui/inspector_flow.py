@@ -145,4 +145,5 @@ def _torn(text: str, column: int, width: int) -> Iterator[str]:
 
 
 def _seen(run: str) -> str:
-    return run if run.isprintable() else "".join(each if each.isprintable() else visible_text(each) for each in run)
+    """Numbers of characters that cannot be seen stand in marks of their own."""
+    return run if run.isprintable() else f"‹{visible_text(run)}›" if len(run) == 1 else visible_text(run)

@@ -93,6 +93,11 @@ def test_a_model_that_is_not_loaded_stays_so(world: World) -> None:
     assert [row["name"] for row in world.ps()] == ["toy:1b"]
 
 
+def test_the_sampling_in_force_is_told(world: World) -> None:
+    shown = preview(world, draft="x", top_p=0.9, top_k=40)
+    assert shown["sampling"] == {"temperature": 1.0, "top_k": 40, "top_p": 0.9, "min_p": 0.0}
+
+
 def test_too_long_a_prompt_leaves_nothing_for_the_answer(world: World) -> None:
     shown = preview(world, draft="x" * 2000)
     assert shown["left_tokens"] == 0 and shown["prompt_tokens"] > CONTEXT_LENGTH
@@ -136,6 +141,8 @@ def test_a_busy_engine_answers_between_its_steps(tmp_path: Path) -> None:
         }
         with world.client.stream("POST", "/v1/chat/completions", json=body) as stream:
             lines = stream.iter_lines()  # kept: closing it would end the request
-            next(lines)
-            shown = preview(world, model="toy:slow", messages=body["messages"])
-            assert shown["cached_tokens"] == shown["prompt_tokens"] // 16 * 16
+            for _ in lines:  # pages can be found from the step after them on
+                shown = preview(world, model="toy:slow", messages=body["messages"])
+                if shown["cached_tokens"] == shown["prompt_tokens"] // 16 * 16:
+                    return
+    raise AssertionError("the prompt was not found while its answer was written")
