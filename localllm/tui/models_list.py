@@ -64,12 +64,21 @@ def used_text(model: Model, pull: str, now: float) -> str:
     """The last column: streams of what runs, when the rest was used, what to do with what is not here."""
     if model.is_loaded and model.loaded is not None:
         count = model.loaded.running
+        if model.loaded.state != "ready":
+            return ""
         return words.plural(count, "stream") if count else "idle"
     if pull:
         return pull
     if model.is_here:
         return words.day(model.used, now) if model.used else words.UNKNOWN
     return "" if model.is_hopeless else "pull"
+
+
+def selected(line: Line, ink: Ink) -> Line:
+    """A row under the cursor; reversed as a whole where colours say nothing, for a patchwork says less."""
+    if ink.selected.reverse:
+        line = Line((line.text.replace("▌", "▸", 1), ink("bright", bold=True)))
+    return line.on(ink.selected)
 
 
 def extra_columns(width: int) -> tuple[tuple[str, int, Align], ...]:
@@ -121,6 +130,9 @@ class ModelList(DrawnList):
         Binding("enter", "choose", "load", id="models.load", tooltip="Load the model; pull it where it is not here"),
     ]
 
+    is_old = False
+    """Whether nobody knows any more what runs: those rows are painted nearer to the ground."""
+
     def __init__(self, state: ModelsState) -> None:
         super().__init__(id="models-list")
         self._name = ""  # until somebody chose another one the cursor is on the first
@@ -140,6 +152,13 @@ class ModelList(DrawnList):
         names = [row.name if isinstance(row, Model) else "" for row in self._rows]
         self.cursor = names.index(self._name) if self._name in names else self.cursor if self._name else 0
         self.refill()
+
+    def beside(self) -> str:
+        """The name of the next model of the same section, else of the one before; "" where there is none."""
+        here = self.model
+        names = [row.name for row in self._rows if isinstance(row, Model) and here and row.section == here.section]
+        at = names.index(here.name) if here else 0
+        return next(iter([*names[at + 1 : at + 2], *names[max(0, at - 1) : at]]), "")
 
     def select(self, name: str) -> None:
         """Puts the cursor on a model."""
@@ -174,8 +193,8 @@ class ModelList(DrawnList):
         if shown is None:
             return Line().strip(width)
         is_at = row == self.cursor
-        line = self._line(shown, ink, width, is_at)
-        return line.on(ink.selected).strip(width) if is_at else line.strip(width)
+        line = self._line(shown, ink.faded() if self.is_old and shown.is_loaded else ink, width, is_at)
+        return selected(line, ink).strip(width) if is_at else line.strip(width)
 
     def _has_focus_in(self, row: int) -> bool:
         """Whether the cursor is in the section whose title this is: exactly one rule is accent."""

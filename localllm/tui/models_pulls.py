@@ -9,6 +9,7 @@ from localllm.safe_text import one_line
 from localllm.tui import words
 from localllm.tui.drawn import DrawnList
 from localllm.tui.lines import Line, cell, gauge, heading, shortened
+from localllm.tui.models_list import selected
 from localllm.tui.models_state import ModelsState
 from localllm.tui.palette import Ink
 
@@ -89,7 +90,7 @@ class PullList(DrawnList):
         job = self._state.pulls[row]
         is_at = row == self.cursor and self.has_focus
         line = _failed(job, ink, width) if job.error else _moving(job, ink, width)
-        return line.on(ink.selected).strip(width) if is_at else line.strip(width)
+        return selected(line, ink).strip(width) if is_at else line.strip(width)
 
 
 def _name(job: PullJob, ink: Ink, width: int, role: str) -> Line:

@@ -51,8 +51,8 @@ class Slash(Drawn):
 
     def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
         is_here = isinstance(self.screen.focused, SearchField)
-        bar = "▌" if is_here else " "
-        return [Line((bar + " " * (width - 3), ink("accent"))).put("/ ", ink("text", bold=True)).strip(width)]
+        bar = Line((("▌" if is_here else " ") + " " * (width - 3), ink("accent"))) if width > 2 else Line()
+        return [bar.put("/ ", ink("accent" if is_here else "text", bold=True)).strip(width)]
 
 
 class SearchField(Input):
@@ -117,7 +117,7 @@ class ModelsScreen(FrameScreen):
     ModelsScreen.compact #models-top { margin: 0 0 1 0; }
     ModelsScreen #models-field { height: 1; width: 1fr; margin-right: 4; background: $role-panel; }
     ModelsScreen.compact #models-field { background: $role-bg; margin-right: 2; }
-    ModelsScreen.compact Slash { width: 3; }
+    ModelsScreen.compact Slash { width: 2; }
     ModelsScreen #models-row { height: 1fr; }
     ModelsScreen #models-left { width: 1fr; margin-right: 4; }
     ModelsScreen.compact #models-left { margin-right: 0; }
@@ -144,6 +144,7 @@ class ModelsScreen(FrameScreen):
         self._pull_list = PullList(self.state)
         self._pulls_asked_at = 0.0
         self._shown: tuple[object, ...] = ()
+        self._given_up: set[str] = set()
 
     def compose_body(self) -> ComposeResult:
         with Horizontal(id="models-top"):
@@ -170,7 +171,7 @@ class ModelsScreen(FrameScreen):
 
     def link_changed(self) -> None:
         is_up = self.local.link.state == "up"
-        self.detail.is_old = self.local.is_down
+        self.list.is_old = self.local.is_down
         if is_up:
             self.reload()
         self._fill()
@@ -387,11 +388,18 @@ class ModelsScreen(FrameScreen):
 
     async def _loading(self, name: str) -> None:
         """Progress comes with the live feed."""
-        if await self._do(lambda client: list(client.load(name))):
-            self.local.say(f"{name} is loaded")
+        self._given_up.discard(name)
+        try:
+            await self.local.link.ask(lambda client: list(client.load(name)))
+        except LocalLLMError as error:
+            if name not in self._given_up:
+                self._tell(error)
+            return
+        self.local.say(f"{name} is loaded")
 
     async def _unload(self, model: Model) -> None:
         if model.loaded is not None and model.loaded.state in (*LOADED, "failed"):
+            self._given_up.add(model.name)  # a load that ends by this is no failure
             self._begin(partial(self._do, lambda client: client.stop(model.name)), f"unload {model.name}")
         else:
             self.local.say(f"{model.name} is not loaded")
@@ -401,9 +409,19 @@ class ModelsScreen(FrameScreen):
         try:
             await self.local.link.ask(call)
         except LocalLLMError as error:
-            self.local.complain(error)
+            self._tell(error)
             return False
         return True
+
+    def _tell(self, error: LocalLLMError) -> None:
+        """Where it has to be acted on, in the sheet; the banner speaks for a daemon that is gone."""
+        if isinstance(error, DaemonUnreachable):
+            return
+        if not self.is_current:
+            self.local.complain(error)
+            return
+        hint = one_line(error.hint)
+        self._ask(Question(_sentence(error.message), _sentence(hint[:1].upper() + hint[1:]), "", "close", "err"))
 
     async def _pull(self, model: Model) -> None:
         name, offer = self._wanted_name(), model.offer
@@ -447,11 +465,9 @@ class ModelsScreen(FrameScreen):
         elif what == "cancel":
             await self._do_with_pull(job, "cancel")
         elif job.error is not None:
-            hint = one_line(job.error.hint) or "The partial file is kept; it goes on from there."
+            hint = one_line(job.error.hint) or "the partial file is kept; it goes on from there"
             self._ask(
-                Question(
-                    f"{one_line(job.error.message)}.", f"{hint[:1].upper()}{hint[1:]}.".replace("..", "."), "try again"
-                ),
+                Question(_sentence(job.error.message), _sentence(hint[:1].upper() + hint[1:]), "try again"),
                 partial(self._do_with_pull, job, "resume"),
             )
         elif job.state != "done":
@@ -486,11 +502,13 @@ class ModelsScreen(FrameScreen):
         )
 
     async def _remove(self, name: str) -> None:
+        beside = self.list.beside()
         try:
             gone = await self.local.link.ask(lambda client: client.library.remove(name))
         except LocalLLMError as error:
-            self.local.complain(error)
+            self._tell(error)
             return
+        self.list.select(beside)  # not the same model in the catalog, far below
         self.local.say(f"{gone.removed} is removed, {words.size(gone.freed_bytes)} came free")
         self.reload()
 
@@ -505,7 +523,7 @@ class ModelsScreen(FrameScreen):
         try:
             inside = await self.local.link.ask(lambda client: client.library.inspect(name))
         except LocalLLMError as error:
-            self.local.complain(error)
+            self._tell(error)
             return
         self.app.push_screen(TablePage(f"{title} of {one_line(name)}", make(inside)))
 
@@ -519,6 +537,11 @@ class ModelsScreen(FrameScreen):
     @on(Sheet.Closed)
     def _asked_and_answered(self) -> None:
         (self._pull_list if self.state.pulls and self._pull_list.has_focus else self.list).focus()
+
+
+def _sentence(text: str) -> str:
+    """With one full stop."""
+    return f"{one_line(text).rstrip('.')}." if text else ""
 
 
 def _fit(names: Sequence[str], client: Client) -> tuple[ModelFit, ...]:

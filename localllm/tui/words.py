@@ -76,7 +76,9 @@ def size(size_bytes: float | None) -> str:
         return UNKNOWN
     if size_bytes >= 999.5e6:
         return f"{gigabytes(size_bytes)} GB"
-    return f"{size_bytes / 1e6:.0f} MB" if size_bytes >= 99.5e3 else f"{size_bytes / 1e3:.1f} kB"
+    if size_bytes >= 999.5e3:
+        return f"{size_bytes / 1e6:.0f} MB" if size_bytes >= 9.95e6 else f"{size_bytes / 1e6:.1f} MB"
+    return f"{size_bytes / 1e3:.0f} kB" if size_bytes >= 9.95e3 else f"{size_bytes / 1e3:.1f} kB"
 
 
 def percent(share: float | None) -> str:

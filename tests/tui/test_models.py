@@ -285,7 +285,7 @@ async def test_what_does_not_load_says_why_and_what_to_do(tmp_path: Path) -> Non
         world.client.on_load = refuse
         await world.at("gemma3:12b")
         await world.press("enter")
-        await world.until(lambda: "needs 9.1 GB" in world.text and "take a smaller model" in world.text)
+        await world.until(lambda: "needs 9.1 GB" in world.text and "Take a smaller model." in world.text)
 
 
 async def test_removing_is_asked_in_three_lines_above_the_footer(tmp_path: Path) -> None:

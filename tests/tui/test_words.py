@@ -31,6 +31,8 @@ from localllm.tui import words
         (words.age(2 * 86400), "2 d"),
         (words.gigabytes(7.9e9), "7.9"),
         (words.size(98.4e6), "98 MB"),
+        (words.size(1.4e6), "1.4 MB"),
+        (words.size(140e3), "140 kB"),
         (words.size(999.9e6), "1.0 GB"),
         (words.percent(0.55), "55 %"),
         (words.model_name("/models/smollm2.gguf"), "smollm2.gguf"),
