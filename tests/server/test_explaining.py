@@ -1,5 +1,6 @@
 """Tokenizers explained over HTTP: what is told, what is refused, and that no model is loaded for it."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, opened: Counting) -> Iterato
     home = tmp_path_factory.mktemp("home")
     entries = [
         TokenizerEntry(name=name, title=name.upper(), kind="Unigram", sources=(Source(kind="path", path=str(path)),))
-        for name, path in (("cutter", folder), ("faraway", folder / "nowhere"))
+        for name, path in (("cutter", folder), ("late", folder), ("faraway", folder / "nowhere"))
     ]
     library = Library(load_settings({"LOCALLLM_HOME": str(home)}), catalog=Catalog((), tuple(entries)))
     library.pull("cutter", lambda event: None)
@@ -77,7 +78,7 @@ def no_model_is_loaded(world: World) -> Iterator[None]:
 def test_tokenizers_of_models_and_those_that_come_alone_are_listed(client: Client) -> None:
     client.tokens.explain("x", ["toy:spm"])
     rows = {row.name: row for row in client.tokens.tokenizers()}
-    assert list(rows) == [*LOADERS, "cutter", "faraway"]
+    assert list(rows) == [*LOADERS, "cutter", "late", "faraway"]
     assert rows["toy:spm"].is_model and rows["toy:spm"].kind == "BPE" and rows["toy:spm"].vocab_size > 0
     assert (rows["cutter"].is_here, rows["faraway"].is_here, rows["cutter"].is_model) == (True, False, False)
     assert (rows["cutter"].title, rows["cutter"].kind) == ("CUTTER", "Unigram")
@@ -126,6 +127,17 @@ def test_what_is_not_here_says_how_to_get_it(client: Client) -> None:
     assert "localllm pull faraway" in caught.value.hint
     with pytest.raises(ModelNotFound, match="there is no model"):
         client.tokens.explain("x", ["nobody"])
+
+
+def test_a_tokenizer_is_pulled_like_a_model_and_can_be_asked_then(client: Client) -> None:
+    job = client.library.pull("late")
+    deadline = time.monotonic() + 20
+    while job.state not in ("done", "failed") and time.monotonic() < deadline:
+        (job,) = [each for each in client.library.pulls() if each.id == job.id]
+    assert job.state == "done", job
+    assert {row.name: row.is_here for row in client.tokens.tokenizers()}["late"]
+    assert client.tokens.explain("the cat", ["late"]).tokenizers[0].kind == "Unigram"
+    assert "late" not in [model.name for model in client.library.installed().models]
 
 
 def test_tokenizers_stay_open_but_not_more_than_four(client: Client, opened: Counting) -> None:
