@@ -66,7 +66,7 @@ class ChatBase(FrameScreen):
         super().__init__()
         self.title_line, self.conversation, self.welcome = ChatTitle(), Conversation(), Welcome()
         self.bar, self.chips, self.side, self.panel = ContextBar(), Chips(), ChatSide(), ChatPanel()
-        self.composer = Composer(self._past_prompts)
+        self.composer = Composer(self.send, self._past_prompts)
         self.files: tuple[Attachment, ...] = ()
         self.editing: int | None = None
         """The message that what is typed replaces."""
@@ -262,6 +262,9 @@ class ChatBase(FrameScreen):
 
     def draft_changed(self) -> None:
         """Something that a message would be made of is another now."""
+
+    def send(self, text: str) -> None:
+        raise NotImplementedError
 
     def _answer_ended(self, writing: Writing) -> None:
         raise NotImplementedError

@@ -24,23 +24,19 @@ LARGE_PASTE = 20_000
 
 
 class Composer(TextArea):
-    """`prompts` gives what was asked before, the latest first."""
+    """`send` gets what was typed, at once: what is typed next is of the next message. `prompts` gives what was asked
+    before, the latest first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         # here, too, because editors have other uses for such keys; shown while there is no daemon
         Binding("f7", "screen.try_now", "try now", id="composer.try_now", tooltip="Look for the daemon now"),
         Binding("f8", "screen.start_daemon", "start the daemon", id="composer.start", tooltip="Start the daemon"),
         Binding("f9", "screen.show_log", "log", id="composer.log", tooltip="Show the end of the daemon's log"),
-        Binding("enter", "send", "send", id="composer.send", tooltip="Send the message", priority=True),
-        Binding("ctrl+j", "new_line", "new line", id="composer.new_line", tooltip="A new line", priority=True),
+        Binding("enter", "send", "send", id="composer.send", tooltip="Send the message"),
+        Binding("ctrl+j", "new_line", "new line", id="composer.new_line", tooltip="A new line"),
         Binding("up", "up", "before", show=False, id="composer.up", tooltip="A row up; then earlier prompts"),
         Binding("down", "down", "after", show=False, id="composer.down", tooltip="A row down; then later prompts"),
     ]  # fmt: skip
-
-    class Sent(Message):
-        def __init__(self, text: str) -> None:
-            super().__init__()
-            self.text = text
 
     class Pasted(Message):
         """A text that is too long to be typed on; it is not in the composer."""
@@ -49,9 +45,9 @@ class Composer(TextArea):
             super().__init__()
             self.text = text
 
-    def __init__(self, prompts: Callable[[], list[str]] = list, *, id: str | None = None) -> None:
-        super().__init__(soft_wrap=True, compact=True, id=id, show_line_numbers=False, tab_behavior="focus")
-        self._prompts = prompts
+    def __init__(self, send: Callable[[str], None], prompts: Callable[[], list[str]] = list) -> None:
+        super().__init__(soft_wrap=True, compact=True, show_line_numbers=False, tab_behavior="focus")
+        self._send, self._prompts = send, prompts
         self._past: list[str] = []
         self._place = -1
         self._own = ""
@@ -64,7 +60,7 @@ class Composer(TextArea):
 
     def action_send(self) -> None:
         self._place = -1
-        self.post_message(self.Sent(self.text))
+        self._send(self.text)
 
     def action_new_line(self) -> None:
         self.insert("\n")
@@ -94,6 +90,16 @@ class Composer(TextArea):
         self.move_cursor(self.document.end if step < 0 else (0, len(self.document.get_line(0))))
         self._place = place
         return True
+
+    async def _on_key(self, event: events.Key) -> None:
+        """Sends in the order of typing: a binding would run when all keys that are waiting have been typed."""
+        active = self.screen.active_bindings.get(event.key)
+        if active is not None and active.node is self and active.binding.action in ("send", "new_line"):
+            event.stop()
+            event.prevent_default()
+            self.action_send() if active.binding.action == "send" else self.action_new_line()
+        elif event.key != "enter":
+            await super()._on_key(event)
 
     async def _on_paste(self, event: events.Paste) -> None:
         if len(event.text) > LARGE_PASTE:

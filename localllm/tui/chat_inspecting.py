@@ -56,9 +56,11 @@ class Inspecting(Wishes):
         )
 
     def _cuts(self) -> SamplerCuts:
-        told = self.session.parameters
+        """Those in force now, as far as they are known: the answer does not say with which it was written."""
+        told, known = self.session.parameters, self.sampling
         names = ("temperature", "top_k", "top_p", "min_p")
-        return SamplerCuts(**{name: told[name] for name in names if told.get(name) is not None})
+        found = {name: getattr(known, name) for name in names} if known is not None else {}
+        return SamplerCuts(**found | {name: told[name] for name in names if told.get(name) is not None})
 
     def _answer_ended(self, writing: Writing) -> None:
         if self._live_answer is not None and self._live_answer.tokens is writing.answering.tokens:

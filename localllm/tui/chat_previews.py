@@ -6,6 +6,7 @@ import asyncio
 
 from textual.timer import Timer
 
+from localllm.client.looking import PreviewSampling
 from localllm.errors import ContextExceeded, DaemonUnreachable, LocalLLMError
 from localllm.history import Branch
 from localllm.tui.chat_base import ChatBase
@@ -26,6 +27,8 @@ class Previews(ChatBase):
         self._asked = 0
         self._is_asking = False
         self._budget: Budget | None = None
+        self.sampling: PreviewSampling | None = None
+        """What is in force for the next answer: the chat's parameters, else the model's own."""
 
     def draft_changed(self) -> None:
         if not self.is_mounted:
@@ -47,8 +50,15 @@ class Previews(ChatBase):
         self._preview_timer = None
         if self.local.link.state != "up":
             self.show_bar()
+        elif self._has_nothing():
+            self._budget = None
+            self.show_bar()
         elif self.session.model and not self._is_asking:
             self.run_worker(self._preview(), group="preview")
+
+    def _has_nothing(self) -> bool:
+        is_empty = not (self.composer.text.strip() or self.files or self.session.system)
+        return is_empty and not len(self.session.branch)
 
     async def _preview(self) -> None:
         """One at a time; what changed meanwhile is asked for afterwards."""
@@ -61,7 +71,9 @@ class Previews(ChatBase):
                 lambda client: client.looking.preview(session.preview_body(leaf, draft, files))
             )
             self._budget = budget_of(preview, sum(file.num_tokens or len(file.text) // 4 for file in files))
-            note = ""
+            self.sampling, note = preview.sampling, ""
+            if preview.context_length and preview.prompt_tokens >= preview.context_length:
+                raise ContextExceeded(preview.prompt_tokens, preview.context_length)
         except ContextExceeded as error:
             self._budget, note = await asyncio.to_thread(over_budget, error, branch), ""
         except DaemonUnreachable:

@@ -74,9 +74,6 @@ class ChatScreen(Inspecting):
 
     # ---- messages of widgets
 
-    def on_composer_sent(self, event: Composer.Sent) -> None:
-        self.send(event.text)
-
     def on_composer_pasted(self, event: Composer.Pasted) -> None:
         self.pasted(event.text)
 

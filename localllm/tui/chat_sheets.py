@@ -106,10 +106,10 @@ class AskSheet(Sheet):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "close", "close", id="sheet.close", tooltip="Close; nothing changes"),
-        Binding("enter", "take", "take", id="sheet.take", tooltip="Take this", priority=True),
-        Binding("tab", "complete", "complete", id="sheet.complete", tooltip="Take the suggestion over", priority=True),
-        Binding("up", "aim(-1)", "up", id="sheet.up", tooltip="The suggestion above", priority=True),
-        Binding("down", "aim(1)", "down", id="sheet.down", tooltip="The suggestion below", priority=True),
+        Binding("enter", "take", "take", id="sheet.take", tooltip="Take this"),
+        Binding("tab", "complete", "complete", id="sheet.complete", tooltip="Take the suggestion over"),
+        Binding("up", "aim(-1)", "up", id="sheet.up", tooltip="The suggestion above"),
+        Binding("down", "aim(1)", "down", id="sheet.down", tooltip="The suggestion below"),
     ]  # fmt: skip
 
     def __init__(
@@ -146,6 +146,9 @@ class AskSheet(Sheet):
     def on_input_changed(self, event: Input.Changed) -> None:
         self._say("")
         self._fill()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        self.action_take()
 
     def on_drawn_list_chosen(self, event: DrawnList.Chosen) -> None:
         self._options.is_aimed = True
@@ -226,7 +229,7 @@ class TextSheet(Sheet):
     """A text of several lines; leaving keeps it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,ctrl+s", "done", "done", id="sheet.done", tooltip="Keep the text", priority=True),
+        Binding("escape,ctrl+s", "done", "done", id="sheet.done", tooltip="Keep the text"),
     ]
 
     def __init__(self, title: str, text: str, placeholder: str = "") -> None:

@@ -292,6 +292,15 @@ async def test_two_chats_are_written_at_the_same_time(tmp_path: Path) -> None:
         await world.sees("aaa bbb")
 
 
+async def test_keys_that_come_in_one_burst_are_taken_in_their_order(tmp_path: Path) -> None:
+    from textual import events
+
+    async with talking(ChatClient(Script(holds_at=0)), tmp_path) as world:
+        for key in (*"Hi you", "enter", *"next"):
+            world.app.post_message(events.Key(key, None if key == "enter" else key))
+        await world.until(lambda: world.said()[:1] == ["Hi you"] and world.screen.composer.text == "next")
+
+
 async def test_nothing_is_sent_twice_at_a_time(tmp_path: Path) -> None:
     script = Script(holds_at=0)
     async with talking(ChatClient(script), tmp_path) as world:
