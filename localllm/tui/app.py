@@ -250,9 +250,9 @@ class LocalApp(App[None]):
         busiest = max(ready, key=lambda model: (model.tokens_per_s, model.running, model.pages_used), default=None)
         glance = Glance()
         if busiest is not None:
-            rate = sum(model.tokens_per_s for model in ready)
+            rate = round(sum(self.live.tokens_per_s(model) for model in ready))
             share = busiest.pages_used / busiest.pages_total if busiest.pages_total else 0.0
-            glance = Glance(busiest.name, rate, share)
+            glance = Glance(busiest.name, float(rate), round(share, 2))
         if glance != self.glance:
             self.glance = glance
             self._refresh_frames()

@@ -119,7 +119,10 @@ def _one_line(ink: Ink, figures: list[Figure], width: int) -> Line:
 
 
 def _block(ink: Ink, figure: Figure, width: int, height: int) -> list[Line]:
-    value = Line((figure.value, ink("bright", bold=True))).put(f" {figure.unit}", ink("muted"))
+    unit = figure.unit
+    while unit and len(figure.value) + 1 + len(unit) > width:  # never clipped in a word
+        unit = unit.rpartition(" ")[0]
+    value = Line((figure.value, ink("bright", bold=True))).put(f" {unit}", ink("muted"))
     samples = figure.ring.columns(width, SECOND)
     return [
         Line((figure.label, ink("muted"))).fit(width),

@@ -73,7 +73,9 @@ def _owners(ink: Ink, state: LiveState, holders: Sequence[Holder], width: int) -
         return line
     line = Line(("shared by ", ink("muted"))) if holders else Line(("held", ink()))
     most = 8 if width >= 100 else 3
-    swatches = [swatch(ink, state.slots.of(record_of(holder.sequence_id)[0])) for holder in holders[:most]]
+    slots = {state.slots.of(record_of(holder.sequence_id)[0]) for holder in holders}
+    known = sorted(slot for slot in slots if slot is not None)
+    swatches = [swatch(ink, slot) for slot in known[:most]]
     more = len(holders) - most
     return line.add(joined(swatches, 1)).put(f" and {more} more" if more > 0 else "", ink("muted"))
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from rich.cells import cell_len
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
 
@@ -292,30 +291,3 @@ class PagesPanel(Drawn, can_focus=True):
 
     def on_blur(self) -> None:
         self.redraw()
-
-    def redraw(self) -> None:
-        """Only the cells that look different, from the first to the last of each row."""
-        if not self.is_mounted or not self.size:
-            return
-        old, new = self._strips, self._drawn()
-        self._strips = new
-        width = self.size.width
-        for row in range(max(len(old), len(new))):
-            if row >= len(old) or row >= len(new):
-                self.refresh(Region(0, row, width, 1))
-            elif old[row] is not new[row] and old[row] != new[row]:
-                start, end = _changed(old[row], new[row], width)
-                self.refresh(Region(start, row, end - start, 1))
-
-
-def _changed(old: Strip, new: Strip, width: int) -> tuple[int, int]:
-    """The columns between the equal beginnings and the equal ends of two lines."""
-    before, after = _cells(old), _cells(new)
-    if len(before) != width or len(after) != width:  # characters that are two columns wide
-        return 0, width
-    differing = [at for at, (one, two) in enumerate(zip(before, after, strict=True)) if one != two]
-    return (differing[0], differing[-1] + 1) if differing else (0, width)
-
-
-def _cells(strip: Strip) -> list[tuple[str, object]]:
-    return [(character, segment.style) for segment in strip for character in segment.text]

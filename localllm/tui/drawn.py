@@ -23,7 +23,8 @@ def ink_of(widget: Widget) -> Ink:
 
 
 class Drawn(Widget):
-    """A picture of lines. A subclass says what to `draw`; `redraw` paints the rows that differ, and no others."""
+    """A picture of lines. A subclass says what to `draw`; `redraw` paints the cells that differ, of each row from the
+    first to the last of them."""
 
     DEFAULT_CSS = """
     Drawn { width: 1fr; height: 1fr; }
@@ -41,9 +42,13 @@ class Drawn(Widget):
             return
         old, new = self._strips, self._drawn()
         self._strips = new
+        width = self.size.width
         for row in range(max(len(old), len(new))):
-            if row >= len(old) or row >= len(new) or old[row] != new[row]:
-                self.refresh(Region(0, row, self.size.width, 1))
+            if row >= len(old) or row >= len(new):
+                self.refresh(Region(0, row, width, 1))
+            elif old[row] is not new[row] and old[row] != new[row]:
+                start, end = _changed(old[row], new[row], width)
+                self.refresh(Region(start, row, end - start, 1))
 
     def render_line(self, y: int) -> Strip:
         if self._drawn_for != (self.size, ink_of(self), self.is_old):
@@ -66,6 +71,19 @@ class Drawn(Widget):
     def notify_style_update(self) -> None:
         self._drawn_for = None
         super().notify_style_update()
+
+
+def _changed(old: Strip, new: Strip, width: int) -> tuple[int, int]:
+    """The columns from the first to the last cell that differs."""
+    before, after = _cells(old), _cells(new)
+    if len(before) != width or len(after) != width:  # characters that are two columns wide
+        return 0, width
+    differing = [at for at, (one, two) in enumerate(zip(before, after, strict=True)) if one != two]
+    return (differing[0], differing[-1] + 1) if differing else (0, width)
+
+
+def _cells(strip: Strip) -> list[tuple[str, object]]:
+    return [(character, segment.style) for segment in strip for character in segment.text]
 
 
 class DrawnList(ScrollView, can_focus=True):

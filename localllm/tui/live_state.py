@@ -188,6 +188,12 @@ class LiveState:
     def slot(self, request: Request) -> int | None:
         return self.slots.of(request.id)
 
+    def tokens_per_s(self, row: ModelRow) -> float:
+        """Of a model, over the last second; as its row says where no snapshot came yet."""
+        model = self.models.get(row.name)
+        known = model.newest("decode") if model is not None else None
+        return row.tokens_per_s if known is None else known
+
     def model_of(self, request: Request) -> ModelState | None:
         return self.models.get(request.model)
 
