@@ -1,6 +1,7 @@
 """The request bodies of the OpenAI API and our extras, field by field. What is not here is refused by name."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -23,6 +24,8 @@ MAX_ALLOWED_IDS = 65_536
 MAX_BAD_WORDS = 256
 MAX_CHOSEN = 1024
 MAX_BREAKERS = 64
+GOOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+"""Of a request, where its client names it."""
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -204,21 +207,35 @@ def _check(request: Common) -> None:
         raise InvalidRequest("stream_options is only allowed with `stream`: true", param="stream_options")
     if request.stream and request.prompt_logprobs is not None:
         raise InvalidRequest("prompt_logprobs cannot be streamed", hint="send stream: false", param="prompt_logprobs")
-    for name in ("cache_salt", "user", "request_id", "prompt_cache_key", "safety_identifier"):
+    for name in ("cache_salt", "user", "prompt_cache_key", "safety_identifier"):
         if len(getattr(request, name) or "") > MAX_NAME_CHARS:
             raise InvalidRequest(f"{name} may have at most {MAX_NAME_CHARS} characters", param=name)
+    if request.request_id is not None:
+        check_request_id(request.request_id)
     if isinstance(request, ChatRequest):
         _check_chat(request)
     elif isinstance(request, CompletionRequest):
         _check_completion(request)
 
 
-def _check_stops(request: Common) -> None:
-    stops = stop_strings(request.stop)
+def check_stops(stops: Sequence[str], param: str = "stop") -> None:
+    """InvalidRequest where they are too many, or one is empty or too long."""
     if len(stops) > MAX_STOPS or any(not 0 < len(stop) <= MAX_STOP_CHARS for stop in stops):
         raise InvalidRequest(
-            f"stop may hold at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters", param="stop"
+            f"stop may hold at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters", param=param
         )
+
+
+def check_request_id(name: str) -> None:
+    """InvalidRequest for what is no good name of a request."""
+    if not GOOD_NAME.fullmatch(name):
+        raise InvalidRequest(
+            "request_id must be 1 to 128 letters, digits, dots, colons, dashes and underscores", param="request_id"
+        )
+
+
+def _check_stops(request: Common) -> None:
+    check_stops(stop_strings(request.stop))
     if len(request.stop_token_ids or []) > 64:
         raise InvalidRequest("stop_token_ids may hold at most 64 ids", param="stop_token_ids")
     words = request.bad_words or []

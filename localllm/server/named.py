@@ -3,7 +3,6 @@
 Outermost of all layers, so that refusals of the guard have names and are counted as well.
 """
 
-import re
 import uuid
 from collections import Counter
 
@@ -11,13 +10,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from localllm.errors import InvalidRequest
+from localllm.server.fields import GOOD_NAME
 from localllm.server.http import ERROR_HEADER
 from localllm.server.operations import Directory
 
 HEADER = "x-request-id"
 STATE = "localllm.request_id"
-_GOOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 NO_ROUTE = "other"
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
@@ -44,7 +42,7 @@ class Named:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get(HEADER, "")
-        scope[STATE] = given if _GOOD_NAME.fullmatch(given) else uuid.uuid4().hex
+        scope[STATE] = given if GOOD_NAME.fullmatch(given) else uuid.uuid4().hex
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -71,15 +69,8 @@ class Named:
 
 
 def wanted_id(request: Request, named: str | None = None) -> str:
-    """What the request is to be called: as its body says, or its header, or as we like. InvalidRequest for a bad name
-    in the body."""
-    if named is None:
-        return str(request.scope.get(STATE, ""))
-    if not _GOOD_NAME.fullmatch(named):
-        raise InvalidRequest(
-            "request_id must be 1 to 128 letters, digits, dots, colons, dashes and underscores", param="request_id"
-        )
-    return named
+    """What the request is to be called: as its body says (which was checked), or its header, or as we like."""
+    return str(request.scope.get(STATE, "")) if named is None else named
 
 
 def set_id(request: Request, request_id: str) -> None:

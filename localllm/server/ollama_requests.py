@@ -97,11 +97,6 @@ def check(asked: OllamaAsked) -> None:
         raise InvalidRequest(
             f'invalid think value: "{asked.think[:40]}" (must be {words}, true, or false)', param="think"
         )
-    options = asked.options
-    if options and options.num_ctx is not None and not 0 < options.num_ctx <= MAX_NEW_TOKENS:
-        raise InvalidRequest(f"num_ctx must be between 1 and {MAX_NEW_TOKENS}", param="options.num_ctx")
-    if options and options.num_predict is not None and not -2 <= options.num_predict <= MAX_NEW_TOKENS:
-        raise InvalidRequest(f"num_predict must be between -2 and {MAX_NEW_TOKENS}", param="options.num_predict")
 
 
 def _check_raw(asked: OllamaGenerateRequest) -> None:

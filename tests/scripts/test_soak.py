@@ -19,11 +19,11 @@ MB = 2**20
 soak = script("soak")
 
 
-def test_twenty_seconds_of_everything_break_no_promise(tmp_path: Path) -> None:
+def test_a_minute_of_everything_breaks_no_promise(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    command = [sys.executable, str(ROOT / "scripts" / "soak"), "--toy", "--minutes", "0.3", "--json", str(figures)]
+    command = [sys.executable, str(ROOT / "scripts" / "soak"), "--toy", "--minutes", "1", "--json", str(figures)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(figures.read_text())
     assert told["pages_used at the end"] == 0 and told["change of models: 200"] >= 2

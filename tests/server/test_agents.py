@@ -29,7 +29,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     can = ("completion", "tools", "thinking")
     entry = toy_entry("parrot:1b", str(tiny_gguf(home / "parrot.gguf")), capabilities=can)
     library = ToyLibrary(entry, toy_entry("toy:fills", "parrot:"))
-    with daemon(home, sources=dataclasses.replace(parrots(), library=library, load_text=filling_text)) as world:
+    sources = dataclasses.replace(parrots(), library=library, load_text=filling_text)
+    with daemon(home, sources=sources, max_tokens=64) as world:  # forced calls of a parrot would never end
         yield world
 
 

@@ -163,3 +163,10 @@ def test_tokenizing_goes_on_beside_running_answers(world: World) -> None:
     assert post(world, "/tokenize", content="a", model="toy:slow") == {"tokens": [97]}
     thread.join(20)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/apply-template"])
+def test_a_bad_name_of_a_request_is_refused_where_nothing_is_generated_too(world: World, path: str) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], "request_id": "two words"}
+    refused = world.client.post(path, json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "request_id")

@@ -112,6 +112,8 @@ NAMED: list[tuple[str, dict[str, Any], str]] = [
     ("generate", OPEN_GENERATE | {"template": "{{ .Prompt }}"}, "template"),
     ("generate", OPEN_GENERATE | {"raw": True, "think": True}, "think"),
     ("generate", OPEN_GENERATE | {"suffix": "y"}, "suffix"),
+    ("embed", {"model": "toy:1b", "input": [], "options": {"top_p": -0.1}}, "options.top_p"),
+    ("generate", {"model": "toy:1b", "options": {"presence_penalty": 1e308}}, "options.presence_penalty"),
     ("embed", {"model": "toy:1b", "input": "x", "dimensions": 9999}, "dimensions"),
     ("embed", {"model": "toy:1b", "input": "x", "dimensions": 0}, "dimensions"),
     ("push", {"model": "toy:1b"}, "push"),
