@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from textual import events
 from textual.app import App, ScreenStackError, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -214,6 +215,11 @@ class LocalApp(App[None]):
         yield SystemCommand("Help", "Every key of this screen", self.action_help)
         yield SystemCommand("Daemon log", "Show the end of the daemon's log", self.action_show_log)
         yield SystemCommand("Leave", "Leave; the daemon goes on", self.action_quit)
+
+    async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, events.Key) and event.key.startswith("alt+"):
+            event.character = None  # else fields would take alt+p for a letter that is typed
+        await super().on_event(event)
 
     def get_key_display(self, binding: Binding) -> str:
         return binding.key_display or key_text(binding.key)

@@ -301,6 +301,15 @@ async def test_keys_that_come_in_one_burst_are_taken_in_their_order(tmp_path: Pa
         await world.until(lambda: world.said()[:1] == ["Hi you"] and world.screen.composer.text == "next")
 
 
+async def test_keys_with_alt_are_no_letters(tmp_path: Path) -> None:
+    from textual import events
+
+    async with talking(ChatClient(), tmp_path) as world:
+        world.app.post_message(events.Key("alt+p", "p"))  # as terminals of the old kind send it
+        await world.until(lambda: world.screen.panel.has_focus)
+        assert world.screen.composer.text == ""
+
+
 async def test_nothing_is_sent_twice_at_a_time(tmp_path: Path) -> None:
     script = Script(holds_at=0)
     async with talking(ChatClient(script), tmp_path) as world:
