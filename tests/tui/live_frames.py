@@ -76,6 +76,19 @@ class FakeEngine:
         self.num_cached += cached
         return made
 
+    def wait(self, number: int, prompt: int) -> None:
+        """Queued and submitted, but not admitted."""
+        self.tell(number, "queued")
+        self.tell(number, "submitted")
+        self.sequences[f"r{number}"] = FakeSequence(f"r{number}/{number}-0", prompt, state="waiting")
+
+    def begin(self, number: int, *, cached: int = 0) -> None:
+        """One that waited is admitted."""
+        sequence = self.sequences[f"r{number}"]
+        sequence.state, sequence.computed = "running", cached
+        sequence.pages = self.take(-(-sequence.prompt // self.page_size))
+        self.tell(number, "admitted", cached=cached, prompt=sequence.prompt)
+
     def write(self, number: int, count: int) -> None:
         """So many tokens of the answer; the first one ends the prompt."""
         sequence = self.sequences[f"r{number}"]
@@ -152,3 +165,57 @@ class FakeEngine:
             snapshots={engine.name: engine.snapshot() for engine in engines if with_snapshot}, events=events,
             dropped=dropped, machine=Machine(8 * GB, 16 * GB, 100_000_000),
         )  # fmt: skip
+
+
+SOURCES = {
+    4119: "claude-code", 4121: "chat tui", 4122: "batch eval", 4126: "batch eval", 4127: "curl", 4128: "batch eval",
+    4129: "open-webui", 4130: "chat tui", 4131: "batch eval", 4132: "batch eval", 4133: "batch eval",
+    4134: "batch eval", 4120: "curl",
+}  # fmt: skip
+
+
+def busy_day(num_pages: int = 2048) -> tuple[FakeEngine, list[Frame]]:
+    """The day of the pictures: a long prompt that others wait for, shared beginnings, a preemption, a queue."""
+    engine = FakeEngine(num_pages=num_pages)
+    engine.sources = dict(SOURCES)
+    frames = [engine.frame()]
+    first = engine.admit(4119, 8192, cached=1024).pages[:64]
+    frames.append(engine.frame(1.0))
+    engine.admit(4121, 2311, cached=1024, shared=first)
+    engine.admit(4122, 812, cached=512)
+    frames.append(engine.frame(0.2))
+    engine.wait(4127, 2906)
+    for number in range(40):
+        for writer in (4119, 4121, 4122)[number < 6 :]:
+            engine.write(writer, 1 + writer % 3)
+        frames.append(engine.frame())
+    engine.begin(4127, cached=1024)
+    for computed in (2000, 2500):
+        engine.tell(4127, "progress", computed=computed)
+        frames.append(engine.frame(0.3))
+    engine.admit(4128, 790, cached=512)
+    engine.admit(4129, 1650, cached=768)
+    frames += _writing(engine, 25)
+    engine.admit(4126, 801, cached=512)
+    engine.write(4126, 33)
+    frames.append(engine.frame())
+    engine.preempt(4126)
+    engine.admit(4120, 700)
+    engine.write(4120, 30)
+    frames.append(engine.frame())
+    engine.finish(4120, stays_cached=True)
+    engine.admit(4130, 5120, cached=1024).computed = 3200
+    engine.admit(4131, 768, cached=512).computed = 560
+    for number in (4132, 4133, 4134):
+        engine.at += 0.1
+        engine.wait(number, 774 + number % 7 * 9)
+    return engine, frames + _writing(engine, 12)
+
+
+def _writing(engine: FakeEngine, count: int) -> list[Frame]:
+    frames = []
+    for number in range(count):
+        for place, writer in enumerate((4119, 4121, 4122, 4127, 4128, 4129)):
+            engine.write(writer, (5, 7, 6, 6, 6, 7)[(number + place) % 6])
+        frames.append(engine.frame())
+    return frames

@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,17 @@ from localllm.client import Client
 from localllm.client.looking import ChainLink, HappenedEvent, PageDetails, PageToken, RequestDetails
 from localllm.errors import LocalLLMError
 from localllm.tui.app import LocalApp
+from localllm.tui.dashboard_asking import page_text
 from localllm.tui.dashboard_request_page import RequestPage
 from localllm.tui.dashboard_requests import columns_for
 from localllm.tui.dashboard_screen import DashboardScreen
 from localllm.tui.dashboard_waterfall import axis_of
 from localllm.tui.live_pages import LOOK_PREEMPTED
 from tests.tui.fakes import FakeClient, app_with
-from tests.tui.live_frames import FakeEngine, FakeSequence
+from tests.tui.live_frames import FakeEngine, FakeSequence, busy_day
 from tests.tui.pictures import screen_text
 from tests.tui.real_daemon import real_daemon
+from tests.tui.snapshots import held_against
 
 
 class FakeLooking:
@@ -127,6 +130,85 @@ def busy(engine: FakeEngine, count: int = 3) -> None:
     for number in range(1, count + 1):
         engine.admit(number, 64)
         engine.write(number, 1)
+
+
+# ---- how it looks
+
+
+def still(world: World) -> None:
+    """Time stands: what is shown depends on the frames alone."""
+    world.screen._timer.pause()  # type: ignore[union-attr]  # it is there
+
+
+async def busy_picture(world: World) -> None:
+    """The day of the pictures, with a request selected and a page of it under the cursor."""
+    engine, frames = busy_day(world.engine.num_pages)
+    still(world)
+    for frame in frames:
+        world.client.frames.put(frame)
+    await world.until(lambda: world.app.live.num_frames > len(frames))
+    page = engine.sequences["r4127"].pages[-3]
+    world.screen.table.choose("r4127")
+    world.screen._point()
+    world.screen.pages.look_at(page)
+    words = (" which", " request", " held", " the", " lock", " while", " the", " other", " one", " was", " still")
+    chain = tuple(
+        ChainLink(1, name, 1 if name == "9f3c51" else 8, ("r4119", "r4121")) for name in ("9f3c51", "a07e12", "b2d0")
+    )
+    told = PageDetails(
+        model=engine.name, page=page, start=2896, end=2912, chain=chain, chain_length=181,
+        tokens=tuple(PageToken(number, word) for number, word in enumerate(words)),
+    )  # fmt: skip
+    world.screen.pages.told = page_text(told, engine.name)
+    world.paint()
+    await world.pilot.pause()
+
+
+@pytest.fixture
+def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "num_pages", "theme"),
+    [
+        ("80x24", (80, 24), 2048, "dark"),
+        ("120x40", (120, 40), 2048, "dark"),
+        ("200x60", (200, 60), 2048, "dark"),
+        ("mono-120x40", (120, 40), 2048, "mono"),
+        ("10k-80x24", (80, 24), 10_240, "dark"),
+        ("10k-120x40", (120, 40), 10_240, "dark"),
+    ],
+)
+def test_a_busy_day_looks_as_it_did(
+    tmp_path: Path, in_utc: None, name: str, size: tuple[int, int], num_pages: int, theme: str
+) -> None:
+    async def drive(world: World) -> None:
+        await busy_picture(world)
+        held_against(world.app, f"dashboard-{name}")
+
+    dashboard(tmp_path, drive, size=size, num_pages=num_pages, theme=theme)
+
+
+def test_without_a_model_it_looks_as_it_did(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        still(world)
+        held_against(world.app, "dashboard-empty-120x40")
+
+    dashboard(tmp_path, drive)
+
+
+def test_an_opened_request_looks_as_it_did(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        await busy_picture(world)
+        await world.press("tab", "enter")
+        held_against(world.app, "dashboard-request-120x40")
+
+    dashboard(tmp_path, drive)
 
 
 SIZES = [(80, 24), (120, 40), (200, 60), (60, 16), (100, 30), (160, 45), (120, 28)]
