@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from markdown_it import MarkdownIt
-from textual.strip import Strip
+from rich.segment import Segment
 
 from localllm.history import AnswerStats, Attachment
 from localllm.safe_text import one_line, sanitize
@@ -99,7 +99,7 @@ class TurnView:
         if (drawn.is_finished and drawn.source != text) or not text.startswith(drawn.source):
             drawn = MarkdownText(self._reader)
         if not drawn.is_finished:
-            drawn.feed(text[len(drawn.source) :])
+            drawn.feed(text[len(drawn.source) :], is_last=not self.is_writing)
             if not self.is_writing:
                 drawn.finish()
         return drawn
@@ -151,10 +151,10 @@ class TurnView:
     def _body(self, look: Look) -> list[Row]:
         rows = []
         if self.is_unfolded and self.turn.reasoning:
-            bar = Strip(Line(("│ ", look.ink("line"))).segments, 2)
+            bar = Line(("│ ", look.ink("line")))
             inner = replace(look, width=max(2, look.width - 2), role="muted")
             thought = self._with_caret(self._thought.rows(inner), inner, not self.turn.text)
-            rows = [each._replace(strip=Strip.join([bar, each.strip]), code=0, is_head=False) for each in thought]
+            rows = [_cut(each, inner.width)._replace(code=0, is_head=False).behind(bar) for each in thought]
             rows += [BLANK] if self.turn.text and not look.is_compact else []
         return rows + self._with_caret(self._text.rows(look), look, bool(self.turn.text))
 
@@ -163,9 +163,9 @@ class TurnView:
         if not (self.is_writing and is_here and rows and rows[-1].used < look.width):
             return list(rows)
         last = rows[-1]
-        caret = Strip(Line((CARET, look.ink("bright", on="panel" if last.code else None))).segments, 1)
+        caret = Segment(CARET, look.ink("bright", on="panel" if last.code else None))
         start, rest = last.strip.crop(0, last.used), last.strip.crop(last.used + 1)
-        return [*rows[:-1], last._replace(strip=Strip.join([start, caret, rest]))]
+        return [*rows[:-1], last._replace(segments=[*start, caret, *rest], width=max(last.width, last.used + 1))]
 
     def _answer_head(self, look: Look) -> Line:
         turn, ink = self.turn, look.ink
@@ -210,6 +210,11 @@ class TurnView:
         if self.turn.trouble:
             return trouble_lines(look.ink, self.turn.trouble, self.turn.state == "failed", look.width)
         return [line] if self.turn.stats and (line := stats_line(look.ink, self.turn.stats, look.width)).width else []
+
+
+def _cut(each: Row, width: int) -> Row:
+    """Code among thoughts is not moved sideways."""
+    return each if each.width <= width else each._replace(segments=list(each.strip.crop(0, width)), width=width)
 
 
 def stats_line(ink: Ink, stats: AnswerStats, width: int) -> Line:

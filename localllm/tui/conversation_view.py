@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
 
-from rich.segment import Segment
-from rich.style import Style
 from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
@@ -16,18 +14,16 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from localllm.tui.conversation_heights import Heights
+from localllm.tui.conversation_paint import RowPainter, marked
 from localllm.tui.conversation_turn import Action, TurnView
 from localllm.tui.drawn import ink_of
-from localllm.tui.lines import Line
 from localllm.tui.markdown_rows import Look, Row
 from localllm.tui.markdown_tree import parser
 from localllm.tui.turns import Turn
-from localllm.tui.words import plural
 
-MAX_MADE = 2000
 MAX_VIEWS = 120
 """Turns that are kept as rows; the others are made again when they come into view."""
-GAP = Row(Strip([], 0))
+GAP = Row((), 0, 0)
 """The row between two turns."""
 STEP = 8
 """Columns that code moves sideways at once."""
@@ -95,12 +91,8 @@ class TurnsView(ScrollView):
         self._is_fitting = False
         self._seen_tokens = 0
         self._painted: list[Strip] = []
-        self._gutter = 2
-        self._seen_look: Look | None = None
+        self._painter: RowPainter | None = None
         self._selection: Selection | None = None
-        self._marks = (Strip([], 0), Strip([], 0))
-        self._made: dict[tuple[int, int], tuple[Strip, Strip]] = {}
-        self._moved: dict[tuple[int, int, int, bool], tuple[Strip, Strip]] = {}
         self.put(turns)
 
     def __len__(self) -> int:
@@ -212,7 +204,7 @@ class TurnsView(ScrollView):
 
     def refit(self) -> None:
         """Something changed: measures what is in view now and paints it all."""
-        self._seen_look = None
+        self._painter = None
         self._fit()
         self.refresh()
 
@@ -245,7 +237,7 @@ class TurnsView(ScrollView):
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._seen_look, self._painted = None, []
+        self._painter, self._painted = None, []
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
@@ -341,53 +333,38 @@ class TurnsView(ScrollView):
     # ---- painting
 
     @property
-    def _is_compact(self) -> bool:
-        return self.is_attached and self.screen.has_class("compact")
+    def painter(self) -> RowPainter:
+        """The scrollbar stands in the right gutter."""
+        if self._painter is None:
+            is_compact = self.is_attached and self.screen.has_class("compact")
+            gutter = 1 if is_compact else 2
+            look = Look(ink_of(self), max(4, self.size.width - 2 * gutter), is_compact)
+            width = self.scrollable_content_region.width or self.size.width
+            self._painter = RowPainter(look, gutter, width, self.has_focus)
+        return self._painter
 
     def _look(self) -> Look:
-        """The scrollbar stands in the right gutter."""
-        if self._seen_look is None:
-            self._gutter = 1 if self._is_compact else 2
-            width = max(4, self.size.width - 2 * self._gutter)
-            self._seen_look = Look(ink_of(self), width, self._is_compact)
-            self._marks = self._made_marks()
-            self._made.clear()
-        return self._seen_look
-
-    def _made_marks(self) -> tuple[Strip, Strip]:
-        """What stands in the gutter of a turn, and of the one under the cursor."""
-        line = Line(("▌", ink_of(self)("accent" if self.has_focus else "muted")))
-        return Strip.blank(self._gutter), line.strip(self._gutter)
+        return self.painter.look
 
     def render_line(self, y: int) -> Strip:
         strip, row = self._line(y), y + self.scroll_offset.y
         if self._selection is not None and (span := self._selection.get_span(row)) is not None:
-            strip = _marked(strip, *span, self.screen.get_component_rich_style("screen--selection"))
+            strip = marked(strip, *span, self.screen.get_component_rich_style("screen--selection"))
         return strip.apply_offsets(0, row)
 
     def _line(self, y: int) -> Strip:
-        height, width = self.size.height, self.size.width
-        self._look()
-        if y == height - 1 and (notice := self._notice()) is not None:
-            return notice.strip(width)
+        if y == self.size.height - 1 and (behind := self.num_behind()):
+            return self.painter.notice(behind)
         found = self._row_at(y + self.scroll_offset.y)
         if found is None or found[1] is GAP:
-            return self._marks[0]
+            return self.painter.blank
         index, row = found
-        return self._joined(index, row)
+        at = self._sideways.get((index, row.code), 0) if row.code else 0
+        is_marked = index == self.cursor
+        return self.painter.row(row, is_marked=is_marked, at=at, is_numbered=self._is_numbered(index, row))
 
-    def _joined(self, index: int, row: Row) -> Strip:
-        """A row with what stands beside it; made once, for strips remember what was done with them."""
-        mark = self._marks[index == self.cursor]
-        shown = self._shown(index, row) if row.code else row.strip
-        key = (id(mark), id(shown))
-        made = self._made.get(key)
-        if made is None:
-            if len(self._made) > MAX_MADE:
-                self._made.clear()
-            strip = Strip.join([mark, shown]).adjust_cell_length(self.scrollable_content_region.width)
-            made = self._made[key] = (strip, shown)
-        return made[0]
+    def _is_numbered(self, index: int, row: Row) -> bool:
+        return row.is_head and row.code <= 9 and index == self.numbered()
 
     def _row_at(self, row: int) -> tuple[int, Row] | None:
         if not 0 <= row < self._heights.total:
@@ -397,64 +374,17 @@ class TurnsView(ScrollView):
         local = row - self._top_of(index)
         return index, rows[local] if 0 <= local < len(rows) else GAP
 
-    def _shown(self, index: int, row: Row) -> Strip:
-        """Code where it was moved to; above its first line what can be done with it."""
-        look = self._look()
-        at = self._sideways.get((index, row.code), 0)
-        if not row.is_head and row.width <= look.width and not at:
-            return row.strip
-        is_numbered = row.is_head and row.code <= 9 and index == self.numbered()
-        key = (id(row.strip), at, row.code, is_numbered)
-        made = self._moved.get(key)
-        if made is None:
-            if len(self._moved) > MAX_MADE:
-                self._moved.clear()
-            strip = self._head(row, is_numbered) if row.is_head else self._cropped(row, at)
-            made = self._moved[key] = (strip, row.strip)
-        return made[0]
-
-    def _cropped(self, row: Row, at: int) -> Strip:
-        look = self._look()
-        ground = look.ink("muted", on="panel")
-        more = "›" if row.width > at + look.width else " "
-        part = row.strip.crop_extend(at, at + look.width - 2, ground)
-        return Strip.join([part, Strip([Segment(f"{more} ", ground)], 2)])
-
-    def _head(self, row: Row, is_numbered: bool) -> Strip:
-        hint = self._hint(row.code, is_numbered)
-        return Strip.join([row.strip.crop(0, self._look().width - hint.cell_length), hint])
-
-    def _hint(self, code: int, is_numbered: bool) -> Strip:
-        ink, line = self._look().ink, Line()
-        if is_numbered:
-            line.put(f"alt+{code} ", ink("text", bold=True, on="panel"))
-        return line.put("copy  ", ink("muted", on="panel")).strip(line.width)
-
-    def _notice(self) -> Line | None:
-        """`▾ 48 new tokens`, over the last row, when something is written below the view."""
-        behind = self.num_behind()
-        if not behind:
-            return None
-        ink = ink_of(self)
-        line = (
-            Line((" " * self._gutter, ink())).put("▾ ", ink("accent")).put(plural(behind, "new token"), ink("bright"))
-        )
-        return line.put("   end", ink("text", bold=True)).put(" to follow", ink("muted"))
-
     def spot(self, x: int, y: int) -> Spot | Literal["notice"] | None:
         """What stands at a cell of the widget."""
-        if y == self.size.height - 1 and self._notice() is not None:
+        if y == self.size.height - 1 and self.num_behind():
             return "notice"
         found = self._row_at(y + self.scroll_offset.y)
         if found is None:
             return None
         index, row = found
-        column = x - self._gutter
-        is_copy = (
-            row.is_head
-            and column
-            >= self._look().width - self._hint(row.code, row.code <= 9 and index == self.numbered()).cell_length
-        )
+        column = x - self.painter.gutter
+        hint = self.painter.hint(row.code, self._is_numbered(index, row))
+        is_copy = row.is_head and column >= self._look().width - hint.width
         is_first = y + self.scroll_offset.y == self._top_of(index)
         hits = self.view(index).hits if is_first else ()
         action = next((hit.action for hit in hits if hit.start <= column < hit.end), None)
@@ -465,26 +395,14 @@ class TurnsView(ScrollView):
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         first = 0 if selection.start is None else selection.start.y
         last = self._heights.total - 1 if selection.end is None else selection.end.y
-        lines = []
+        lines, gutter = [], self.painter.gutter
         for row in range(first, min(last, self._heights.total - 1) + 1):
             found = self._row_at(row)
-            text = " " * self._gutter + (found[1].strip.text if found else "")
+            text = " " * gutter + (found[1].text if found else "")
             start, end = selection.get_span(row) or (0, -1)
-            lines.append(text[max(start, self._gutter) : None if end == -1 else end].rstrip())
+            lines.append(text[max(start, gutter) : None if end == -1 else end].rstrip())
         return "\n".join(lines), "\n"
 
     def selection_updated(self, selection: Selection | None) -> None:
         self._selection = selection
         self.refresh()
-
-
-def _marked(strip: Strip, start: int, end: int, style: Style) -> Strip:
-    """`style` over the characters from `start` to `end`; -1 is the end of the row."""
-    made, at = [], 0
-    for text, ground, _ in strip:
-        stop = len(strip.text) if end == -1 else end
-        a, b = max(0, min(len(text), start - at)), max(0, min(len(text), stop - at))
-        ground = ground or Style()
-        made += [Segment(text[:a], ground), Segment(text[a:b], ground + style), Segment(text[b:], ground)]
-        at += len(text)
-    return Strip([segment for segment in made if segment.text], strip.cell_length)

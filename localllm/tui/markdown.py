@@ -40,13 +40,13 @@ class MarkdownText:
         self._last: Block | None = None
         self._codes: list[str] | None = None
 
-    def feed(self, text: str) -> None:
-        """More of the text."""
+    def feed(self, text: str, *, is_last: bool = False) -> None:
+        """More of the text; `is_last`: `finish` comes next."""
         self.source += text
         self._codes = None
         shown = self._stream.feed(text)
         self._open += shown
-        if "\n" in shown:
+        if "\n" in shown and not is_last:
             self._seal()
             if self._open.isspace():
                 self._open = self._open[self._open.rfind("\n") + 1 :]
@@ -60,7 +60,7 @@ class MarkdownText:
         self._open = ""
 
     def rows(self, look: Look) -> list[Row]:
-        """As it looks now. Strips are as wide as what stands in them; only code may be wider than the look."""
+        """As it looks now. Rows are as wide as what stands in them; only code may be wider than the look."""
         painter = self._ready(look)
         self._draw_sealed(painter)
         if not self._open.strip():

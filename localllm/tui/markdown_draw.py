@@ -9,7 +9,6 @@ from typing import Any, TypeVar, cast
 
 from markdown_it import MarkdownIt
 from rich.style import Style
-from textual.strip import Strip
 
 from localllm.safe_text import one_line, sanitize
 from localllm.tui.code_colours import CodeInk, chunks, language_of
@@ -199,12 +198,7 @@ def _prefix(prefix: Line, look: Look) -> Line:
 def _indented(rows: list[Row], first: Line, others: Line) -> list[Row]:
     if not first.width:
         return rows
-    made = []
-    for number, each in enumerate(rows):
-        prefix = first if number == 0 else others
-        strip = Strip.join([Strip(prefix.segments, prefix.width), each.strip])
-        made.append(each._replace(strip=strip, used=prefix.width + each.used))
-    return made
+    return [each.behind(others if number else first) for number, each in enumerate(rows)]
 
 
 def _code_row(line: Line, ground: Style, width: int) -> Row:
@@ -213,7 +207,7 @@ def _code_row(line: Line, ground: Style, width: int) -> Row:
     used = whole.width
     whole.put("  ", ground).pad_to(width)
     whole = whole.on(ground)
-    return Row(Strip(whole.segments, whole.width), 1, False, used)
+    return Row(whole.segments, whole.width, used, code=1)
 
 
 def _shown(found: Sequence[tuple[str, Marks]], look: Look) -> Iterator[tuple[str, Marks]]:

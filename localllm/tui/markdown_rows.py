@@ -1,10 +1,12 @@
-"""What a text looks like on the screen: rows of strips, and what they depend on besides the text."""
+"""What a text looks like on the screen: rows, and what they depend on besides the text."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rich.segment import Segment
 from textual.strip import Strip
 
 from localllm.tui.lines import Line
@@ -22,21 +24,33 @@ class Look:
 
 
 class Row(NamedTuple):
-    """One row. `code` is the number of the code block that it belongs to, from 1; `is_head` the row above its first
-    line, with room at the right for what can be done with it. Rows of code may be wider than the look."""
+    """One row, `width` cells wide, of which `used` hold something. `code` is the number of the code block that it
+    belongs to, from 1; `is_head` the row above its first line, with room at the right for what can be done with it.
+    Rows of code may be wider than the look."""
 
-    strip: Strip
+    segments: Sequence[Segment]
+    width: int
+    used: int
     code: int = 0
     is_head: bool = False
-    used: int = 0
 
     @property
-    def width(self) -> int:
-        return self.strip.cell_length
+    def strip(self) -> Strip:
+        """Made anew each time: strips are heavy, and most rows are never seen."""
+        return Strip(self.segments, self.width)
+
+    @property
+    def text(self) -> str:
+        return "".join(segment.text for segment in self.segments)
+
+    def behind(self, prefix: Line) -> Row:
+        """With something before it."""
+        segments, width = [*prefix.segments, *self.segments], prefix.width + self.width
+        return self._replace(segments=segments, width=width, used=prefix.width + self.used)
 
 
-BLANK = Row(Strip([], 0))
+BLANK = Row((), 0, 0)
 
 
 def row(line: Line) -> Row:
-    return Row(Strip(line.segments, line.width), used=line.width)
+    return Row(line.segments, line.width, line.width)

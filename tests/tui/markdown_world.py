@@ -29,14 +29,14 @@ def writing(text: str, at: Look | None = None) -> list[Row]:
 
 
 def texts(rows: list[Row]) -> list[str]:
-    return [row.strip.text.rstrip() for row in rows]
+    return [row.text.rstrip() for row in rows]
 
 
 def styled(rows: list[Row], wanted: str) -> set[str]:
     """The texts that are drawn bold, italic, underlined, struck or on a ground."""
     found = set()
     for row in rows:
-        for text, style, _ in row.strip:
+        for text, style, _ in row.segments:
             if style and ((wanted == "ground" and style.bgcolor) or (wanted != "ground" and getattr(style, wanted))):
                 found.add(text.strip())
     return found

@@ -88,7 +88,7 @@ def test_figures_that_do_not_fit_are_dropped_whole() -> None:
 
 def test_unknown_figures_are_not_shown() -> None:
     assert stats_line(INK, AnswerStats(tokens=3), 80).text == "3 tokens"
-    assert view(Turn(1, "assistant", "x", stats=AnswerStats())).rows(look())[-1].strip.text == "x"
+    assert view(Turn(1, "assistant", "x", stats=AnswerStats())).rows(look())[-1].text == "x"
 
 
 def test_the_live_line_stands_where_the_figures_will() -> None:
@@ -142,8 +142,8 @@ def test_sealed_rows_are_drawn_once() -> None:
     before = growing.rows(look())
     growing.write(" goes on")
     after = growing.rows(look())
-    assert before[1].strip is after[1].strip and before[3].strip is after[3].strip
-    assert before[5].strip is not after[5].strip
+    assert before[1].segments is after[1].segments and before[3].segments is after[3].segments
+    assert before[5].segments is not after[5].segments
 
 
 # ---- on a screen

@@ -36,7 +36,7 @@ def test_inline_code_stands_on_a_ground_and_without_colours_keeps_its_backticks(
 def test_links_show_their_target_and_cannot_be_followed() -> None:
     rows = whole("[text](http://x.y/z) <http://a.b> ![map](m.png)", look(70))
     assert texts(rows) == ["text (http://x.y/z) http://a.b map (m.png)"]
-    assert not any(style.link for row in rows for _, style, _ in row.strip if style)
+    assert not any(style.link for row in rows for _, style, _ in row.segments if style)
 
 
 def test_a_target_may_be_defined_anywhere() -> None:
@@ -107,7 +107,7 @@ def test_code_stands_on_its_ground_with_its_language_and_is_not_wrapped() -> Non
     assert texts(rows)[:4] == ["a", "", "  python", "  if x:"]
     head, first, long = rows[2:5]
     assert head.is_head and [row.code for row in rows[2:5]] == [1, 1, 1]
-    assert first.width == 20 and long.width > 20 and long.strip.text.startswith("      return 1")
+    assert first.width == 20 and long.width > 20 and long.text.startswith("      return 1")
 
 
 def test_code_blocks_are_numbered_and_can_be_copied_as_they_were_written() -> None:
@@ -121,7 +121,7 @@ def test_code_blocks_are_numbered_and_can_be_copied_as_they_were_written() -> No
 def test_code_is_coloured_by_its_language_and_any_name_will_do() -> None:
     def inks(language: str) -> int:
         rows = whole(f'```{language}\ndef f(x):  # note\n    return "text" + 1\n```')
-        return len({style.color for row in rows[1:] for _, style, _ in row.strip if style})
+        return len({style.color for row in rows[1:] for _, style, _ in row.segments if style})
 
     assert inks("python") >= 5 and inks("py") == inks("{.python}") == inks("python") and inks("no-such-language") == 1
 
@@ -129,7 +129,7 @@ def test_code_is_coloured_by_its_language_and_any_name_will_do() -> None:
 def test_colours_know_texts_that_began_many_lines_before() -> None:
     code = 'x = """\n' + "word\n" * 60 + '"""\ny = 1\n'
     rows = whole(f"```python\n{code}```")
-    assert len({str(row.strip._segments[1].style) for row in rows[4:60]}) == 1
+    assert len({str(row.segments[1].style) for row in rows[4:60]}) == 1
 
 
 @pytest.mark.parametrize("formula", ["\\( x_1 * y_1 * z \\)", "$a_1*b_1*c$", "\\[ x_{1} \\]", "$$ a_1 * b_1 * c $$"])
@@ -181,7 +181,7 @@ def test_a_family_of_emoji_is_one_character() -> None:
     ],
 )  # fmt: skip
 def test_payloads_are_neutralised_wherever_they_stand(payload: str) -> None:
-    shown = "".join(row.strip.text for row in whole(payload))
+    shown = "".join(row.text for row in whole(payload))
     assert not set(shown) & set("\x1b\x07\x9b\u202e\u2066\u200b\U000e0041")
 
 
@@ -212,4 +212,4 @@ def test_monsters_are_drawn(text: str) -> None:
 
 def test_a_line_of_code_that_is_too_long_says_what_is_left_out() -> None:
     rows = whole("```\n" + "x" * 10_000 + "\n```", look(40))
-    assert "6,000 more characters" in rows[1].strip.text
+    assert "6,000 more characters" in rows[1].text
