@@ -13,7 +13,7 @@ from localllm import told
 from localllm.errors import InvalidRequest
 from localllm.tokens.alphabet import spelled_bytes
 from localllm.tokens.greedy import GreedyWord, Pieces, matches_of, read_pieces
-from localllm.tokens.lattice import UNKNOWN, Scores, WordLattice, is_whole, lattice_of, read_scores
+from localllm.tokens.lattice import UNKNOWN, Scores, is_whole, lattice_of, read_scores
 from localllm.tokens.lookup import Lookup
 from localllm.tokens.merges import MAX_TRACED_CHARS, MergeRules, WordTrace, merge_rules, trace_spelled
 from localllm.tokens.tokenizer import SpelledWord, Tokenizer, byte_of_name, clean_text
@@ -137,7 +137,7 @@ class Explainer:
 
     def _lattice(self, place: Place, text: str, common: dict[str, Any]) -> told.Trace:
         found = lattice_of(self.tokenizer, self._scores, place.word, text)
-        start, end = _window(found, place, len(place.word.ids))
+        start, end = found.spans[place.skip][0], found.spans[place.last - 1][1]
         before = next((piece.best for piece in found.path if piece.end == start), 0.0)
         taken = frozenset(found.path)
         edges = [
@@ -269,13 +269,6 @@ class Explainer:
     def _pieces(self) -> Pieces:
         with self._reading:
             return self.__dict__.get("_pieces") or read_pieces(self.tokenizer)
-
-
-def _window(found: WordLattice, place: Place, num_ids: int) -> tuple[int, int]:
-    """The characters of the tokens in question; all of the word where tokens are not pieces one by one."""
-    if len(found.path) != num_ids:
-        return 0, len(found.text)
-    return found.path[place.skip].start, found.path[place.last - 1].end
 
 
 def _ends_of(tried: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from localllm.errors import InvalidRequest, UnsupportedModel
@@ -45,12 +46,14 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class WordLattice:
-    """One word, as the tokenizer normalized it. `path` is the way that was taken; `ids` are its tokens."""
+    """One word, as the tokenizer normalized it. `path` is the way that was taken; `ids` are its tokens and `spans` the
+    characters of each: unknown neighbours are one token, or as many as they have bytes."""
 
     text: str
     pieces: tuple[Piece, ...]
     path: tuple[Piece, ...]
     ids: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...] = ()
 
     @property
     def score(self) -> float:
@@ -126,7 +129,9 @@ def trace_word(scores: Scores, word: str) -> WordLattice:
             if known is None or piece.best > known.best:
                 arrivals[piece.end] = piece
     path = _way_back(arrivals)
-    return WordLattice(word, tuple(pieces), path, tuple(_ids_of(scores, word, path)))
+    tokens = list(_tokens_of(scores, word, path))
+    ids, spans = tuple(token_id for token_id, _ in tokens), tuple(span for _, span in tokens)
+    return WordLattice(word, tuple(pieces), path, ids, spans)
 
 
 def _pieces_from(scores: Scores, word: str, start: int, so_far: float) -> Iterator[Piece]:
@@ -154,18 +159,15 @@ def _way_back(arrivals: Sequence[Piece | None]) -> tuple[Piece, ...]:
     return tuple(reversed(path))
 
 
-def _ids_of(scores: Scores, word: str, path: Sequence[Piece]) -> Iterator[int]:
+def _tokens_of(scores: Scores, word: str, path: Sequence[Piece]) -> Iterator[tuple[int, tuple[int, int]]]:
     """Neighbours that are unknown are one token, or its bytes where the model has those."""
-    unknown = ""
-    for piece in (*path, None):
-        if piece is not None and piece.id in (UNKNOWN, scores.unknown_id):
-            unknown += word[piece.start : piece.end]
-            continue
-        if unknown:
-            yield from _unknown_ids(scores, unknown)
-            unknown = ""
-        if piece is not None:
-            yield piece.id
+    for is_unknown, group in groupby(path, key=lambda piece: piece.id in (UNKNOWN, scores.unknown_id)):
+        pieces = list(group)
+        if is_unknown:
+            span = (pieces[0].start, pieces[-1].end)
+            yield from ((token_id, span) for token_id in _unknown_ids(scores, word[slice(*span)]))
+        else:
+            yield from ((piece.id, (piece.start, piece.end)) for piece in pieces)
 
 
 def _unknown_ids(scores: Scores, text: str) -> list[int]:

@@ -72,12 +72,7 @@ class TokenPanel(Drawn):
         lines = [self._heading(ink, width)]
         split = self._split
         if split is None or split.problem:
-            said = (
-                split.problem if split else self._state.problem or ("" if self._state.text else "Type or paste a text.")
-            )
-            lines.append(
-                Line(("▪ " if said and self._state.text else "", ink("err"))).put(one_line(said), ink("muted"))
-            )
+            lines.append(self._said(ink, split))
             return [line.fit(width).strip(width) for line in lines]
         self._lay_out(ink, split, width)
         room = max(1, (height - 1) // self._row_height)
@@ -101,6 +96,15 @@ class TokenPanel(Drawn):
     @property
     def _is_current(self) -> bool:
         return self.number == self._state.panel
+
+    def _said(self, ink: Ink, split: told.SplitText | None) -> Line:
+        """Why there are no tokens, where they would stand."""
+        problem = split.problem if split else self._state.problem
+        if problem:
+            return Line(("▪ ", ink("err"))).put(one_line(problem), ink("muted"))
+        if self._state.text:
+            return Line(("opening the tokenizer", ink("muted")))
+        return Line(("Type or paste a text." if self._is_current else "", ink("muted")))
 
     def _heading(self, ink: Ink, width: int) -> Line:
         split, name = self._split, one_line(self._state.title(self.number))

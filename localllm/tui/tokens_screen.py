@@ -33,6 +33,8 @@ from localllm.tui.tokens_steps import trace_lines
 
 TYPED_S, MOVED_S = 0.12, 0.06
 """How long typing and moving have to rest before the daemon is asked."""
+TALL = 18
+"""Rows in which the same word is shown in a tokenizer of another kind, too."""
 NOBODY = "No tokenizer is here yet: a adds one."
 
 
@@ -101,7 +103,7 @@ class Steps(Pane):
         if state.trace is None:
             said = "The word under the cursor, step by step." if state.current else NOBODY if not state.names else ""
             return [heading(ink, width, "Steps"), Line((said, ink("muted")))]
-        other = state.other_trace if height >= 18 else None
+        other = state.other_trace if height >= TALL else None
         if other is None:
             return trace_lines(ink, state.trace, width, height, state.lit_step)
         first = trace_lines(ink, state.trace, width, height - 8, state.lit_step)
@@ -358,7 +360,7 @@ class TokensScreen(FrameScreen):
         self._refresh_views()
 
     async def _look(self) -> None:
-        await self._asking.look(with_others=self.size_class == "wide")
+        await self._asking.look(with_others=self.query_one("#steps").size.height >= TALL)
         self._redraw(Steps, Facts)
 
     async def _look_up(self, offset: int | None = None) -> None:

@@ -71,7 +71,7 @@ def _merge_lines(ink: Ink, merges: told.Merges, width: int, room: int, step: int
     lines = [head.put(cell("merged", MERGED), ink("faint")).put(cell("rank", RANK, "right"), ink("faint"))]
     for number in _window(len(shown), room - 1, step):
         if number is None:
-            lines.append(Line(("   ┊", ink("faint"))))
+            lines.append(Line(("  …", ink("faint"))))
         else:
             lines.append(_stage_line(ink, shown[number], number, width, number - step))
     return lines
@@ -132,11 +132,25 @@ def _lattice_lines(ink: Ink, lattice: told.Lattice, width: int, room: int, step:
     rest = sorted((edge for edge in lattice.edges if not edge.is_taken), key=lambda edge: (-edge.score, edge.start))
     lit = taken[step - 1] if 0 < step <= len(taken) else None
     rows = [taken, *_packed(rest)]
-    lines = [_edge_row(ink, row, pitch, lit, width) for row in rows[: max(1, room - 2)]]
-    hidden = sum(map(len, rows[max(1, room - 2) :]))
+    table = [Line(), _path_head(ink), *(_path_row(ink, edge, edge is lit) for edge in taken)]
+    shown = rows[: max(1, room - 2)]
+    if len(shown) + len(table) + 2 > room:
+        table = []
+    lines = [_edge_row(ink, row, pitch, lit, width) for row in shown]
+    hidden = sum(map(len, rows[len(shown) :]))
     if lit is not None and room >= 3:
         lines += [Line(), _edge_told(ink, lit, lattice, hidden)]
-    return lines
+    return lines + table
+
+
+def _path_head(ink: Ink) -> Line:
+    return Line((cell("best way", 16), ink("faint"))).put("   score     sum", ink("faint"))
+
+
+def _path_row(ink: Ink, edge: told.Edge, is_lit: bool) -> Line:
+    role = "accent" if is_lit else "text"
+    line = Line((cell(hex_text(edge.bytes), 16), ink(role, bold=is_lit)))
+    return line.put(_signed(edge.score).rjust(8), ink(role)).put(_signed(edge.best).rjust(8), ink("muted"))
 
 
 def _packed(edges: Sequence[told.Edge]) -> list[list[told.Edge]]:
@@ -173,7 +187,8 @@ def _edge_told(ink: Ink, edge: told.Edge, lattice: told.Lattice, hidden: int) ->
     name = "an unknown character" if edge.id < 0 else hex_text(edge.bytes)
     line = Line((name, ink("bright"))).put("   score ", ink("muted")).put(_signed(edge.score), ink())
     line.put("   best way to here ", ink("muted")).put(_signed(edge.best), ink())
-    line.put(f"   {words.plural(others, 'other piece', 'other pieces')} end here", ink("muted"))
+    said = {0: "no other piece ends here", 1: "1 other piece ends here"}.get(others, f"{others} other pieces end here")
+    line.put(f"   {said}", ink("muted"))
     return line.put(f", {hidden} more not shown" if hidden else "", ink("faint"))
 
 
@@ -185,7 +200,7 @@ def _match_lines(ink: Ink, matches: Sequence[told.Match], width: int, room: int,
     left = max(20, min(36, width // 2))
     for number in _window(len(matches), room, max(0, step - 1)):
         if number is None:
-            lines.append(Line(("   ┊", ink("faint"))))
+            lines.append(Line(("  …", ink("faint"))))
             continue
         match, is_lit = matches[number], number + 1 == step
         word = Line()

@@ -30,6 +30,7 @@ from tests.tokens.worlds import tiny, tiny_spm
 from tests.tui.fakes import FakeClient, app_with
 from tests.tui.pictures import cells, screen_text
 from tests.tui.real_daemon import real_daemon
+from tests.tui.snapshots import held_against
 from tests.tui.token_fakes import FakeTokens, client_with
 
 TEXT = "hello the cat, héllo\n  unbelievably"
@@ -182,6 +183,22 @@ async def test_the_cursor_stays_on_its_characters_while_the_text_grows(tmp_path:
         screen.show_text(TEXT + " and more")
         await until(pilot, lambda: screen.state.explanation and screen.state.explanation.num_chars > len(TEXT))
         assert screen.state.current == before
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_screen_looks_as_it_did(tmp_path: Path, size: tuple[int, int]) -> None:
+    tokenizers = {
+        "bpe": tiny(), "spm": tiny_spm(), "uni": trained.unigram_of_gguf(), "word": trained.wordpiece_by_hand(),
+    }  # fmt: skip
+    client = client_with(tokenizers, bpe="Tiny", spm="Pieces", uni="T5", word="BERT")
+    text = "hello the unbelievably héllo words,\n  and return x**2"
+    async with shown(client, tmp_path, text, size=size) as (app, pilot, screen):
+        await pilot.press("right")
+        await until(pilot, lambda: screen.state.facts and screen.state.facts.id == screen.state.current.id)  # type: ignore
+        if size[0] == 200:
+            await until(pilot, lambda: screen.state.template and screen.state.page and screen.state.other_trace)
+        await pilot.pause(0.3)
+        held_against(app, f"tokens-{size[0]}")
 
 
 # ---- views
