@@ -8,7 +8,7 @@ import functools
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,7 +24,7 @@ from localllm.server.fields import MAX_PROMPTS, ChatRequest, Common, CompletionR
 from localllm.server.forced_calls import calls_draft, strict_calls
 from localllm.server.notes import Notes
 from localllm.server.prompts import chat_prompt, knows_tools
-from localllm.server.reasoning import budget_of, thinking_of
+from localllm.server.reasoning import Thinking, budget_of, thinking_of
 from localllm.server.wanted_format import wanted_format
 from localllm.settings import Settings
 from localllm.store.entry import Entry
@@ -164,18 +164,8 @@ def chat_asks(
     event loop."""
     notes = notes or Notes()
     ask = _ask(request, entry, text, settings, vocab_size)
-    use = tool_use(request)
-    spec = spec_of(text, use.listed)
-    thinking = thinking_of(
-        request, text.template.source, can_reason=bool(spec.reasoning or spec.is_harmony), notes=notes, name=entry.name
-    )
-    prompt = chat_prompt(
-        request.messages, use.listed, entry, text,
-        add_generation_prompt=_opens_answer(request),
-        continue_final_message=request.continue_final_message is True,
-        variables=thinking.variables,
-        pass_over=notes.pass_over,
-    )  # fmt: skip
+    told = told_by(request, entry, text, notes)
+    prompt, use, spec, thinking = told.prompt, told.use, told.spec, told.thinking
     encoded = text.tokenizer.encode(prompt, add_special=request.add_special_tokens is True, parse_special=True)
     given = _continued(request, ask, vocab_size)
     ids = notes.truncate(encoded, request.truncate_prompt_tokens)
@@ -197,6 +187,33 @@ def chat_asks(
         format=_format(request, use, markup, prompt, text.tokenizer),
     )
     return _copies(ask, request.n or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A conversation as its model reads it, and what that says of the answer."""
+
+    prompt: str
+    use: ToolUse
+    spec: "MarkupSpec"
+    thinking: Thinking
+
+
+def told_by(request: ChatRequest, entry: Entry, text: "TextSide", notes: Notes) -> Told:
+    """Only the template's part of `chat_asks`."""
+    use = tool_use(request)
+    spec = spec_of(text, use.listed)
+    thinking = thinking_of(
+        request, text.template.source, can_reason=bool(spec.reasoning or spec.is_harmony), notes=notes, name=entry.name
+    )
+    prompt = chat_prompt(
+        request.messages, use.listed, entry, text,
+        add_generation_prompt=_opens_answer(request),
+        continue_final_message=request.continue_final_message is True,
+        variables=thinking.variables,
+        pass_over=notes.pass_over,
+    )  # fmt: skip
+    return Told(prompt, use, spec, thinking)
 
 
 def _continued(request: ChatRequest, ask: Ask, vocab_size: int) -> list[int]:

@@ -3,9 +3,11 @@
 Nothing is generated, no page is taken, and no model is loaded for it.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,10 +21,11 @@ from localllm.daemon.resident import Resident
 from localllm.daemon.texts import Texts
 from localllm.errors import InvalidRequest, LocalLLMError
 from localllm.server import preview_shapes as shapes
-from localllm.server.asks import chat_asks, wish_of
+from localllm.server.asks import chat_asks, told_by, wish_of
 from localllm.server.desk import Desk
 from localllm.server.fields import ChatRequest
 from localllm.server.http import Json, attended, read_object
+from localllm.server.notes import Notes
 from localllm.server.operations import Operation
 from localllm.server.tokenizing import meant_model
 from localllm.server.unknowns import take
@@ -30,6 +33,7 @@ from localllm.store.entry import Entry
 
 if TYPE_CHECKING:
     from localllm.runtime.load import TextSide
+    from localllm.tokens.tokenizer import Tokenizer
 
 MAX_DRAFT_CHARS = 4 * 2**20
 _OTHER_TEXT = "\u2630"
@@ -109,25 +113,24 @@ class Previews:
 
     def _count(self, wanted: ChatRequest, entry: Entry, text: "TextSide", vocab_size: int, has_draft: bool) -> _Counted:
         """Slow: not for the event loop."""
-        ask = chat_asks(wanted, entry, text, self._desk.settings, vocab_size)[0]
-        tokens = partial(self._tokens, wanted, entry, text, vocab_size)
+        notes = Notes()
+        ask = chat_asks(wanted, entry, text, self._desk.settings, vocab_size, notes=notes)[0]
         conversation = ask.prompt[: len(ask.prompt) - ask.num_given]
         num_told = next((n for n, each in enumerate(wanted.messages) if not _is_system(each)), len(wanted.messages))
-        num_before = len(wanted.messages) - has_draft
-        parts = _Parts(conversation, wanted.messages, tokens, text.tokenizer.special_ids)
-        before = parts.of_first(num_before) if has_draft else len(conversation)
+        parts = _Parts(
+            conversation, ask.prompt_text, wanted.messages, partial(_told_text, wanted, entry, text), text.tokenizer
+        )
+        before = parts.of_first(len(wanted.messages) - 1) if has_draft else len(conversation)
         system = min(parts.of_first(num_told), before)
         return _Counted(ask, shapes.PromptParts(system, before - system, len(conversation) - before, ask.num_given))
 
-    def _tokens(
-        self, wanted: ChatRequest, entry: Entry, text: "TextSide", vocab_size: int, messages: list[dict[str, Any]]
-    ) -> list[int]:
-        """Of another conversation in the place of this one, without the opening of an answer."""
-        other = msgspec.structs.replace(
-            wanted, messages=messages, add_generation_prompt=False, continue_final_message=False,
-            continue_token_ids=None, truncate_prompt_tokens=None, echo=None,
-        )  # fmt: skip
-        return chat_asks(other, entry, text, self._desk.settings, vocab_size)[0].prompt
+
+def _told_text(wanted: ChatRequest, entry: Entry, text: "TextSide", messages: list[dict[str, Any]]) -> str:
+    """Another conversation in the place of this one, without the opening of an answer."""
+    other = msgspec.structs.replace(
+        wanted, messages=messages, add_generation_prompt=False, continue_final_message=False
+    )
+    return told_by(other, entry, text, Notes()).prompt
 
 
 def _add_draft(body: dict[str, Any]) -> bool:
@@ -147,38 +150,54 @@ def _is_system(message: dict[str, Any]) -> bool:
     return message.get("role") in ("system", "developer")
 
 
-@dataclass(frozen=True, slots=True)
 class _Parts:
-    """The tokens `ids` of a conversation; `tokens` gives those of another one, `special_ids` are tags of turns."""
+    """A conversation as `ids` and as `text`, of which ids at the beginning may have been cut off. `told` gives the text
+    of another one. Tokens are found by their bytes, so that a long conversation is cut into tokens once."""
 
-    ids: list[int]
-    messages: list[dict[str, Any]]
-    tokens: Callable[[list[dict[str, Any]]], list[int]]
-    special_ids: Collection[int]
+    def __init__(
+        self,
+        ids: list[int],
+        text: str,
+        messages: list[dict[str, Any]],
+        told: Callable[[list[dict[str, Any]]], str],
+        tokenizer: "Tokenizer",
+    ) -> None:
+        self._ids, self._text, self._messages, self._told = ids, text, messages, told
+        self._special_ids = tokenizer.special_ids
+        self._lengths = list(accumulate(len(tokenizer.token_bytes(token_id)) for token_id in reversed(ids)))
 
     def of_first(self, count: int) -> int:
         """How many of the tokens come from the first `count` messages."""
-        if count == len(self.messages):
-            return len(self.ids)
+        if count == len(self._messages):
+            return len(self._ids)
         try:
-            return _num_alike(self.ids, self.tokens(self.messages[:count]))
+            return self._tokens_in(_num_alike(self._text, self._told(self._messages[:count])))
         except LocalLLMError:  # the template refuses to show those alone
             return self._up_to_turn(count)
 
+    def _tokens_in(self, num_characters: int) -> int:
+        """Tokens that begin before this place."""
+        behind = len(self._text[num_characters:].encode("utf-8", errors="replace"))
+        return max(0, len(self._ids) - bisect_left(self._lengths, behind) - 1) if behind else len(self._ids)
+
     def _up_to_turn(self, count: int) -> int:
         """As far as all is the same when that message says something else, without the tag that opens its turn."""
-        changed = {**self.messages[count], "content": _OTHER_TEXT}
+        changed = {**self._messages[count], "content": _OTHER_TEXT}
         try:
-            others = self.tokens([*self.messages[:count], changed, *self.messages[count + 1 :]])
+            other = self._told([*self._messages[:count], changed, *self._messages[count + 1 :]])
         except LocalLLMError:
             return 0
-        alike = range(_num_alike(self.ids, others) - 1, -1, -1)
-        return next((place for place in alike if self.ids[place] in self.special_ids), 0)
+        alike = range(self._tokens_in(_num_alike(self._text, other)) - 1, -1, -1)
+        return next((place for place in alike if self._ids[place] in self._special_ids), 0)
 
 
-def _num_alike(one: Sequence[int], other: Sequence[int]) -> int:
-    alike = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return next(alike, min(len(one), len(other)))
+def _num_alike(one: str, other: str) -> int:
+    """Characters at the beginning that are the same."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # by halves: slices are compared fast, single characters are not
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
 
 
 def _shown(
