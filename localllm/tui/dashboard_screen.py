@@ -107,6 +107,7 @@ class DashboardScreen(FrameScreen):
         self._has_news = True
         self._painted_s = 0.0
         self._drawn_pages = -1
+        self._num_models = 0
         self._is_frozen = False
         self._asked: tuple[object, float] = (None, 0.0)
         self._pending: tuple[str, Timer] | None = None
@@ -257,6 +258,10 @@ class DashboardScreen(FrameScreen):
         self.pages.chosen = self.live.slot(chosen) if chosen is not None and is_dimming else None
         if self.pages.num_pages != self._drawn_pages:
             self._fit_pages()
+        if len(self.live.models) != self._num_models:
+            self._num_models = len(self.live.models)
+            self.refresh_bindings()
+            self.bindings_changed()
 
     # ---- asking
 

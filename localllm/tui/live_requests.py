@@ -80,7 +80,7 @@ class Request:
     @property
     def name(self) -> str:
         """Short: its number, else the end of its id."""
-        return str(self.serial) if self.serial else self.id[-6:]
+        return str(self.serial) if self.serial else one_line(self.id)[-6:]
 
     @property
     def queued_s(self) -> float | None:

@@ -1,6 +1,7 @@
 """The dashboard, driven as a person would: against frames of a feed that nobody sends, and against a real daemon."""
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -81,6 +82,11 @@ class World:
     @property
     def text(self) -> str:
         return screen_text(self.app)
+
+    @property
+    def raw(self) -> str:
+        """Everything that would go to the terminal as text, also what has no width there."""
+        return "".join(segment.text for strip in self.app.screen._compositor.render_strips() for segment in strip)
 
     async def tell(self, after_s: float = 0.1, *others: FakeEngine, **options: Any) -> None:
         """The next frame arrives and is painted."""
@@ -525,6 +531,90 @@ def test_only_spans_that_changed_are_painted(tmp_path: Path) -> None:
     dashboard(tmp_path, drive)
 
 
+def test_a_screen_that_is_not_seen_is_not_painted(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine)
+        await world.tell()
+        behind, drawn = world.screen, []
+        behind._paint_parts = lambda: drawn.append(1)  # type: ignore[method-assign]
+        await world.press("enter")
+        assert isinstance(world.app.screen, RequestPage)
+        drawn.clear()
+        expected = world.app.live.num_frames + 3
+        for _ in range(3):
+            world.client.frames.put(world.engine.frame())
+        await world.until(lambda: world.app.live.num_frames >= expected)
+        await world.pilot.pause(0.3)
+        assert drawn == []
+        await world.press("escape")
+        await world.until(lambda: bool(drawn))
+
+    dashboard(tmp_path, drive)
+
+
+PAYLOADS = (
+    "\x1b[2J\x1b[H", "\x1b]0;title\x07", "\x1b]8;;http://x\x1b\\link", "\x9b31m", "\x90q\x9c", "\u202eevil\u202c",
+    "\u2066x\u2069", "a\u200db\u200c\u200e\u200f", "[bold red]x[/]", "[/]", "\r\n\t\x08\x00", "日本語" * 9,
+    "e\u0301" * 30, "\ud800", "👩\u200d👩\u200d👧", "\x7f",
+)  # fmt: skip
+FORBIDDEN = set(map(chr, [*range(0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F),
+                          *range(0x2066, 0x206A)])) - {"\n"}  # fmt: skip
+
+
+def test_nothing_but_plain_text_is_drawn_whatever_a_feed_says(tmp_path: Path) -> None:
+    from localllm.daemon.feed import Frame, Machine, ModelRow, RequestEvent
+
+    chance = random.Random(7)
+
+    def word() -> str:
+        parts = [chance.choice(PAYLOADS), "".join(chr(chance.randrange(1, 0x3000)) for _ in range(8))]
+        return "".join(chance.sample(parts, 2))[: chance.randrange(2, 40)]
+
+    def hostile(at: float, engine: FakeEngine) -> Frame:
+        names = ["queued", "loading", "submitted", "admitted", "first_token", "preempted", "finished", "failed"]
+        events = [
+            RequestEvent(
+                id=word(), model=word(), route=word(), name=chance.choice(names), at=at, time=at, source=word(),
+                data={"reason": word(), "code": word(), "cached": 1, "prompt": 2, word(): word()},
+            )
+            for _ in range(40)
+        ]  # fmt: skip
+        row = ModelRow(
+            name=word(), state=chance.choice(["ready", "failed", "loading"]), device=word(), notes=(word(),),
+            error=word(), page_size=16,
+        )  # fmt: skip
+        engine.sequences = {
+            str(number): FakeSequence(f"{word()}/{number}-0", 9, [number], computed=9) for number in range(6)
+        }
+        return Frame(
+            at=at, time=at, models=[row], events=events, snapshots={row.name: engine.snapshot()},
+            machine=Machine(1, 2, 3),
+        )  # fmt: skip
+
+    async def drive(world: World) -> None:
+        still(world)
+        screen = world.screen
+        for number in range(25):
+            world.app.live.apply(hostile(10.0 + number * 0.01, FakeEngine(num_pages=64)), 0.0)
+            name = next(iter(world.app.live.models))
+            told = PageDetails(
+                page=0, tokens=(PageToken(1, word()), PageToken(2, word())), chain=(ChainLink(0, word()),)
+            )
+            screen.pages.told = page_text(told, name)
+            screen.table.choose(next(iter(world.app.live.requests.rows)))
+            screen.table.filter = word() if number % 5 == 0 else ""
+            screen.table.ask = ""
+            world.paint()
+            await world.pilot.pause()
+            bad = [strip.text for strip in world.app.screen._compositor.render_strips() if FORBIDDEN & set(strip.text)]
+            assert bad == []
+        screen.action_open()
+        await world.pilot.pause(0.1)
+        assert not FORBIDDEN & set(world.raw)
+
+    dashboard(tmp_path, drive, size=(200, 60))
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(42, 200))
 def test_columns_fill_the_table(width: int) -> None:
@@ -546,7 +636,7 @@ def test_hostile_names_never_reach_the_screen(tmp_path: Path) -> None:
         world.engine.sequences["\x1b[31mid/x"] = FakeSequence("\x1b[31mid/x", 16, world.engine.take(1))
         await world.tell()
         assert "evil[red]" in world.text
-        assert not any(character in world.text for character in "\x1b\x07\u202e\u200f")
+        assert not any(character in world.raw for character in "\x1b\x07\u202e\u200f")
 
     dashboard(tmp_path, drive)
 
