@@ -38,6 +38,7 @@ from tests.tui.models_world import (
     pulling,
 )
 from tests.tui.pictures import screen_text
+from tests.tui.snapshots import held_against
 
 SIZES = [(80, 24), (120, 40), (200, 60)]
 
@@ -117,6 +118,15 @@ async def test_three_sections_the_model_and_the_pulls(tmp_path: Path, size: tupl
         assert cell_len(rule) == size[0] - (1 if size[0] < 100 else 2), "it ends on the margin"
         assert "61 MB/s   2 at once" in world.text and "281 GB free" in world.text
         assert ("Memory on this machine" in world.text) == (size[0] >= 100)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+async def test_the_screen_looks_as_it_did(tmp_path: Path, size: tuple[int, int]) -> None:
+    async with models(tmp_path, Library(pulls=PULLS), size) as world:
+        await world.until(lambda: "61 MB/s   2 at once" in world.text and "412 tok/s" in world.text)
+        await world.at("gemma3:12b")
+        await world.until(lambda: "▌ gemma3:12b" in world.text)
+        held_against(world.app, f"models-{size[0]}x{size[1]}")
 
 
 async def test_a_row_says_what_one_needs_to_choose(tmp_path: Path) -> None:
