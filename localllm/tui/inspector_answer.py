@@ -28,6 +28,8 @@ from localllm.tui.inspector_measure import (
 from localllm.tui.lines import Line, area, heading, joined, left_right
 from localllm.tui.palette import Ink
 
+WHEEL = 3
+"""Rows that one notch goes."""
 NEAR = 2
 """Rows around the cursor that stay in view."""
 
@@ -78,6 +80,23 @@ class AnswerPanel(Drawn):
         air = int(self.size.height > 14)
         token = self._flow.token_at(self._top + event.y - 1 - air, event.x)
         if event.y > air and event.y < self.size.height - 1 and token is not None:
+            self.post_message(Pointed(token))
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        self._wheel(event, WHEEL)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        self._wheel(event, -WHEEL)
+
+    def _wheel(self, event: events.MouseEvent, rows: int) -> None:
+        """The cursor goes with the text."""
+        event.stop()
+        last = len(self._flow.rows()) - 1
+        at = max(0, min(last, self._flow.row_of(self.cursor) + rows))
+        token = self._flow.token_at(at, 0)
+        if token is None:  # an empty row: the next one that way has some
+            token = self._flow.token_at(max(0, min(last, at + (1 if rows > 0 else -1))), 0)
+        if token is not None:
             self.post_message(Pointed(token))
 
     # ---- its parts

@@ -61,6 +61,18 @@ class TokenPanel(Drawn):
         if number is not None:
             self.post_message(self.Picked(number))
 
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        self._wheel(event, 1)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        self._wheel(event, -1)
+
+    def _wheel(self, event: events.MouseEvent, by: int) -> None:
+        event.stop()
+        number = self.chosen + by
+        if 0 <= number < len(self.choices()):
+            self.post_message(self.Picked(number))
+
     # ---- the two forms
 
     def _whole(self, ink: Ink, token: InspectedToken, width: int, height: int) -> list[Line]:

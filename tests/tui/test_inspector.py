@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from textual.events import MouseScrollDown
 from textual.pilot import Pilot
 from textual.widget import Widget
 
@@ -369,6 +370,26 @@ async def test_the_mouse_does_all_that_keys_do(tmp_path: Path) -> None:
         await pilot.click(side, offset=place_of(side, "·budget", world))
         await pilot.pause()
     assert [wish.token_id for wish in world.wishes] == [alternative(" budget", 0.064).token_id]
+
+
+async def test_the_wheel_goes_through_rows_and_alternatives(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.app.run_test(size=(120, 40)) as pilot:
+        await world.open(pilot)
+        world.screen.go_to(0)
+        await pilot.pause()
+        await pilot._post_mouse_events([MouseScrollDown], AnswerPanel, offset=(5, 5))
+        await pilot.pause()
+        assert b"divided" in b"".join(token.raw for token in world.answer.tokens[world.screen.cursor :][:2])
+        for _ in range(20):
+            await pilot._post_mouse_events([MouseScrollDown], AnswerPanel, offset=(5, 5))
+        await pilot.pause()
+        assert world.screen.cursor > 200
+        world.screen.go_to(WEIGHT, 0)
+        for _ in range(3):
+            await pilot._post_mouse_events([MouseScrollDown], TokenPanel, offset=(5, 5))
+            await pilot.pause()
+        assert world.screen.chosen == 3 and world.wishes == []
 
 
 async def test_an_answer_that_is_written_is_followed_until_somebody_looks_elsewhere(tmp_path: Path) -> None:
