@@ -195,7 +195,7 @@ def split(
         return split_latent(name, shape, spec, spec.latent)
     if name.endswith("ffn_gate_inp_shexp.weight") and len(shape) == 1:
         return [(name, Cut((name,), 0, rows, shape=(1, *shape)))]
-    if name.endswith(("attn_q_norm.weight", "attn_k_norm.weight")) and len(shape) == 2:
+    if name.endswith(("attn_q_norm.weight", "attn_k_norm.weight", "exp_probs_b.bias")) and len(shape) == 2:
         size = math.prod(shape)
         return [(name, Cut((name,), 0, size, shape=(size,)))]
     prefix, _, rest = name.partition(".attn_qkv.")

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from localllm.errors import BadModelFile
 from localllm.models.config import AttentionSpec, ModelConfig
 
 Order = NDArray[np.intp]
@@ -42,13 +43,20 @@ def attention_of(name: str, config: ModelConfig) -> AttentionSpec | None:
 
 
 def turned_order(name: str, width: int, config: ModelConfig) -> Order | None:
-    """Rows of queries, keys and their norms of `width` values where the file pairs neighbours; None: as they are."""
+    """Rows of queries, keys and their norms of `width` values where the file pairs neighbours; None: as they are.
+
+    BadModelFile where there are more or fewer than the heads make.
+    """
     module = name.rpartition(".")[0].rpartition(".")[2]
     spec = attention_of(name, config)
     if spec is None or spec.rope is None or spec.latent is not None:
         return None
-    if module not in ("attn_q", "attn_k", "attn_q_norm", "attn_k_norm") or width % spec.head_dim:
+    heads = {"attn_q": spec.num_heads, "attn_k": spec.num_kv_heads}.get(module.removesuffix("_norm"))
+    if heads is None:
         return None
+    whole = heads * spec.head_dim
+    if width != whole and not (module.endswith("_norm") and width == spec.head_dim):
+        raise BadModelFile(f"{name} has {width} rows, but the heads make {whole}")
     return halves_from_neighbours(width // spec.head_dim, spec.head_dim, spec.rope.dims)
 
 

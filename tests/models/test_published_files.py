@@ -74,6 +74,12 @@ def test_a_gate_of_the_shared_expert_may_be_a_vector(tmp_path: Path) -> None:
     assert_same(opened(dict(file.metadata), flat), opened(dict(file.metadata), arrays_of(file)))
 
 
+def test_the_bias_of_a_choice_may_be_one_row(tmp_path: Path) -> None:
+    file = converted("ernie 4.5 moe", tmp_path)
+    rows = {name: array[None] if "exp_probs_b" in name else array for name, array in arrays_of(file).items()}
+    assert_same(opened(dict(file.metadata), rows), opened(dict(file.metadata), arrays_of(file)))
+
+
 def test_layers_that_guess_further_tokens_are_left_out_of_a_file(tmp_path: Path) -> None:
     file = converted("glm 4.5", tmp_path)
     longer = {**arrays_of(file), "blk.4.nextn.eh_proj.weight": np.zeros((64, 128), np.float32)}
