@@ -23,7 +23,7 @@ class Texts:
         self._kept_s = kept_s
         self._turn = asyncio.Lock()
         self._key = ""
-        self._text: TextSide | None = None
+        self._loading: asyncio.Future[TextSide] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @contextlib.asynccontextmanager
@@ -32,26 +32,37 @@ class Texts:
         async with self._turn:
             self._cancel_timer()
             try:
-                yield await self._current(entry)
+                yield await asyncio.shield(self._current(entry))  # who loses patience must not lose the text side
             finally:
                 self._timer = asyncio.get_running_loop().call_later(self._kept_s, self.close)
 
-    async def _current(self, entry: Entry) -> "TextSide":
+    def _current(self, entry: Entry) -> "asyncio.Future[TextSide]":
         key = key_of(entry)
-        if self._text is None or key != self._key:
+        if self._loading is None or key != self._key or _has_failed(self._loading):
             self.close()
-            self._text = await self._residency.in_thread(lambda: self._load(entry))
             self._key = key
-        return self._text
+            self._loading = asyncio.ensure_future(self._residency.in_thread(lambda: self._load(entry)))
+        return self._loading
 
     def close(self) -> None:
-        """Forget what is kept; its template's process ends."""
+        """Forget what is kept; its template's process ends, at the latest when it has been loaded."""
         self._cancel_timer()
-        if self._text is not None:
-            self._text.template.close()
-            self._text = None
+        loading, self._loading = self._loading, None
+        if loading is not None and loading.done():
+            _put_away(loading)
+        elif loading is not None:
+            loading.add_done_callback(_put_away)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _has_failed(loading: "asyncio.Future[TextSide]") -> bool:
+    return loading.done() and (loading.cancelled() or loading.exception() is not None)
+
+
+def _put_away(loading: "asyncio.Future[TextSide]") -> None:
+    if not _has_failed(loading):
+        loading.result().template.close()

@@ -1,6 +1,9 @@
 """`POST /localllm/v1/preview`: what a request would cost, without doing anything of it."""
 
+import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +149,22 @@ def test_a_busy_engine_answers_between_its_steps(tmp_path: Path) -> None:
                 if shown["cached_tokens"] == shown["prompt_tokens"] // 16 * 16:
                     return
     raise AssertionError("the prompt was not found while its answer was written")
+
+
+def test_a_worker_that_dies_before_it_answers_leaves_counts_without_a_cache(tmp_path: Path) -> None:
+    with daemon(tmp_path, ToyLibrary(toy_entry("toy:1b")), default_model="toy:1b") as world:
+        assert world.chat("load").status_code == 200
+        (resident,) = world.daemon.residency.residents()
+        assert resident.pid is not None
+        os.kill(resident.pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(preview, world, draft="Hi")
+            while not world.on_loop(lambda: dict(resident._questions)):
+                assert not asked.done(), asked.result()
+            os.kill(resident.pid, signal.SIGKILL)
+            shown = asked.result(20)
+    assert (shown["state"], shown["cached_tokens"], shown["prompt_tokens"]) == (
+        "not loaded",
+        0,
+        len("<user>Hi\n<assistant>"),
+    )
