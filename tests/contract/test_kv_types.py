@@ -18,6 +18,7 @@ ROUNDED = (
     BY_NAME["llama"],
     BY_NAME["sinks"],
     BY_NAME["values narrower than keys"],
+    BY_NAME["attention over latents"],
     BY_NAME["hybrid"],
     World("windows", WINDOWED),
     World("heads of 40 and 72", attending(head_dim=40, value_dim=72, rope=None)),

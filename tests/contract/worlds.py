@@ -235,18 +235,18 @@ def scaled(scaling: RopeScaling, dims: int = 16) -> tuple[LayerSpec, ...]:
     return attending(rope=RopeSpec(dims, 10000.0, scaling))
 
 
-def over_latents(query_rank: int = 0, **changes: Any) -> tuple[LayerSpec, ...]:
-    """Four heads of 32 plain and 16 turning values over latents of 32, to values of 24."""
+def over_latents(query_rank: int = 0, kv_rank: int = 32) -> tuple[LayerSpec, ...]:
+    """Four heads of 32 plain and 16 turning values, to values of 24."""
     spec = AttentionSpec(
         num_heads=4,
         num_kv_heads=1,
-        head_dim=48,
-        value_dim=32,
-        scale=0.2,
+        head_dim=kv_rank + 16,
+        value_dim=kv_rank,
+        scale=(kv_rank + 16) ** -0.5,
         rope=ROPE,
-        latent=LatentSpec(query_rank, kv_rank=32, plain_dims=32, value_dim=24),
+        latent=LatentSpec(query_rank, kv_rank, plain_dims=32, value_dim=24),
     )
-    return (LayerSpec(replace(spec, **changes)),) * 2
+    return (LayerSpec(spec),) * 2
 
 
 def wide(name: str, **changes: Any) -> World:
@@ -336,6 +336,14 @@ WORLDS = (
     World("attention over latents", over_latents()),
     World("attention over latents, queries from latents", over_latents(query_rank=40)),
     World("attention over latents in Q8_0", over_latents(query_rank=32), type=BlockType.Q8_0),
+    World(
+        "attention over latents in several types",
+        over_latents(query_rank=256, kv_rank=256),
+        type=BlockType.Q4_K,
+        types={"attn_k_b.weight": BlockType.Q5_0, "attn_output.weight": BlockType.F16},
+        hidden=256,
+        width=256,
+    ),
     World("experts by sigmoid and bias", routed(scoring="sigmoid"), extras=("choice_bias", "shared_expert")),
     World("softmax over the chosen", routed(scoring="softmax_chosen"), {"activation": "swiglu_oai"}),
     World("experts with biases", routed(scoring="softmax_chosen"), {"activation": "swiglu_oai"}, extras=("bias",)),

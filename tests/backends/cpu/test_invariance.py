@@ -27,6 +27,7 @@ WORLDS = (
     BY_NAME["experts of several types"],
     BY_NAME["norms after"],
     BY_NAME["attention over latents in Q8_0"],
+    BY_NAME["attention over latents in several types"],
     BY_NAME["attention over latents"],
     BY_NAME["a shared expert behind a gate"],
     BY_NAME["experts of the groups with the best two"],
