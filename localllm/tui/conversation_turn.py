@@ -23,6 +23,8 @@ from localllm.tui.turns import Live, Trouble, Turn
 Action = Literal["fold", "previous", "next"]
 NAMES = {"user": "You", "system": "System", "tool": "Tool"}
 CARET = "▍"
+LONG_QUOTE = 40
+"""Rows of what somebody said; of more, half as many are shown until it is unfolded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,13 @@ class TurnView:
     @property
     def is_writing(self) -> bool:
         return self.turn.state == "writing"
+
+    @property
+    def num_tokens(self) -> int:
+        """Of an answer, as far as it is known."""
+        if self.is_writing:
+            return self.live.tokens or 0
+        return self.turn.stats.tokens if self.turn.stats else 0
 
     def write(self, text: str, reasoning: str = "") -> None:
         """More of an answer that is being written."""
@@ -109,10 +118,23 @@ class TurnView:
     def _quote(self, look: Look) -> list[Row]:
         ink, ground = look.ink, look.ink("text", on="panel")
         lines = [self._quote_head(look)]
-        text = drawable(sanitize(self.turn.text))
-        for line in wrap_plain(text, ink(), max(2, look.width - 4)) if text.strip() else ():
+        for line in self._said(look):
             lines.append(Line(("▌", ink("muted"))).put(" ", ink()).add(line))
         return [row(line.fit(look.width).on(ground)) for line in lines]
+
+    def _said(self, look: Look) -> list[Line]:
+        """The text as it is; a long one is folded."""
+        text, width = drawable(sanitize(self.turn.text)), max(2, look.width - 4)
+        if not text.strip():
+            return []
+        shown = text if self.is_unfolded else text[: LONG_QUOTE * width]
+        lines = wrap_plain(shown, look.ink(), width)
+        if self.is_unfolded or (len(shown) == len(text) and len(lines) <= LONG_QUOTE):
+            return lines
+        lines = lines[: LONG_QUOTE // 2]
+        left_out = len(text) - sum(len(line.text) + 1 for line in lines)
+        fold = Line((f"▸ {words.count(left_out)} more characters", look.ink("muted")))
+        return [*lines, fold.put("   enter", look.ink("text", bold=True)).put(" shows them", look.ink("muted"))]
 
     def _quote_head(self, look: Look) -> Line:
         turn, ink = self.turn, look.ink

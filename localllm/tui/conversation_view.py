@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Literal
 
 from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
@@ -14,6 +14,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from localllm.tui.conversation_heights import Heights
+from localllm.tui.conversation_held import Held
 from localllm.tui.conversation_paint import RowPainter, marked
 from localllm.tui.conversation_turn import Action, TurnView
 from localllm.tui.drawn import ink_of
@@ -27,38 +28,6 @@ GAP = Row((), 0, 0)
 """The row between two turns."""
 STEP = 8
 """Columns that code moves sideways at once."""
-
-
-class Held(Sequence[Turn]):
-    """Turns, of which most may be read lazily: only what changed is kept."""
-
-    def __init__(self, turns: Sequence[Turn] = ()) -> None:
-        self._turns, self._count = turns, len(turns)
-        self._changed: dict[int, Turn] = {}
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> Turn: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Turn]: ...
-    def __getitem__(self, index: int | slice) -> Turn | list[Turn]:
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(self._count))]
-        index = range(self._count)[index]
-        return self._changed[index] if index in self._changed else self._turns[index]
-
-    def __setitem__(self, index: int, turn: Turn) -> None:
-        self._changed[range(self._count)[index]] = turn
-
-    def append(self, turn: Turn) -> None:
-        self._changed[self._count] = turn
-        self._count += 1
-
-    def truncate(self, count: int) -> None:
-        self._count = min(count, self._count)
-        self._changed = {index: turn for index, turn in self._changed.items() if index < count}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +59,10 @@ class TurnsView(ScrollView):
         """Whether the end is in view and stays there while something is written."""
         self._is_fitting = False
         self._seen_tokens = 0
+        self._left_writing = False
+        self._is_lost = False
+        """Whether the cursor was put on a turn before there was a window to bring it to the top of."""
+        self._fitted_width = 0
         self._painted: list[Strip] = []
         self._painter: RowPainter | None = None
         self._selection: Selection | None = None
@@ -109,12 +82,11 @@ class TurnsView(ScrollView):
         self._heights = Heights(len(turns))
         self._views: dict[int, TurnView] = {}
         self._sideways: dict[tuple[int, int], int] = {}
-        self.cursor, self.is_following, self._seen_tokens = None, True, 0
+        self.cursor, self.is_following, self._left_writing, self._is_lost = None, True, False, False
 
     def add(self, turn: Turn) -> None:
         self.held.append(turn)
         self._heights.append()
-        self._seen_tokens = 0
 
     def change(self, index: int, turn: Turn) -> None:
         self.held[index] = turn
@@ -168,7 +140,11 @@ class TurnsView(ScrollView):
         """Puts the cursor on a turn, and its first row at the top."""
         if not len(self):
             return
-        self.cursor, self.is_following = max(0, min(len(self) - 1, index)), False
+        self.cursor = max(0, min(len(self) - 1, index))
+        self._leave_end()
+        self._is_lost = not self.is_mounted or not self.size.height
+        if self._is_lost:
+            return
         self._measure(self.cursor)
         self._place(self._top_of(self.cursor))
         self.refit()
@@ -200,7 +176,9 @@ class TurnsView(ScrollView):
 
     def num_behind(self) -> int:
         """Tokens that were written since the view left the end."""
-        return 0 if self.is_following else max(0, self._num_written() - self._seen_tokens)
+        if self.is_following or not self._left_writing or not len(self):
+            return 0
+        return max(0, self.view(len(self) - 1).num_tokens - self._seen_tokens)
 
     def refit(self) -> None:
         """Something changed: measures what is in view now and paints it all."""
@@ -226,7 +204,11 @@ class TurnsView(ScrollView):
         self._painted = now
 
     def on_resize(self) -> None:
-        self._heights.forget()
+        if self.size.width != self._fitted_width:
+            self._heights.forget()
+            self._fitted_width = self.size.width
+        if self._is_lost and self.cursor is not None:
+            self.go_to(self.cursor)
         self.refit()
 
     def on_focus(self) -> None:
@@ -246,14 +228,17 @@ class TurnsView(ScrollView):
             self._fit()
 
     def _note_end(self) -> None:
-        was = self.is_following
-        self.is_following = self.scroll_offset.y >= self._heights.total - self.size.height
-        if was and not self.is_following:
-            self._seen_tokens = self._num_written()
+        if self.scroll_offset.y >= self._heights.total - self.size.height:
+            self.is_following, self._left_writing = True, False
+        else:
+            self._leave_end()
 
-    def _num_written(self) -> int:
-        view = self._views.get(len(self) - 1)
-        return view.live.tokens or 0 if view and view.is_writing else 0
+    def _leave_end(self) -> None:
+        if self.is_following:
+            view = self._views.get(len(self) - 1)
+            self._left_writing = view is not None and view.is_writing
+            self._seen_tokens = view.num_tokens if view else 0
+        self.is_following = False
 
     def _top_of(self, index: int) -> int:
         """The first row of a turn, below the blank one that parts it from the turn before."""

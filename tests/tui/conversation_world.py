@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from textual.app import App, ComposeResult
+from textual.pilot import Pilot
 
 from localllm.history import AnswerStats, Attachment
 from localllm.tui.conversation import Conversation
@@ -75,6 +76,11 @@ class World(App[None]):
 
     on_conversation_edit = on_conversation_again = on_conversation_inspect = on_conversation_wish
     on_conversation_sibling = on_conversation_copied = on_conversation_moved = on_conversation_wish
+
+    async def drawn(self, pilot: Pilot[None]) -> None:
+        """What was streamed stands on the screen, without waiting for the next thirtieth of a second."""
+        assert self.conversation.turns is not None
+        await pilot.pause()
 
     @property
     def rows(self) -> list[str]:

@@ -57,6 +57,14 @@ def test_what_others_said_is_no_markdown() -> None:
     assert texts(view(Turn(1, "user", "**a**\n  - b")).rows(look()))[1:] == ["▌ **a**", "▌   - b"]
 
 
+def test_a_long_message_is_folded_and_says_how_much_is_hidden() -> None:
+    said = view(Turn(1, "user", "\n".join(f"line {number}" for number in range(1000))))
+    rows = texts(said.rows(look(60)))
+    assert rows[20] == "▌ line 19" and rows[21] == "▌ ▸ 8,739 more characters   enter shows them" and len(rows) == 22
+    said.fold()
+    assert len(said.rows(look(60))) == 1001
+
+
 def test_an_answer_says_who_what_was_thought_and_its_figures() -> None:
     rows = texts(view(ANSWER).rows(look(76)))
     assert rows[0] == "qwen3-4b   ▸ thought for 3.4 s  214 tokens" + " " * 24 + "‹ 2 of 3 ›"
@@ -155,7 +163,7 @@ async def test_a_chat_is_aligned_in_every_size(size: tuple[int, int]) -> None:
     async with app.run_test(size=size) as pilot:
         app.conversation.stream("A **litt")
         app.conversation.tell(Live("writing", 48, 62.4, 0.121))
-        await pilot.pause(0.1)
+        await app.drawn(pilot)
         rows, width = app.rows, size[0]
         left, right = (1, width - 1) if width < 100 else (3, width - 3)
         offset = app.conversation.region.x
@@ -172,26 +180,31 @@ async def test_it_follows_the_end_only_from_the_end() -> None:
         chat = app.conversation
         chat.stream("a\n\n" * 30)
         chat.tell(Live("writing", 30))
-        await pilot.pause(0.1)
+        await app.drawn(pilot)
         assert chat.is_following and "▶ writing" in app.rows[-1]
         await pilot.press("pageup")
         before = app.rows
         chat.stream("b\n\n" * 30)
         chat.tell(Live("writing", 78))
-        await pilot.pause(0.1)
+        await app.drawn(pilot)
         assert app.rows[:-1] == before[:-1] and "▾ 48 new tokens" in app.rows[-1]
+        chat.finish(Turn(9, "assistant", chat.turns[-1].text, stats=AnswerStats(tokens=80)))
+        await pilot.pause()
+        assert app.rows[:-1] == before[:-1] and "▾ 50 new tokens" in app.rows[-1]
         await pilot.press("end")
-        assert chat.is_following and "▶ writing" in app.rows[-1]
+        assert chat.is_following and "80 tokens" in app.rows[-1]
+        await pilot.press("pageup")
+        assert "new token" not in app.rows[-1]
 
 
 async def test_the_notice_of_new_tokens_can_be_clicked() -> None:
     app = World([*many(20), writing()])
     async with app.run_test(size=(80, 20)) as pilot:
         app.conversation.stream("a\n\n" * 30)
-        await pilot.pause(0.1)
+        await app.drawn(pilot)
         await pilot.press("pageup")
         app.conversation.tell(Live("writing", 5))
-        await pilot.pause(0.1)
+        await app.drawn(pilot)
         await pilot.click(Conversation, offset=(5, 19))
         assert app.conversation.is_following
 
@@ -242,6 +255,27 @@ async def test_only_visible_turns_are_read() -> None:
         app.conversation.go_to(4000)
         await pilot.pause()
         assert "question 4000" in app.rows[1] and len(read) < 40
+
+
+async def test_a_chat_can_be_opened_at_a_turn_before_it_has_a_size() -> None:
+    app = World(many(100))
+    app.conversation.show(many(100), at=40)
+    async with app.run_test(size=(80, 20)) as pilot:
+        await pilot.pause()
+        assert "You" in app.rows[0] and "question 40" in app.rows[1]
+
+
+async def test_a_lower_window_keeps_the_end_or_the_place() -> None:
+    app = World(many(100))
+    async with app.run_test(size=(80, 30)) as pilot:
+        end = app.rows[-1]
+        await pilot.resize_terminal(80, 20)
+        await pilot.pause()
+        assert app.rows[-1] == end and app.conversation.is_following
+        app.conversation.go_to(50)
+        await pilot.resize_terminal(80, 25)
+        await pilot.pause()
+        assert "question 50" in app.rows[1]
 
 
 async def test_the_cursor_moves_over_turns_and_wishes_come_from_it() -> None:
@@ -332,7 +366,7 @@ async def test_turns_are_replaced_cut_and_finished() -> None:
         assert len(chat.turns) == 1 and "interrupted" not in "\n".join(app.rows)
         chat.append(writing(3))
         chat.stream("", "hmm")
-        await pilot.pause(0.1)
+        await app.drawn(pilot)
         assert "▸ thinking" in "\n".join(app.rows)
         chat.show([])
         await pilot.pause()
@@ -363,3 +397,14 @@ async def test_text_selected_with_the_mouse_is_what_stands_there() -> None:
         await pilot.mouse_up(Conversation, offset=(x + 9, y))
         await pilot.pause()
         assert (app.screen.get_selected_text() or "").startswith("Your loo")
+
+
+async def test_what_is_streamed_is_drawn_by_itself() -> None:
+    app = World([writing()])
+    async with app.run_test(size=(80, 20)) as pilot:
+        app.conversation.stream("some words")
+        for _ in range(200):
+            await pilot.pause(0.01)
+            if "some words" in "\n".join(app.rows):
+                break
+        assert "some words▍" in app.rows[1]
