@@ -113,6 +113,8 @@ def fit_of(
         page_bytes=cost.page_bytes,
         page_size=cost.page_size,
         tokens=tokens,
+        context_bytes=cost.pages_of(cost.context_length) * cost.page_bytes,
+        longest_chat=min(tokens, cost.context_length),
         num_layers=cost.num_layers,
         context_length=cost.context_length,
         room_bytes=room,
@@ -124,6 +126,7 @@ def fit_of(
 def fit_of_loaded(name: str, cost: Cost, ready: wire.Ready, memory_bytes: int) -> ModelFit:
     """Of a model that is loaded nothing has to be guessed."""
     tokens = cost.tokens_in(ready.num_pages)
+    page_bytes = ready.kv_bytes // max(1, ready.num_pages)
     return ModelFit(
         model=name,
         verdict="fits",
@@ -132,9 +135,11 @@ def fit_of_loaded(name: str, cost: Cost, ready: wire.Ready, memory_bytes: int) -
         weight_bytes=ready.weight_bytes,
         work_bytes=cost.work_bytes,
         kv_bytes=ready.kv_bytes,
-        page_bytes=ready.kv_bytes // max(1, ready.num_pages),
+        page_bytes=page_bytes,
         page_size=ready.page_size,
         tokens=tokens,
+        context_bytes=cost.pages_of(ready.context_length) * page_bytes,
+        longest_chat=min(tokens, ready.context_length),
         num_layers=cost.num_layers,
         context_length=ready.context_length,
         room_bytes=ready.weight_bytes + ready.kv_bytes + cost.work_bytes,

@@ -85,7 +85,8 @@ class CatalogModels(msgspec.Struct, frozen=True, kw_only=True):
 
 class ModelFit(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a model has room on this machine. `tokens` of all chats together have room in `kv_bytes` of pages, each
-    of `page_size` tokens and `page_bytes`; `work_bytes` is what computing takes besides the weights. All of it is to
+    of `page_size` tokens and `page_bytes`; one chat of `context_length` tokens takes `context_bytes` of them, and
+    `longest_chat` tokens of one have room; `work_bytes` is what computing takes besides the weights. All of it is to
     come from `room_bytes`, which are free or would be without the models in `unload`; the machine has `memory_bytes`.
     `is_estimate`: nobody has seen the file yet."""
 
@@ -100,6 +101,8 @@ class ModelFit(msgspec.Struct, frozen=True, kw_only=True):
     page_bytes: int = 0
     page_size: int = 0
     tokens: int = 0
+    context_bytes: int = 0
+    longest_chat: int = 0
     num_layers: int = 0
     context_length: int = 0
     room_bytes: int = 0

@@ -1,11 +1,12 @@
 """Pulls as the daemon's own work: asked for once, they go on when whoever asked has left, until they are paused.
 
 A few run at once, the others wait. A pause ends the thread and keeps the partial file; going on is a new thread that
-finds it. A pull that was under way when the daemon ended is no longer listed: asking again goes on where it was.
+finds it. What was under way when the daemon ended is listed as paused by the next one.
 """
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 import uuid
@@ -13,21 +14,35 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from localllm.daemon.shelf import OpenShelf
 from localllm.daemon.shelf_shapes import PullError, PullJob, PullState
 from localllm.errors import LocalLLMError, ModelNotFound, Overloaded
 from localllm.server.jobs import Job, Say
-from localllm.store.blobs import discard_partial
+from localllm.store.blobs import discard_partial, write_atomic
 from localllm.store.entry import PullEvent
 from localllm.store.names import parse_ref
+
+logger = logging.getLogger("localllm.server")
 
 AT_ONCE = 3
 MAX_LISTED = 64
 SHOWN_WHEN_DONE_S = 60.0
 RATE_OVER_S = 5.0
 MAX_NOTICES = 8
+MAX_FILE_BYTES = 2**20
 WIND_DOWN_S = 30.0
 """So long a pull that was paused may take to notice, when it is to be cancelled."""
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A pull as a restart of the daemon finds it; `partials` are paths of files that have grown so far."""
+
+    model: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+    partials: tuple[str, ...] = ()
 
 
 class Progress:
@@ -40,8 +55,25 @@ class Progress:
         self._lock = threading.Lock()
         self._is_unpacking = False
 
+    def take_over(self, kept: Kept) -> None:
+        """What an earlier daemon had fetched, until the first word of the work says it anew."""
+        for number, partial in enumerate(kept.partials or ("",)):
+            first = number == 0
+            self._files[f"{number}"] = PullEvent(
+                kind="progress",
+                completed_bytes=kept.done_bytes if first else 0,
+                total_bytes=kept.total_bytes if first else 0,
+                partial=partial,
+            )
+        self._is_old = True
+
+    _is_old = False
+
     def note(self, event: PullEvent, now: float) -> None:
         with self._lock:
+            if self._is_old:
+                self._files.clear()
+                self._is_old = False
             if event.file not in self._files and self._files and not event.partial:
                 self._is_unpacking = True  # a package is one download; whatever follows is taken out of it
                 return
@@ -101,6 +133,18 @@ class Pull:
     @property
     def is_running(self) -> bool:
         return self.state in ("running", "checking")
+
+    @classmethod
+    def of(cls, kept: Kept) -> "Pull":
+        """One that an earlier daemon began. UsageError where that kept nonsense."""
+        pull = cls(kept.model, parse_ref(kept.model).key)
+        pull.state = "paused"
+        pull._progress.take_over(kept)
+        return pull
+
+    def kept(self) -> Kept:
+        done, total, _, _ = self._progress.so_far(0.0)
+        return Kept(self.model, done, total, tuple(map(str, self._progress.partials())))
 
     def shown(self) -> PullJob:
         error = self._error
@@ -176,9 +220,10 @@ class Pull:
 class Pulls:
     """All pulls of one daemon, in the order in which they were asked for."""
 
-    def __init__(self, open_shelf: OpenShelf) -> None:
+    def __init__(self, open_shelf: OpenShelf, path: Path) -> None:
         self._open_shelf = open_shelf
-        self._pulls: dict[str, Pull] = {}
+        self._path = path
+        self._pulls: dict[str, Pull] = {pull.id: pull for pull in _read(path)}
         self._endings: set[asyncio.Task[None]] = set()
 
     def start(self, model: str) -> Pull:
@@ -227,6 +272,14 @@ class Pulls:
         for pull in self._pulls.values():
             if not pull.is_over:
                 pull.halt("paused")
+        self._save()
+
+    def _save(self) -> None:
+        """A home that cannot be written to forgets the list, and nothing that was fetched."""
+        kept = [pull.kept() for pull in self._pulls.values() if pull.state != "done"]
+        with contextlib.suppress(OSError, LocalLLMError):
+            if kept or self._path.exists():
+                write_atomic(self._path, msgspec.json.encode(kept))
 
     def _again(self, pull: Pull) -> Pull:
         if pull.state in ("paused", "failed"):
@@ -239,6 +292,7 @@ class Pulls:
         waiting = [pull for pull in self._pulls.values() if pull.state == "queued"]
         for pull in waiting[: max(0, free)]:
             pull.run(self._open_shelf, self._run_next)
+        self._save()
 
     def _found(self, pull_id: str) -> Pull:
         if pull_id not in self._pulls:
@@ -250,3 +304,16 @@ class Pulls:
         for pull_id, pull in list(self._pulls.items()):
             if pull.state == "done" and pull.ended_at < oldest:
                 del self._pulls[pull_id]
+
+
+def _read(path: Path) -> list[Pull]:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            return []
+        kept = msgspec.json.decode(path.read_bytes(), type=list[Kept])
+        return [Pull.of(each) for each in kept[:MAX_LISTED]]
+    except FileNotFoundError:
+        return []
+    except (OSError, LocalLLMError, msgspec.MsgspecError) as error:
+        logger.warning("%s cannot be read; pulls of the last daemon are not listed: %s", path, error)
+        return []

@@ -47,7 +47,7 @@ class Shelving:
         self._open_shelf = open_shelf
         self._habits = habits
         self._costs: dict[tuple[str, str, str], Cost | LocalLLMError] = {}
-        self.pulls = Pulls(open_shelf)
+        self.pulls = Pulls(open_shelf, settings.home / "pulls.json")
 
     def operations(self) -> Sequence[Operation]:
         found, one = shelf_shapes.CatalogModels, shelf_shapes.PullJob

@@ -255,7 +255,9 @@ class PartialFile:
 
 
 def discard_partial(path: Path) -> None:
-    """Deletes what a stopped download left; `path` is that of its `.partial` file."""
+    """Deletes what a stopped download left; `path` is that of its `.partial` file: no other is touched."""
+    if path.suffix != ".partial":
+        return
     for left in (path, path.with_name(path.name + ".json")):
         left.unlink(missing_ok=True)
 

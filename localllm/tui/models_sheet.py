@@ -12,6 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.strip import Strip
 
+from localllm.safe_text import one_line
 from localllm.tui.drawn import Drawn
 from localllm.tui.lines import Line, shortened
 from localllm.tui.palette import Ink
@@ -59,12 +60,11 @@ class Sheet(Drawn, can_focus=True):
         if question is None:
             return []
         ground = "err_bg" if question.kind == "err" else "warn_bg"
-        room = width - 4
+        bar = (("▌ ", ink(question.kind, on=ground)),)
+        sentence, detail = (shortened(one_line(text), width - 4) for text in (question.sentence, question.detail))
         lines = [
-            Line(("▌ ", ink(question.kind, on=ground))).put(
-                shortened(question.sentence, room), ink("bright", bold=True, on=ground)
-            ),
-            Line(("▌ ", ink(question.kind, on=ground))).put(shortened(question.detail, room), ink("text", on=ground)),
+            Line(*bar).put(sentence, ink("bright", bold=True, on=ground)),
+            Line(*bar).put(detail, ink("text", on=ground)),
             self._keys(question, ink, ground),
         ]
         return [line.pad_to(width, ink(on=ground)).strip(width) for line in lines]

@@ -182,7 +182,7 @@ class ModelsState:
             return [Words("enter looks on the hub, too")] if self.query else []
         if self.found.notice:
             return [Words(one_line(self.found.notice).rstrip(".") + ".", True)]
-        return [] if every else [Words(f"The hub has no GGUF repository that matches “{self.query}”.")]
+        return [] if every else [Words(f"The hub has no GGUF repository that matches “{one_line(self.query)}”.")]
 
     def _is_wanted(self, model: Model, words: Sequence[str]) -> bool:
         if self.is_fit_only and model.is_hopeless:

@@ -26,6 +26,7 @@ def test_what_has_room_says_for_how_many_tokens() -> None:
     # half of what is free beside weights and work, in pages of 16 tokens, but no more than four chats ever hold
     assert fit.verdict == "fits" and fit.tokens == 4 * 8192
     assert fit.sentence == "It fits with 32,768 tokens for all chats." and fit.room_bytes == 12 * GB
+    assert (fit.longest_chat, fit.context_bytes) == (8192, 8192 // 16 * 2**20)
 
 
 def test_pages_are_bounded_by_memory_where_that_is_short() -> None:

@@ -51,7 +51,7 @@ def event(name: str, done: int, partial: Path | None = None, total: int = 10 * M
 
 
 def pulls_of(shelf: SlowShelf) -> Pulls:
-    return Pulls(lambda: cast(Shelf, shelf))
+    return Pulls(lambda: cast(Shelf, shelf), shelf.folder / "pulls.json")
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -176,6 +176,31 @@ def test_there_is_an_end_to_the_list(tmp_path: Path) -> None:
         assert {job.state for job in pulls.listed()} == {"paused"}
 
     asyncio.run(main())
+
+
+def test_the_next_daemon_finds_what_was_under_way(tmp_path: Path) -> None:
+    async def main() -> None:
+        shelf = SlowShelf(tmp_path)
+        pulls = pulls_of(shelf)
+        pulls.start("m")
+        await asyncio.to_thread(shelf.said.acquire, timeout=20)
+        await step(shelf, 3)
+        pulls.close()
+        shelf.steps.release()
+        again = pulls_of(shelf)
+        (shown,) = again.listed()
+        assert (shown.model, shown.state, shown.done_bytes, shown.total_bytes) == ("m", "paused", 3 * MB, 10 * MB)
+        again.cancel(shown.id)
+        await until(lambda: not (tmp_path / "m.partial").exists())
+        assert pulls_of(shelf).listed() == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'[{"model": "a b"}]', b'[{"model": 5}]'])
+def test_a_list_that_makes_no_sense_is_begun_again(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "pulls.json").write_bytes(content)
+    assert pulls_of(SlowShelf(tmp_path)).listed() == []
 
 
 def test_the_rate_is_that_of_the_last_seconds() -> None:
