@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from localllm.daemon.feed import Frame
 
 SLOW_INTERVAL_S = 0.25
+GLANCE_S = 0.4
+"""Figures of the header that change faster cannot be read."""
 
 
 def _screen(module: str, name: str) -> Screen[object]:
@@ -235,6 +237,7 @@ class LocalApp(App[None]):
         self.exit(return_code=1, message=f"The application failed ({type(error).__name__}); chats are kept. {path}")
 
     _has_data = False
+    _glanced_at = 0.0
 
     def _shown(self) -> FrameScreen | None:
         """None under an overlay, and while the application begins or ends."""
@@ -259,8 +262,9 @@ class LocalApp(App[None]):
             rate = round(sum(self.live.tokens_per_s(model) for model in ready))
             share = busiest.pages_used / busiest.pages_total if busiest.pages_total else 0.0
             glance = Glance(busiest.name, float(rate), round(share, 2))
-        if glance != self.glance:
-            self.glance = glance
+        is_due = time.monotonic() - self._glanced_at > GLANCE_S or glance.model != self.glance.model
+        if glance != self.glance and is_due:
+            self.glance, self._glanced_at = glance, time.monotonic()
             self._refresh_frames()
         if (shown := self._shown()) is not None:
             shown.frame_arrived(frame)

@@ -20,7 +20,7 @@ from textual.widgets import Input
 from localllm.daemon.feed import Frame
 from localllm.errors import LocalLLMError
 from localllm.tui.dashboard_asking import ask_events, ask_page, ask_running
-from localllm.tui.dashboard_figures import KeyFigures, Latency, Throughput
+from localllm.tui.dashboard_figures import KeyFigures, Latency, Plot, Throughput
 from localllm.tui.dashboard_pages import NARROW, PagesPanel
 from localllm.tui.dashboard_request_page import RequestPage
 from localllm.tui.dashboard_requests import RequestTable
@@ -35,7 +35,7 @@ PAINT_S = 0.1
 SLOW_PAINT_S = 0.25
 SLOW_FRAME_S = 0.03
 """A frame that took longer makes the next ones rarer."""
-TABLE_EVERY, FIGURES_EVERY = 2, 5
+TABLE_EVERY, FIGURES_EVERY = 3, 5
 """Paints of the map between two of the table, and of the figures: digits that change faster cannot be read."""
 IDLE_EVERY = 10
 ASK_AGAIN_S = 3.0
@@ -108,6 +108,7 @@ class DashboardScreen(FrameScreen):
         self._painted_s = 0.0
         self._drawn_pages = -1
         self._num_models = 0
+        self._slow_parts: list[Drawn] = []
         self._is_frozen = False
         self._asked: tuple[object, float] = (None, 0.0)
         self._pending: tuple[str, Timer] | None = None
@@ -138,6 +139,7 @@ class DashboardScreen(FrameScreen):
     def on_mount(self) -> None:
         self.pages, self.table = self.query_one(PagesPanel), self.query_one(RequestTable)
         self.fall = self.query_one(WaterfallPanel)
+        self._slow_parts = [*self.query("KeyFigures, WaterfallPanel, #plots Drawn, #side Drawn").results(Drawn)]
         self._timer = self.set_interval(max(PAINT_S, self.local.link.interval_s), self._paint)
         self.pages.focus()
 
@@ -236,7 +238,7 @@ class DashboardScreen(FrameScreen):
         if self._paints % TABLE_EVERY == 0:
             self.table.redraw()
         if self._paints % FIGURES_EVERY == 0:
-            for drawn in self.query("KeyFigures, WaterfallPanel, #plots Drawn, #side Drawn").results(Drawn):
+            for drawn in self._slow_parts:
                 if drawn.display and drawn.size:
                     drawn.redraw()
 
@@ -250,8 +252,9 @@ class DashboardScreen(FrameScreen):
     def _point(self) -> None:
         """Every part looks at the same model and the same request."""
         model, chosen = self.model, self.table.selected()
-        for part in self.query("KeyFigures, #plots Drawn, DevicePanel").results(Drawn):
-            part.model = model  # type: ignore[attr-defined]  # all of these have one
+        for part in self._slow_parts:
+            if isinstance(part, (KeyFigures, Plot, DevicePanel)):
+                part.model = model
         self.pages.model, self.fall.request = model, self._explained()
         self.pages.is_frozen = self._is_frozen
         is_dimming = chosen is not None and self.table.has_focus

@@ -7,12 +7,12 @@ colours.
 from __future__ import annotations
 
 import math
+import sys
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from localllm.daemon.feed import page_ids
 from localllm.tui.live_slots import NUM_SLOTS, OTHERS
 from localllm.wire import SequenceView, Snapshot
 
@@ -30,6 +30,8 @@ LOOK_SHARED = 4
 """And one for each age; behind them those of held pages, by slot and age."""
 LOOK_HELD = LOOK_SHARED + NUM_AGES
 NUM_LOOKS = LOOK_HELD + (NUM_SLOTS + 1) * NUM_AGES
+
+CHUNK = 128
 
 LONG_AGO = -math.inf
 """When a page was written that was there before we looked."""
@@ -192,13 +194,15 @@ class PageBoard:
     def _exchange(self, view: SequenceView, old: SequenceView | None, dirty: set[int]) -> set[int]:
         """The sequence's list of pages becomes the new one; answers those it does not hold any more."""
         name, num_pages = view.request_id, len(self._raw)
-        known = self._lists.get(name, [])
+        known = self._lists.setdefault(name, [])
+        begun = len(old.pages) if old is not None and view.pages.startswith(old.pages) else 0
         # pages that do not exist can only be those of a feed that is wrong: they are not ours to draw
-        pages = [page for page in page_ids(view) if page < num_pages]
-        self._lists[name] = pages
-        if old is not None and pages[: len(known)] == known:
-            self._hold(name, pages[len(known) :], dirty)
+        pages = [page for page in _decoded(view.pages[begun:]) if page < num_pages]
+        if begun:
+            known += pages
+            self._hold(name, pages, dirty)
             return set()
+        self._lists[name] = pages
         self._drop(name, known, dirty)
         self._hold(name, pages, dirty)
         return set(known) - set(pages)
@@ -288,10 +292,21 @@ class PageBoard:
         return pages.index(page) * page_size if len(pages) <= most else None
 
 
+def _decoded(packed: bytes) -> array[int]:
+    """The numbers of pages, as `page_ids` of the feed has them, but all at once: a long list comes with every token."""
+    pages = array("I", packed[: len(packed) // 4 * 4])
+    if sys.byteorder == "big":
+        pages.byteswap()
+    return pages
+
+
 def _differing(before: bytes, after: bytes) -> set[int]:
-    if before == after:
-        return set()
-    return {page for page, (old, new) in enumerate(zip(before, after, strict=True)) if old != new}
+    found: set[int] = set()
+    for start in range(0, len(after), CHUNK):  # mostly nothing differs
+        old, new = before[start : start + CHUNK], after[start : start + CHUNK]
+        if old != new:
+            found.update(page for page, (was, now) in enumerate(zip(old, new, strict=True), start) if was != now)
+    return found
 
 
 def _rank(look: int) -> tuple[int, int]:
