@@ -38,6 +38,9 @@ LAST_EVENTS_S = 3.0
 PREDECESSOR_S = 40.0
 """How long to wait for a daemon of this home that is just finishing."""
 BACKLOG = 1024
+SWITCH_S = 0.0005
+"""How long a thread that reads a prompt may go on while the event loop wants Python's lock, which it does after every
+system call. By default it is ten times as long: a refusal would wait 40 ms behind one long prompt."""
 MAX_FILES = 8192
 
 
@@ -48,6 +51,7 @@ def main(argv: Sequence[str], sources_of: Callable[[Settings], Sources]) -> int:
     parser.add_argument("--ready-fd", type=int)
     report = _Report(parser.parse_args(argv).ready_fd)
     hold_together()
+    sys.setswitchinterval(SWITCH_S)
     try:
         settings = load_settings()
         return run(settings, sources_of(settings), report)
