@@ -165,7 +165,12 @@ class Facts:
     num_used_experts: int = key(whole, "expert_used_count", "num_experts_per_tok", "moe_k", default=0)
     expert_width: int = key(whole, "expert_feed_forward_length", "moe_intermediate_size", default=0)
     num_dense_layers: int = key(
-        whole, "leading_dense_block_count", "first_k_dense_replace", "moe_layer_start_index", default=0
+        whole,
+        "leading_dense_block_count",
+        "first_k_dense_replace",
+        "moe_layer_start_index",
+        "num_dense_layers",
+        default=0,
     )
     expert_layer_step: int = key(whole, "interleave_moe_layer_step", "moe_layer_interval", default=0)
     num_shared_experts: int = key(whole, "expert_shared_count", "n_shared_experts", "moe_num_shared_experts", default=0)

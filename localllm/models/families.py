@@ -303,6 +303,14 @@ ROWS = (
         renames=(("token_embd_norm.weight", "output_norm.weight"),),
         hf_defaults=(("tie_word_embeddings", True),),
     ),
+    Family(
+        architecture="lfm2moe",
+        title="LFM2 MoE",
+        hf=("lfm2_moe",),
+        scoring="sigmoid",
+        renames=(("token_embd_norm.weight", "output_norm.weight"),),
+        hf_defaults=(("tie_word_embeddings", True),),
+    ),
 )
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({row.architecture: row for row in ROWS})

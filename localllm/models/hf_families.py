@@ -133,6 +133,7 @@ _ADJUST: Mapping[str, Callable[[Facts, Config], Facts]] = MappingProxyType(
         "falcon": _falcon,
         "ernie4_5_moe": _ernie_experts,
         "glm4_moe": _sigmoid_experts,
+        "lfm2_moe": _sigmoid_experts,
         "deepseek_v2": _deepseek2,
         "deepseek_v3": _deepseek3,
         "glm4_moe_lite": _deepseek3,

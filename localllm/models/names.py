@@ -196,6 +196,8 @@ _LFM2: Table = {
     "feed_forward.w1": whole("ffn_gate"),
     "feed_forward.w2": whole("ffn_down"),
     "feed_forward.w3": whole("ffn_up"),
+    "feed_forward.gate": whole("ffn_gate_inp"),
+    "feed_forward.expert_bias": whole("exp_probs_b.bias"),
 }
 OF_FAMILY: Mapping[str, Table] = MappingProxyType(
     {
@@ -214,6 +216,7 @@ OF_FAMILY: Mapping[str, Table] = MappingProxyType(
         "gpt-oss": _GPT_OSS,
         "gpt2": _GPT2,
         "lfm2": _LFM2,
+        "lfm2moe": _LFM2,
     }
 )
 TOP: Mapping[str, str] = MappingProxyType(
@@ -231,7 +234,7 @@ TOP: Mapping[str, str] = MappingProxyType(
         "ln_f": "output_norm",
     }
 )
-_EXPERT = re.compile(r"(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight")
+_EXPERT = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(\d+)\.(\w+)\.weight")
 _EXPERT_PARTS: Mapping[str, str] = MappingProxyType(
     {"w1": "gate", "gate_proj": "gate", "w3": "up", "up_proj": "up", "w2": "down", "down_proj": "down"}
 )

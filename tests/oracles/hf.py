@@ -349,6 +349,17 @@ FAMILIES = (
         {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "block_auto_adjust_ff_dim": False},
         {"shortconv.l_cache": 3, "attention.head_count_kv": [0, 2, 0, 2]},
     ),
+    Family(
+        "lfm2 moe",
+        "Lfm2MoeConfig",
+        "lfm2moe",
+        {
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            **EXPERTS,
+            "num_dense_layers": 2,
+            "tie_word_embeddings": True,
+        },
+    ),
 )
 BY_NAME = {family.name: family for family in FAMILIES}
 WRITTEN_BY_HAND = tuple(
@@ -399,7 +410,7 @@ def make_model(family: Family) -> Any:
         model = transformers.AutoModelForCausalLM.from_config(config).to(torch.float32).eval()
         with torch.no_grad():
             for name, buffer in model.named_buffers():
-                if name.endswith("e_score_correction_bias"):
+                if name.endswith(("e_score_correction_bias", "expert_bias")):
                     buffer.normal_(0.0, 0.2)
             for name, parameter in model.named_parameters():
                 is_norm = ("norm" in name or "ln_" in name) and name.endswith("weight")
