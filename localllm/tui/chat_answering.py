@@ -30,7 +30,8 @@ class News:
 
 
 class Answering:
-    """Starts to read at once. After `stop` nothing changes any more, whatever the daemon still says.
+    """Starts to read at once; `make_body` runs in the thread that reads. After `stop` nothing changes any more,
+    whatever the daemon still says.
 
     `tokens` begins with those that were there before (`given`), when an answer goes on.
     """
@@ -38,13 +39,14 @@ class Answering:
     def __init__(
         self,
         client: Client,
-        body: dict[str, Any],
+        make_body: Callable[[], dict[str, Any]],
         *,
+        model: str = "",
         given: list[InspectedToken] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.request_id = f"chat-{uuid.uuid4().hex[:12]}"
-        self.model = str(body.get("model", ""))
+        self.model = model
         self.tokens: list[InspectedToken] = list(given or [])
         self.error: LocalLLMError | None = None
         self.is_done = False
@@ -60,7 +62,7 @@ class Answering:
         self._reason = ""
         self._timings: Any = None
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._read, args=({**body, "request_id": self.request_id},), daemon=True)
+        self._thread = threading.Thread(target=self._read, args=(make_body,), daemon=True)
         self._thread.start()
 
     # ---- for who shows it
@@ -112,17 +114,17 @@ class Answering:
         if timings is not None:
             found["tokens"] = max(found["tokens"], timings.predicted_n)
             found["tokens_per_s"] = round(timings.predicted_per_second or found["tokens_per_s"], 2)
-            found["cached_tokens"] = timings.cache_n
-            found["prompt_tokens"] = timings.cache_n + timings.prompt_n - self._given  # which are the answer's own
+            prompt = timings.cache_n + timings.prompt_n - self._given  # those are the answer's own
+            found["prompt_tokens"], found["cached_tokens"] = prompt, min(prompt, timings.cache_n)
         return AnswerStats(**found)
 
     # ---- the thread
 
-    def _read(self, body: dict[str, Any]) -> None:
+    def _read(self, make_body: Callable[[], dict[str, Any]]) -> None:
         error: LocalLLMError | None = None
         chunks: Iterator[ChatChunk] = iter(())
         try:
-            chunks = self._client.chat(body)
+            chunks = self._client.chat(make_body() | {"request_id": self.request_id})
             for chunk in chunks:
                 if not self._note(chunk):
                     break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from textual.timer import Timer
 
@@ -13,7 +13,7 @@ from localllm.history import Message
 from localllm.tui import words
 from localllm.tui.chat_answering import Answering
 from localllm.tui.chat_previews import Previews
-from localllm.tui.chat_session import shown_token
+from localllm.tui.chat_session import BodyMaker, shown_token
 from localllm.tui.chat_turns import failure_trouble, turn_of
 from localllm.tui.chat_writers import Writing
 from localllm.tui.turns import Live, Siblings, Turn
@@ -120,9 +120,9 @@ class Answers(Previews):
             body = self.session.body_from_tokens(message.parent_id, [token.token_id for token in tokens])
             self._begin(self.session.begin_answer(message.parent_id, origin), body, list(tokens))
 
-    def _begin(self, message: Message, body: dict[str, Any], given: list[InspectedToken] | None = None) -> None:
+    def _begin(self, message: Message, body: BodyMaker, given: list[InspectedToken] | None = None) -> None:
         chat_id = self.session.chat_id
-        answering = Answering(self.local.link.client, body, given=given)
+        answering = Answering(self.local.link.client, body, model=self.session.model, given=given)
         writing = self.writers.start(chat_id, message, answering)
         self._show_beginning(message, writing)
         self.show_around()

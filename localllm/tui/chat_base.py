@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.strip import Strip
@@ -31,6 +32,7 @@ from localllm.tui.palette import Ink
 from localllm.tui.turns import Turn
 
 if TYPE_CHECKING:
+    from localllm.client.looking import PreviewSampling
     from localllm.tui.live_requests import Request
 
 
@@ -70,6 +72,8 @@ class ChatBase(FrameScreen):
         self.files: tuple[Attachment, ...] = ()
         self.editing: int | None = None
         """The message that what is typed replaces."""
+        self.sampling: PreviewSampling | None = None
+        """What is in force for the next answer: the chat's parameters, else the model's own."""
         self.parked = Draft()
         """What was being typed when an edit began."""
 
@@ -217,6 +221,7 @@ class ChatBase(FrameScreen):
                 rows,
                 max(1, num_branches),
                 answer_facts(last, self._pages_text(last)),
+                msgspec.structs.asdict(self.sampling) if self.sampling else {},
             )
         )
 

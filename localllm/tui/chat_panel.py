@@ -49,6 +49,8 @@ class PanelState:
     branches: tuple[BranchRow, ...] = ()
     num_branches: int = 1
     facts: tuple[tuple[str, str], ...] = ()
+    in_force: Mapping[str, Any] = field(default_factory=dict)
+    """What the next answer is sampled with, as far as it is known: also where the model's own values stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,9 @@ class ChatPanel(DrawnList):
         if row is None or row.what == "preset":
             self.post_message(self.Wanted("preset", row, by))
         elif row.parameter is not None and row.parameter.kind in ("slider", "switch"):
-            self._set(row.parameter, row.parameter.moved(self.state.parameters.get(row.parameter.field), by))
+            name = row.parameter.field
+            value = self.state.parameters.get(name, self.state.in_force.get(name))
+            self._set(row.parameter, row.parameter.moved(value, by))
 
     def action_reset(self) -> None:
         if (row := self.chosen) and row.parameter is not None:
@@ -204,7 +208,8 @@ class ChatPanel(DrawnList):
         state = self.state
         yield _Row(self._head, "preset")
         for parameter in PARAMETERS:
-            yield _Row(parameter_row(parameter, state.parameters.get(parameter.field)), "parameter", parameter)
+            value, own = state.parameters.get(parameter.field), state.in_force.get(parameter.field)
+            yield _Row(parameter_row(parameter, value, own), "parameter", parameter)
         yield _BLANK
         tokens = words.plural(state.system_tokens, "token") if state.system_tokens else ""
         yield _Row(title_row("System prompt", tokens))
@@ -264,29 +269,30 @@ def branch_row(row: BranchRow) -> Callable[[Ink, int, bool], Line]:
     return draw
 
 
-def parameter_row(parameter: Parameter, value: Any) -> Callable[[Ink, int, bool], Line]:
+def parameter_row(parameter: Parameter, value: Any, own: Any = None) -> Callable[[Ink, int, bool], Line]:
+    """`own`: the model's value, which holds where `value` is None."""
+
     def draw(ink: Ink, width: int, is_chosen: bool) -> Line:
         line = Line((parameter.label, ink("bright" if is_chosen else "muted"))).fit(LABEL_COLUMNS)
+        told = own if value is None else value
+        role = "muted" if value is None else "text"
         if parameter.kind == "switch":
             return line.add(switch(ink, value != "none"))
         if parameter.kind != "slider":
-            return line.put(
-                shortened(one_line(parameter.text(value)), width - LABEL_COLUMNS),
-                ink("faint" if value is None else "text"),
-            )
-        line.add(slider(ink, None if value is None else parameter.share(value), width - LABEL_COLUMNS - VALUE_COLUMNS))
-        told = Line((parameter.text(value), ink("faint" if value is None else "text")))
-        return line.add(told.fit(VALUE_COLUMNS, "right"))
+            return line.put(shortened(one_line(parameter.text(told)), width - LABEL_COLUMNS), ink(role))
+        share = None if told is None else parameter.share(told)
+        line.add(slider(ink, share, width - LABEL_COLUMNS - VALUE_COLUMNS, "accent" if value is not None else "muted"))
+        return line.add(Line((parameter.text(told), ink(role))).fit(VALUE_COLUMNS, "right"))
 
     return draw
 
 
-def slider(ink: Ink, share: float | None, width: int) -> Line:
+def slider(ink: Ink, share: float | None, width: int, role: str = "accent") -> Line:
     """A knob on its line; None: no knob."""
     if share is None:
         return Line(("─" * width, ink("line")))
     place = round(min(1.0, max(0.0, share)) * (width - 1))
-    return Line(("━" * place, ink("accent"))).put("●", ink("accent")).put("─" * (width - 1 - place), ink("line"))
+    return Line(("━" * place, ink(role))).put("●", ink(role)).put("─" * (width - 1 - place), ink("line"))
 
 
 def switch(ink: Ink, is_on: bool) -> Line:

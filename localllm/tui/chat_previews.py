@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from textual.timer import Timer
 
-from localllm.client.looking import PreviewSampling
 from localllm.errors import ContextExceeded, DaemonUnreachable, LocalLLMError
 from localllm.history import Branch
 from localllm.tui.chat_base import ChatBase
@@ -27,8 +27,6 @@ class Previews(ChatBase):
         self._asked = 0
         self._is_asking = False
         self._budget: Budget | None = None
-        self.sampling: PreviewSampling | None = None
-        """What is in force for the next answer: the chat's parameters, else the model's own."""
 
     def draft_changed(self) -> None:
         if not self.is_mounted:
@@ -50,15 +48,12 @@ class Previews(ChatBase):
         self._preview_timer = None
         if self.local.link.state != "up":
             self.show_bar()
-        elif self._has_nothing():
-            self._budget = None
-            self.show_bar()
         elif self.session.model and not self._is_asking:
             self.run_worker(self._preview(), group="preview")
 
     def _has_nothing(self) -> bool:
-        is_empty = not (self.composer.text.strip() or self.files or self.session.system)
-        return is_empty and not len(self.session.branch)
+        """A chat in which nothing was said or typed: no request could be made of it."""
+        return not (self.composer.text.strip() or self.files or len(self.session.branch))
 
     async def _preview(self) -> None:
         """One at a time; what changed meanwhile is asked for afterwards."""
@@ -66,11 +61,15 @@ class Previews(ChatBase):
         session, leaf = self.session, self.draft_parent()
         branch, chat_id = session.branch, session.chat_id
         draft, files = self.composer.text, self.files
+        is_nothing = self._has_nothing()
+        make_body = (
+            session.preview_body(leaf, draft or " ", files) if is_nothing else session.preview_body(leaf, draft, files)
+        )
         try:
-            preview = await self.local.link.ask(
-                lambda client: client.looking.preview(session.preview_body(leaf, draft, files))
-            )
+            preview = await self.local.link.ask(lambda client: client.looking.preview(make_body()))
             self._budget = budget_of(preview, sum(file.num_tokens or len(file.text) // 4 for file in files))
+            if is_nothing:
+                self._budget = opening_budget(self._budget)
             self.sampling, note = preview.sampling, ""
             if preview.context_length and preview.prompt_tokens >= preview.context_length:
                 raise ContextExceeded(preview.prompt_tokens, preview.context_length)
@@ -103,6 +102,11 @@ class Previews(ChatBase):
         if self._budget is not None and self._budget.over:
             self.conversation.go_to(min(self._budget.over, len(self.session.branch) - 1))
             self.conversation.focus()
+
+
+def opening_budget(budget: Budget) -> Budget:
+    """Without the blank that was sent in place of a message."""
+    return replace(budget, history=0, files=0, draft=0, cached=min(budget.cached, budget.system))
 
 
 def over_budget(error: ContextExceeded, branch: Branch) -> Budget:

@@ -137,6 +137,9 @@ class ChatScreen(Inspecting):
         self.local.say(event.what)
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """What lies over the conversation goes when nobody is in it."""
+        self.set_class(self.has_class("-panel") and self.focused is self.panel, "-panel")
+        self.set_class(self.has_class("-chats") and self.focused in (self.side.chats, self.side.search), "-chats")
         self.show_around()
 
     def frame_arrived(self, frame: Frame) -> None:

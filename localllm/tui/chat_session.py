@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ def opened_history(home: Path) -> tuple[History, str]:
         passing = Path(tempfile.mkdtemp(prefix="localllm-")) / FILE_NAME
         return History(passing), f"Chats are not kept: {error.message}."
     return history, history.notice
+
+
+BodyMaker = Callable[[], dict[str, Any]]
+"""Makes the body of a request; for any thread."""
 
 
 class ChatSession:
@@ -144,30 +148,30 @@ class ChatSession:
         self.reload()
         return True
 
-    # ---- what is asked
+    # ---- what is asked: as it is now; the messages are read where the request is made, for there may be many
 
-    def body(self, leaf: int | None) -> dict[str, Any]:
+    def body(self, leaf: int | None, **more: Any) -> BodyMaker:
         """A request for what comes behind `leaf`."""
-        return self._body([told(message) for message in self.branch.at(leaf)]) | WANTS_TOKENS
+        return self._maker(leaf, WANTS_TOKENS | more)
 
-    def body_from_tokens(self, parent_id: int | None, token_ids: Sequence[int]) -> dict[str, Any]:
-        """A request for an answer that begins with these tokens; their text comes back with it, as it is read."""
-        return self.body(parent_id) | {"continue_token_ids": list(token_ids), "echo": True}
+    def body_from_tokens(self, parent_id: int | None, token_ids: Sequence[int]) -> BodyMaker:
+        """A request for an answer that begins with these tokens; all of its text comes back, but only new tokens."""
+        return self.body(parent_id, continue_token_ids=list(token_ids), echo=True)
 
-    def body_from_text(self, message: Message) -> dict[str, Any]:
+    def body_from_text(self, message: Message) -> BodyMaker:
         """The same where nobody knows the tokens: the text goes on."""
-        goes_on = {"continue_final_message": True, "add_generation_prompt": False, "echo": True}
-        return self.body(message.id) | goes_on
+        return self.body(message.id, continue_final_message=True, add_generation_prompt=False, echo=True)
 
-    def preview_body(self, leaf: int | None, draft: str, attachments: Sequence[Attachment]) -> dict[str, Any]:
+    def preview_body(self, leaf: int | None, draft: str, attachments: Sequence[Attachment]) -> BodyMaker:
         """What a preview is asked with: the conversation up to `leaf`, and the draft."""
-        body = self._body([told(message) for message in self.branch.at(leaf)])
         text = Message(0, None, "user", draft, attachments=tuple(attachments)).prompt
-        return body | ({"draft": text} if text.strip() else {})
+        return self._maker(leaf, {"draft": text} if text else {})
 
-    def _body(self, messages: list[dict[str, str]]) -> dict[str, Any]:
+    def _maker(self, leaf: int | None, more: dict[str, Any]) -> BodyMaker:
+        branch = self.branch.at(leaf)
         opening = [{"role": "system", "content": self.system}] if self.system else []
-        return {"model": self.model, "messages": opening + messages, **self.parameters}
+        fields = {"model": self.model, **self.parameters, **more}
+        return lambda: {**fields, "messages": opening + [told(message) for message in branch]}
 
 
 def nothing() -> Branch:

@@ -12,7 +12,7 @@ import pytest
 from textual.pilot import Pilot
 
 from localllm.client import ChatChunk
-from localllm.client.looking import Preview, PromptParts
+from localllm.client.looking import Preview, PreviewSampling, PromptParts
 from localllm.client.said import Alternative, SaidToken
 from localllm.daemon.feed import Frame, ModelRow
 from localllm.daemon.feed import Progress as LoadProgress
@@ -463,6 +463,17 @@ async def test_a_preview_that_fails_is_a_sentence(tmp_path: Path) -> None:
         await world.sees("5 cached", "6 tokens")
 
 
+async def test_the_models_own_sampling_is_shown_until_it_is_changed(tmp_path: Path) -> None:
+    client = ChatClient()
+    client.looking.answer = Preview(sampling=PreviewSampling(0.6, 20, 0.95, 0.0), context_length=1000, max_tokens=100)
+    async with talking(client, tmp_path, (200, 60)) as world:
+        await world.sees("0.60", "0.95", "reply ≤ 100", "of 1,000")
+        await world.pilot.press("alt+p")
+        await world.until(lambda: world.screen.panel.has_focus)
+        await world.pilot.press("down", "right")
+        assert world.screen.session.parameters == {"temperature": 0.65}
+
+
 # ---- the daemon goes
 
 
@@ -582,8 +593,8 @@ async def test_parameters_are_set_with_keys_and_sent(tmp_path: Path) -> None:
         await world.pilot.press("alt+p")
         await world.sees("Parameters", "temperature", "default")
         await world.pilot.press("down", "right", "right")
-        assert world.screen.session.parameters == {"temperature": 0.75}
-        await world.sees("0.75", "own ▾")
+        assert world.screen.session.parameters == {"temperature": 1.1}
+        await world.sees("1.10", "own ▾")
         await world.pilot.press("end", "up")
         world.screen.panel.move_to(
             next(i for i, row in enumerate(world.screen.panel._rows) if row.parameter and row.parameter.field == "seed")
@@ -595,9 +606,9 @@ async def test_parameters_are_set_with_keys_and_sent(tmp_path: Path) -> None:
         await world.sees("seed is a number, not 'many'")
         sheet._put("7")
         await world.pilot.press("enter")
-        await world.until(lambda: world.screen.session.parameters == {"temperature": 0.75, "seed": 7})
+        await world.until(lambda: world.screen.session.parameters == {"temperature": 1.1, "seed": 7})
         await world.pilot.press("backspace")
-        assert world.screen.session.parameters == {"temperature": 0.75}
+        assert world.screen.session.parameters == {"temperature": 1.1}
         await world.pilot.press("s")
         sheet = await world.sheet(AskSheet)
         sheet._put("mine")
@@ -609,8 +620,8 @@ async def test_parameters_are_set_with_keys_and_sent(tmp_path: Path) -> None:
         await world.sees("mine ▾")
         await world.pilot.press("escape")
         await world.ask_and_wait("Hi")
-        assert world.client.bodies[0]["temperature"] == 0.75
-        assert world.screen.history.latest().parameters == {"temperature": 0.75}
+        assert world.client.bodies[0]["temperature"] == 1.1
+        assert world.screen.history.latest().parameters == {"temperature": 1.1}
 
 
 async def test_thinking_is_a_switch(tmp_path: Path) -> None:
