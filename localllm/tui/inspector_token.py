@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.style import Style
 from textual import events
 from textual.message import Message
@@ -20,7 +21,8 @@ from localllm.visible import visible
 
 LABEL = 13
 NUMBER = 8
-NAME = 13
+NAME = 17
+"""Names of alternatives and the sign of the one taken: thirteen cells hold nearly all words."""
 ROOMY = 24
 """Rows from which on everything has its own."""
 
@@ -176,9 +178,10 @@ class TokenPanel(Drawn):
         if not choices:
             return []
         chosen = choices[min(self.chosen, len(choices) - 1)]
-        before = _safe(context_before(self.answer, self.cursor))
+        name = shortened(_spoken(chosen.raw), width // 2)
+        before = _safe(context_before(self.answer, self.cursor, width - cell_len(name) - len("“… ") - len(" …”")))
         quote = Line((f"“… {before}" if before else "“", ink("muted")))
-        quote.put(shortened(_spoken(chosen.raw), width // 2), ink("bright", bold=True)).put(" …”", ink("muted"))
+        quote.put(name, ink("bright", bold=True)).put(" …”", ink("muted"))
         keeps = Line(("keeps     ", ink("muted"))).put(self._kept(), ink())
         computes = Line(("computes  ", ink("muted"))).put(self._computed(), ink())
         return [
@@ -209,7 +212,7 @@ class TokenPanel(Drawn):
 
     def _enter(self, ink: Ink, token: InspectedToken, chosen: Alternative, width: int) -> Line:
         line = Line(("enter", ink("text", bold=True)))
-        name = shortened(_spoken(chosen.raw).strip() or visible(chosen.raw), max(4, width - 30))
+        name = shortened(_spoken(chosen.raw).strip() or visible(chosen.raw), max(4, width - 20))
         what = "write on from here again" if chosen.token_id == token.token_id else f"go on from “{name}”"
         return line.put(f" {what}", ink("muted"))
 
