@@ -1,23 +1,26 @@
-"""The chat part of measure_tui: a conversation of many messages that is opened, grows and is typed under."""
+"""The chat part of measure_tui: the application over a scripted daemon, with a long chat in its history."""
 
 from __future__ import annotations
 
 import asyncio
 import selectors
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from statistics import quantiles
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 from textual import events
-from textual.app import App, ComposeResult
 from textual.drivers.headless_driver import HeadlessDriver
-from textual.widgets import TextArea
 
-from localllm.history import AnswerStats
-from localllm.tui.conversation import Conversation
-from localllm.tui.palette import DARK, Ink
-from localllm.tui.turns import Live, Turn
+from localllm.client import ChatChunk, Client
+from localllm.history import AnswerStats, History
+from localllm.tui import app
+from localllm.tui.app import LocalApp
+from localllm.tui.chat_screen import ChatScreen
+from localllm.tui.chat_session import FILE_NAME
+from tests.tui.chat_client import TIMINGS, ChatClient
 
 TOKENS_PER_S = 60
 KEYS_PER_S = 10
@@ -44,22 +47,19 @@ def plan(self, budget=512):
 """
 
 
-class Many(Sequence[Turn]):
-    """Messages that are made when somebody looks."""
+class Steady(ChatClient):
+    """A daemon that says `num_tokens` at an even pace."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, num_tokens: int) -> None:
+        super().__init__()
+        self._num_tokens = num_tokens
 
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(self._count))]
-        if index % 2 == 0:
-            return Turn(index, "user", f"Question {index}: why does one long prompt stall everyone else?", created=1e9)
-        stats = AnswerStats(tokens=412, tokens_per_s=62.4, first_token_s=0.184, stop_reason="stop")
-        return Turn(index, "assistant", ANSWER * (1 + index % 3), model="qwen3-4b", stats=stats)
+    def chat(self, body: dict[str, Any]) -> Iterator[ChatChunk]:
+        started = time.perf_counter()
+        for number, token in enumerate(_tokens(self._num_tokens), 1):
+            yield ChatChunk(content=token)
+            time.sleep(max(0.0, started + number / TOKENS_PER_S - time.perf_counter()))
+        yield ChatChunk(finish_reason="stop", timings=TIMINGS)
 
 
 class Screenless(HeadlessDriver):
@@ -87,27 +87,22 @@ class Busy(selectors.DefaultSelector):
         return found
 
 
-class World(App[None]):
-    CSS = """
-    Conversation { margin: 0 1; background: #0f1318; }
-    TextArea { height: 2; border: none; }
-    """
+class World(LocalApp):
+    """The application as it is, which does some work and leaves."""
 
-    def __init__(self, work: Callable[[], Coroutine[Any, Any, dict[str, float]]]) -> None:
-        self.ink = Ink(DARK)
-        self.conversation = Conversation()
+    CSS_PATH = Path(app.__file__).with_name("app.tcss")
+
+    def __init__(self, home: Path, num_tokens: int, work: Callable[[], Coroutine[Any, Any, dict[str, float]]]) -> None:
+        super().__init__(cast("Client", Steady(num_tokens)), home=home, default_model="qwen3-4b")
+        self.driver_class = Screenless
         self.figures: dict[str, float] = {}
         self._work = work
-        super().__init__(driver_class=Screenless)
-        self.register_theme(DARK.theme())
-        self.theme = DARK.theme().name
 
-    def compose(self) -> ComposeResult:
-        yield self.conversation
-        yield TextArea()
+    @property
+    def chat(self) -> ChatScreen:
+        return cast("ChatScreen", self.screen)
 
-    def on_mount(self) -> None:
-        self.query_one(TextArea).focus()
+    def on_ready(self) -> None:
         self.run_worker(self._run())
 
     async def _run(self) -> None:
@@ -119,42 +114,54 @@ def measure(num_messages: int, num_tokens: int, size: tuple[int, int]) -> dict[s
     """Milliseconds: of opening, and of the work for each picture while an answer is written and somebody types."""
     busy = Busy()
     loop = asyncio.SelectorEventLoop(busy)
-    try:
-        return loop.run_until_complete(_measure(num_messages, num_tokens, size, busy))
-    finally:
-        loop.close()
+    with TemporaryDirectory() as home:
+        chat_id = _fill(Path(home), num_messages)
+        world = World(Path(home), num_tokens, lambda: _figures(world, chat_id, num_tokens, busy))
+        try:
+            loop.run_until_complete(world.run_async(size=size))
+        finally:
+            loop.close()
+    return world.figures
 
 
-async def _measure(num_messages: int, num_tokens: int, size: tuple[int, int], busy: Busy) -> dict[str, float]:
-    app = World(lambda: _figures(app, num_messages, num_tokens, busy))
-    await app.run_async(size=size)
-    return app.figures
+def _fill(home: Path, num_messages: int) -> int:
+    """A chat of so many messages, and another one that is opened first."""
+    stats = AnswerStats(tokens=412, tokens_per_s=62.4, first_token_s=0.184, stop_reason="stop")
+    history = History(home / FILE_NAME)
+    with history.together():
+        chat_id, parent = history.new_chat(model="qwen3-4b").id, None
+        for index in range(num_messages):
+            if index % 2 == 0:
+                text = f"Question {index}: why does one long prompt stall everyone else?"
+                parent = history.add(chat_id, parent, "user", text).id
+            else:
+                parent = history.add(chat_id, parent, "assistant", ANSWER * (1 + index % 3), stats=stats).id
+        history.add(history.new_chat(model="qwen3-4b").id, None, "user", "Hello")
+    history.close()
+    return chat_id
 
 
-async def _figures(app: World, num_messages: int, num_tokens: int, busy: Busy) -> dict[str, float]:
-    await asyncio.sleep(0.5)
-    painted, before = Screenless.painted, busy.busy_s
-    app.conversation.show(Many(num_messages))
-    while Screenless.painted == painted:
-        await asyncio.sleep(0.001)
+async def _figures(world: World, chat_id: int, num_tokens: int, busy: Busy) -> dict[str, float]:
+    await asyncio.sleep(1.0)
+    before = busy.busy_s
+    world.chat.open_chat(chat_id)
+    await asyncio.sleep(0.5)  # with all that opening brings about
     opened_ms = (busy.busy_s - before) * 1e3
-    frames = await _stream(app, num_tokens, busy)
-    scrolled = await _scroll(app, busy)
+    frames = await _stream(world, num_tokens, busy)
+    scrolled = await _scroll(world, busy)
     return {"opened_ms": opened_ms, **_percentiles("frame", frames), **_percentiles("page", scrolled)}
 
 
-async def _stream(app: World, num_tokens: int, busy: Busy) -> list[float]:
+async def _stream(world: World, num_tokens: int, busy: Busy) -> list[float]:
     """Milliseconds of work between one picture and the next."""
-    app.conversation.append(Turn("new", "assistant", model="qwen3-4b", state="writing"))
-    await asyncio.sleep(0.3)
-    watch = asyncio.create_task(_watch(busy, num_tokens / TOKENS_PER_S))
-    started = time.perf_counter()
-    for number, token in enumerate(_tokens(num_tokens), 1):
-        app.conversation.stream(token)
-        app.conversation.tell(Live("writing", number, 62.4, 0.121))
-        if number % (TOKENS_PER_S // KEYS_PER_S) == 0:
-            app.post_message(events.Key("a", "a"))
-        await asyncio.sleep(max(0.0, started + number / TOKENS_PER_S - time.perf_counter()))
+    world.chat.composer.text = "Go on"
+    world.post_message(events.Key("enter", None))
+    await asyncio.sleep(0.5)
+    span_s = num_tokens / TOKENS_PER_S - 0.5
+    watch = asyncio.create_task(_watch(busy, span_s))
+    for _ in range(int(span_s * KEYS_PER_S)):
+        world.post_message(events.Key("a", "a"))
+        await asyncio.sleep(1 / KEYS_PER_S)
     return await watch
 
 
@@ -169,12 +176,12 @@ async def _watch(busy: Busy, span_s: float) -> list[float]:
     return frames
 
 
-async def _scroll(app: World, busy: Busy) -> list[float]:
+async def _scroll(world: World, busy: Busy) -> list[float]:
     """Milliseconds for pages up, through messages that nobody has seen yet."""
     pages = []
     for _ in range(60):
         painted, before = Screenless.painted, busy.busy_s
-        app.conversation.action_page(-1)
+        world.chat.conversation.action_page(-1)
         while Screenless.painted == painted:
             await asyncio.sleep(0.001)
         pages.append((busy.busy_s - before) * 1e3)
