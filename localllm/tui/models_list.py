@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -17,9 +18,11 @@ from localllm.tui.lines import Align, Line, cell, heading, shortened
 from localllm.tui.models_state import TITLES, Model, ModelsState, Row, Sort, Title, Words
 from localllm.tui.palette import Ink
 
-QUANT, SIZE, FIT, SPEED, USED = 9, 5, 15, 7, 11
+SIZE, FIT, USED = 5, 15, 11
+LEAST_NAME = 18
+"""Columns that leave less to the name are left out: the model beside the list, or its page, has what they say."""
 _QUANT = re.compile(r"^[A-Z]+\d+")
-FIXED = 2 + QUANT + SIZE + FIT + SPEED + USED
+FIXED = 2 + SIZE + FIT + USED
 
 
 def fit_words(model: Model) -> tuple[str, str, str, str]:
@@ -81,13 +84,29 @@ def selected(line: Line, ink: Ink) -> Line:
     return line.on(ink.selected)
 
 
-def extra_columns(width: int) -> tuple[tuple[str, int, Align], ...]:
-    """What a wide list has room for besides."""
-    return (("parameters", 12, "right"), ("context", 10, "right"), ("  licence", 18, "left")) if width >= 110 else ()
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """How wide the columns are that not every width has room for; 0 where one is left out."""
+
+    name: int
+    quant: int
+    speed: int
+    extra: tuple[tuple[str, int, Align], ...]
+
+
+def columns_for(width: int) -> Columns:
+    """The quantization goes first, then the speed; a wide list shows more of each model."""
+    extra: tuple[tuple[str, int, Align], ...] = ()
+    if width >= 110:
+        extra = (("parameters", 12, "right"), ("context", 10, "right"), ("  licence", 18, "left"))
+    room = width - FIXED - sum(column for _, column, _ in extra)
+    speed = 7 if room - 7 >= LEAST_NAME else 0
+    quant = 9 if room - speed - 9 >= LEAST_NAME else 0
+    return Columns(room - speed - quant, quant, speed, extra)
 
 
 def extra_values(model: Model) -> tuple[str, str, str]:
-    """In the order of `extra_columns`."""
+    """In the order of the columns of a wide list."""
     context = (model.installed.context_length if model.installed else 0) or (
         model.offer.context_length if model.offer else 0
     )
@@ -108,14 +127,14 @@ class ListHead(Drawn):
     sort: Sort = "name"
 
     def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
-        line = Line(("  ", ink()))
+        line, shown = Line(("  ", ink())), columns_for(width)
         columns: tuple[tuple[str, int, Align, Sort | None], ...] = (
-            ("name", width - FIXED - sum(column for _, column, _ in extra_columns(width)), "left", "name"),
-            ("quant", QUANT, "left", None),
+            ("name", shown.name, "left", "name"),
+            ("quant", shown.quant, "left", None),
             ("GB", SIZE, "right", "size"),
-            *((name, column, align, None) for name, column, align in extra_columns(width)),
+            *((name, column, align, None) for name, column, align in shown.extra),
             ("  this machine", FIT, "left", None),
-            ("tok/s", SPEED, "right", "speed"),
+            ("tok/s", shown.speed, "right", "speed"),
             ("used", USED, "right", "used"),
         )
         for name, column, align, sort in columns:
@@ -224,17 +243,16 @@ class ModelList(DrawnList):
         sign, said, sign_role, said_role = fit_words(model)
         speed = speed_text(model.speed, model.is_guess)
         size = gigabytes(model.size_bytes)
-        extra = extra_columns(width)
-        room = width - FIXED - sum(column for _, column, _ in extra)
+        shown = columns_for(width)
         line = self._mark(model, ink, is_at)
-        name = cell(shortened(one_line(model.name), room - 1, "middle"), room)
+        name = cell(shortened(one_line(model.name), shown.name - 1, "middle"), shown.name)
         line.put(name, ink("bright", bold=True) if strong else ink(text))
-        line.put(cell(quant_text(model.quant), QUANT), ink("muted"))
+        line.put(cell(quant_text(model.quant), shown.quant), ink("muted"))
         line.put(cell(size, SIZE, "right"), ink(text if model.size_bytes else "faint"))
-        for (_, column, align), value in zip(extra, extra_values(model), strict=False):
+        for (_, column, align), value in zip(shown.extra, extra_values(model), strict=False):
             line.put(cell(shortened(value, column), column, align), ink("muted"))
         line.put(f"  {sign} ", ink(sign_role)).put(cell(said, FIT - 4), ink(said_role))
-        line.put(cell(speed, SPEED, "right"), ink(text if model.speed else "faint"))
+        line.put(cell(speed, shown.speed, "right"), ink(text if model.speed else "faint"))
         return line.add(self._last(model, ink))
 
     def _mark(self, model: Model, ink: Ink, is_at: bool) -> Line:

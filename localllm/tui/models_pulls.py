@@ -14,6 +14,7 @@ from localllm.tui.models_state import ModelsState
 from localllm.tui.palette import Ink
 
 AMOUNT, RATE, LEFT = 17, 11, 13
+LEAST_BAR = 8
 SHOWN = {"compact": 2, "normal": 4, "wide": 8, "tiny": 0}
 """Rows below the heading."""
 
@@ -102,11 +103,12 @@ def _moving(job: PullJob, ink: Ink, width: int) -> Line:
     is_still = job.state in ("paused", "queued")
     role = "muted" if is_still else "text"
     line = _name(job, ink, width, role)
-    bar = width - line.width - AMOUNT - RATE - LEFT
+    room = width - line.width - AMOUNT - LEFT
+    rate = RATE if room - RATE >= LEAST_BAR else 0  # the heading tells the rate of all
     share = job.done_bytes / job.total_bytes if job.total_bytes else 0.0
-    line.add(gauge(ink, share, bar, "muted" if is_still else "accent"))
+    line.add(gauge(ink, share, max(0, room - rate), "muted" if is_still else "accent"))
     line.put(cell(amount_text(job), AMOUNT, "right"), ink(role))
-    line.put(cell(rate_text(job.bytes_per_s), RATE, "right"), ink("muted"))
+    line.put(cell(rate_text(job.bytes_per_s), rate, "right"), ink("muted"))
     return line.put(cell(left_text(job), LEFT, "right"), ink("accent" if job.state == "done" else "muted"))
 
 
