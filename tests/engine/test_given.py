@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from localllm.engine.speculative import LookupDrafter
 from localllm.errors import InvalidRequest
 from localllm.wire import SamplingParams, Submit
+from tests.engine.test_guides import Rule, RuleGuides, guided
 from tests.engine.walks import engines, requests, shapes
 from tests.engine.worlds import GREEDY, PROMPT, Answer, answers_of, ask, drain, engine_on, fake, oracle
 
@@ -53,6 +55,33 @@ def test_given_tokens_count_for_penalties_and_for_the_least_number_of_tokens() -
     as_prompt = ask("c", [*PROMPT, *told[:5]], 7, sampling=strict)
     assert answers_of(engine_on(fake()), [again])["b"].ids == told[5:]
     assert answers_of(engine_on(fake()), [as_prompt])["c"].ids != told[5:]
+
+
+@pytest.mark.parametrize("keep", [1, 4, 6])
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_a_guide_has_heard_what_was_given(overlaps: bool, keep: int) -> None:
+    """Rule, length and the fixed sixth token go by all that was said."""
+    rules = RuleGuides({"rule": Rule(length=9, force_at=5)})
+    engine = engine_on(fake(overlaps=overlaps), guides=rules)
+    told = answers_of(engine, [guided("a", "rule", max_tokens=20)])["a"]
+    again = answers_of(engine, [continued(guided("a", "rule", max_tokens=20), told.ids, keep)])["again"]
+    assert (told.ids[5], told.finish, len(told.ids)) == (9, "stop", 9)
+    assert (again.ids, again.finish) == (told.ids[keep:], "stop")
+
+
+def test_what_a_guide_has_no_place_for_cannot_be_gone_on_with() -> None:
+    engine = engine_on(fake(), guides=RuleGuides({"rule": Rule(length=3)}))
+    told = answers_of(engine, [guided("a", "rule")])["a"]
+    whole = answers_of(engine, [continued(guided("a", "rule"), told.ids, 3)])["again"]
+    assert (whole.finish, whole.error_code, whole.ids) == ("error", InvalidRequest.code, [])
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=30), st.integers(1, 11))
+def test_guesses_from_the_text_go_on_with_it_too(prompt: list[int], keep: int) -> None:
+    submit = ask("a", prompt, 12)
+    told = answers_of(engine_on(fake()), [submit])["a"].ids
+    engine = engine_on(fake(), drafter=LookupDrafter())
+    assert answers_of(engine, [continued(submit, told, keep)])["again"].ids == told[keep:]
 
 
 def test_what_is_only_computed_has_no_answer_to_go_on_with() -> None:
