@@ -238,6 +238,7 @@ class LocalApp(App[None]):
 
     _has_data = False
     _glanced_at = 0.0
+    _is_glance_new = False
 
     def _shown(self) -> FrameScreen | None:
         """None under an overlay, and while the application begins or ends."""
@@ -262,9 +263,10 @@ class LocalApp(App[None]):
             rate = round(sum(self.live.tokens_per_s(model) for model in ready))
             share = busiest.pages_used / busiest.pages_total if busiest.pages_total else 0.0
             glance = Glance(busiest.name, float(rate), round(share, 2))
-        is_due = time.monotonic() - self._glanced_at > GLANCE_S or glance.model != self.glance.model
-        if glance != self.glance and is_due:
-            self.glance, self._glanced_at = glance, time.monotonic()
+        self._is_glance_new |= glance != self.glance
+        self.glance = glance
+        if self._is_glance_new and time.monotonic() - self._glanced_at > GLANCE_S:
+            self._glanced_at = time.monotonic()
             self._refresh_frames()
         if (shown := self._shown()) is not None:
             shown.frame_arrived(frame)
@@ -283,12 +285,13 @@ class LocalApp(App[None]):
 
     def _tick(self) -> None:
         """The countdown of the banner, and its end."""
-        if self.is_down or time.monotonic() - self.link.changed_at < 4.0:
+        if self.is_down or self._is_glance_new or time.monotonic() - self.link.changed_at < 4.0:
             self._refresh_frames()
             if self.is_down and (shown := self._shown()) is not None:
                 shown.link_changed()
 
     def _refresh_frames(self) -> None:
+        self._is_glance_new = False
         if (shown := self._shown()) is not None:
             shown.refresh_frame()
 

@@ -166,6 +166,7 @@ async def busy_picture(world: World) -> None:
         tokens=tuple(PageToken(number, word) for number, word in enumerate(words)),
     )  # fmt: skip
     world.screen.pages.told = page_text(told, engine.name)
+    world.app._refresh_frames()
     world.paint()
     await world.pilot.pause()
 
