@@ -142,6 +142,10 @@ class ModelsScreen(FrameScreen):
         self.list = ModelList(self.state)
         self.detail = ModelDetail(self.state)
         self._pull_list = PullList(self.state)
+        self._pulls_head = PullsHead(self.state)
+        self._list_head, self._disk = ListHead(), DiskLine(self.state)
+        self._slash, self._field = Slash(), SearchField(placeholder="search installed, catalog and hub")
+        self._sheet = Sheet()
         self._pulls_asked_at = 0.0
         self._shown: tuple[object, ...] = ()
         self._given_up: set[str] = set()
@@ -149,19 +153,19 @@ class ModelsScreen(FrameScreen):
     def compose_body(self) -> ComposeResult:
         with Horizontal(id="models-top"):
             with Horizontal(id="models-field"):
-                yield Slash()
-                yield SearchField(placeholder="search installed, catalog and hub")
-            yield DiskLine(self.state)
+                yield self._slash
+                yield self._field
+            yield self._disk
         with Horizontal(id="models-row"):
             with Container(id="models-left"):
-                yield ListHead()
+                yield self._list_head
                 yield self.list
             yield self.detail
         with Container(id="models-below"):
-            yield PullsHead(self.state)
+            yield self._pulls_head
             yield self._pull_list
         yield Container(id="models-gap")
-        yield Sheet()
+        yield self._sheet
 
     # ---- what is known
 
@@ -263,20 +267,17 @@ class ModelsScreen(FrameScreen):
         rows = min(len(self.state.pulls), SHOWN.get(self.size_class, 4))
         self._pull_list.styles.height = rows
         self._pull_list.refill()
-        self.query_one(PullsHead).refresh()
-        disk = self.query_one(DiskLine)
-        disk.styles.width = disk.line(self.local.ink).width
-        disk.redraw()
-        head = self.query_one(ListHead)
-        head.sort = self.state.sort
-        head.redraw()
+        self._pulls_head.refresh()
+        self._disk.styles.width = self._disk.line(self.local.ink).width
+        self._disk.redraw()
+        self._list_head.sort = self.state.sort
+        self._list_head.redraw()
         if isinstance(self.app.screen, ModelPage):
             self.app.screen.refill()
         self.bindings_changed()
 
     def resized(self, size_class: str) -> None:
-        field = self.query_one(SearchField)
-        field.placeholder = "search" if size_class == "compact" else "search installed, catalog and hub"
+        self._field.placeholder = "search" if size_class == "compact" else "search installed, catalog and hub"
         self._fill()
 
     # ---- moving about
@@ -303,10 +304,9 @@ class ModelsScreen(FrameScreen):
         self._focus_moved()
 
     def _focus_moved(self) -> None:
-        head = self.query_one(PullsHead)
-        head.is_focused_below = self._pull_list.has_focus
-        head.refresh()
-        self.query_one(Slash).redraw()
+        self._pulls_head.is_focused_below = self._pull_list.has_focus
+        self._pulls_head.refresh()
+        self._slash.redraw()
         self.call_after_refresh(self.bindings_changed)
 
     @on(Input.Changed)
@@ -336,7 +336,7 @@ class ModelsScreen(FrameScreen):
         self._fill()
 
     def action_search(self) -> None:
-        self.query_one(SearchField).focus()
+        self._field.focus()
 
     def action_fit_only(self) -> None:
         self.state.is_fit_only = not self.state.is_fit_only
@@ -532,7 +532,7 @@ class ModelsScreen(FrameScreen):
     def _ask(self, question: Question, act: Callable[[], Awaitable[None]] | None = None) -> None:
         async def nothing() -> None: ...
 
-        self.query_one(Sheet).ask(question, act or nothing)
+        self._sheet.ask(question, act or nothing)
 
     @on(Sheet.Closed)
     def _asked_and_answered(self) -> None:
