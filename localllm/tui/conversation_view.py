@@ -63,7 +63,7 @@ class TurnsView(ScrollView):
         self._is_lost = False
         """Whether the cursor was put on a turn before there was a window to bring it to the top of."""
         self._fitted_width = 0
-        self._painted: list[Strip] = []
+        self._painted: list[Strip | None] = []
         self._painter: RowPainter | None = None
         self._selection: Selection | None = None
         self.put(turns)
@@ -182,7 +182,7 @@ class TurnsView(ScrollView):
 
     def refit(self) -> None:
         """Something changed: measures what is in view now and paints it all."""
-        self._painter = None
+        self._painter, self._painted = None, []
         self._fit()
         self.refresh()
 
@@ -190,18 +190,22 @@ class TurnsView(ScrollView):
         """The last turn changed while it is written: paints the rows that differ."""
         top = self.scroll_offset.y
         self._fit()
-        if top == self.scroll_offset.y:
-            self.repaint()
-        else:
-            self._painted = []
+        if top == self.scroll_offset.y and len(self):
+            self.repaint(self._top_of(len(self) - 1) - top)
 
-    def repaint(self) -> None:
-        """Paints the rows that look different."""
-        now = [self._line(y) for y in range(self.size.height)]
-        for y, (strip, old) in enumerate(zip(now, self._painted + [None] * len(now), strict=False)):
-            if strip != old:
-                self.refresh(Region(0, y, self.size.width, 1))
-        self._painted = now
+    def repaint(self, first: int = 0) -> None:
+        """Paints the rows that look different, from row `first` of the window on."""
+        height = self.size.height
+        if len(self._painted) != height:
+            self._painted = [None] * height
+        changed = []
+        for y in range(max(0, min(first, height - 1)), height):  # the last row may tell of new tokens
+            strip, old = self._line(y), self._painted[y]
+            if strip is not old and strip != old:
+                changed.append(y)
+            self._painted[y] = strip
+        if changed:
+            self.refresh(*(Region(0, start, self.size.width, stop - start) for start, stop in _spans(changed)))
 
     def on_resize(self) -> None:
         if self.size.width != self._fitted_width:
@@ -223,6 +227,7 @@ class TurnsView(ScrollView):
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
+        self._painted = []
         if not self._is_fitting and round(old_value) != round(new_value):
             self._note_end()
             self._fit()
@@ -391,3 +396,14 @@ class TurnsView(ScrollView):
     def selection_updated(self, selection: Selection | None) -> None:
         self._selection = selection
         self.refresh()
+
+
+def _spans(rows: list[int]) -> list[tuple[int, int]]:
+    """Runs of rows; those that are nearly neighbours are painted together."""
+    spans: list[tuple[int, int]] = []
+    for row in rows:
+        if spans and row - spans[-1][1] <= 1:
+            spans[-1] = (spans[-1][0], row + 1)
+        else:
+            spans.append((row, row + 1))
+    return spans

@@ -408,3 +408,18 @@ async def test_what_is_streamed_is_drawn_by_itself() -> None:
             if "some words" in "\n".join(app.rows):
                 break
         assert "some words▍" in app.rows[1]
+
+
+async def test_a_token_paints_the_rows_that_it_changes_and_no_others() -> None:
+    app = World([*many(6), writing()])
+    async with app.run_test(size=(80, 20)) as pilot:
+        chat = app.conversation
+        chat.stream("first\n\nsecond")
+        await app.drawn(pilot)
+        chat.stream(" third")
+        await app.drawn(pilot)
+        rows, painted, paint = app.rows, set(), chat.render_line
+        chat.render_line = lambda y: painted.add(y) or paint(y)  # type: ignore[func-returns-value, method-assign]
+        chat.stream(" word")
+        await app.drawn(pilot)
+        assert [rows[y] for y in painted] == [" second third▍"]
