@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -63,11 +63,12 @@ class ChatBase(FrameScreen):
     """Opens chats and shows what they hold."""
 
     TAB = "chat"
+    clock: Callable[[], float] = staticmethod(time.time)
 
     def __init__(self) -> None:
         super().__init__()
-        self.title_line, self.conversation, self.welcome = ChatTitle(), Conversation(), Welcome()
-        self.bar, self.chips, self.side, self.panel = ContextBar(), Chips(), ChatSide(), ChatPanel()
+        self.title_line, self.conversation, self.welcome = ChatTitle(), Conversation(clock=self.clock), Welcome()
+        self.bar, self.chips, self.side, self.panel = ContextBar(), Chips(), ChatSide(self.clock), ChatPanel()
         self.composer = Composer(self.send, self._past_prompts)
         self.files: tuple[Attachment, ...] = ()
         self.editing: int | None = None
@@ -230,7 +231,7 @@ class ChatBase(FrameScreen):
         chats = [chat for chat in self.history.chats(1) if chat.title]
         offers = [Offer("Explain a file", "alt+a to attach one", "attach")]
         if chats:
-            used = words.day(chats[0].updated, time.time())
+            used = words.day(chats[0].updated, self.clock())
             title = one_line(chats[0].title)[:32].strip()
             offers.append(
                 Offer(f"Go on with “{title}”", "just now" if used == "now" else f"used {used} ago", "go_on_last")

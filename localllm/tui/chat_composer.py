@@ -93,7 +93,7 @@ class Composer(TextArea):
 
     async def _on_key(self, event: events.Key) -> None:
         """Sends in the order of typing: a binding would run when all keys that are waiting have been typed."""
-        active = self.screen.active_bindings.get(event.key)
+        active = None if event.is_printable else self.screen.active_bindings.get(event.key)
         if active is not None and active.node is self and active.binding.action in ("send", "new_line"):
             event.stop()
             event.prevent_default()

@@ -123,8 +123,8 @@ def legend(ink: Ink, budget: Budget | None, note: str, width: int) -> Line:
         left = total_text(ink, budget)
         right = Line((said, ink("warn" if budget.is_over else "muted")))
         return left_right(left, right, width) if left.width + right.width + 2 <= width else right.fit(width)
-    for place, (left, right) in enumerate(_forms(ink, budget)):
-        if left.width + right.width + (3 if left.width else 0) <= width and (place or width >= PARTS_FROM):
+    for left, right in _forms(ink, budget, width >= PARTS_FROM):
+        if left.width + right.width + (3 if left.width else 0) <= width:
             return left_right(left, right, width)
     return Line()
 
@@ -144,7 +144,7 @@ def total_text(ink: Ink, budget: Budget) -> Line:
     )
 
 
-def _forms(ink: Ink, budget: Budget) -> Iterator[tuple[Line, Line]]:
+def _forms(ink: Ink, budget: Budget, has_parts: bool) -> Iterator[tuple[Line, Line]]:
     shares = joined(
         [
             Line(("━ ", ink("accent"))).put(f"{words.count(budget.cached)} cached", ink()),
@@ -156,20 +156,23 @@ def _forms(ink: Ink, budget: Budget) -> Iterator[tuple[Line, Line]]:
     if budget.compute_s is not None and budget.to_compute:
         timed.put(f"  ≈ {about(budget.compute_s)}", ink("muted"))
     total = total_text(ink, budget)
-    yield _parts(ink, budget), timed
+    if has_parts:
+        yield _parts(ink, budget, budget.total), timed
+        yield _parts(ink, budget), timed
+        yield _parts(ink, budget), shares
     yield total, timed
     yield total, shares
     yield Line(), shares
 
 
-def _parts(ink: Ink, budget: Budget) -> Line:
+def _parts(ink: Ink, budget: Budget, total: int | None = None) -> Line:
     told = [
         ("system", words.count(budget.system), budget.system),
         ("history", words.count(budget.history), budget.history),
         ("file", words.count(budget.files), budget.files),
         ("draft", words.count(budget.draft), budget.draft),
         ("reply", f"≤ {words.count(budget.reserve)}", budget.reserve),
-        ("of", words.count(budget.total), budget.total),
+        ("of", words.count(total), total),
     ]
     return joined(
         [Line((f"{name} ", ink("faint"))).put(text, ink("muted")) for name, text, is_there in told if is_there], 3
