@@ -51,6 +51,8 @@ class Answering:
         self.error: LocalLLMError | None = None
         self.is_done = False
         self._given = len(self.tokens)
+        self.num_prompt = 0
+        """Tokens before the answer; 0 until the daemon has said it."""
         self._client, self._clock = client, clock
         self._began = clock()
         self._first_at: float | None = None
@@ -114,7 +116,7 @@ class Answering:
         if timings is not None:
             found["tokens"] = max(found["tokens"], timings.predicted_n)
             found["tokens_per_s"] = round(timings.predicted_per_second or found["tokens_per_s"], 2)
-            prompt = timings.cache_n + timings.prompt_n - self._given  # those are the answer's own
+            prompt = timings.cache_n + timings.prompt_n - self._given
             found["prompt_tokens"], found["cached_tokens"] = prompt, min(prompt, timings.cache_n)
         return AnswerStats(**found)
 
@@ -145,6 +147,8 @@ class Answering:
             if self.is_done:
                 return False
             tokens = getattr(chunk, "tokens", None) or ()
+            if chunk.prompt_ids:
+                self.num_prompt = len(chunk.prompt_ids) - self._given  # those are the answer's own
             self.tokens.extend(tokens)
             if chunk.content or chunk.reasoning or tokens:
                 self._time(chunk, max(1, len(tokens)))

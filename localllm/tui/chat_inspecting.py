@@ -48,7 +48,7 @@ class Inspecting(Wishes):
             title=f"Answer {place} of {count}" if count > 1 else "Answer",
             tokens=known,
             cuts=self._cuts(),
-            num_prompt=message.stats.prompt_tokens if message.stats else 0,
+            num_prompt=_num_prompt(message, writing),
             page_size=row.row.page_size if row is not None and row.row.page_size else 16,
             vocab_size=row.row.vocab_size if row is not None else 0,
             is_live=writing is not None,
@@ -85,3 +85,10 @@ class Inspecting(Wishes):
             self.set_timer(SMALLEST_WAIT_S, lambda: self._branch_when_free(message, tokens, origin))
         else:
             self.branch_from_tokens(message, tokens, origin)
+
+
+def _num_prompt(message: Message, writing: Writing | None) -> int:
+    """Tokens before the answer; 0 where nobody has said it."""
+    if writing is not None and writing.answering.num_prompt:
+        return writing.answering.num_prompt
+    return message.stats.prompt_tokens if message.stats else 0
