@@ -24,8 +24,9 @@ from localllm.engine.step import (
 )
 from localllm.errors import BadModelFile, InvalidRequest, UnsupportedModel, UsageError
 from localllm.formats.blocks import BlockType
+from localllm.models.config import AttentionSpec, LayerSpec
 from localllm.models.source import WeightInfo
-from tests.contract.worlds import BY_NAME, HYBRID, MemorySource, World, build
+from tests.contract.worlds import BY_NAME, HYBRID, MemorySource, World, build, over_latents
 
 pytest.importorskip("localllm.backends.cpu._native", reason="the native kernels have not been built")
 
@@ -127,3 +128,12 @@ def test_without_the_native_library_the_reason_is_said(monkeypatch: pytest.Monke
     config, source = build(BY_NAME["llama"])
     with pytest.raises(UnsupportedModel, match="native kernels are not there"):
         CpuBackend(config, source)
+
+
+def test_heads_of_a_width_without_kernels_are_refused_by_name() -> None:
+    spec = over_latents()[0].mixer
+    assert isinstance(spec, AttentionSpec) and spec.latent is not None
+    odd = replace(spec, latent=replace(spec.latent, value_dim=20))
+    config, source = build(World("odd heads", (LayerSpec(odd),)))
+    with pytest.raises(UnsupportedModel, match=r"blk\.0\.attn_v_b\.weight has heads of \(20, 32\)"):
+        CpuBackend(config, source, threads=1)

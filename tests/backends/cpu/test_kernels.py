@@ -214,16 +214,31 @@ def test_rms_norm_over_the_width_or_over_heads(kernels: str, width: int, length:
     assert_close(bench.read(out), expected.reshape(3, width))
 
 
-@pytest.mark.parametrize("width", [64, 50])
-def test_layer_norm(kernels: str, width: int) -> None:
+@pytest.mark.parametrize(("width", "length"), [(64, 0), (50, 0), (96, 16), (36, 12)])
+def test_layer_norm_over_the_width_or_over_heads(kernels: str, width: int, length: int) -> None:
     x, weight, bias = normal(3, width) + 5, normal(1, width, 2)[0], normal(1, width, 3)[0]
     bench = Bench(kernels, 3)
     out = bench.buffer(width)
-    bench.program.layer_norm(bench.input(x), bench.vector(weight), bench.vector(bias), 1e-5, out, NONE)
+    vectors = bench.vector(weight), bench.vector(bias)
+    bench.program.layer_norm(bench.input(x), *vectors, 1e-5, length, values=out, blocks=NONE)
     bench.run()
-    centred = x - x.mean(-1, keepdims=True)
-    expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * weight + bias
+    runs = x.reshape(3, -1, length or width)
+    centred = runs - runs.mean(-1, keepdims=True)
+    expected = (centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)).reshape(3, width) * weight + bias
     assert_close(bench.read(out), expected, 1e-5)
+
+
+def test_rows_behind_a_gate_and_heads_joined(kernels: str) -> None:
+    x, y, gate = normal(3, 20, 1), normal(3, 12, 2), normal(3, 1, 3)
+    bench = Bench(kernels, 3)
+    left, right, opening = bench.input(x), bench.input(y), bench.input(gate)
+    gated, joined = bench.buffer(20), bench.buffer(32)
+    bench.program.gate_rows(left, opening, gated, NONE)
+    bench.program.join(left, right, 4, joined, NONE)
+    bench.run()
+    assert_close(bench.read(gated), x / (1 + np.exp(-gate)), 1e-6)
+    parts = [part.reshape(3, 4, -1) for part in (x, y)]
+    assert_close(bench.read(joined), np.concatenate(parts, axis=-1).reshape(3, 32))
 
 
 def test_sums_scales_and_softcaps(kernels: str) -> None:
