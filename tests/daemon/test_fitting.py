@@ -1,12 +1,17 @@
 """Whether a model fits: what is said before it is loaded agrees with what happens when it is."""
 
+from pathlib import Path
+
 import pytest
 
 from localllm import wire
-from localllm.daemon.fitting import Cost, cost_of_size, fit_of, fit_of_loaded
+from localllm.daemon.fitting import Cost, cost_of_file, cost_of_size, fit_of, fit_of_loaded
 from localllm.daemon.listing import weights_in
 from localllm.daemon.memory_plan import LEAST_KV_BYTES, Holder
+from localllm.runtime.load import load_engine
+from localllm.store.details import describe
 from localllm.store.entry import Entry
+from tests.road.tiny_llama import make_tiny_llama
 
 GB = 10**9
 MEMORY = 16 * GB
@@ -99,3 +104,16 @@ def test_the_estimate_of_a_token_is_within_a_factor_of_two_and_a_half(num_weight
 )
 def test_the_catalogs_numbers_of_weights_are_read(text: str, number: float) -> None:
     assert weights_in(text) == pytest.approx(number)
+
+
+@pytest.mark.parametrize("kv_type", ["auto", "f32", "q8_0"])
+def test_the_cost_of_a_file_is_what_its_engine_takes(tmp_path: Path, kv_type: str) -> None:
+    folder = make_tiny_llama(tmp_path / "tiny")
+    entry = describe(Entry(name="tiny", path=str(folder), source="path"))
+    order = load(path=str(folder), backend="cpu", kv_type=kv_type, kv_pages=64)
+    found = cost_of_file(entry, order)
+    engine, ready = load_engine(order)
+    assert found.page_bytes == ready.kv_bytes // ready.num_pages
+    assert (found.context_length, found.num_layers, found.page_size) == (ready.context_length, 2, ready.page_size)
+    assert fit_of("tiny", found, order, 4 * GB, [], MEMORY).tokens == 64 * 16
+    del engine
