@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from localllm.daemon.keepalive import keep_alive_seconds
 from localllm.errors import InvalidRequest
 from localllm.server import unknowns
 from localllm.server.chat_checks import check_chat
@@ -212,6 +213,8 @@ def _check(request: Common) -> None:
             raise InvalidRequest(f"{name} may have at most {MAX_NAME_CHARS} characters", param=name)
     if request.request_id is not None:
         check_request_id(request.request_id)
+    if request.keep_alive is not None:
+        keep_alive_seconds(request.keep_alive)
     if isinstance(request, ChatRequest):
         _check_chat(request)
     elif isinstance(request, CompletionRequest):

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from localllm.server.fields import GOOD_NAME
+from localllm.server.fields import GOOD_NAME, check_request_id
 from localllm.server.http import ERROR_HEADER
 from localllm.server.operations import Directory
 
@@ -69,8 +69,12 @@ class Named:
 
 
 def wanted_id(request: Request, named: str | None = None) -> str:
-    """What the request is to be called: as its body says (which was checked), or its header, or as we like."""
-    return str(request.scope.get(STATE, "")) if named is None else named
+    """What the request is to be called: as its body says, or its header, or as we like. InvalidRequest for a bad name
+    in the body."""
+    if named is None:
+        return str(request.scope.get(STATE, ""))
+    check_request_id(named)
+    return named
 
 
 def set_id(request: Request, request_id: str) -> None:

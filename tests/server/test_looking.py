@@ -166,7 +166,13 @@ def test_tokenizing_goes_on_beside_running_answers(world: World) -> None:
 
 
 @pytest.mark.parametrize("path", ["/tokenize", "/apply-template"])
-def test_a_bad_name_of_a_request_is_refused_where_nothing_is_generated_too(world: World, path: str) -> None:
-    body = {"messages": [{"role": "user", "content": "x"}], "request_id": "two words"}
-    refused = world.client.post(path, json=body)
+@pytest.mark.parametrize(("field", "value"), [("request_id", "two words"), ("keep_alive", "")])
+def test_what_is_wrong_is_refused_where_it_has_no_effect_too(world: World, path: str, field: str, value: str) -> None:
+    refused = world.client.post(path, json={"messages": [{"role": "user", "content": "x"}], field: value})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, field)
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/embeddings", {"input": "x"}), ("/v1/completions", {"prompt": "x"})])
+def test_a_bad_name_of_a_request_is_refused_on_every_route(world: World, path: str, body: dict[str, str]) -> None:
+    refused = world.client.post(path, json=body | {"model": "toy:1b", "request_id": ""})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "request_id")
