@@ -8,7 +8,7 @@ from textual.strip import Strip
 
 from localllm.safe_text import one_line
 from localllm.tui import words
-from localllm.tui.dashboard_requests import SIGNS
+from localllm.tui.dashboard_columns import SIGNS
 from localllm.tui.dashboard_waterfall import WaterfallPanel
 from localllm.tui.drawn import Drawn, ink_of
 from localllm.tui.help import Overlay, Rows

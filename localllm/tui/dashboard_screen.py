@@ -7,7 +7,7 @@ where it looks different.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, ClassVar
 
 from textual import on
@@ -19,9 +19,11 @@ from textual.widgets import Input
 
 from localllm.daemon.feed import Frame
 from localllm.errors import LocalLLMError
-from localllm.tui.dashboard_asking import ask_events, ask_page, ask_running
 from localllm.tui.dashboard_figures import KeyFigures, Latency, Plot, Throughput
+from localllm.tui.dashboard_lookups import Lookups
+from localllm.tui.dashboard_page_line import PageText
 from localllm.tui.dashboard_pages import NARROW, PagesPanel
+from localllm.tui.dashboard_prompt import Prompt
 from localllm.tui.dashboard_request_page import RequestPage
 from localllm.tui.dashboard_requests import RequestTable
 from localllm.tui.dashboard_side import DevicePanel, EventsPanel
@@ -38,8 +40,9 @@ SLOW_FRAME_S = 0.03
 TABLE_EVERY, FIGURES_EVERY = 3, 5
 """Paints of the map between two of the table, and of the figures: digits that change faster cannot be read."""
 IDLE_EVERY = 10
-ASK_AGAIN_S = 3.0
-LOOK_UP_S = 0.3
+CANCEL_S = 3.0
+"""That a question stands."""
+FILTER, GO_TO = "filter requests", "page number"
 BESIDE = 113
 """From this width on the waterfall stands beside the table."""
 
@@ -71,8 +74,6 @@ class DashboardScreen(FrameScreen):
         #bottom { height: 1fr; margin: 1 0; }
         #left { width: 1fr; }
         #plots, #side { width: 56; margin-left: 3; display: none; }
-        #prompt { display: none; dock: bottom; }
-        #prompt.-shown { display: block; }
         KeyFigures { margin: 1 0; }
         WaterfallPanel { display: none; }
     }
@@ -110,9 +111,7 @@ class DashboardScreen(FrameScreen):
         self._num_models = 0
         self._slow_parts: list[Drawn] = []
         self._is_frozen = False
-        self._asked: tuple[object, float] = (None, 0.0)
         self._pending: tuple[str, Timer] | None = None
-        self._learned: set[str] = set()
         self._timer: Timer | None = None
 
     @property
@@ -134,11 +133,12 @@ class DashboardScreen(FrameScreen):
             with Container(id="side"):
                 yield DevicePanel(state)
                 yield EventsPanel(state)
-        yield Input(id="prompt")
+        yield Prompt()
 
     def on_mount(self) -> None:
         self.pages, self.table = self.query_one(PagesPanel), self.query_one(RequestTable)
         self.fall = self.query_one(WaterfallPanel)
+        self._lookups = Lookups(self.local.link, self.live, self._work, self._page_told)
         self._slow_parts = [*self.query("KeyFigures, WaterfallPanel, #plots Drawn, #side Drawn").results(Drawn)]
         self._timer = self.set_interval(max(PAINT_S, self.local.link.interval_s), self._paint)
         self.pages.focus()
@@ -203,6 +203,9 @@ class DashboardScreen(FrameScreen):
                 self._shown_id = first.id
         return self.live.requests.find(self._shown_id)
 
+    def _work(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self.run_worker(work, group=name, exclusive=True)
+
     # ---- painting
 
     def frame_arrived(self, frame: Frame) -> None:
@@ -221,7 +224,7 @@ class DashboardScreen(FrameScreen):
             return
         began = time.monotonic()
         self.live.tick(began)
-        self._ask_what_is_missing(began)
+        self._lookups.ask(began, self.pages.model, self.pages.page, self._explained())
         self._paints += 1
         is_busy = self._has_news or any(self.live.requests.rows)
         if self._is_frozen or not (is_busy or self._paints % IDLE_EVERY == 0):
@@ -266,61 +269,15 @@ class DashboardScreen(FrameScreen):
             self.refresh_bindings()
             self.bindings_changed()
 
-    # ---- asking
-
-    def _ask_what_is_missing(self, now: float) -> None:
-        if self.local.link.state != "up":
-            return
-        if self.live.needs_requests:
-            self.live.needs_requests = False
-            self._run(self._learn_running(), "running")
-        shown = self._explained()
-        if shown is not None and not shown.is_known and shown.id not in self._learned:
-            self._learned.add(shown.id)
-            self._run(self._learn_events(shown.id), "events")
-        self._look_up_page(now)
-
-    def _look_up_page(self, now: float) -> None:
-        model, page = self.pages.model, self.pages.page
-        if model is None or page >= len(model.board) or not model.board.state(page):
-            return
-        asked, then = self._asked
-        wanted = (model.row.name, page)
-        if (asked != wanted and now - then > LOOK_UP_S) or now - then > ASK_AGAIN_S:
-            self._asked = (wanted, now)
-            self._run(self._learn_page(*wanted), "page")
-
-    def _run(self, work: Coroutine[Any, Any, None], group: str) -> None:
-        self.run_worker(work, group=group, exclusive=True)
-
-    async def _learn_page(self, model: str, page: int) -> None:
-        told = await self._asked_quietly(lambda client: ask_page(client, model, page))
-        if told is not None:
-            self.pages.told = told
-            self.pages.redraw()
-
-    async def _learn_events(self, request_id: str) -> None:
-        told = await self._asked_quietly(lambda client: ask_events(client, request_id))
-        if told:
-            self.live.learn(told)
-
-    async def _learn_running(self) -> None:
-        told = await self._asked_quietly(ask_running)
-        if told is not None:
-            self.live.reconcile(told)
-
-    async def _asked_quietly(self, call: Callable[[Any], Any]) -> Any:
-        """None where there is no answer: what is shown stands without it."""
-        try:
-            return await self.local.link.ask(call)
-        except LocalLLMError:
-            return None
-
     # ---- actions
 
     @on(PagesPanel.Looked)
     def _page_looked_at(self) -> None:
-        self._asked = (self._asked[0], min(self._asked[1], time.monotonic() - LOOK_UP_S + 0.1))
+        self._lookups.hurry(time.monotonic())
+
+    def _page_told(self, told: PageText) -> None:
+        self.pages.told = told
+        self.pages.redraw()
 
     @on(RequestTable.Selected)
     def _selected(self) -> None:
@@ -371,7 +328,7 @@ class DashboardScreen(FrameScreen):
 
     def _ask_to_cancel(self, request: Request) -> None:
         self._forget_pending()
-        self._pending = request.id, self.set_timer(ASK_AGAIN_S, self._forget_pending)
+        self._pending = request.id, self.set_timer(CANCEL_S, self._forget_pending)
         self.table.ask = f"press c again to cancel {request.name} {request.source}".rstrip()
         self.table.redraw()
 
@@ -419,40 +376,25 @@ class DashboardScreen(FrameScreen):
     # ---- the line to type in
 
     def action_filter(self) -> None:
-        self._prompt("filter requests", self.table.filter)
+        self.query_one(Prompt).open(FILTER, self.table.filter)
 
     def action_go_to(self) -> None:
-        self._prompt("page number", "")
+        self.query_one(Prompt).open(GO_TO)
 
-    def _prompt(self, placeholder: str, value: str) -> None:
-        prompt = self.query_one("#prompt", Input)
-        prompt.placeholder, prompt.value = placeholder, value
-        prompt.add_class("-shown")
-        prompt.focus()
-
-    @on(Input.Changed, "#prompt")
+    @on(Input.Changed, "Prompt")
     def _typed(self, event: Input.Changed) -> None:
-        if event.input.placeholder.startswith("filter"):
+        if event.input.placeholder == FILTER:
             self.table.filter = event.value.strip()
             self.table.redraw()
 
-    @on(Input.Submitted, "#prompt")
-    def _submitted(self, event: Input.Submitted) -> None:
-        text = event.value.replace(",", "").strip()
-        if event.input.placeholder.startswith("page") and text.isascii() and text.isdecimal():
-            self.pages.look_at(int(text))
-        self._close_prompt()
-
-    def on_key(self, event: Any) -> None:
-        prompt = self.query_one("#prompt", Input)
-        if event.key == "escape" and prompt.has_class("-shown"):
-            if prompt.placeholder.startswith("filter"):
-                self.table.filter = ""
-            self._close_prompt()
-            event.stop()
-
-    def _close_prompt(self) -> None:
-        prompt = self.query_one("#prompt", Input)
-        prompt.remove_class("-shown")
-        (self.table if prompt.placeholder.startswith("filter") else self.pages).focus()
+    @on(Prompt.Closed)
+    def _prompt_closed(self, event: Prompt.Closed) -> None:
+        text = (event.text or "").replace(",", "").strip()
+        if event.purpose == FILTER:
+            self.table.filter = text
+            self.table.focus()
+        else:
+            self.pages.focus()
+            if text.isascii() and text.isdecimal():
+                self.pages.look_at(int(text[:12]))
         self._paint_all()

@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from textual.geometry import Region
 from textual.pilot import Pilot
-from textual.widgets import Input
 
 from localllm.client import Client
 from localllm.client.looking import ChainLink, HappenedEvent, PageDetails, PageToken, RequestDetails
 from localllm.errors import LocalLLMError
 from localllm.tui.app import LocalApp
 from localllm.tui.dashboard_asking import page_text
+from localllm.tui.dashboard_columns import columns_for
+from localllm.tui.dashboard_prompt import Prompt
 from localllm.tui.dashboard_request_page import RequestPage
-from localllm.tui.dashboard_requests import columns_for
 from localllm.tui.dashboard_screen import DashboardScreen
 from localllm.tui.dashboard_waterfall import axis_of
 from localllm.tui.live_pages import LOOK_PREEMPTED
@@ -399,7 +399,7 @@ def test_the_filter_leaves_the_requests_with_a_word_in_them(tmp_path: Path) -> N
         await world.press("slash", *"webui")
         assert [row.name for row in world.screen.table.rows()] == ["2"]
         await world.press("enter")
-        assert "/ webui" in world.text and not world.screen.query_one("#prompt", Input).has_class("-shown")
+        assert "/ webui" in world.text and not world.screen.query_one(Prompt).has_class("-shown")
         await world.press("slash", "escape")
         assert len(world.screen.table.rows()) == 3
 
