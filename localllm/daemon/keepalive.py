@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def keep_alive_seconds(value: str | float | int) -> float:
-    """Seconds, `FOREVER` for anything negative or beyond LONGEST_S. InvalidRequest for what is neither a number nor a duration."""
+    """Seconds, `FOREVER` for anything negative or beyond LONGEST_S. InvalidRequest: neither a number nor a duration."""
     if isinstance(value, str):
         value = _seconds_of(value.strip())
     if math.isnan(value):
