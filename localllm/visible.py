@@ -6,35 +6,27 @@ Whatever comes out is one line of plain characters, whoever made the token.
 import unicodedata
 
 MARKS = {" ": "·", "\t": "→", "\n": "↵", "\r": "←"}
-ASCII_MARKS = {" ": "_", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs")
 
 
-def visible(raw: bytes, *, ascii_only: bool = False) -> str:
+def visible(raw: bytes) -> str:
     """`·un` for b" un", `‹e2 80›` for bytes that are no character, `U+202E` for characters that cannot be seen."""
-    return "".join(_parts(raw, ASCII_MARKS if ascii_only else MARKS, ascii_only))
-
-
-def visible_text(text: str, *, ascii_only: bool = False) -> str:
-    """The same for what is text already; lone surrogates are shown by their number."""
-    marks = ASCII_MARKS if ascii_only else MARKS
-    if len(text) == 1:
-        return _with_base(text) if _is_seen(text) else _character(text, marks)
-    return "".join(_inside(character, marks) for character in _with_base(text))
-
-
-def _parts(raw: bytes, marks: dict[str, str], ascii_only: bool) -> list[str]:
     parts: list[str] = []
     while raw:
         try:
-            return [*parts, visible_text(raw.decode(), ascii_only=ascii_only)]
+            return "".join([*parts, visible_text(raw.decode())])
         except UnicodeDecodeError as error:
-            parts.append(visible_text(raw[: error.start].decode(), ascii_only=ascii_only))
             stop = _end_of_broken(raw, error.start)
-            shown = raw[error.start : stop].hex(" ")
-            parts.append(f"<{shown}>" if ascii_only else f"‹{shown}›")
+            parts += [visible_text(raw[: error.start].decode()), f"‹{raw[error.start : stop].hex(' ')}›"]
             raw = raw[stop:]
-    return parts
+    return "".join(parts)
+
+
+def visible_text(text: str) -> str:
+    """The same for what is text already; lone surrogates are shown by their number."""
+    if len(text) == 1:
+        return _with_base(text) if _is_seen(text) else _character(text)
+    return "".join(map(_inside, _with_base(text)))
 
 
 def _end_of_broken(raw: bytes, start: int) -> int:
@@ -56,16 +48,14 @@ def _with_base(text: str) -> str:
     return "◌" + text if text and unicodedata.combining(text[0]) else text
 
 
-def _inside(character: str, marks: dict[str, str]) -> str:
+def _inside(character: str) -> str:
     """A number among letters stands in the same marks as bytes, so that no letter is read as a part of it."""
-    shown = _character(character, marks)
-    if len(shown) < 6:
-        return shown
-    return f"‹{shown}›" if marks is MARKS else f"<{shown}>"
+    shown = _character(character)
+    return f"‹{shown}›" if len(shown) > 1 else shown
 
 
-def _character(character: str, marks: dict[str, str]) -> str:
-    return marks[character] if character in marks else character if _is_seen(character) else f"U+{ord(character):04X}"
+def _character(character: str) -> str:
+    return MARKS.get(character) or (character if _is_seen(character) else f"U+{ord(character):04X}")
 
 
 def _is_seen(character: str) -> bool:

@@ -30,10 +30,6 @@ def test_a_token_is_shown_as(raw: bytes, shown: str) -> None:
     assert visible(raw) == shown
 
 
-def test_without_glyphs_there_are_letters_for_them() -> None:
-    assert visible(b" a\n\xff", ascii_only=True) == "_a\\n<ff>"
-
-
 @given(raw=st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_nothing_but_seen_characters_comes_out(raw: bytes) -> None:
     shown = visible(raw)

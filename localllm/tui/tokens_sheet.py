@@ -80,8 +80,8 @@ class TokenizerSheet(ModalScreen[list[str]]):
     """Above the footer; its result are the names that are to be shown."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,a,q", "done", "done", id="sheet.done", tooltip="Back to the tokens"),
-        Binding("space", "choose", "add", id="sheet.add", tooltip="Add this tokenizer, or take it away"),
+        Binding("escape,a,q", "done", "done", id="tokens.sheet_done", tooltip="Back to the tokens"),
+        Binding("space", "choose", "add", id="tokens.sheet_add", tooltip="Add this tokenizer, or take it away"),
     ]
     DEFAULT_CSS = """
     TokenizerSheet { background: $role-bg 0%; align: left bottom; }

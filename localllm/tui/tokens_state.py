@@ -142,9 +142,10 @@ class TokensState:
     def other_trace(self) -> told.Trace | None:
         """The same word in the first tokenizer of another kind, to be shown below where there is room."""
         kind, token = self.split.kind if self.split else "", self.current
-        others = (self.traces.get(split.model) for split in self.splits if split.kind != kind)
-        place = token.start if token else -1
-        return next((trace for trace in others if trace is not None and trace.start <= place < trace.end), None)
+        if token is None:
+            return None
+        others = [self.traces.get(split.model) for split in self.splits if split.kind != kind]
+        return next((one for one in others if one and one.start < token.end and token.start < one.end), None)
 
     def title_of(self, model: str) -> str:
         return next((split.title for split in self.splits if split.model == model), model)

@@ -36,7 +36,7 @@ def trace_lines(ink: Ink, trace: told.Trace, width: int, height: int, step: int,
         body = [*body[: room - 1], *_wrapped(ink, trace.note, width)]
     if title:
         info = Line((title, ink("muted"))).put(", ", ink("muted")).put(trace.kind, ink("muted"))
-    shown = f"{TITLES.get(trace.kind, 'Word')} “{visible_text(trace.word)}”"
+    shown = f"{TITLES.get(trace.kind, 'Word')} “{visible_text(trace.word)}”" if trace.word else "Steps"
     return [heading(ink, width, shown, info), *body][:height]
 
 

@@ -97,3 +97,10 @@ def test_other_kinds_are_refused_by_name() -> None:
         read_scores(tiny())
     with pytest.raises(UnsupportedModel, match="BPE"):
         read_pieces(tiny())
+
+
+def test_bytes_of_a_unigram_model_are_bytes_again_when_decoded() -> None:
+    tokenizer = UNIGRAMS["with bytes"]()
+    ids = tokenizer.encode("the 🐢", add_special=False)
+    assert b"".join(map(tokenizer.token_bytes, ids[-4:])) == "🐢".encode()
+    assert tokenizer.decode(ids) == "the 🐢"

@@ -118,24 +118,6 @@ def wordpiece_of_gguf() -> Tokenizer:
 
 
 @cache
-def wordpiece_by_hand() -> Tokenizer:
-    """A few pieces whose ids are the same in every run."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    words = ["the", "cat", "hello", "un", "and", ",", "w", "return", "x", "2", "*"]
-    parts = ["be", "lie", "va", "bly", "s", "o", "r", "d", "ing"]
-    return Tokenizer.from_gguf(
-        {
-            "tokenizer.ggml.model": "bert",
-            "tokenizer.ggml.tokens": [*special, *("\u2581" + word for word in words), *parts],
-            "tokenizer.ggml.token_type": [3] * len(special) + [1] * (len(words) + len(parts)),
-            "tokenizer.ggml.unknown_token_id": 1,
-            "tokenizer.ggml.bos_token_id": 2,
-            "tokenizer.ggml.seperator_token_id": 3,
-        }
-    )
-
-
-@cache
 def patient_wordpiece() -> Tokenizer:
     """It looks into words of any length."""
     return read(_wordpiece(10_000), {"unk_token": "[UNK]"})

@@ -27,6 +27,7 @@ from localllm.tui.tokens_state import MAX_CHARS, MAX_LISTED, TokensState, stages
 from localllm.tui.tokens_steps import trace_lines
 from tests.tokens import trained
 from tests.tokens.worlds import tiny, tiny_spm
+from tests.tui import shown_tokenizers
 from tests.tui.fakes import FakeClient, app_with
 from tests.tui.pictures import cells, screen_text
 from tests.tui.real_daemon import real_daemon
@@ -187,18 +188,22 @@ async def test_the_cursor_stays_on_its_characters_while_the_text_grows(tmp_path:
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_the_screen_looks_as_it_did(tmp_path: Path, size: tuple[int, int]) -> None:
-    tokenizers = {
-        "bpe": tiny(), "spm": tiny_spm(), "uni": trained.unigram_of_gguf(), "word": trained.wordpiece_by_hand(),
-    }  # fmt: skip
-    client = client_with(tokenizers, bpe="Tiny", spm="Pieces", uni="T5", word="BERT")
-    text = "hello the unbelievably héllo words,\n  and return x**2"
-    async with shown(client, tmp_path, text, size=size) as (app, pilot, screen):
-        await pilot.press("right")
-        await until(pilot, lambda: screen.state.facts and screen.state.facts.id == screen.state.current.id)  # type: ignore
+    client = client_with(shown_tokenizers.all_four(), **shown_tokenizers.TITLES)
+    async with shown(client, tmp_path, shown_tokenizers.TEXT, size=size) as (app, pilot, screen):
+        await pilot.press("right", "right", "right", "right")
+        state = screen.state
+        await until(pilot, lambda: state.facts and state.current and state.facts.id == state.current.id)
+        await until(pilot, lambda: state.trace and state.trace.word == " unbelievably")
         if size[0] == 200:
-            await until(pilot, lambda: screen.state.template and screen.state.page and screen.state.other_trace)
+            await until(pilot, lambda: state.template and state.page and state.other_trace)
         await pilot.pause(0.3)
         held_against(app, f"tokens-{size[0]}")
+
+
+def test_the_tokenizers_of_the_pictures_cut_as_they_were_made_to() -> None:
+    for name, split in shown_tokenizers.SPLITS.items():
+        pieces = shown_tokenizers.pieces_of(shown_tokenizers.by_hand(name), shown_tokenizers.TEXT)
+        assert "|".join(pieces) == split, name
 
 
 # ---- views
