@@ -146,7 +146,7 @@ class ModelList(DrawnList):
     """The models of a state. The cursor stays on its model while others come and go."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "load", id="models.load", tooltip="Load the model; pull it where it is not here"),
+        Binding("enter", "choose", "load", id="models.load", tooltip="Load the model, or pull it"),
     ]
 
     is_old = False

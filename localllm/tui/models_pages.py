@@ -19,6 +19,7 @@ from localllm.tui.models_detail import ModelDetail, wrapped
 from localllm.tui.palette import Ink
 
 if TYPE_CHECKING:
+    from localllm.daemon.feed import Frame
     from localllm.tui.models_screen import ModelsScreen
 
 MakeLines = Callable[[Ink, int], list[Line]]
@@ -119,7 +120,7 @@ class ModelPage(FrameScreen):
     TAB = "models"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "back", "back", id="model.back", tooltip="Back to the list"),
-        _key("enter", "load", "load", "Load the model; pull it where it is not here"),
+        _key("enter", "load", "load", "Load the model, or pull it"),
         _key("u", "unload", "unload", "Unload the model"),
         _key("p", "pull", "pull", "Pull the model, pause its pull, or go on"),
         _key("d", "remove", "remove", "Remove the model from the disk"),
@@ -146,6 +147,12 @@ class ModelPage(FrameScreen):
         """What is known has changed."""
         model = self._below.list.model
         self.query_one(ModelDetail).show(model)
+
+    def frame_arrived(self, frame: Frame) -> None:
+        self._below.frame_arrived(frame)
+
+    def link_changed(self) -> None:
+        self._below.link_changed()
 
     def action_back(self) -> None:
         self.dismiss()

@@ -376,7 +376,7 @@ class ModelsScreen(FrameScreen):
         model, quants = self.list.model, self.detail.quants
         if model is None:
             return ""
-        return quants[self.detail.chosen].model if quants and not model.is_here else model.name
+        return quants[min(self.detail.chosen, len(quants) - 1)].model if quants else model.name
 
     async def _load(self, model: Model) -> None:
         if not model.is_here:
@@ -425,7 +425,8 @@ class ModelsScreen(FrameScreen):
 
     async def _pull(self, model: Model) -> None:
         name, offer = self._wanted_name(), model.offer
-        if model.is_here and name == model.name:
+        fit = self.state.fits.get(name)
+        if any(here.name == name for here in self.state.here.models):
             self.local.say(f"{name} is here")
         elif model.refusal:
             self._ask(Question(f"{one_line(name)} would not run here.", one_line(model.refusal) + ".", "", "back"))
@@ -439,9 +440,9 @@ class ModelsScreen(FrameScreen):
                 ),
                 partial(self._start_pull, name),
             )
-        elif model.fit is not None and model.fit.verdict == "too large":
+        elif fit is not None and fit.verdict == "too large":
             self._ask(
-                Question(f"{one_line(name)} is too large for this machine.", model.fit.sentence, "pull it anyway"),
+                Question(f"{one_line(name)} is too large for this machine.", fit.sentence, "pull it anyway"),
                 partial(self._start_pull, name),
             )
         else:

@@ -362,6 +362,17 @@ async def test_the_quantization_that_was_chosen_is_pulled(tmp_path: Path) -> Non
         await world.until(lambda: ("pull", "qwen3:8b-q6_k") in world.library.calls)
 
 
+async def test_another_quantization_of_what_is_here_can_be_pulled(tmp_path: Path) -> None:
+    async with models(tmp_path) as world:
+        await world.at("gemma3:12b")
+        await world.press("p")
+        await world.until(lambda: "gemma3:12b is here" in world.text)
+        await world.press("right", "p")
+        await world.until(lambda: "gemma3:12b-q6_k comes under the licence" in world.text)
+        await world.press("enter")
+        await world.until(lambda: ("pull", "gemma3:12b-q6_k") in world.library.calls)
+
+
 async def test_a_licence_is_agreed_to_first(tmp_path: Path) -> None:
     async with models(tmp_path) as world:
         await world.at("llama3.1:8b")
@@ -438,6 +449,12 @@ async def test_in_a_compact_window_enter_opens_the_model_as_a_page(tmp_path: Pat
         await world.press("enter")
         await world.until(lambda: isinstance(world.app.screen, ModelPage))
         assert "It fits with" in world.text and "esc back  enter load" in world.text
+        world.client.loaded.append(ModelRow(name="gemma3:12b", state="loading"))
+        world.client.tell()
+        await world.until(lambda: "─ loading" in world.text)
+        world.client.loaded.pop()
+        world.client.tell()
+        await world.until(lambda: "─ installed" in world.text)
         await world.press("d")
         await world.until(lambda: "Remove gemma3:12b?" in world.text)
         await world.press("escape", "enter")
