@@ -149,7 +149,7 @@ class History(Asides):
         attachments: tuple[Attachment, ...] = (),
         stats: AnswerStats | None = None,
         origin: str = "",
-        tokens: Iterable[SampledToken] = (),
+        tokens: Iterable[msgspec.Struct] = (),
     ) -> Message:
         """A new message below `parent_id`; it becomes the end of the active branch. The first one names the chat."""
         now = self._clock() if created is None else created
@@ -178,7 +178,7 @@ class History(Asides):
         content: str,
         reasoning: str = "",
         stats: AnswerStats | None = None,
-        tokens: Iterable[SampledToken] = (),
+        tokens: Iterable[msgspec.Struct] = (),
     ) -> Message:
         """The answer so far, or all of it; files and origin stay. `tokens` none: those that are kept stay."""
         kept = self.message(message_id)
@@ -246,7 +246,8 @@ def title_of(text: str) -> str:
     return title if len(title) <= TITLE_CHARACTERS else title[: TITLE_CHARACTERS - 1].rstrip() + "…"
 
 
-def _write_tokens(connection: sqlite3.Connection, message_id: int, tokens: Iterable[SampledToken]) -> None:
+def _write_tokens(connection: sqlite3.Connection, message_id: int, tokens: Iterable[msgspec.Struct]) -> None:
+    """Structs with the fields of SampledToken, in its order: the client has such, too."""
     if trace := list(tokens):
         connection.execute("INSERT OR REPLACE INTO tokens VALUES (?, ?)", (message_id, msgspec.msgpack.encode(trace)))
 

@@ -42,7 +42,7 @@ class Answers(Previews):
             self._rewrite_answer(self.session.branch.message(self.editing), text)
             return
         if refusal := self._why_not_now():
-            self.notify(refusal, severity="warning", timeout=4.0, markup=False)
+            self.refuse(refusal)
             return
         with self.guarded():
             message = self.session.say(text, self.files, parent_id=self.draft_parent())
@@ -77,7 +77,7 @@ class Answers(Previews):
     def answer_below(self, parent_id: int | None) -> None:
         """A new answer to a message; beside those that it has."""
         if refusal := self._why_not_now():
-            self.notify(refusal, severity="warning", timeout=4.0, markup=False)
+            self.refuse(refusal)
             return
         with self.guarded():
             body = self.session.body(parent_id)
@@ -100,7 +100,7 @@ class Answers(Previews):
     def go_on(self, message: Message) -> None:
         """An answer that ended too early is written on, as if it had never ended."""
         if refusal := self._why_not_now():
-            self.notify(refusal, severity="warning", timeout=4.0, markup=False)
+            self.refuse(refusal)
             return
         with self.guarded():
             tokens = [shown_token(token) for token in self.history.tokens(message.id)]
@@ -114,7 +114,7 @@ class Answers(Previews):
     def branch_from_tokens(self, message: Message, tokens: Sequence[InspectedToken], origin: str) -> None:
         """Another answer beside `message`, that begins with these tokens."""
         if refusal := self._why_not_now():
-            self.notify(refusal, severity="warning", timeout=4.0, markup=False)
+            self.refuse(refusal)
             return
         with self.guarded():
             body = self.session.body_from_tokens(message.parent_id, [token.token_id for token in tokens])

@@ -14,12 +14,12 @@ from textual.containers import Horizontal, Vertical
 from textual.strip import Strip
 
 from localllm.errors import LocalLLMError
-from localllm.history import DRAFT_OF_NEW, Attachment, Draft
+from localllm.history import DRAFT_OF_NEW, Attachment, Branch, Draft
 from localllm.safe_text import one_line
 from localllm.tui import words
 from localllm.tui.chat_composer import Chips, Composer
 from localllm.tui.chat_context import ContextBar
-from localllm.tui.chat_panel import ChatPanel, PanelState, answer_facts, branch_rows
+from localllm.tui.chat_panel import BranchRow, ChatPanel, PanelState, answer_facts, branch_rows
 from localllm.tui.chat_session import ChatSession, opened_history
 from localllm.tui.chat_side import ChatSide
 from localllm.tui.chat_welcome import Offer, Welcome
@@ -75,6 +75,9 @@ class ChatBase(FrameScreen):
         """The message that what is typed replaces."""
         self.sampling: PreviewSampling | None = None
         """What is in force for the next answer: the chat's parameters, else the model's own."""
+        self._branches_of: Branch | None = None
+        self._branches: tuple[tuple[BranchRow, ...], int] = ((), 1)
+        self._offers: tuple[Offer, ...] = ()
         self.parked = Draft()
         """What was being typed when an edit began."""
 
@@ -116,6 +119,10 @@ class ChatBase(FrameScreen):
             if self.is_mounted and self.app.is_running:
                 self.local.complain(error)
 
+    def refuse(self, sentence: str) -> None:
+        """Says why something cannot be done now."""
+        self.notify(sentence, severity="warning", timeout=4.0, markup=False)
+
     # ---- the chat that is open
 
     @property
@@ -132,16 +139,21 @@ class ChatBase(FrameScreen):
     def leaf(self) -> int | None:
         return self.session.branch.leaf
 
-    def open_chat(self, chat_id: int) -> None:
-        """0 begins a new one. What was typed stays with the chat it was typed for."""
+    def open_chat(self, chat_id: int, message_id: int | None = None) -> None:
+        """0 begins a new one. What was typed stays with the chat it was typed for. `message_id`: to be seen first."""
         with self.guarded():
             self.keep_draft()
             if chat_id:
                 self.session.open(chat_id)
             else:
                 self.session.begin_anew()
+            branch = self.session.branch
+            if message_id is not None and message_id in branch.tree and message_id not in branch.ids:
+                self.session.show_branch(message_id)
         self.take_draft()
         self.show_all()
+        if message_id in self.session.branch.ids:
+            self.conversation.go_to(self.session.branch.ids.index(message_id))
         self.composer.focus()
 
     def keep_draft(self) -> None:
@@ -209,7 +221,9 @@ class ChatBase(FrameScreen):
     def show_panel(self) -> None:
         if not self.panel.display:
             return
-        rows, num_branches = branch_rows(self.session.branch)
+        if self._branches_of is not self.session.branch:
+            self._branches_of, self._branches = self.session.branch, branch_rows(self.session.branch)
+        rows, num_branches = self._branches
         last = self.session.turns[-1] if len(self.session.branch) else None
         if last is not None and (writing := self.writing) is not None:
             last = replace(last, stats=writing.answering.stats())
@@ -227,7 +241,6 @@ class ChatBase(FrameScreen):
         )
 
     def show_welcome(self) -> None:
-        model = one_line(self.session.model)
         chats = [chat for chat in self.history.chats(1) if chat.title]
         offers = [Offer("Explain a file", "alt+a to attach one", "attach")]
         if chats:
@@ -237,7 +250,12 @@ class ChatBase(FrameScreen):
                 Offer(f"Go on with “{title}”", "just now" if used == "now" else f"used {used} ago", "go_on_last")
             )
         offers.append(Offer("Set the tone", "alt+s writes a system prompt", "system"))
-        self.welcome.show(self._model_sentence(model), tuple(offers))
+        self._offers = tuple(offers)
+        self.show_welcome_sentence()
+
+    def show_welcome_sentence(self) -> None:
+        """Which model answers: that changes while one looks on."""
+        self.welcome.show(self._model_sentence(one_line(self.session.model)), self._offers)
 
     def _model_sentence(self, model: str) -> str:
         app = self.local

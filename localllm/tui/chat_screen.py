@@ -89,7 +89,7 @@ class ChatScreen(Inspecting):
     def on_chat_list_wanted(self, event: ChatList.Wanted) -> None:
         if event.what == "open" and event.chat_id:
             self.set_class(False, "-chats")
-            self.open_chat(event.chat_id)
+            self.open_chat(event.chat_id, event.message_id)
         elif event.what == "rename" and event.chat_id:
             self.rename_chat(event.chat_id)
         elif event.what == "remove" and event.chat_id:
@@ -144,7 +144,7 @@ class ChatScreen(Inspecting):
 
     def frame_arrived(self, frame: Frame) -> None:
         if not len(self.session.branch):
-            self.show_welcome()
+            self.show_welcome_sentence()
         self.show_panel()
 
     def link_changed(self) -> None:
@@ -255,7 +255,10 @@ class ChatScreen(Inspecting):
 
     def _edit(self, message_id: object) -> None:
         """Its text into the field; what was being typed waits."""
-        if not isinstance(message_id, int) or message_id not in self.session.branch.tree or self.writing is not None:
+        if not isinstance(message_id, int) or message_id not in self.session.branch.tree:
+            return
+        if self.writing is not None:
+            self.refuse("An answer is being written: esc stops it.")
             return
         if self.editing is None:
             self.parked = Draft(self.composer.text, self.files)

@@ -184,13 +184,8 @@ def told(message: Message) -> dict[str, str]:
 
 def write_answer(history: History, message: Message, answering: Answering, text: str, reasoning: str) -> None:
     """What has come so far; final when it is done. For any thread."""
-    tokens = [kept_token(token) for token in list(answering.tokens)]
-    history.update(message.id, content=text, reasoning=reasoning, stats=answering.stats(), tokens=tokens)
-
-
-def kept_token(token: InspectedToken) -> SampledToken:
-    """The same fields, as the file has them."""
-    return msgspec.convert(msgspec.to_builtins(token, builtin_types=(bytes,)), SampledToken)
+    stats, tokens = answering.stats(), list(answering.tokens)
+    history.update(message.id, content=text, reasoning=reasoning, stats=stats, tokens=tokens)
 
 
 def shown_token(token: SampledToken) -> InspectedToken:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -33,6 +34,8 @@ class Entry:
     title: str
     chat_id: int | None = None
     updated: float = 0.0
+    message_id: int | None = None
+    """Of a message that was searched for."""
 
 
 def by_day(chats: Iterable[Chat], now_s: float) -> Iterator[Entry]:
@@ -72,9 +75,9 @@ class ChatList(DrawnList):
     class Wanted(Message):
         """Something is to be done: `open`, `rename`, `remove`, `search` or `leave`."""
 
-        def __init__(self, what: str, chat_id: int | None = None) -> None:
+        def __init__(self, what: str, chat_id: int | None = None, message_id: int | None = None) -> None:
             super().__init__()
-            self.what, self.chat_id = what, chat_id
+            self.what, self.chat_id, self.message_id = what, chat_id, message_id
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__()
@@ -132,7 +135,16 @@ class ChatList(DrawnList):
         return Line((words.day(entry.updated, self._clock()), ink("faint")))
 
     def action_choose(self) -> None:
-        self.post_message(self.Wanted("open", self.chosen))
+        entry = self.entries[self.cursor]
+        self.post_message(self.Wanted("open", entry.chat_id, entry.message_id))
+
+    def on_click(self, event: events.Click) -> None:
+        """One click opens: there is nothing else to do with a chat by mouse."""
+        row = event.y + self.scroll_offset.y
+        if row < self.row_count() and self.can_choose(row):
+            event.prevent_default()
+            self.move_to(row)
+            self.action_choose()
 
     def action_rename(self) -> None:
         self.post_message(self.Wanted("rename", self.chosen))
@@ -218,7 +230,9 @@ class ChatSide(Vertical):
 
     def show_hits(self, hits: list[Hit]) -> None:
         head = Entry(f"{words.plural(len(hits), 'chat')} found") if hits else Entry("nothing found")
-        self.chats.fill([head, *(Entry(hit.title, hit.chat_id, hit.updated) for hit in hits)], keeps_place=False)
+        self.chats.fill(
+            [head, *(Entry(hit.title, hit.chat_id, hit.updated, hit.message_id) for hit in hits)], keeps_place=False
+        )
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()

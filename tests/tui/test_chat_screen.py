@@ -553,6 +553,7 @@ async def test_everything_that_was_said_can_be_searched(tmp_path: Path) -> None:
         assert [entry.title for entry in world.screen.side.chats.entries[1:]] == ["Sourdough"]
         await world.pilot.press("down", "enter")
         await world.until(lambda: world.said() == ["Sourdough", "Feed the starter twice."])
+        assert world.screen.conversation.cursor == 1
         world.screen.side.search.value = '"*('
         await world.sees("nothing found")
         world.screen.side.search.value = ""
