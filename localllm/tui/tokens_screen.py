@@ -306,7 +306,8 @@ class TokensScreen(FrameScreen):
             self._redraw()
             return
         wanted = self.local.default_model or self.local.glance.model
-        self._take_names(first_names(rows, wanted))
+        if self._is_open:
+            self._take_names(first_names(rows, wanted))
 
     def _take_names(self, names: list[str]) -> None:
         if names != self.state.names:
@@ -355,21 +356,31 @@ class TokensScreen(FrameScreen):
 
     async def _explain(self) -> None:
         await self._asking.explain()
+        if not self._is_open:
+            return
         self._arrange()
         self._soon("look", 0.0)
         self._refresh_views()
 
     async def _look(self) -> None:
-        await self._asking.look(with_others=self.query_one("#steps").size.height >= TALL)
+        await self._asking.look(with_others=self._height_of(Steps) >= TALL)
         self._redraw(Steps, Facts)
 
     async def _look_up(self, offset: int | None = None) -> None:
-        await self._asking.look_up(max(4, self.query_one(VocabularyRows).size.height - 2), offset)
+        await self._asking.look_up(max(4, self._height_of(VocabularyRows) - 2), offset)
         self._redraw(VocabularyHead, VocabularyRows)
 
     async def _show_template(self) -> None:
         await self._asking.show_template()
         self._redraw(Template)
+
+    @property
+    def _is_open(self) -> bool:
+        """False where an answer comes when the application is on its way out."""
+        return self.is_running and bool(self.query(Panels))
+
+    def _height_of(self, kind: type[Drawn]) -> int:
+        return next((drawn.size.height for drawn in self.query(kind)), 0)
 
     def _refresh_views(self) -> None:
         """Asks for what is seen besides the tokens."""
