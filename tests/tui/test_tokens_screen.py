@@ -1,6 +1,7 @@
 """The Tokens screen: a text through several tokenizers, a cursor that all of them follow, words step by step."""
 
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -357,6 +358,21 @@ async def test_what_was_explained_stays_when_the_daemon_goes(tmp_path: Path) -> 
         client.come_back()
         app.link.try_now()
         await until(pilot, lambda: screen.state.explanation and screen.state.explanation.num_chars > len(TEXT))
+
+
+async def test_the_application_can_be_left_while_an_answer_is_awaited(tmp_path: Path) -> None:
+    client, go_on = fake(), threading.Event()
+    calls, answer = calls_of(client), calls_of(client).explain
+
+    def late(*given: Any, **options: Any) -> told.Explanation:
+        go_on.wait(10)
+        return answer(*given, **options)
+
+    async with shown(client, tmp_path, "") as (_, pilot, screen):
+        calls.explain = late  # type: ignore[method-assign]
+        screen.show_text(TEXT)
+        await pilot.pause(0.3)
+        go_on.set()
 
 
 async def test_a_long_text_stays_usable_and_says_where_it_is_cut(tmp_path: Path) -> None:
