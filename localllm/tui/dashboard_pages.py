@@ -152,7 +152,7 @@ class PagesPanel(Drawn, can_focus=True):
     def _model_note(self) -> str:
         """Only where there is a choice."""
         names = list(self.state.models)
-        if self.model is None or len(names) < 2:
+        if self.model is None or len(names) < 2 or self.model.row.name not in names:
             return ""
         return f"‹ {one_line(self.model.row.name)}  {names.index(self.model.row.name) + 1} of {len(names)} ›"
 

@@ -35,6 +35,10 @@ class Prompt(Input):
             event.stop()
             self._close(None)
 
+    def on_blur(self) -> None:
+        """Somebody went elsewhere: what was typed stands."""
+        self.remove_class("-shown")
+
     def _close(self, text: str | None) -> None:
         self.remove_class("-shown")
         self.post_message(self.Closed(self.placeholder, text))

@@ -291,9 +291,9 @@ class DashboardScreen(FrameScreen):
 
     @on(PagesPanel.NextModel)
     def action_next_model(self) -> None:
-        names = list(self.live.models)
-        if len(names) > 1:
-            self._model_name = names[(names.index(self._model_name) + 1) % len(names)]
+        names, shown = list(self.live.models), self.model
+        if shown is not None and len(names) > 1:
+            self._model_name = names[(names.index(shown.row.name) + 1) % len(names)]
             self.pages.wanted = None
             self._paint_all()
 

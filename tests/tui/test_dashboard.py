@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from tests.tui.live_frames import FakeEngine, FakeSequence, busy_day
 from tests.tui.pictures import screen_text
 from tests.tui.real_daemon import real_daemon
 from tests.tui.snapshots import held_against
+from tests.tui.test_live_state import frames
 
 
 class FakeLooking:
@@ -148,11 +150,11 @@ def still(world: World) -> None:
 
 async def busy_picture(world: World) -> None:
     """The day of the pictures, with a request selected and a page of it under the cursor."""
-    engine, frames = busy_day(world.engine.num_pages)
+    engine, told_frames = busy_day(world.engine.num_pages)
     still(world)
-    for frame in frames:
+    for frame in told_frames:
         world.client.frames.put(frame)
-    await world.until(lambda: world.app.live.num_frames > len(frames))
+    await world.until(lambda: world.app.live.num_frames > len(told_frames))
     page = engine.sequences["r4127"].pages[-3]
     world.screen.table.choose("r4127")
     world.screen._point()
@@ -614,6 +616,34 @@ def test_nothing_but_plain_text_is_drawn_whatever_a_feed_says(tmp_path: Path) ->
         assert not FORBIDDEN & set(world.raw)
 
     dashboard(tmp_path, drive, size=(200, 60))
+
+
+KEYS = (
+    "up", "down", "left", "right", "shift+right", "end", "home", "tab", "v", "z", "plus", "minus", "l", "x", "w", "m",
+    "space", "c", "enter", "escape", "slash", "g", "7", "k",
+)  # fmt: skip
+MOVES = st.one_of(frames(), st.sampled_from(KEYS), st.tuples(st.integers(0, 79), st.integers(0, 23)), st.none())
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(MOVES, min_size=10, max_size=60), st.sampled_from([(80, 24), (120, 40), (200, 60)]))
+def test_whatever_is_told_and_pressed_it_goes_on(moves: list[Any], size: tuple[int, int]) -> None:
+    async def drive(world: World) -> None:
+        clock = 0.0
+        for move in moves:
+            if isinstance(move, str):
+                await world.press(move)
+            elif isinstance(move, tuple):
+                await world.pilot.hover(offset=move)
+            elif move is None and isinstance(world.app.screen, DashboardScreen):
+                world.paint()
+            elif move is not None:
+                clock += 0.2
+                world.app.live.apply(move, clock)
+        await world.pilot.pause(0.1)
+
+    with TemporaryDirectory() as home:
+        dashboard(Path(home), drive, size=size)
 
 
 @settings(max_examples=40, deadline=None)
