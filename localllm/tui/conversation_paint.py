@@ -15,15 +15,16 @@ MAX_MADE = 2000
 
 
 class RowPainter:
-    """For one look. `gutter` is the room at both sides of the text, `width` that of the window, in cells."""
+    """For one look. `gutter` is the room at both sides of the text, `width` that of the window, in cells;
+    `ground` is under everything."""
 
-    def __init__(self, look: Look, gutter: int, width: int, has_focus: bool) -> None:
+    def __init__(self, look: Look, gutter: int, width: int, has_focus: bool, ground: Style) -> None:
         self.look, self.gutter = look, gutter
-        self._width = width
+        self._width, self._ground = width, ground
         mark = Line(("▌", look.ink("accent" if has_focus else "muted"))).pad_to(gutter)
         self._marks = (Line((" " * gutter, look.ink())).segments, mark.segments)
         self._made: dict[tuple[int, ...], tuple[Strip, Row]] = {}
-        self.blank = Strip.blank(width)
+        self.blank = Strip.blank(width, ground)
 
     def row(self, row: Row, *, is_marked: bool, at: int = 0, is_numbered: bool = False) -> Strip:
         """`at`: columns that the code was moved; `is_numbered`: whether its block can be copied by its number."""
@@ -32,7 +33,8 @@ class RowPainter:
         if made is None:
             if len(self._made) > MAX_MADE:
                 self._made.clear()
-            made = self._made[key] = (self._row(row, is_marked, at, is_numbered), row)
+            strip = self._row(row, is_marked, at, is_numbered).adjust_cell_length(self._width)
+            made = self._made[key] = (strip.apply_style(self._ground), row)
         return made[0]
 
     def hint(self, code: int, is_numbered: bool) -> Line:
@@ -47,7 +49,12 @@ class RowPainter:
         ink = self.look.ink
         line = Line((" " * self.gutter, ink())).put("▾ ", ink("accent"))
         line.put(plural(num_tokens, "new token"), ink("bright"))
-        return line.put("   end", ink("text", bold=True)).put(" to follow", ink("muted")).strip(self._width)
+        return (
+            line.put("   end", ink("text", bold=True))
+            .put(" to follow", ink("muted"))
+            .strip(self._width)
+            .apply_style(self._ground)
+        )
 
     def _row(self, row: Row, is_marked: bool, at: int, is_numbered: bool) -> Strip:
         mark = self._marks[is_marked]
@@ -56,8 +63,8 @@ class RowPainter:
         elif row.code and (row.width > self.look.width or at):
             segments = list(self._cropped(row, at))
         else:
-            return Strip([*mark, *row.segments], self.gutter + row.width).adjust_cell_length(self._width)
-        return Strip([*mark, *segments], self.gutter + self.look.width).adjust_cell_length(self._width)
+            return Strip([*mark, *row.segments], self.gutter + row.width)
+        return Strip([*mark, *segments], self.gutter + self.look.width)
 
     def _head(self, row: Row, hint: Line) -> Strip:
         kept = row.strip.crop(0, max(0, self.look.width - hint.width))

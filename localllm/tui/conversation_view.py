@@ -329,18 +329,35 @@ class TurnsView(ScrollView):
             is_compact = self.is_attached and self.screen.has_class("compact")
             gutter = 1 if is_compact else 2
             look = Look(ink_of(self), max(4, self.size.width - 2 * gutter), is_compact)
-            width = self.scrollable_content_region.width or self.size.width
-            self._painter = RowPainter(look, gutter, width, self.has_focus)
+            self._painter = RowPainter(look, gutter, self.size.width, self.has_focus, self.rich_style)
         return self._painter
 
     def _look(self) -> Look:
         return self.painter.look
 
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """As Textual does it for a widget without border, padding and tint; but its way makes all strips anew, and
+        while an answer grows all rows move up with every line of it."""
+        strips, background = [self.render_line(y) for y in crop.line_range], self.background_colors[1]
+        for line_filter in self.get_line_filters():
+            strips = [strip.apply_filter(line_filter, background) for strip in strips]
+        start, stop = crop.column_span
+        return strips if (start, stop) == (0, self.size.width) else [strip.crop(start, stop) for strip in strips]
+
     def render_line(self, y: int) -> Strip:
-        strip, row = self._line(y), y + self.scroll_offset.y
+        strip, row = self._painted_line(y), y + self.scroll_offset.y
         if self._selection is not None and (span := self._selection.get_span(row)) is not None:
             strip = marked(strip, *span, self.screen.get_component_rich_style("screen--selection"))
         return strip.apply_offsets(0, row)
+
+    def _painted_line(self, y: int) -> Strip:
+        """The same as last time, unless something happened since."""
+        if len(self._painted) != self.size.height:
+            self._painted = [None] * self.size.height
+        if y >= len(self._painted):
+            return self.painter.blank
+        strip = self._painted[y] = self._painted[y] or self._line(y)
+        return strip
 
     def _line(self, y: int) -> Strip:
         if y == self.size.height - 1 and (behind := self.num_behind()):

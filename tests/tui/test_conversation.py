@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from textual.geometry import Region
 
 from localllm.history import AnswerStats
 from localllm.tui.conversation import Conversation
@@ -418,8 +419,10 @@ async def test_a_token_paints_the_rows_that_it_changes_and_no_others() -> None:
         await app.drawn(pilot)
         chat.stream(" third")
         await app.drawn(pilot)
-        rows, painted, paint = app.rows, set(), chat.render_line
-        chat.render_line = lambda y: painted.add(y) or paint(y)  # type: ignore[func-returns-value, method-assign]
+        painted: list[Region] = []
+        paint = chat.refresh
+        chat.refresh = lambda *regions, **kinds: painted.extend(regions) or paint(*regions, **kinds)  # type: ignore
         chat.stream(" word")
         await app.drawn(pilot)
-        assert [rows[y] for y in painted] == [" second third▍"]
+        rows = [y for region in painted for y in region.line_range]
+        assert [app.rows[y] for y in rows] == [" second third word▍"]
