@@ -1,4 +1,9 @@
-"""Text from models and files on its way to a terminal: nothing passes that could move, recolour or reorder it."""
+"""Text from models and files on its way to a terminal: nothing passes that could move, recolour or reorder it, or that
+hides in it.
+
+What joins and marks letters stays, because writing needs it: U+200C and U+200D (Persian, Hindi, families of emoji),
+variation selectors up to U+FE0F, combining marks.
+"""
 
 import re
 
@@ -14,20 +19,24 @@ _SEQUENCES = (
     r"|\x1b[ -/]*[0-~]"
 )
 _CONTROLS = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-_UNWANTED = re.compile(f"{_SEQUENCES}|{_CONTROLS}")
+# characters without a picture that no writing needs: they hide text (tags), or make a word look like another one
+INVISIBLE = "[\u00ad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+_UNWANTED = re.compile(f"{_SEQUENCES}|{_CONTROLS}|{INVISIBLE}")
+_BREAKS = str.maketrans(dict.fromkeys("\n\t\u2028\u2029", " "))
 _UNFINISHED = re.compile(
     rf"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f]){_INSIDE}\x1b?|\x1b[ -/]*)\Z"
 )
 
 
 def sanitize(text: str) -> str:
-    """`text` without escape sequences, control characters (but newline and tab) and bidirectional controls."""
+    """`text` without escape sequences, control characters (but newline and tab), bidirectional controls and characters
+    that only hide."""
     return _UNWANTED.sub("", text)
 
 
 def one_line(text: str) -> str:
-    """Sanitized, with newlines and tabs as spaces: for names in tables."""
-    return sanitize(text).replace("\n", " ").replace("\t", " ")
+    """Sanitized, with newlines, separators of lines and tabs as spaces: for names in tables."""
+    return sanitize(text).translate(_BREAKS)
 
 
 class StreamSanitizer:

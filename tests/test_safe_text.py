@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from localllm.cli.output import json_text
 from localllm.safe_text import StreamSanitizer, one_line, sanitize
 
-FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+HIDING = "\u00ad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff"
+FORBIDDEN = re.compile(
+    f"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff{HIDING}]"
+)
 PAYLOADS = [
     "\x1b[31mred\x1b[0m",
     "\x1b]0;title\x07",
@@ -27,6 +30,8 @@ PAYLOADS = [
     "\u202eevil\u202c",
     "\x1b[",
     "\x1b]52;c;never ended",
+    "pass\u200bword\ufeff\u2060",
+    "a\U000e0049\U000e0067\U000e006e\U000e007fb",
 ]
 hostile = st.lists(st.sampled_from(PAYLOADS) | st.text(max_size=6), max_size=8).map("".join)
 C1 = re.compile("[\x80-\x9f]")
@@ -49,9 +54,16 @@ def test_text_inside_colours_stays_and_clipboard_writes_vanish_whole() -> None:
     assert sanitize("tab\tline\r\nnext") == "tab\tline\nnext"
 
 
-@given(st.text(alphabet=st.characters(exclude_categories=("Cc", "Cf", "Cs"))))
+@given(st.text(alphabet=st.characters(exclude_categories=("Cc", "Cf", "Cs", "Cn"))))
 def test_plain_text_is_untouched(text: str) -> None:
-    assert sanitize(text) == text
+    assert sanitize(text) == text.translate(dict.fromkeys(range(0xE0100, 0xE01F0)))
+
+
+def test_what_only_hides_goes_and_what_joins_letters_stays() -> None:
+    assert sanitize("pass\u200bword\u2060\ufeff s\u00ado\U000e0049\U000e007f") == "password so"
+    for text in ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\u2764\ufe0f", "e\u0301"):
+        assert sanitize(text) == text and one_line(text) == text
+    assert one_line("a\u2028b\u2029c\td\ne") == "a b c d e"
 
 
 @given(hostile)

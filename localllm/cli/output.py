@@ -5,10 +5,10 @@ import re
 import sys
 from typing import Any
 
-from localllm.safe_text import sanitize
+from localllm.safe_text import INVISIBLE, sanitize
 
-# controls that JSON lets pass unescaped; inside JSON text they can only stand in strings
-_UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# controls, and what only hides, that JSON lets pass unescaped; inside JSON text they can only stand in strings
+_UNSAFE = re.compile(f"[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]|{INVISIBLE}")
 
 
 def print_text(text: str) -> None:
@@ -24,4 +24,8 @@ def print_json(value: Any) -> None:
 
 def json_text(value: Any) -> str:
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _UNSAFE.sub(lambda found: _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    return f"\\u{ord(character):04x}" if character <= "\uffff" else json.dumps(character)[1:-1]

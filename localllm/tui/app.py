@@ -24,7 +24,7 @@ from localllm.tui.help import HelpScreen, PagedText
 from localllm.tui.link import Link
 from localllm.tui.live_state import LiveState
 from localllm.tui.palette import CONTRAST, DARK, LIGHT, MONO, THEMES, Ink, Roles
-from localllm.tui.terminal import PlainSigns
+from localllm.tui.terminal import OnlyText, PlainSigns
 
 if TYPE_CHECKING:
     from localllm.client import Client
@@ -109,6 +109,7 @@ class LocalApp(App[None]):
         self.theme = f"localllm-{theme}"
         self.set_keymap(dict(keys or {}))
         self.is_ascii = is_ascii
+        self._filters.append(OnlyText())
         if is_ascii:
             self._filters.append(PlainSigns())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
+from rich.cells import chop_cells
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
@@ -157,15 +158,10 @@ class PagedText(Overlay):
         self._fill()
 
     def _fill(self) -> None:
-        width = max(20, self.app.size.width - 5)
         ink: Ink = self.app.ink  # type: ignore[attr-defined]  # LocalApp
-        lines = []
-        for text in self._text.splitlines():
-            lines += [Line((part, ink())) for part in _wrapped(text, width)]
-        self.query_one(Rows).fill(lines)
+        self.query_one(Rows).fill(text_lines(ink, self._text, max(20, self.app.size.width - 5)))
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    from rich.cells import chop_cells
-
-    return chop_cells(text, width) if text else [""]
+def text_lines(ink: Ink, text: str, width: int) -> list[Line]:
+    """Sanitized text as it stands, broken where a row ends."""
+    return [Line((part, ink())) for row in text.splitlines() for part in (chop_cells(row, width) if row else [""])]

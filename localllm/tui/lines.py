@@ -10,6 +10,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
+from localllm.safe_text import one_line
 from localllm.tui.colour import mix
 from localllm.tui.palette import Ink
 
@@ -19,7 +20,8 @@ ELLIPSIS = "…"
 
 
 class Line:
-    """A line while it is built. Text is taken as it is: what others wrote is sanitized before it comes here."""
+    """A line while it is built. Only text comes into it: whatever could do something else is taken out by `put`, also
+    where nobody thought of it before."""
 
     __slots__ = ("segments", "width")
 
@@ -31,6 +33,8 @@ class Line:
 
     def put(self, text: str, style: Style = PLAIN) -> Line:
         """At the end of it; returns the line, so that calls can be chained."""
+        if text and not text.isprintable():
+            text = one_line(text)
         if text:
             self.segments.append(Segment(text, style))
             self.width += len(text) if text.isascii() else cell_len(text)

@@ -15,8 +15,6 @@ from localllm.tui.lines import Line
 
 Span = tuple[str, Style]
 TAB = "    "
-INVISIBLE = re.compile("[\u00ad\u180e\u200b\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]")
-"""Characters without a picture that no writing needs: they hide text, or make a word look like another one."""
 _WIDE = (
     "\u1100-\u115f\u2e80-\ua4cf\ua960-\ua97f\uac00-\ud7a3\uf900-\ufaff"
     "\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\U00020000-\U0003fffd"
@@ -34,9 +32,9 @@ def cells(text: str) -> int:
 
 
 def drawable(text: str) -> str:
-    """Sanitized text without what has no picture; tabs become blanks."""
+    """Sanitized text with its separators of lines as newlines and its tabs as blanks."""
     if not text.isascii():
-        text = INVISIBLE.sub("", text).replace("\u2028", "\n").replace("\u2029", "\n")
+        text = text.replace("\u2028", "\n").replace("\u2029", "\n")
     return text.replace("\t", TAB) if "\t" in text else text
 
 

@@ -9,9 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
+
+from localllm.safe_text import one_line
 
 PATIENCE_S = 0.3
 _POSITION = re.compile(rb"\x1b\[\d+;(\d+)R")
@@ -66,3 +69,20 @@ class PlainSigns(LineFilter):
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         return [Segment(text.translate(PLAIN_SIGNS), style, control) for text, style, control in segments]
+
+
+class OnlyText(LineFilter):
+    """The last gate before the terminal. Lines of ours hold nothing but text; fields, notices and lists of Textual's own
+    show what they are given. Columns stay where they are: each character that goes leaves as many blanks as it took."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        if all(segment.text.isprintable() for segment in segments):
+            return segments
+        return [
+            segment if segment.control or segment.text.isprintable() else Segment(_cleaned(segment.text), segment.style)
+            for segment in segments
+        ]
+
+
+def _cleaned(text: str) -> str:
+    return "".join(one_line(character) or " " * cell_len(character) for character in text)
