@@ -50,6 +50,9 @@ class Answering:
         self.tokens: list[InspectedToken] = list(given or [])
         self.error: LocalLLMError | None = None
         self.is_done = False
+        self.counted: tuple[int, int] | None = None
+        """Tokens of the prompt and how many of them were cached, as the live feed told: for answers that are stopped,
+        after which the daemon gives no account."""
         self._given = len(self.tokens)
         self.num_prompt = 0
         """Tokens before the answer; 0 until the daemon has said it."""
@@ -118,6 +121,9 @@ class Answering:
             found["tokens_per_s"] = round(timings.predicted_per_second or found["tokens_per_s"], 2)
             prompt = timings.cache_n + timings.prompt_n - self._given
             found["prompt_tokens"], found["cached_tokens"] = prompt, min(prompt, timings.cache_n)
+        elif self.counted is not None:
+            prompt, cached = self.counted[0] - self._given, self.counted[1]
+            found["prompt_tokens"], found["cached_tokens"] = prompt, min(prompt, cached)
         return AnswerStats(**found)
 
     # ---- the thread

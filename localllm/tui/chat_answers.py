@@ -149,6 +149,10 @@ class Answers(Previews):
     # ---- answers under way
 
     def _poll(self) -> None:
+        for writing in self.writers.all():
+            request = self.request_of(writing.answering.request_id)
+            if request is not None and request.prompt and request.cached is not None:
+                writing.answering.counted = (request.prompt, request.cached)
         for writing in self.writers.poll():
             if writing.chat_id == self.session.chat_id and not writing.answering.is_done:
                 self._show_more(writing)

@@ -54,6 +54,9 @@ class Writers:
     def chat_ids(self) -> frozenset[int]:
         return frozenset(self._by_chat)
 
+    def all(self) -> list[Writing]:
+        return list(self._by_chat.values())
+
     def is_ending(self, chat_id: int) -> bool:
         """Whether an answer is over that is not in the file yet."""
         return chat_id in self._ending

@@ -105,7 +105,8 @@ class TurnView:
 
     def _grown(self, drawn: MarkdownText, text: str) -> MarkdownText:
         """`drawn` with what is new in `text`, or a new one where it is another text."""
-        if (drawn.is_finished and drawn.source != text) or not text.startswith(drawn.source):
+        is_over = drawn.is_finished and (drawn.source != text or self.is_writing)  # one that goes on is open again
+        if is_over or not text.startswith(drawn.source):
             drawn = MarkdownText(self._reader)
         if not drawn.is_finished:
             drawn.feed(text[len(drawn.source) :], is_last=not self.is_writing)

@@ -174,7 +174,7 @@ async def test_a_stream_that_dies_keeps_its_tokens_and_can_go_on(tmp_path: Path)
         await world.pilot.press("ctrl+r")
         await world.until(lambda: world.said() == ["Count", "One two three"] and not world.screen.is_ending)
         assert client.bodies[1]["continue_final_message"] is True
-        await world.sees("One two three", "stop")
+        await world.sees("One two three", "stop")  # on one line: it is one paragraph
         assert "interrupted" not in world.text
 
 
