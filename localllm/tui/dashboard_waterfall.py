@@ -143,6 +143,9 @@ def bar(ink: Ink, spans: Sequence[Span], total_s: float, width: int, colour: str
         low, high = start / total_s * width, end / total_s * width
         if phase == "prefill" and high - low > 1.5:
             high -= 0.25
+        if high - low < 0.2:
+            cells[min(width - 1, int(low))] = "▏"  # a moment
+            continue
         for at in range(max(0, int(low)), min(width, max(int(low) + 1, math.ceil(high)))):
             cells[at] = _block(max(low, at) - at, min(high, at + 1) - at)
     line = Line()
