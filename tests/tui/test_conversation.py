@@ -145,6 +145,15 @@ def test_a_written_answer_looks_like_a_stored_one(text: str, cuts: list[int], wi
     assert growing.rows(look(width)) == view(done).rows(look(width))
 
 
+def test_an_interrupted_answer_goes_on_where_it_stopped() -> None:
+    cut = Turn(9, "assistant", "a **bo", model="m", state="interrupted", trouble=Trouble("interrupted", "saved"))
+    going_on = view(cut)
+    assert "a **bo" in texts(going_on.rows(look()))
+    going_on.become(Turn(9, "assistant", "a **bo", model="m", state="writing"))
+    going_on.write("ld**")
+    assert texts(going_on.rows(look()))[1] == "a bold▍"
+
+
 def test_sealed_rows_are_drawn_once() -> None:
     growing = view(writing())
     growing.write("first **block**\n\nsecond block\n\nthird")
