@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from textual.timer import Timer
 
 from localllm.errors import LocalLLMError
-from localllm.history import Message
+from localllm.history import DRAFT_OF_NEW, Draft, Message
 from localllm.tui import words
 from localllm.tui.chat_answering import Answering
 from localllm.tui.chat_previews import Previews
@@ -45,7 +45,9 @@ class Answers(Previews):
             self.refuse(refusal)
             return
         with self.guarded():
+            drafted_for = self.session.chat_id or DRAFT_OF_NEW
             message = self.session.say(text, self.files, parent_id=self.draft_parent())
+            self.history.keep_draft(drafted_for, Draft())
             is_edit, self.editing = self.editing is not None, None
             self.composer.write("")
             self.set_files(())

@@ -348,6 +348,16 @@ async def test_the_draft_is_kept_over_a_restart_and_belongs_to_its_chat(tmp_path
         assert world.screen.composer.text == "for the old one"
 
 
+async def test_what_was_sent_is_no_draft_any_more(tmp_path: Path) -> None:
+    async with talking(ChatClient(), tmp_path) as world:
+        world.screen.composer.write("Hello")
+        world.screen._save_draft()
+        assert world.screen.history.draft().text == "Hello"
+        await world.ask_and_wait("Hello")
+        await world.pilot.press("ctrl+n")
+        assert world.screen.composer.text == ""
+
+
 async def test_the_arrow_up_brings_back_what_was_asked_before(tmp_path: Path) -> None:
     async with talking(ChatClient(), tmp_path) as world:
         await world.ask_and_wait("first")
