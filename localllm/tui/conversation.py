@@ -261,11 +261,14 @@ class Conversation(TurnsView, can_focus=True, inherit_bindings=False):
     def _draw_soon(self) -> None:
         if not self._is_waiting and self.is_mounted:
             self._is_waiting = True
-            self.set_timer(max(FRAME_S, self._took_s * SHARE), self._flush)
+            self.set_timer(max(FRAME_S, self._took_s * SHARE), self._due)
+
+    def _due(self) -> None:
+        self._is_waiting = False
+        self._flush()
 
     def _flush(self) -> None:
         """Draws what has arrived."""
-        self._is_waiting = False
         if not (self._text or self._thought or self._live) or not len(self):
             return
         started = time.perf_counter()
