@@ -48,7 +48,7 @@ def open_application(
     if not (sys.stdin.isatty() and sys.stdout.isatty()) and not os.environ.get("TEXTUAL_DRIVER"):
         raise UsageError("the application needs a terminal", hint="use `localllm run` in scripts and pipes")
     from localllm.tui.app import LocalApp  # textual: only when it is shown
-    from localllm.tui.terminal import draws_wide
+    from localllm.tui.terminal import calm_collector, draws_wide
 
     settings = invocation.settings(theme=theme)
     if not invocation.may_color:
@@ -65,6 +65,7 @@ def open_application(
         is_ascii=is_ascii or os.environ.get("TERM") == "linux" or draws_wide(),
         first=screen,
     )
+    calm_collector()
     app.run()
     if app.return_code:
         raise typer.Exit(app.return_code)

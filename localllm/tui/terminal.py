@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import select
@@ -62,6 +63,14 @@ def _read(descriptor: int, until: float) -> bytes:
 def _column(read: Callable[[], bytes]) -> int | None:
     found = _POSITION.search(read())
     return int(found[1]) if found else None
+
+
+def calm_collector() -> None:
+    """Pictures that take long are those in which Python looks through everything for garbage: what is there already is
+    left alone, and new things are looked through less often. For the whole process."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5000, 20, 20)
 
 
 class PlainSigns(LineFilter):
