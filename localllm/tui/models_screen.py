@@ -14,18 +14,17 @@ from textual.containers import Container, Horizontal
 from textual.widgets import Input
 from textual.worker import WorkType
 
-from localllm.client import CatalogModels, InspectedModel, ModelFit, PullJob
+from localllm.client import CatalogModels, ModelFit
 from localllm.errors import DaemonUnreachable, LocalLLMError
-from localllm.safe_text import one_line
-from localllm.tui import words
 from localllm.tui.drawn import DrawnList
 from localllm.tui.frame import FrameScreen
+from localllm.tui.models_acts import ModelActs
 from localllm.tui.models_detail import ModelDetail
 from localllm.tui.models_list import ListHead, ModelList
-from localllm.tui.models_pages import MakeLines, ModelPage, TablePage, metadata_lines, template_lines, tensor_lines
+from localllm.tui.models_pages import ModelPage
 from localllm.tui.models_pulls import SHOWN, PullList, PullsHead
 from localllm.tui.models_sheet import Question, Sheet
-from localllm.tui.models_state import LOADED, SORTS, Model, ModelsState
+from localllm.tui.models_state import SORTS, ModelsState
 from localllm.tui.models_top import DiskLine, SearchField, Slash
 
 if TYPE_CHECKING:
@@ -35,11 +34,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PULLS_EVERY_S, IDLE_PULLS_EVERY_S = 0.5, 5.0
 FITS_AT_ONCE = 512
-MAKERS: dict[str, tuple[str, Callable[[InspectedModel], MakeLines]]] = {
-    "template": ("Template", template_lines),
-    "tensors": ("Tensors", tensor_lines),
-    "metadata": ("Metadata", metadata_lines),
-}
 
 
 class ModelsScreen(FrameScreen):
@@ -90,14 +84,14 @@ class ModelsScreen(FrameScreen):
         self.state = ModelsState()
         self.list = ModelList(self.state)
         self.detail = ModelDetail(self.state)
-        self._pull_list = PullList(self.state)
+        self.pull_list = PullList(self.state)
         self._pulls_head = PullsHead(self.state)
         self._list_head, self._disk = ListHead(), DiskLine(self.state)
         self._slash, self._field = Slash(), SearchField(placeholder="search installed, catalog and hub")
         self._sheet = Sheet()
         self._pulls_asked_at = 0.0
         self._shown: tuple[object, ...] = ()
-        self._given_up: set[str] = set()
+        self._acts = ModelActs(self)
 
     def compose_body(self) -> ComposeResult:
         with Horizontal(id="models-top"):
@@ -112,7 +106,7 @@ class ModelsScreen(FrameScreen):
             yield self.detail
         with Container(id="models-below"):
             yield self._pulls_head
-            yield self._pull_list
+            yield self.pull_list
         yield Container(id="models-gap")
         yield self._sheet
 
@@ -139,9 +133,9 @@ class ModelsScreen(FrameScreen):
 
     def reload(self) -> None:
         """Asks for everything again."""
-        self._begin(self._reload, "models")
+        self.begin(self._reload, "models")
 
-    def _begin(self, work: Callable[[], Coroutine[Any, Any, object]], group: str) -> None:
+    def begin(self, work: Callable[[], Coroutine[Any, Any, object]], group: str) -> None:
         """In the background, in the place of what is under way in this group."""
         begun: WorkType[object] = work
         self.run_worker(begun, group=group, exclusive=True)
@@ -156,7 +150,7 @@ class ModelsScreen(FrameScreen):
                 self.state.catalog = await self._asked(lambda client: client.library.catalog(), CatalogModels())
                 self._fill()
             self.state.fits = await self._fits()
-            await self._ask_for_pulls()
+            await self.ask_for_pulls()
         except DaemonUnreachable:
             return  # the banner says so; what is known stays
         except LocalLLMError as error:
@@ -189,9 +183,10 @@ class ModelsScreen(FrameScreen):
             return
         since = time.monotonic() - self._pulls_asked_at
         if since >= (PULLS_EVERY_S if self.state.is_pulling else IDLE_PULLS_EVERY_S):
-            self._begin(self._ask_for_pulls, "pulls")
+            self.begin(self.ask_for_pulls, "pulls")
 
-    async def _ask_for_pulls(self) -> None:
+    async def ask_for_pulls(self) -> None:
+        """What ended becomes a model of the list."""
         self._pulls_asked_at = time.monotonic()
         before = self.state.pulls
         try:
@@ -214,8 +209,8 @@ class ModelsScreen(FrameScreen):
         self.detail.show(self.list.model)
         self.set_class(bool(self.state.pulls), "-pulling")
         rows = min(len(self.state.pulls), SHOWN.get(self.size_class, 4))
-        self._pull_list.styles.height = rows
-        self._pull_list.refill()
+        self.pull_list.styles.height = rows
+        self.pull_list.refill()
         self._pulls_head.refresh()
         self._disk.styles.width = self._disk.line(self.local.ink).width
         self._disk.redraw()
@@ -253,7 +248,7 @@ class ModelsScreen(FrameScreen):
         self._focus_moved()
 
     def _focus_moved(self) -> None:
-        self._pulls_head.is_focused_below = self._pull_list.has_focus
+        self._pulls_head.is_focused_below = self.pull_list.has_focus
         self._pulls_head.refresh()
         self._slash.redraw()
         self.call_after_refresh(self.bindings_changed)
@@ -270,7 +265,7 @@ class ModelsScreen(FrameScreen):
         if self.state.query.strip():
             self.state.is_looking = True
             self._fill()
-            self._begin(partial(self._look_on_the_hub, self.state.query), "search")
+            self.begin(partial(self._look_on_the_hub, self.state.query), "search")
 
     async def _look_on_the_hub(self, query: str) -> None:
         found = None
@@ -307,191 +302,20 @@ class ModelsScreen(FrameScreen):
 
     async def act(self, what: str) -> None:
         """What a key means for the model, or the pull, under the cursor."""
-        model, job = self.list.model, self._job()
-        if what == "cancel" or (what == "pull" and job is not None):
-            await self._act_on_pull(what, job)
-        elif model is not None:
-            acts = {"load": self._load, "unload": self._unload, "pull": self._pull, "remove": self._ask_to_remove}
-            await (acts[what](model) if what in acts else self._inspect(model, what))
-
-    def _job(self) -> PullJob | None:
-        """The pull that is meant: the one under its own cursor, else that of the model."""
-        if self._pull_list.has_focus:
-            return self._pull_list.job
-        return self.state.pull_of(self._wanted_name()) if self.list.model else None
-
-    def _wanted_name(self) -> str:
-        """The model as it would be pulled: in the quantization that was chosen."""
-        model, quants = self.list.model, self.detail.quants
-        if model is None:
-            return ""
-        return quants[min(self.detail.chosen, len(quants) - 1)].model if quants else model.name
-
-    async def _load(self, model: Model) -> None:
-        if not model.is_here:
-            await self._pull(model)
-        elif model.is_loaded and model.loaded is not None and model.loaded.state == "ready":
-            self.local.say(f"{model.name} is loaded")
-        else:
-            self._begin(partial(self._loading, model.name), f"load {model.name}")
-
-    async def _loading(self, name: str) -> None:
-        """Progress comes with the live feed."""
-        self._given_up.discard(name)
-        try:
-            await self.local.link.ask(lambda client: list(client.load(name)))
-        except LocalLLMError as error:
-            if name not in self._given_up:
-                self._tell(error)
-            return
-        self.local.say(f"{name} is loaded")
-
-    async def _unload(self, model: Model) -> None:
-        if model.loaded is not None and model.loaded.state in (*LOADED, "failed"):
-            self._given_up.add(model.name)  # a load that ends by this is no failure
-            self._begin(partial(self._do, lambda client: client.stop(model.name)), f"unload {model.name}")
-        else:
-            self.local.say(f"{model.name} is not loaded")
-
-    async def _do(self, call: Callable[[Client], object]) -> bool:
-        """Whether it went well; else the reason is shown."""
-        try:
-            await self.local.link.ask(call)
-        except LocalLLMError as error:
-            self._tell(error)
-            return False
-        return True
-
-    def _tell(self, error: LocalLLMError) -> None:
-        """Where it has to be acted on, in the sheet; the banner speaks for a daemon that is gone."""
-        if isinstance(error, DaemonUnreachable):
-            return
-        if not self.is_current:
-            self.local.complain(error)
-            return
-        hint = one_line(error.hint)
-        self._ask(Question(_sentence(error.message), _sentence(hint[:1].upper() + hint[1:]), "", "close", "err"))
-
-    async def _pull(self, model: Model) -> None:
-        name, offer = self._wanted_name(), model.offer
-        fit = self.state.fits.get(name)
-        if any(here.name == name for here in self.state.here.models):
-            self.local.say(f"{name} is here")
-        elif model.refusal:
-            self._ask(Question(f"{one_line(name)} would not run here.", one_line(model.refusal) + ".", "", "back"))
-        elif offer is not None and offer.gated:
-            where = f" at huggingface.co/{one_line(offer.original)}" if offer.original else ""
-            self._ask(
-                Question(
-                    f"{one_line(name)} comes under the licence {one_line(offer.license) or 'of its owner'}.",
-                    f"Using it means agreeing to its terms{where}.",
-                    "agree and pull",
-                ),
-                partial(self._start_pull, name),
-            )
-        elif fit is not None and fit.verdict == "too large":
-            self._ask(
-                Question(f"{one_line(name)} is too large for this machine.", fit.sentence, "pull it anyway"),
-                partial(self._start_pull, name),
-            )
-        else:
-            await self._start_pull(name)
-
-    async def _start_pull(self, name: str) -> None:
-        if await self._do(lambda client: client.library.pull(name)):
-            await self._ask_for_pulls()
-
-    async def _act_on_pull(self, what: str, job: PullJob | None) -> None:
-        if job is None:
-            self.local.say("nothing is being pulled here")
-        elif what == "cancel" and job.state in ("paused", "running", "queued", "checking") and job.done_bytes:
-            fetched = words.size(job.done_bytes)
-            self._ask(
-                Question(
-                    f"Cancel the pull of {one_line(job.model)}?", f"{fetched} are deleted.", "cancel it", kind="err"
-                ),
-                partial(self._do_with_pull, job, "cancel"),
-            )
-        elif what == "cancel":
-            await self._do_with_pull(job, "cancel")
-        elif job.error is not None:
-            hint = one_line(job.error.hint) or "the partial file is kept; it goes on from there"
-            self._ask(
-                Question(_sentence(job.error.message), _sentence(hint[:1].upper() + hint[1:]), "try again"),
-                partial(self._do_with_pull, job, "resume"),
-            )
-        elif job.state != "done":
-            await self._do_with_pull(job, "resume" if job.state == "paused" else "pause")
-
-    async def _do_with_pull(self, job: PullJob, what: str) -> None:
-        if await self._do(lambda client: getattr(client.library, what)(job.id)):
-            await self._ask_for_pulls()
-
-    async def _ask_to_remove(self, model: Model) -> None:
-        installed = model.installed
-        if installed is None:
-            self.local.say(f"{model.name} is not here")
-            return
-        if not installed.is_ours:
-            owner = {"ollama": "Ollama", "lmstudio": "LM Studio"}.get(installed.source, "another program")
-            self._ask(
-                Question(f"{one_line(model.name)} belongs to {owner}.", "Remove it with its own tools.", "", "back")
-            )
-            return
-        loaded = "It is loaded, and is unloaded first. " if model.is_loaded else ""
-        size = words.size(installed.size_bytes)
-        self._ask(
-            Question(
-                f"Remove {one_line(model.name)}?",
-                f"{loaded}Up to {size} come free; files that other models share stay.",
-                "remove it",
-                "keep it",
-                "err",
-            ),
-            partial(self._remove, model.name),
-        )
-
-    async def _remove(self, name: str) -> None:
-        beside = self.list.beside()
-        try:
-            gone = await self.local.link.ask(lambda client: client.library.remove(name))
-        except LocalLLMError as error:
-            self._tell(error)
-            return
-        self.list.select(beside)  # not the same model in the catalog, far below
-        self.local.say(f"{gone.removed} is removed, {words.size(gone.freed_bytes)} came free")
-        self.reload()
-
-    async def _inspect(self, model: Model, what: str) -> None:
-        if not model.is_here:
-            self.local.say(f"{model.name} can be looked into when it is here")
-            return
-        self._begin(partial(self._looked_into, model.name, what), "inspect")
-
-    async def _looked_into(self, name: str, what: str) -> None:
-        title, make = MAKERS[what]
-        try:
-            inside = await self.local.link.ask(lambda client: client.library.inspect(name))
-        except LocalLLMError as error:
-            self._tell(error)
-            return
-        self.app.push_screen(TablePage(f"{title} of {one_line(name)}", make(inside)))
+        await self._acts.act(what)
 
     # ---- asking first
 
-    def _ask(self, question: Question, act: Callable[[], Awaitable[None]] | None = None) -> None:
+    def ask(self, question: Question, act: Callable[[], Awaitable[None]] | None = None) -> None:
+        """In the sheet above the footer; `act` is done when the answer is yes."""
+
         async def nothing() -> None: ...
 
         self._sheet.ask(question, act or nothing)
 
     @on(Sheet.Closed)
     def _asked_and_answered(self) -> None:
-        (self._pull_list if self.state.pulls and self._pull_list.has_focus else self.list).focus()
-
-
-def _sentence(text: str) -> str:
-    """With one full stop."""
-    return f"{one_line(text).rstrip('.')}." if text else ""
+        (self.pull_list if self.state.pulls and self.pull_list.has_focus else self.list).focus()
 
 
 def _fit(names: Sequence[str], client: Client) -> tuple[ModelFit, ...]:
