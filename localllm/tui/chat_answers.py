@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from textual.timer import Timer
 
-from localllm.errors import LocalLLMError
+from localllm.errors import ChatNotFound, LocalLLMError
 from localllm.history import DRAFT_OF_NEW, Draft, Message
 from localllm.tui import words
 from localllm.tui.chat_answering import Answering
@@ -203,7 +203,7 @@ class Answers(Previews):
         """It is in the file. The daemon may be gone, the chat another one, the screen closed."""
         if not self.is_mounted:
             return
-        if writing.failure is not None:
+        if writing.failure is not None and not isinstance(writing.failure, ChatNotFound):  # it was removed meanwhile
             self.local.complain(writing.failure)
         if writing.chat_id == self.session.chat_id:
             with self.guarded():

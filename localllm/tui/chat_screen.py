@@ -136,6 +136,11 @@ class ChatScreen(Inspecting):
     def on_conversation_copied(self, event: Conversation.Copied) -> None:
         self.local.say(event.what)
 
+    def on_screen_resume(self) -> None:
+        """`localllm chat` may have written meanwhile."""
+        if self.is_mounted and not self.side.search.value:
+            self.show_chats()
+
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         """What lies over the conversation goes when nobody is in it."""
         self.set_class(self.has_class("-panel") and self.focused is self.panel, "-panel")

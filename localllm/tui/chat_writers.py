@@ -44,7 +44,7 @@ class Writers:
         self._history, self._on_end, self._clock = history, on_end, clock
         self._by_chat: dict[int, Writing] = {}
         self._heard: dict[int, tuple[str, str]] = {}
-        self._ending: set[int] = set()
+        self._ending: dict[int, Writing] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __bool__(self) -> bool:
@@ -79,7 +79,7 @@ class Writers:
                 self._add(writing, news.text, news.reasoning)
             if is_done:
                 del self._by_chat[writing.chat_id]
-                self._ending.add(writing.chat_id)
+                self._ending[writing.chat_id] = writing
                 task = asyncio.get_running_loop().create_task(self._end(writing))
                 self._tasks.add(task)  # the loop itself holds tasks but weakly
                 task.add_done_callback(self._tasks.discard)
@@ -102,8 +102,10 @@ class Writers:
             writing.answering.stop()
             news = writing.answering.take()
             self._add(writing, news.text, news.reasoning)
+        for writing in [*self._by_chat.values(), *self._ending.values()]:
             self._write(writing)
         self._by_chat.clear()
+        self._ending.clear()
 
     def _add(self, writing: Writing, text: str, reasoning: str) -> None:
         """What goes on is told again from its beginning: it replaces what was there once it is longer."""
@@ -123,7 +125,7 @@ class Writers:
         if writing.saving is not None:  # else an older state could be written last
             await writing.saving
         await asyncio.to_thread(self._write, writing)
-        self._ending.discard(writing.chat_id)
+        self._ending.pop(writing.chat_id, None)
         self._on_end(writing)
 
     def _write(self, writing: Writing) -> None:

@@ -554,6 +554,18 @@ async def test_chats_are_listed_by_day_opened_renamed_and_removed(tmp_path: Path
         await world.sees("New chat", "search 2 chats")
 
 
+async def test_a_chat_can_be_removed_while_its_answer_is_written(tmp_path: Path) -> None:
+    script = Script(["One ", "two"], holds_at=1)
+    async with talking(ChatClient(script), tmp_path) as world:
+        await world.ask("Count")
+        await world.sees("One")
+        world.screen._remove(1)
+        await world.until(lambda: not world.screen.writers and not world.screen.is_ending)
+        await world.sees("What would you like to ask?", "no chats yet")
+        assert "there is no" not in world.text
+        await world.ask_and_wait("Hi")
+
+
 async def test_everything_that_was_said_can_be_searched(tmp_path: Path) -> None:
     chat_of(tmp_path, "Sourdough", "Feed the starter twice.")
     chat_of(tmp_path, "Trains", "They run on time.")
