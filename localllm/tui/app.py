@@ -242,9 +242,9 @@ class LocalApp(App[None]):
     _is_glance_new = False
 
     def _shown(self) -> FrameScreen | None:
-        """None under an overlay, and while the application begins or ends."""
+        """None under an overlay, before a screen is composed, and while the application begins or ends."""
         try:
-            return self.screen if isinstance(self.screen, FrameScreen) else None
+            return self.screen if isinstance(self.screen, FrameScreen) and self.screen.is_mounted else None
         except ScreenStackError:
             return None
 
