@@ -160,7 +160,7 @@ class TurnView:
         if self.is_writing:
             self._floor = max(self._floor, len(body))
             body += [BLANK] * (self._floor - len(body))
-        foot = [row(line) for line in self._foot(look)]
+        foot = [row(line.fit(look.width) if line.width > look.width else line) for line in self._foot(look)]
         air = [] if look.is_compact or not body or not foot else [BLANK]
         has_thought = bool(self.turn.reasoning) and not look.is_compact
         return [
@@ -237,7 +237,9 @@ class TurnView:
 
 def _cut(each: Row, width: int) -> Row:
     """Code among thoughts is not moved sideways."""
-    return each if each.width <= width else each._replace(segments=list(each.strip.crop(0, width)), width=width)
+    if each.width <= width:
+        return each
+    return each._replace(segments=list(each.strip.crop(0, width)), width=width, used=min(each.used, width))
 
 
 def stats_line(ink: Ink, stats: AnswerStats, width: int) -> Line:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len
+
 from localllm.safe_text import one_line
-from localllm.tui.lines import Line, clip, joined, shortened
+from localllm.tui.lines import Line, joined, plain_text, shortened
 from localllm.tui.live_pages import CACHED, FREE, Holder, PageBoard
 from localllm.tui.live_requests import record_of
 from localllm.tui.live_state import LiveState, ModelState
@@ -112,10 +114,10 @@ def token_line(ink: Ink, width: int, told: PageText | None) -> Line:
     if told is None or not told.tokens:
         return line.put("–", ink("faint"))
     for number, token in enumerate(told.tokens):
-        text = one_line(token).replace(" ", "·") or "‹›"
-        if line.width + len(text) + 1 > width:
+        text = plain_text(token)[0].replace(" ", "·") or "‹›"
+        if line.width + cell_len(text) + 1 > width:
             return line.put("…", ink("muted"))
-        line.put(clip(text, width - line.width), ink(on="raised" if number % 2 else "sel"))
+        line.put(text, ink(on="raised" if number % 2 else "sel"))
     return line
 
 

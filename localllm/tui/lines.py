@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Literal
 
 from rich.cells import cell_len, chop_cells, set_cell_size
@@ -19,6 +21,33 @@ PLAIN = Style()
 ELLIPSIS = "…"
 
 
+MAX_KEPT = 256
+_PICTURE = "\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff"
+_LOOSE = re.compile(
+    f"(?<![{_PICTURE}0-9#*\u00a9\u00ae\u203c\u2049\u2122\u2139])[\ufe00-\ufe0f]+"
+    f"|(?<![{_PICTURE}\ufe0f])\u200d|\u200d(?![{_PICTURE}])"
+)
+
+
+def without_loose(text: str) -> str:
+    """Without what would change the width of a neighbour: selectors of a glyph without one, and joiners that join no two
+    pictures (terminals draw letters one by one)."""
+    return text if text.isascii() else _LOOSE.sub("", text)
+
+
+def plain_text(text: str) -> tuple[str, int]:
+    """`text` as it may stand in a line, and its width."""
+    return _kept_plain_text(text) if len(text) < MAX_KEPT else _plain_text(text)
+
+
+def _plain_text(text: str) -> tuple[str, int]:
+    text = without_loose(one_line(text))
+    return text, cell_len(text)
+
+
+_kept_plain_text = lru_cache(8192)(_plain_text)
+
+
 class Line:
     """A line while it is built. Only text comes into it: whatever could do something else is taken out by `put`, also
     where nobody thought of it before."""
@@ -33,11 +62,15 @@ class Line:
 
     def put(self, text: str, style: Style = PLAIN) -> Line:
         """At the end of it; returns the line, so that calls can be chained."""
-        if text and not text.isprintable():
-            text = one_line(text)
+        if not text:
+            return self
+        if text.isascii() and text.isprintable():
+            width = len(text)
+        else:
+            text, width = plain_text(text)
         if text:
             self.segments.append(Segment(text, style))
-            self.width += len(text) if text.isascii() else cell_len(text)
+            self.width += width
         return self
 
     def add(self, other: Line) -> Line:
@@ -97,12 +130,14 @@ def clip(text: str, width: int) -> str:
         return ""
     if text.isascii():
         return text[:width]
-    return chop_cells(text, width)[0] if cell_len(text) > width else text
+    text, cells = plain_text(text)
+    return chop_cells(text, width)[0] if cells > width else text
 
 
 def shortened(text: str, width: int, where: Literal["end", "middle"] = "end") -> str:
     """`text` with an ellipsis where it does not fit; names of files lose their middle."""
-    if cell_len(text) <= width:
+    text, cells = plain_text(text)
+    if cells <= width:
         return text
     if width <= 1:
         return ELLIPSIS[:width]

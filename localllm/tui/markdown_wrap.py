@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from rich.cells import cell_len, split_graphemes
 from rich.style import Style
 
-from localllm.tui.lines import Line
+from localllm.tui.lines import Line, without_loose
 
 Span = tuple[str, Style]
 TAB = "    "
@@ -34,7 +34,7 @@ def cells(text: str) -> int:
 def drawable(text: str) -> str:
     """Sanitized text with its separators of lines as newlines and its tabs as blanks."""
     if not text.isascii():
-        text = text.replace("\u2028", "\n").replace("\u2029", "\n")
+        text = without_loose(text.replace("\u2028", "\n").replace("\u2029", "\n"))
     return text.replace("\t", TAB) if "\t" in text else text
 
 

@@ -9,6 +9,7 @@ import select
 import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
 
 from rich.cells import cell_len
 from rich.segment import Segment
@@ -85,13 +86,16 @@ class OnlyText(LineFilter):
     show what they are given. Columns stay where they are: each character that goes leaves as many blanks as it took."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
-        if all(segment.text.isprintable() for segment in segments):
-            return segments
         return [
-            segment if segment.control or segment.text.isprintable() else Segment(_cleaned(segment.text), segment.style)
+            segment
+            if segment.control or (segment.text.isascii() and segment.text.isprintable())
+            else Segment(_cleaned(segment.text), segment.style)
             for segment in segments
         ]
 
 
+@lru_cache(8192)
 def _cleaned(text: str) -> str:
+    if one_line(text) == text:
+        return text
     return "".join(one_line(character) or " " * cell_len(character) for character in text)

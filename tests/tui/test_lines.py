@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from localllm.tui.lines import (
-    Line, area, block_bar, cell, clip, gauge, heading, joined, left_right, plot, shortened,
+    Line, area, block_bar, cell, clip, gauge, heading, joined, left_right, plain_text, plot, shortened,
 )  # fmt: skip
 from localllm.tui.palette import DARK, Ink
 
@@ -26,7 +26,7 @@ def test_a_fitted_line_is_exactly_so_wide(texts: list[str], width: int, align: s
 
 @given(TEXTS, WIDTHS)
 def test_cells_and_cuts_never_pass_their_width(text: str, width: int) -> None:
-    assert cell_len(clip(text, width)) <= width and text.startswith(clip(text, width))
+    assert cell_len(clip(text, width)) <= width and plain_text(text)[0].startswith(clip(text, width))
     assert cell_len(shortened(text, width)) <= width and cell_len(shortened(text, width, "middle")) <= width
     assert cell_len(cell(text, width)) == width
 

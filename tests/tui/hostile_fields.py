@@ -1,0 +1,2 @@
+FIELDS = ()
+def fill(name, texts, count): return 0
