@@ -105,9 +105,18 @@ async def asked(world: World, chat_id: int) -> None:
     world.screen.again()
     await world.sees("48 tokens")
     world.screen.composer.write("Show me the same loop with a fairness weight for each caller")
-    await world.sees("2,809 cached", "62.4 tok/s")
+    await world.sees("2,809 cached", "62.4 tok/s", "everyone▍", "esc stop")
     world.app.clear_notifications()
-    await world.pilot.pause(0.2)
+    await settled(world)
+
+
+async def settled(world: World) -> None:
+    """Nothing moves any more."""
+    before, same = "", 0
+    while same < 4:
+        await world.pilot.pause(0.1)
+        now = world.text
+        before, same = now, same + 1 if now == before else 0
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
@@ -126,6 +135,7 @@ async def test_a_new_chat(tmp_path: Path) -> None:
     async with talking(client_of(Script()), tmp_path) as world:
         world.screen.composer.cursor_blink = False
         await world.sees("0 to compute")
+        await settled(world)
         held_against(world.app, "chat-empty-120x40")
 
 
@@ -150,4 +160,5 @@ async def test_the_panel_over_the_conversation(tmp_path: Path, size: tuple[int, 
         await world.sees("2,809 cached")
         await world.pilot.press("alt+p")
         await world.sees("System prompt", "Branches", "86 tokens")
+        await settled(world)
         held_against(world.app, f"chat-panel-{size[0]}x{size[1]}")
