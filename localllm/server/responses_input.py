@@ -130,10 +130,12 @@ class Conversation:
 
 
 def _thought(item: Mapping[str, Any], where: str) -> str:
-    for name in ("content", "summary"):
-        parts = item.get(name)
-        if parts:
-            return _text(parts, f"{where}.{name}", joint="\n\n" if name == "summary" else "")
+    said = [
+        "" if item.get(name) is None else _text(item[name], f"{where}.{name}", joint)
+        for name, joint in (("content", ""), ("summary", "\n\n"))
+    ]
+    if any(said):
+        return said[0] or said[1]
     packed = item.get("encrypted_content")
     return (unsealed(packed) or "") if isinstance(packed, str) else ""
 

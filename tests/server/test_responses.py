@@ -377,6 +377,7 @@ def test_a_restart_keeps_what_was_kept(tmp_path_factory: pytest.TempPathFactory)
         ({"input": [{"type": "function_call", "call_id": "1", "name": "f", "arguments": "{"}]}, "input[0].arguments"),
         ({"input": [{"type": "function_call_output", "call_id": "1", "output": 3}]}, "input[0].output"),
         ({"input": [{"type": "reasoning", "encrypted_content": "gAAAAA"}]}, "input[0].encrypted_content"),
+        ({"input": [{"type": "reasoning", "content": "a", "summary": False}]}, "input[0].summary"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused_by_name(client: openai.OpenAI, fields: dict[str, Any], param: str) -> None:
