@@ -205,7 +205,7 @@ class ChatBase(FrameScreen):
         info = words.plural(count, "message") if count else self.session.preset
         has_focus = self.focused is self.conversation or self.focused is self.welcome
         self.title_line.show(self.session.title, info, has_focus)
-        self.composer.placeholder = f"Message {one_line(self.session.model) or 'a model'}"
+        self.composer.address(self.session.model)
         self.side.chats.mark(self.session.chat_id, self.writers.chat_ids)
         if not count:
             self.show_welcome()

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.message import Message
 from textual.strip import Strip
 from textual.widgets import TextArea
@@ -51,6 +52,10 @@ class Composer(TextArea):
         self._past: list[str] = []
         self._place = -1
         self._own = ""
+
+    def address(self, model: str) -> None:
+        """Says who answers, while nothing is typed. Names hold no markup: Textual would read it in a plain string."""
+        self.placeholder = Content(f"Message {one_line(model) or 'a model'}")
 
     def write(self, text: str) -> None:
         """Another text, with the cursor at its end."""
