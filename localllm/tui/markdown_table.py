@@ -78,7 +78,8 @@ def _records(grid: list[list[list[Span]]], look: Look) -> list[Line]:
     """Too many columns: each row as lines of `head  value`."""
     heads, *rows = grid
     lines: list[Line] = []
-    for number, texts in enumerate(rows or [[[] for _ in heads]]):
+    none: list[list[Span]] = [[] for _ in heads]
+    for number, texts in enumerate(rows or [none]):
         lines += [Line()] if number else []
         for head, value in zip(heads, texts, strict=True):
             name = "".join(text for text, _ in head).replace("\n", " ")

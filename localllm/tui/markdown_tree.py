@@ -143,7 +143,7 @@ class _Reader:
 
     def blocks(self, end: str) -> tuple[Placed, ...]:
         """Up to the token that closes what they stand in."""
-        found = []
+        found: list[Placed] = []
         while self._at < len(self._tokens):
             token = self._tokens[self._at]
             self._at += 1
@@ -192,7 +192,7 @@ class _Reader:
         return text
 
     def _items(self, end: str) -> tuple[Item, ...]:
-        items = []
+        items: list[Item] = []
         while (token := self._tokens[self._at]).type != end:
             self._at += 1
             items.append(_item(self.blocks("list_item_close"), bool(items) and self._is_apart(token)))

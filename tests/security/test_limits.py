@@ -117,7 +117,7 @@ TOO_MUCH: tuple[tuple[str, dict[str, Any]], ...] = (
     ("stop", {"stop": ["x"] * 17}), ("stop", {"stop": "x" * 257}),
     ("logit_bias", {"logit_bias": {str(number): 1 for number in range(1025)}}),
     ("top_logprobs", {"logprobs": True, "top_logprobs": 21}),
-    ("messages", {"messages": [{"role": "user", "content": "x"}] * 2049}), ("messages", {"messages": []}),
+    ("messages", {"messages": [{"role": "user", "content": "x"}] * 16_385}), ("messages", {"messages": []}),
     ("tools", {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}] * 129}),
     ("stop_token_ids", {"stop_token_ids": list(range(65))}), ("cache_salt", {"cache_salt": "x" * 257}),
     ("min_tokens", {"min_tokens": -5}), ("repeat_last_n", {"repeat_last_n": 2**40}),

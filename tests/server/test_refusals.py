@@ -120,7 +120,7 @@ CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
         "messages[0].content[0].type",
     ),
-    ({"messages": [{"role": "user", "content": "x"}] * 2049}, "messages"),
+    ({"messages": [{"role": "user", "content": "x"}] * 16_385}, "messages"),
 ]
 
 
