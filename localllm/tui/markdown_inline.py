@@ -21,7 +21,7 @@ TILDE = ord("~")
 PENDING = "pending:"
 """The target of a link that has none yet."""
 _LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
-_OPEN_TARGET = re.compile(r"\]\([^()\s]*(?:\([^()\s]*\)?[^()\s]*)*(?:\s+[\"'(][^\"')]*[\"')]?)?$")
+_OPEN_TARGET = re.compile(r"\]\([^()\s]*(?:\([^()\s]*(?:\)[^()\s]*)?)*(?:\s+[\"'(][^\"')]*[\"')]?)?$")
 _OPEN_LABEL = re.compile(r"(?:^|[\s(*_~])!?\[(?=[^\W\d]|[`*_~])[^\[\]\n]{0,200}\]?$")
 _OPEN_BRACKET = re.compile(r"(?:(?<=[\s(*_~])|^)!?\[$")
 _OPEN_ADDRESS = re.compile(r"<[a-zA-Z][a-zA-Z0-9+.-]{1,31}:[^\s<>]*$")
