@@ -44,7 +44,8 @@ class Engine:
 
     `num_pages` pages of `page_size` tokens (the layout's), at most `token_budget` tokens a step and `max_sequences`
     sequences at a time. `drafter` guesses tokens to be checked, where the backend does not overlap steps: a guess can
-    only be made once the last token is known. `guides` bound what sequences say, where a Submit asks for it.
+    only be made once the last token is known. `is_encoder`: sequences are computed whole, in one step, and only give
+    vectors. `guides` bound what sequences say, where a Submit asks for it.
     NotEnoughMemory when the backend cannot hold the pool.
     """
 
@@ -62,6 +63,7 @@ class Engine:
         num_checkpoints: int = 16,
         drafter: Drafter | None = None,
         guides: Guides | None = None,
+        is_encoder: bool = False,
     ) -> None:
         layout = backend.layout
         if page_size != layout.page_size:
@@ -80,6 +82,7 @@ class Engine:
         self._last_step: _InFlight | None = None
         self._sequences: dict[str, Running] = {}
         self._guides = guides
+        self.is_encoder = is_encoder
         self._unguided: dict[Running, Future[Guide]] = {}  # they start when their guides are there
         self._num_added = 0
         self._num_planned = 0
@@ -98,6 +101,8 @@ class Engine:
         never run, however long it waited."""
         if is_guided(submit) and self._guides is None:
             raise InvalidRequest("this engine follows no constraints", param="constraint")
+        if self.is_encoder and submit.pooled is None:
+            raise _no_writer()
         limit = self.limits.end_of(submit)
         seed = submit.sampling.seed
         whole = None if submit.pooled is None else Want(pooled=submit.pooled)
@@ -120,7 +125,8 @@ class Engine:
             raise InvalidRequest(f"request id {submit.request_id!r} is already running", param="request_id")
         self._num_added += 1
         rank = rank_at(submit.priority, self._num_planned)
-        sequence = Running(self._num_added, submit, limit=limit, seed=seed, rank=rank, whole=whole, atomic=atomic)
+        is_atomic = atomic or self.is_encoder
+        sequence = Running(self._num_added, submit, limit=limit, seed=seed, rank=rank, whole=whole, atomic=is_atomic)
         if submit.sampling.allowed_token_ids:
             sequence.allowed = mask_of(submit.sampling.allowed_token_ids, self._backend.vocab_size)
         self._sequences[submit.request_id] = sequence
@@ -329,8 +335,10 @@ class Engine:
         Long prompts are cut as any other and their parts joined; `atomic` ones (bidirectional encoders) are not. Other
         sequences go on meanwhile; their chunks come with the next `step`. Errors as of `add`, or the row's own.
         """
+        if self.is_encoder and (want.targets or want.logits is not None):
+            raise _no_writer()
         for prompt in prompts:
-            self.limits.check_prompt(prompt, num_more=0, atomic=atomic)
+            self.limits.check_prompt(prompt, num_more=0, atomic=atomic or self.is_encoder)
         sequences = [self._queue_whole(prompt, want, atomic) for prompt in prompts]
         try:
             while any(not sequence.is_finished for sequence in sequences):
@@ -413,6 +421,14 @@ class Engine:
 
 def _failed(sequence: Running, error: LocalLLMError) -> RowResult:
     return RowResult(sequence.seq_id, error=error.message, error_code=error.code)
+
+
+def _no_writer() -> InvalidRequest:
+    return InvalidRequest(
+        "this model is an encoder: it makes vectors of texts and writes none",
+        hint="ask for embeddings (`localllm embed`, /v1/embeddings), or choose another model",
+        param="model",
+    )
 
 
 def _vector_bytes(answer: RowResult) -> bytes:

@@ -42,6 +42,10 @@ def config_from_facts(
 ) -> ModelConfig:
     """`tensor_names` are canonical: they tell convolutions and experts from other layers."""
     facts = replace(facts, num_layers=facts.num_layers - facts.num_guessing_layers)
+    if facts.is_causal is family.is_encoder:
+        raise UnsupportedModel(
+            f"this build does not know {family.architecture} with attention.causal = {str(facts.is_causal).lower()}"
+        )
     _check(facts)
     eps = facts.rms_eps if family.norm == "rms" else facts.layer_eps
     if eps is None:
@@ -66,6 +70,7 @@ def config_from_facts(
         logit_softcap=facts.logit_softcap,
         learned_positions=family.learned_positions,
         parallel=_is_parallel(facts, family, tensor_names),
+        is_encoder=family.is_encoder,
     )
 
 
@@ -122,6 +127,7 @@ def _attention(facts: Facts, family: Family, factors: RopeFactors, index: int) -
         rope=rope,
         window=facts.window if windowed else None,
         softcap=facts.attention_softcap,
+        causal=not family.is_encoder,
         query_growth=_query_growth(facts, rope, head_dim),
     )
 

@@ -132,10 +132,11 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A whole decoder. Norm placement, biases, QK-norms, sinks and tied output are asked of the tensors.
+    """A whole decoder or encoder. Norm placement, biases, QK-norms, sinks and tied output are asked of the tensors.
 
-    `parallel`: attention and feed-forward work on the same input, and both are added. `residual_scale` multiplies what
-    a block adds, `logit_scale` multiplies the logits, `logit_softcap` 0: none. `context_length` is in tokens.
+    `is_encoder`: every token sees all others, and there are no logits. `parallel`: attention and feed-forward work on
+    the same input, and both are added. `residual_scale` multiplies what a block adds, `logit_scale` multiplies the
+    logits, `logit_softcap` 0: none. `context_length` is in tokens.
     """
 
     architecture: str
@@ -152,3 +153,4 @@ class ModelConfig:
     logit_softcap: float = 0.0
     learned_positions: bool = False
     parallel: bool = False
+    is_encoder: bool = False

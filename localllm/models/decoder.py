@@ -1,4 +1,4 @@
-"""The one decoder: every family is this function over the verbs of `ops`, steered by config and existing tensors."""
+"""The one decoder and encoder: every family is this function over the verbs of `ops`, steered by config and tensors."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ class Decoder(Generic[A, W]):
         self.weights = weights
 
     def run(self) -> None:
-        """Embed, every layer, final norm, logits of the wanted positions, answers."""
-        x = self.embed()
+        """Embed, every layer, final norm, logits of the wanted positions, answers; an encoder ends with its vectors."""
+        x = self.norm(self.embed(), self.weights, "token_embd_norm")
         for index, layer in enumerate(self.config.layers):
             x = self.block(x, index, layer)
         x = self.norm(x, self.weights, "output_norm")
         self.ops.pool(x)
-        self.ops.sample(self.head(self.ops.take_rows(x)))
+        if not self.config.is_encoder:
+            self.ops.sample(self.head(self.ops.take_rows(x)))
 
     def embed(self) -> A:
         config, ops, weights = self.config, self.ops, self.weights
@@ -50,6 +51,8 @@ class Decoder(Generic[A, W]):
     def block(self, x: A, index: int, layer: LayerSpec) -> A:
         """Mixer and feed-forward, each between its norms (before, after, or both: whichever tensors exist)."""
         scope = Scope(self.weights, index)
+        if scope.get("attn_output_norm.weight") is not None:
+            return self.normed_sums(x, scope, index, layer)
         normed = self.norm(x, scope, "attn_norm")
         mixed = self.norm(self.mix(normed, scope, index, layer), scope, "post_attention_norm")
         if self.config.parallel:
@@ -63,6 +66,11 @@ class Decoder(Generic[A, W]):
             normed = self.norm(x, scope, "ffn_norm")
         fed = self.norm(self.feed_forward(normed, scope, layer.moe), scope, "post_ffw_norm")
         return self.ops.add(x, fed, self.config.residual_scale)
+
+    def normed_sums(self, x: A, scope: Scope[W], index: int, layer: LayerSpec) -> A:
+        """A block as in the first transformers: its norms are of the sums, and there are none before."""
+        x = self.norm(self.ops.add(x, self.mix(x, scope, index, layer)), scope, "attn_output_norm")
+        return self.norm(self.ops.add(x, self.feed_forward(x, scope, layer.moe)), scope, "layer_output_norm")
 
     def beside(self, x: A, normed: A, mixed: A, scope: Scope[W], layer: LayerSpec) -> A:
         """The feed-forward of a block whose attention has the same input, with one norm for both or one for each."""

@@ -113,6 +113,7 @@ class Facts:
     )
     attention_scale: float = key(real, "attention.scale", "attention_multiplier", default=0.0)
     attention_softcap: float = key(real, "attn_logit_softcapping", "attn_logit_softcapping", default=0.0)
+    is_causal: bool | None = key(flag, "attention.causal", default=None)
     temperature_scale: float = key(real, "attention.temperature_scale", *rope_keys("llama_4_scaling_beta"), default=0.0)
 
     rms_eps: float | None = key(real, "attention.layer_norm_rms_epsilon", "rms_norm_eps", "norm_eps", default=None)

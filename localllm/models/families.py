@@ -14,12 +14,13 @@ class Family:
     """`architecture` is the GGUF name, `hf` the `model_type`s of Hugging Face that are of this family.
 
     `pairs_neighbours`: the file orders query and key rows for rope on neighbours; `hf_pairs_neighbours`: checkpoints
-    do. `parallel`: attention and feed-forward take the same input. `turns_windowed`: in models with windows only the
-    windowed layers have rope. `log_multiplier_unit`: of yarn's multiplier in the file. `full_every`: of so many layers
-    all but the last have the window; 1: all have it; 0: none. `window_rope_base`: rope of windowed layers; 0: as the
-    others. `scales_windowed` False: rope of windowed layers is not scaled. `rope_pause`: of so many layers the last has
-    no rope. `truncates_yarn`: see RopeScaling. `head_width_scale_at`: with so many layers attention is scaled by hidden
-    size / heads, not by the head's size. `divides_logits`: the file's logit scale is a divisor. `adds_one_to_norms`:
+    do. `is_encoder`: its tokens see each other in both directions, and it writes none. `parallel`: attention and
+    feed-forward take the same input. `turns_windowed`: in models with windows only the windowed layers have rope.
+    `log_multiplier_unit`: of yarn's multiplier in the file. `full_every`: of so many layers all but the last have the
+    window; 1: all have it; 0: none. `window_rope_base`: rope of windowed layers; 0: as the others. `scales_windowed`
+    False: rope of windowed layers is not scaled. `rope_pause`: of so many layers the last has no rope.
+    `truncates_yarn`: see RopeScaling. `head_width_scale_at`: with so many layers attention is scaled by hidden size /
+    heads, not by the head's size. `divides_logits`: the file's logit scale is a divisor. `adds_one_to_norms`:
     safetensors keep norms less one. `fuses_qkv`, `fuses_gate_up`: as GGUF files of the family have them.
     """
 
@@ -34,6 +35,7 @@ class Family:
     activation: Activation = "silu"
     norm: Literal["rms", "layer"] = "rms"
     learned_positions: bool = False
+    is_encoder: bool = False
     embeds_times_sqrt: bool = False
     full_every: int = 0
     window_rope_base: float = 0.0
@@ -295,6 +297,16 @@ ROWS = (
         fuses_qkv=True,
         hf_defaults=(("n_positions", 1024), ("layer_norm_epsilon", 1e-5), ("tie_word_embeddings", True)),
     ),
+    Family(
+        architecture="bert",
+        title="BERT, MiniLM, BGE, E5, GTE (encoders)",
+        hf=("bert",),
+        is_encoder=True,
+        activation="gelu",
+        norm="layer",
+        learned_positions=True,
+        hf_defaults=(("layer_norm_eps", 1e-12), ("max_position_embeddings", 512), ("tie_word_embeddings", True)),
+    ),
     # LFM2 names its last norm after the embedding
     Family(
         architecture="lfm2",
@@ -329,3 +341,15 @@ def family_of(architecture: str) -> Family:
 def family_of_type(model_type: str) -> Family | None:
     """The row of a `model_type` of Hugging Face."""
     return next((family for family in ROWS if model_type in family.hf), None)
+
+
+def is_encoder_architecture(architecture: str) -> bool:
+    """Whether models of a GGUF architecture only make vectors."""
+    family = FAMILIES.get(architecture)
+    return family is not None and family.is_encoder
+
+
+def is_encoder_type(model_type: str) -> bool:
+    """The same of a `model_type` of Hugging Face."""
+    family = family_of_type(model_type)
+    return family is not None and family.is_encoder

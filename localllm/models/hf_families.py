@@ -26,6 +26,16 @@ def _gpt2(facts: Facts, config: Config) -> Facts:
     return replace(facts, feed_forward=(inner if isinstance(inner, int) else 4 * facts.hidden_size,))
 
 
+def _bert(facts: Facts, config: Config) -> Facts:
+    """UnsupportedModel for those that write, and for other positions."""
+    kind = config.get("position_embedding_type")
+    if kind not in (None, "absolute"):
+        raise UnsupportedModel(f"this build does not know the positions {kind!r} (position_embedding_type)")
+    if config.get("is_decoder"):
+        raise UnsupportedModel("this build knows encoders only as encoders, and config.json says is_decoder")
+    return replace(facts, is_causal=False, rope_dims=None)
+
+
 def _gpt_oss(facts: Facts, config: Config) -> Facts:
     return replace(facts, expert_width=facts.feed_forward[0])
 
@@ -123,6 +133,7 @@ def _size(config: Config, name: str) -> int:
 
 _ADJUST: Mapping[str, Callable[[Facts, Config], Facts]] = MappingProxyType(
     {
+        "bert": _bert,
         "gpt2": _gpt2,
         "gpt_oss": _gpt_oss,
         "granitemoehybrid": _granite4,

@@ -23,6 +23,7 @@ from localllm.models.rope_facts import NO_FACTORS, RopeFactors
 from localllm.models.shapes import check_tensors
 from localllm.models.source import WeightSource
 
+from localllm.models.token_types import with_types_in_positions
 MAX_VOCAB = 1 << 24
 
 
@@ -57,7 +58,7 @@ def gguf_source(file: BlockFile) -> WeightSource:
 def _source(file: BlockFile, config: ModelConfig) -> WeightSource:
     facts = facts_from_gguf(file.metadata, file.architecture)
     family = family_of(file.architecture)
-    return GGUFSource(file, config, family, facts.feed_forward, facts.num_guessing_layers)
+    return with_types_in_positions(GGUFSource(file, config, family, facts.feed_forward, facts.num_guessing_layers))
 
 
 def rope_factors(file: BlockFile) -> RopeFactors:
@@ -110,8 +111,8 @@ def hf_model(folder: TensorFolder) -> tuple[ModelConfig, WeightSource]:
         del pieces["output.weight"]  # a copy of the embedding that some checkpoints carry along
     config = config_from_facts(facts, family, pieces, hf_rope_factors(facts), hf_vocab_size(folder, pieces))
     pairs = family.hf_pairs_neighbours and folder.config.get("rope_interleave") is not False
-    source = HFSource(folder, pieces, config, family.adds_one_to_norms, pairs)
-    if facts.is_tied is False and "output.weight" not in pieces:
+    source = with_types_in_positions(HFSource(folder, pieces, config, family.adds_one_to_norms, pairs))
+    if facts.is_tied is False and not config.is_encoder and "output.weight" not in pieces:
         raise BadModelFile("the model lacks the tensor lm_head.weight, but config.json says that it is not tied")
     check_tensors(config, source)
     return config, source

@@ -184,6 +184,17 @@ _GPT2: Table = {
     "attn.bias": (),  # the causal mask, kept as a buffer by old checkpoints
     "attn.masked_bias": (),
 }
+# norms of the sums: an encoder of the first kind has no other
+_BERT: Table = {
+    "attention.self.query": whole("attn_q"),
+    "attention.self.key": whole("attn_k"),
+    "attention.self.value": whole("attn_v"),
+    "attention.output.dense": whole("attn_output"),
+    "attention.output.LayerNorm": whole("attn_output_norm"),
+    "intermediate.dense": whole("ffn_up"),
+    "output.dense": whole("ffn_down"),
+    "output.LayerNorm": whole("layer_output_norm"),
+}
 _LFM2: Table = {
     "operator_norm": whole("attn_norm"),
     "ffn_norm": whole("ffn_norm"),
@@ -215,6 +226,7 @@ OF_FAMILY: Mapping[str, Table] = MappingProxyType(
         "deepseek2": _LATENT,
         "gpt-oss": _GPT_OSS,
         "gpt2": _GPT2,
+        "bert": _BERT,
         "lfm2": _LFM2,
         "lfm2moe": _LFM2,
     }
@@ -232,6 +244,10 @@ TOP: Mapping[str, str] = MappingProxyType(
         "wte": "token_embd",
         "wpe": "position_embd",
         "ln_f": "output_norm",
+        "embeddings.word_embeddings": "token_embd",
+        "embeddings.position_embeddings": "position_embd",
+        "embeddings.token_type_embeddings": "token_types",
+        "embeddings.LayerNorm": "token_embd_norm",
     }
 )
 _EXPERT = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(\d+)\.(\w+)\.weight")
@@ -239,10 +255,17 @@ _EXPERT_PARTS: Mapping[str, str] = MappingProxyType(
     {"w1": "gate", "gate_proj": "gate", "w3": "up", "up_proj": "up", "w2": "down", "down_proj": "down"}
 )
 _HEAD_NORM = re.compile(r"self_attn\.([qk])_layernorm\.norms\.(\d+)\.weight")
-_LAYER = re.compile(r"(?:layers|h)\.(\d+)\.(.+)")
-_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "transformer.", "gpt_neox.")
+_LAYER = re.compile(r"(?:layers?|h)\.(\d+)\.(.+)")
+_PREFIXES = (
+    *("model.language_model.", "language_model.model.", "language_model.", "model.", "transformer.", "gpt_neox."),
+    *("bert.encoder.", "bert.", "encoder."),
+)
 _GUESSING = ("mtp_block.", "mtp_emb_norm.", "mtp_hidden_norm.", "mtp_linear_proj.")
 """Parts that guess further tokens ahead; the model works without them."""
+_NOT_VECTORS = ("pooler.", "cls.", "embeddings.position_ids")
+"""Parts of encoders that guess words and judge pairs of texts, and the numbers 0, 1, 2, ...; vectors come without."""
+_OLD_KINDS = {"gamma": "weight", "beta": "bias"}
+"""What norms called theirs in checkpoints of the first years."""
 _NOT_TEXT = ("vision_tower.", "multi_modal_projector.", "visual.", "vision_model.", "audio_tower.", "embed_vision.")
 """Parts of multimodal checkpoints that take pictures and sounds; the language model works without them."""
 
@@ -254,6 +277,8 @@ def pieces_of(tensors: Iterable[str], family: Family, skips_from: int | None = N
     """
     table = {**LAYER, **OF_FAMILY.get(family.architecture, {})}
     found: dict[str, list[Piece]] = {}
+    if family.is_encoder:
+        tensors = [tensor for tensor in tensors if not tensor.removeprefix("bert.").startswith(_NOT_VECTORS)]
     for tensor in sorted(tensors):
         for canonical, piece in _read(tensor, table, skips_from):
             found.setdefault(canonical, []).append(piece)
@@ -272,7 +297,7 @@ def _read(tensor: str, table: Table, skips_from: int | None) -> list[tuple[str, 
             break
     layer = _LAYER.fullmatch(rest)
     if layer is None:
-        module, _, kind = rest.rpartition(".")
+        module, kind = _parts(rest)
         if module not in TOP or kind not in ("weight", "bias"):
             raise _unknown(tensor)
         return [(f"{TOP[module]}.{kind}", Piece(tensor))]
@@ -288,13 +313,18 @@ def _in_layer(tensor: str, rest: str, table: Table) -> list[tuple[str, Piece]]:
     head = _HEAD_NORM.fullmatch(rest)
     if head is not None:
         return [(f"attn_{head[1]}_norm.weight", Piece(tensor, order=int(head[2])))]
-    module, _, kind = rest.rpartition(".")
+    module, kind = _parts(rest)
     if rest in table:
         scales = tensor.removesuffix("_blocks") + "_scales" if tensor.endswith("_blocks") else ""
         return [(item.name, Piece(tensor, item.cut, item.transposed, scales=scales)) for item in table[rest]]
     if module not in table or kind not in ("weight", "bias"):
         raise _unknown(tensor)
     return [(f"{item.name}.{kind}", Piece(tensor, item.cut, item.transposed)) for item in table[module]]
+
+
+def _parts(name: str) -> tuple[str, str]:
+    module, _, kind = name.rpartition(".")
+    return module, _OLD_KINDS.get(kind, kind)
 
 
 def _unknown(tensor: str) -> UnsupportedModel:

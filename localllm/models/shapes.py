@@ -56,6 +56,8 @@ def _check_layers_agree(optional: list[str], source: WeightSource) -> None:
     present: dict[str, str] = {}
     missing: dict[str, str] = {}
     for name in optional:
+        if not name.startswith("blk."):
+            continue
         _, _, kind = name.removeprefix("blk.").partition(".")
         (missing if source.info(name) is None else present)[kind] = name
     for kind in sorted(present.keys() & missing.keys()):
@@ -66,7 +68,7 @@ def expected_tensors(config: ModelConfig, source: WeightSource) -> Iterator[Expe
     """All tensors of a model. The widths of feed-forwards are those that the file's own matrices agree on."""
     yield Expected("token_embd.weight", ((config.vocab_size, config.hidden_size),))
     yield Expected("output.weight", ((config.vocab_size, config.hidden_size),), False)
-    yield from _norm("output_norm", config.hidden_size, is_required=True)
+    yield from _norm("token_embd_norm" if config.is_encoder else "output_norm", config.hidden_size, is_required=True)
     if config.learned_positions:
         yield Expected("position_embd.weight", ((config.context_length, config.hidden_size),))
     for index, layer in enumerate(config.layers):
@@ -76,9 +78,12 @@ def expected_tensors(config: ModelConfig, source: WeightSource) -> Iterator[Expe
 
 def _layer(layer: LayerSpec, config: ModelConfig, source: WeightSource, prefix: str) -> Iterator[Expected]:
     hidden = config.hidden_size
+    has_sums = source.info(f"{prefix}attn_output_norm.weight") is not None
+    for name in ("attn_output_norm", "layer_output_norm"):
+        yield from _norm(name, hidden, is_required=has_sums)
     for before, after in (("attn_norm", "post_attention_norm"), ("ffn_norm", "post_ffw_norm")):
         may_lack = source.info(f"{prefix}{after}.weight") is not None or (config.parallel and before == "ffn_norm")
-        yield from _norm(before, hidden, is_required=not may_lack)
+        yield from _norm(before, hidden, is_required=not (may_lack or has_sums))
         yield from _norm(after, hidden)
     if isinstance(layer.mixer, ShortConvSpec):
         yield from _short_conv(layer.mixer, hidden)

@@ -10,7 +10,7 @@ from localllm.formats.blocks import BlockType
 from localllm.formats.safetensors import SafetensorsFolder
 from localllm.models.mapping import hf_model
 from localllm.quantize.convert import Progress, convert, tell_nobody
-from localllm.runtime.folder_facts import GGUF_SAMPLING_KEYS, folder_sampling
+from localllm.runtime.folder_facts import GGUF_SAMPLING_KEYS, folder_sampling, gguf_pooling_type
 from localllm.runtime.place import Place, place_of
 from localllm.tokens.export import gguf_tokenizer
 
@@ -43,6 +43,8 @@ def convert_model(
         extra: dict[str, Any] = {"general.name": _name(place)}
         for name, value in folder_sampling(place.folder).items():
             extra[GGUF_SAMPLING_KEYS[name]] = int(value) if name == "top_k" else float(value)
+        if (pooling := gguf_pooling_type(place.folder)) is not None:
+            extra[f"{config.architecture}.pooling_type"] = pooling
         extra |= gguf_tokenizer(place.folder, vocab_size=config.vocab_size)
         convert(folder, output, target, extra, progress)
 

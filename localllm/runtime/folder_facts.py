@@ -9,6 +9,7 @@ from typing import Any
 
 from localllm.errors import BadModelFile
 from localllm.formats.json_file import read_json_object
+from localllm.models.families import is_encoder_architecture, is_encoder_type
 from localllm.wire import SAMPLING_BOUNDS, Pooling
 
 GGUF_SAMPLING_KEYS = {
@@ -69,13 +70,31 @@ def context_length_of(config: Mapping[str, Any]) -> int:
 
 
 def gguf_pooling(metadata: Mapping[str, Any], architecture: str) -> Pooling:
-    """What a GGUF file says of making one vector of a text; else the last token's."""
+    """What a GGUF file says of making one vector of a text; else the last token's, or of an encoder the mean."""
     said = metadata.get(f"{architecture}.pooling_type")
-    return _GGUF_POOLING.get(said, "last") if isinstance(said, int) else "last"
+    usual: Pooling = "mean" if is_encoder_architecture(architecture) else "last"
+    return _GGUF_POOLING.get(said, usual) if isinstance(said, int) else usual
 
 
 def folder_pooling(folder: Path) -> Pooling:
-    """What sentence-transformers' 1_Pooling/config.json says; else the last token's vector."""
+    """What sentence-transformers' 1_Pooling/config.json says; else the last token's vector, or of an encoder, whose
+    tokens have all seen the whole text, the mean."""
+    return _said_pooling(folder) or ("mean" if _is_encoder(folder) else "last")
+
+
+def gguf_pooling_type(folder: Path) -> int | None:
+    """The same, where it is said or the model is an encoder, as GGUF files number it."""
+    said = folder_pooling(folder) if _is_encoder(folder) else _said_pooling(folder)
+    return next((number for number, kind in _GGUF_POOLING.items() if kind == said), None)
+
+
+def _said_pooling(folder: Path) -> Pooling | None:
     path = folder / "1_Pooling" / "config.json"
     said = read_json_object(path) if path.is_file() else {}
-    return next((kind for name, kind in _POOLING_NAMES.items() if said.get(name) is True), "last")
+    return next((kind for name, kind in _POOLING_NAMES.items() if said.get(name) is True), None)
+
+
+def _is_encoder(folder: Path) -> bool:
+    path = folder / "config.json"
+    said = read_json_object(path).get("model_type", "") if path.is_file() else ""
+    return is_encoder_type(said) if isinstance(said, str) else False

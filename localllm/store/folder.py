@@ -12,11 +12,14 @@ import msgspec
 
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.formats.json_file import read_json_object
+from localllm.models.families import is_encoder_type
 from localllm.store.entry import Entry, ModelFile
 from localllm.store.pick import INDEX_NAME, Picked, is_tokenizer, pick_safetensors
 from localllm.tokens.published import chat_templates, configuration
 
 MAX_CONFIG_BYTES = 8 << 20
+EMBEDS = ("embedding",)
+"""What a model can that only makes vectors."""
 
 
 def describe_folder(entry: Entry, folder: Path, picked: Picked) -> Entry:
@@ -36,7 +39,7 @@ def describe_folder(entry: Entry, folder: Path, picked: Picked) -> Entry:
         quantization=entry.quantization or dtype,
         context_length=_context_length(text_config) or entry.context_length,
         embedding_length=_int(text_config.get("hidden_size")) or _int(text_config.get("n_embd")),
-        capabilities=entry.capabilities or capabilities_of(folder_template(folder)),
+        capabilities=entry.capabilities or _capabilities(text_config, folder),
     )
 
 
@@ -83,6 +86,10 @@ def folder_template(folder: Path) -> str:
     return chat_templates(folder, configuration(folder)).get("default", "")
 
 
+def _capabilities(config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
+    return EMBEDS if is_encoder_type(_text(config.get("model_type"))) else capabilities_of(folder_template(folder))
+
+
 def capabilities_of(template: str) -> tuple[str, ...]:
     """What a chat template lets a model do."""
     found = ["completion"]
@@ -106,7 +113,7 @@ def _weights_of(path: Path) -> tuple[int, str]:
 
     with SafetensorsFolder.open(path) as opened:
         counts: Counter[str] = Counter()
-        for tensor in opened.tensors.values():
+        for tensor in () if title else seen.tensors.values():
             counts[tensor.dtype] += math.prod(tensor.shape)
     return sum(counts.values()), max(counts, key=lambda name: counts[name], default="")
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from localllm.models.families import ROWS
+from tests.oracles.encoders import ENCODERS
 from tests.oracles.hf import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,4 +17,4 @@ def test_the_page_of_models_is_what_the_script_writes() -> None:
 
 
 def test_every_family_has_a_variant_under_test() -> None:
-    assert {row.architecture for row in ROWS} == {variant.architecture for variant in FAMILIES}
+    assert {row.architecture for row in ROWS} == {variant.architecture for variant in (*FAMILIES, *ENCODERS)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from localllm.backends.cpu.nodes import Add, Attention, Head, Linear, Node, Rope, Sample, Scale, Softcap, Value
+from localllm.backends.cpu.nodes import Add, Attention, Head, Linear, Node, Pool, Rope, Sample, Scale, Softcap, Value
 from localllm.errors import UnsupportedModel
 
 
@@ -48,9 +48,11 @@ def fuse_ropes(nodes: list[Node]) -> list[Node]:
 
 
 def fuse_head(nodes: list[Node]) -> list[Node]:
-    """The last product, its scale and its softcap, down to the largest logit."""
+    """The last product, its scale and its softcap, down to the largest logit; an encoder has none of them."""
     end = len(nodes) - 1
     last = nodes[end]
+    if isinstance(last, Pool):
+        return nodes
     if not isinstance(last, Sample):
         raise UnsupportedModel("the recorded model does not end in logits")
     softcap, scale, wanted = 0.0, 1.0, last.logits

@@ -1,0 +1,48 @@
+"""Tiny random encoders as transformers builds them, and the vectors that it computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.oracles.hf import Family, torch_and_transformers
+
+COMMON = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": 80,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+
+ENCODERS = (
+    Family("bert", "BertConfig", "bert"),
+    Family("bert with relu and a wide epsilon", "BertConfig", "bert", {"hidden_act": "relu", "layer_norm_eps": 1e-3}),
+)
+
+
+def make_encoder(family: Family) -> Any:
+    """The transformers model, float32, with weights large enough that every part matters."""
+    torch, transformers = torch_and_transformers()
+    config = getattr(transformers, family.config)(**COMMON, **family.settings, attn_implementation="eager")
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = transformers.AutoModel.from_config(config).to(torch.float32).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                is_norm = "norm" in name.lower() and name.endswith("weight")
+                spread = 0.2 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
+                parameter.normal_(1.0 if is_norm else 0.0, 0.5 if "embeddings" in name else spread)
+    return model
+
+
+def expected_states(model: Any, tokens: list[int]) -> NDArray[np.float32]:
+    """(tokens, hidden), computed at once."""
+    torch, _ = torch_and_transformers()
+    with torch.no_grad():
+        states: NDArray[np.float32] = model(torch.tensor([tokens])).last_hidden_state[0].numpy()
+    return states
