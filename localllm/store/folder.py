@@ -113,7 +113,7 @@ def _weights_of(path: Path) -> tuple[int, str]:
 
     with SafetensorsFolder.open(path) as opened:
         counts: Counter[str] = Counter()
-        for tensor in () if title else seen.tensors.values():
+        for tensor in opened.tensors.values():
             counts[tensor.dtype] += math.prod(tensor.shape)
     return sum(counts.values()), max(counts, key=lambda name: counts[name], default="")
 
