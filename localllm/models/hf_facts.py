@@ -10,12 +10,12 @@ from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.models.facts import Facts, facts_from_config
 from localllm.models.families import FAMILIES, Family, family_of_type
 from localllm.models.hf_families import adjusted
+from localllm.models.ready.methods import method_of
 from localllm.models.rope_facts import RopeFactors, mscale, natural_length
 
 Config = Mapping[str, Any]
 
 _LAYER_TYPES = ("full_attention", "sliding_attention", "attention", "conv")
-_SUPPORTED_QUANTIZATIONS = ("mxfp4",)
 _REFUSED_FLAGS = {
     # what changes the arithmetic of a family that is otherwise known
     "scale_attn_by_inverse_layer_idx": "attention scaled by the layer's number",
@@ -46,7 +46,7 @@ def check_config(config: Config) -> Family:
         if config.get("auto_map"):
             reason = f"the model {model_type!r} needs code from its own repository, which localllm never runs"
         raise UnsupportedModel(reason, hint="it runs " + ", ".join(sorted(known_types())))
-    _check_quantization(inner)
+    method_of(config)
     for name, meaning in _REFUSED_FLAGS.items():
         if inner.get(name):
             raise UnsupportedModel(f"config.json asks for {meaning} ({name}), which this build does not know")
@@ -59,20 +59,6 @@ def check_config(config: Config) -> Family:
 def known_types() -> set[str]:
     """Every `model_type` that is of some family."""
     return {name for family in FAMILIES.values() for name in family.hf}
-
-
-def _check_quantization(config: Config) -> None:
-    quantization = config.get("quantization_config")
-    if not quantization:
-        return
-    if not isinstance(quantization, Mapping):
-        raise BadModelFile(f"quantization_config must be an object, not {quantization!r}"[:500])
-    method = quantization.get("quant_method")
-    if method not in _SUPPORTED_QUANTIZATIONS:
-        raise UnsupportedModel(
-            f"the weights are quantized by {method}, which this build cannot read yet",
-            hint="take the repository with the original weights, or a GGUF version",
-        )
 
 
 def facts_from_hf(config: Config) -> Facts:

@@ -24,7 +24,12 @@ _TYPES: Mapping[str, BlockType] = {
     "F64": BlockType.F32,
     "F16": BlockType.F16,
     "BF16": BlockType.BF16,
+    # of models/ready: rows of blocks
+    **{kind.name: kind for kind in (BlockType.Q4_0, BlockType.Q4_1, BlockType.Q5_0, BlockType.Q5_1, BlockType.Q8_0)},
 }
+_PLAIN = (BlockType.F32, BlockType.F16, BlockType.BF16)
+_SMALL = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "shortconv.conv.weight", "position_embd.weight")
+"""What backends expect as floats."""
 _MXFP4_BLOCK = 32
 
 
@@ -117,7 +122,9 @@ class HFSource:
                 f"{piece.tensor} has the type {dtype}, which this build cannot run",
                 hint="take the original weights, or a GGUF version",
             )
-        return _TYPES[dtype]
+        kind = _TYPES[dtype]
+        turned = piece.transposed or piece.cut in ("head keys", "head values") or name.endswith(_SMALL)
+        return BlockType.F32 if turned and kind not in _PLAIN else kind
 
     def _shape(self, piece: Piece, name: str) -> tuple[int, ...]:
         shape = self._folder.tensors[piece.tensor].shape

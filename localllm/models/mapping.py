@@ -19,6 +19,7 @@ from localllm.models.hf_facts import check_config, facts_from_hf, guessing_layer
 from localllm.models.hf_source import HFSource, TensorFolder
 from localllm.models.names import Piece, pieces_of
 from localllm.models.quirks import BlockFile, GGUFSource
+from localllm.models.ready.folder import ready_folder
 from localllm.models.rope_facts import NO_FACTORS, RopeFactors
 from localllm.models.shapes import check_tensors
 from localllm.models.source import WeightSource
@@ -105,6 +106,7 @@ def hf_model(folder: TensorFolder) -> tuple[ModelConfig, WeightSource]:
     if not folder.config:
         raise BadModelFile("config.json is missing or says nothing", hint="take the whole folder from the hub")
     family = check_config(folder.config)
+    folder = ready_folder(folder)
     facts = facts_from_hf(folder.config)
     pieces = pieces_of(folder.tensors, family, guessing_layers_from(facts, folder.config))
     if "output.weight" in pieces and facts.is_tied:

@@ -34,7 +34,19 @@ def tell_nobody(name: str, done_bytes: int, total_bytes: int) -> None:
 
 
 FLOATS: Mapping[str, BlockType] = {"f32": BlockType.F32, "f16": BlockType.F16, "bf16": BlockType.BF16}
-_FILE_TYPES = {BlockType.F32: 0, BlockType.F16: 1, BlockType.BF16: 32, BlockType.MXFP4: 38}
+_READY = (BlockType.Q4_0, BlockType.Q4_1, BlockType.Q5_0, BlockType.Q5_1, BlockType.Q8_0)
+"""Blocks that a quantized checkpoint is read as."""
+_FILE_TYPES = {
+    BlockType.F32: 0,
+    BlockType.F16: 1,
+    BlockType.Q4_0: 2,
+    BlockType.Q4_1: 3,
+    BlockType.Q8_0: 7,
+    BlockType.Q5_0: 8,
+    BlockType.Q5_1: 9,
+    BlockType.BF16: 32,
+    BlockType.MXFP4: 38,
+}
 _KEPT_EXACT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "shortconv.conv.weight", "position_embd.weight")
 """Small matrices that readers expect as float32."""
 _FUSED_QKV = ("attn_q", "attn_k", "attn_v")
@@ -65,7 +77,8 @@ def convert(
     extra: Mapping[str, Any],
     progress: Progress = tell_nobody,
 ) -> None:
-    """Write `path`, whole or not at all. Matrices become `target` (None: stay as they are), vectors float32.
+    """Write `path`, whole or not at all. Matrices become `target` (None: stay as they are; MXFP4 always does), vectors
+    float32.
 
     `extra`: metadata beside the model's own: name, tokenizer, chat template, sampling. `progress` gets the tensor's
     name, and bytes done and in all. Raises UnsupportedModel or BadModelFile before anything is written, DiskFull.
@@ -80,7 +93,8 @@ def convert(
     facts = facts_from_hf(folder.config)
     tensors = [*_rope_tensors(config, facts), *_tensors(config, source, family, target)]
     types = {tensor[2] for tensor in tensors if len(tensor[1]) > 1}
-    kind = BlockType.MXFP4 if BlockType.MXFP4 in types else target or max(types, default=BlockType.F32)
+    blocks = next((kind for kind in (BlockType.MXFP4, *_READY) if kind in types), None)
+    kind = blocks or target or max(types, default=BlockType.F32)
     metadata = {
         "general.architecture": family.architecture,
         "general.type": "model",
@@ -167,7 +181,7 @@ def _file_shape(name: str, shape: tuple[int, ...], config: ModelConfig) -> tuple
 
 
 def _type(name: str, has: BlockType, num_dims: int, target: BlockType | None) -> BlockType:
-    if has not in FLOATS.values():
+    if has not in (*FLOATS.values(), *_READY):
         return has
     if num_dims == 1 or name.endswith((".bias", *_KEPT_EXACT)):
         return BlockType.F32

@@ -49,10 +49,11 @@ def ignore_progress(stage: str, done_bytes: int, total_bytes: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A backend with weights, not yet given any pages."""
+    """A backend with weights, not yet given any pages. `notes`: what is to be said of its weights."""
 
     config: ModelConfig
     backend: Backend
+    notes: tuple[str, ...] = ()
 
 
 def load_backend(
@@ -70,7 +71,7 @@ def load_backend(
     source = WatchedSource(opened.source, lambda share: progress("loading weights", int(share * total), total))
     backend = open_backend(name, config, source, options)
     progress("loading weights", total, total)
-    return LoadedModel(config, backend)
+    return LoadedModel(config, backend, opened.notes)
 
 
 def backend_options(load: wire.Load) -> BackendOptions:
@@ -121,7 +122,7 @@ def _ready(load: wire.Load, model: LoadedModel, context_length: int, num_pages: 
         kv_bytes=num_pages * model.backend.layout.page_bytes,
         load_s=load_s,
         threads=info.threads,
-        notes=list(info.notes),
+        notes=[*info.notes, *model.notes],
     )
 
 

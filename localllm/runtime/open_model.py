@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localllm.errors import UsageError
@@ -12,6 +12,7 @@ from localllm.formats.safetensors import SafetensorsFolder
 from localllm.models.config import ModelConfig
 from localllm.models.hf_facts import check_config
 from localllm.models.mapping import gguf_model, hf_model
+from localllm.models.ready.folder import notes_of, ready_folder
 from localllm.models.source import WeightSource
 from localllm.runtime.place import Place, place_of
 
@@ -20,11 +21,15 @@ FLOATS = frozenset({BlockType.F32, BlockType.F16, BlockType.BF16})
 
 @dataclass(frozen=True, slots=True)
 class OpenModel:
-    """Weights are views of mapped files, which stay mapped as long as the source lives. `size_bytes` of the files."""
+    """Weights are views of mapped files, which stay mapped as long as the source lives. `size_bytes` of the files.
+
+    `notes`: a sentence for each way in which weights are not read exactly as they are.
+    """
 
     config: ModelConfig
     source: WeightSource
     size_bytes: int
+    notes: tuple[str, ...] = ()
 
 
 def open_model(path: Path, quantize: str = "") -> OpenModel:
@@ -57,12 +62,13 @@ def _refuse_quantized(file: GGUFFile, path: Path) -> None:
 def _open_safetensors(place: Place) -> OpenModel:
     folder = SafetensorsFolder.open(place.path)
     check_config(folder.config)  # before anything is said of its tensors
-    config, source = hf_model(folder)
-    return OpenModel(config, source, folder.size_bytes)
+    seen = ready_folder(folder)
+    config, source = hf_model(seen)
+    return OpenModel(config, source, folder.size_bytes, notes_of(seen))
 
 
 def _quantized(opened: OpenModel, quantize: str) -> OpenModel:
     from localllm.quantize.source import QuantizedSource, quantize_target  # deferred: few models need it
 
     target = quantize_target(quantize)
-    return OpenModel(opened.config, QuantizedSource(opened.source, target), opened.size_bytes)
+    return replace(opened, source=QuantizedSource(opened.source, target))

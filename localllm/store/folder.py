@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from localllm.errors import BadModelFile, UnsupportedModel
+from localllm.errors import BadModelFile, LocalLLMError, UnsupportedModel
 from localllm.formats.json_file import read_json_object
 from localllm.models.families import is_encoder_type
 from localllm.store.entry import Entry, ModelFile
@@ -28,7 +28,7 @@ def describe_folder(entry: Entry, folder: Path, picked: Picked) -> Entry:
     files = entry.files or tuple(
         ModelFile(path=str(folder / name), size_bytes=(folder / name).stat().st_size) for name in picked.files
     )
-    num_weights, dtype = _weights_of(Path(entry.path))
+    num_weights, dtype = _weights_of(Path(entry.path), config)
     text_config = text_part(config)
     return msgspec.structs.replace(
         entry,
@@ -107,15 +107,25 @@ def count_text(count: int) -> str:
     return f"{count / 1e6:.0f}M" if count >= 1e6 else f"{count / 1e3:.0f}K"
 
 
-def _weights_of(path: Path) -> tuple[int, str]:
-    """How many weights there are, and the type that most of them have."""
+def _weights_of(path: Path, config: Mapping[str, Any]) -> tuple[int, str]:
+    """How many weights there are, and the type that most of them have; or the method that they are quantized by."""
     from localllm.formats.safetensors import SafetensorsFolder  # deferred: numpy comes with it
+    from localllm.models.ready.folder import Folder, ReadyFolder
+    from localllm.models.ready.methods import method_of
 
     with SafetensorsFolder.open(path) as opened:
+        seen: Folder = opened
+        try:
+            method = method_of(config)
+            seen = ReadyFolder(opened, method) if method.kind else opened
+            title = method.title if method.kind else ""
+        except LocalLLMError:  # said when it is to run
+            title = ""
+        sizes = [math.prod(tensor.shape) for tensor in seen.tensors.values()]
         counts: Counter[str] = Counter()
-        for tensor in opened.tensors.values():
+        for tensor in () if title else seen.tensors.values():
             counts[tensor.dtype] += math.prod(tensor.shape)
-    return sum(counts.values()), max(counts, key=lambda name: counts[name], default="")
+    return sum(sizes), title or max(counts, key=lambda name: counts[name], default="")
 
 
 def _context_length(config: Mapping[str, Any]) -> int:

@@ -194,7 +194,7 @@ def changed(folder: MemoryFolder, **config: Any) -> MemoryFolder:
     [
         ({"model_type": "perceptron"}, "'perceptron'"),
         ({"model_type": "perceptron", "auto_map": {"AutoModel": "x.Y"}}, "never runs"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+        ({"quantization_config": {"quant_method": "aqlm"}}, "AQLM"),
         ({"clip_qkv": 8.0}, "clip_qkv"),
         ({"hidden_act": "sine"}, "'sine'"),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "'dynamic'"),

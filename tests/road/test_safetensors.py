@@ -123,7 +123,7 @@ def changed(folder: Path, target: Path, **config: Any) -> Path:
     [
         ({"model_type": "mamba9"}, UnsupportedModel, "cannot run the architecture 'mamba9'"),
         ({"model_type": "odd", "auto_map": {"AutoModelForCausalLM": "code.Odd"}}, UnsupportedModel, "never runs"),
-        ({"quantization_config": {"quant_method": "awq"}}, UnsupportedModel, "awq"),
+        ({"quantization_config": {"quant_method": "aqlm"}}, UnsupportedModel, "AQLM"),
         ({"num_hidden_layers": 3}, BadModelFile, "blk.2"),
         ({"hidden_size": 128}, LocalLLMError, "shape"),
     ],

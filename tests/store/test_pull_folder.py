@@ -124,7 +124,7 @@ def test_a_name_of_the_index_that_is_no_weight_file_of_the_repository_is_refused
     [
         ({"model_type": "mamba9"}, "cannot run the architecture 'mamba9'"),
         ({"model_type": "odd", "auto_map": {"AutoModel": "code.Odd"}}, "code"),
-        ({"model_type": "llama", "quantization_config": {"quant_method": "awq"}}, "awq"),
+        ({"model_type": "llama", "quantization_config": {"quant_method": "aqlm"}}, "AQLM"),
     ],
 )
 def test_what_cannot_run_is_refused_by_its_config_before_any_weight(

@@ -1,0 +1,1 @@
+"""Checkpoints whose weights are quantized already: GPTQ, AWQ, FP8, compressed-tensors, bitsandbytes, MLX."""
