@@ -61,7 +61,12 @@ def test_plain_text_is_untouched(text: str) -> None:
 
 def test_what_only_hides_goes_and_what_joins_letters_stays() -> None:
     assert sanitize("pass\u200bword\u2060\ufeff s\u00ado\U000e0049\U000e007f") == "password so"
-    for text in ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\u2764\ufe0f", "e\u0301"):
+    for text in (
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+        "\u2764\ufe0f",
+        "e\u0301",
+    ):
         assert sanitize(text) == text and one_line(text) == text
     assert one_line("a\u2028b\u2029c\td\ne") == "a b c d e"
 

@@ -30,8 +30,8 @@ _LOOSE = re.compile(
 
 
 def without_loose(text: str) -> str:
-    """Without what would change the width of a neighbour: selectors of a glyph without one, and joiners that join no two
-    pictures (terminals draw letters one by one)."""
+    """Without what would change the width of a neighbour: selectors of a glyph without one, and joiners that join no
+    two pictures (terminals draw letters one by one)."""
     return text if text.isascii() else _LOOSE.sub("", text)
 
 

@@ -76,7 +76,13 @@ class Looking(FakeLooking):
     def page(self, model: str, page: int) -> PageDetails:
         tokens = tuple(PageToken(number, EVIL) for number in range(3))
         return PageDetails(
-            model=EVIL, page=page, start=0, end=3, tokens=tokens, chain=(ChainLink(page, EVIL, 1, (EVIL,)),), chain_length=1
+            model=EVIL,
+            page=page,
+            start=0,
+            end=3,
+            tokens=tokens,
+            chain=(ChainLink(page, EVIL, 1, (EVIL,)),),
+            chain_length=1,
         )
 
     def request(self, request_id: str) -> Any:
@@ -93,7 +99,13 @@ class EvilLibrary(Library):
 
 def evil_client() -> ChatClient:
     """Everything it tells is hostile."""
-    answer = [f"?{EVIL}", f"# {EVIL}\n", f"```{EVIL}\n{EVIL}\n```\n", f"| {EVIL} | b |\n|--|--|\n| {EVIL} | c |\n\n", *EVIL]
+    answer = [
+        f"?{EVIL}",
+        f"# {EVIL}\n",
+        f"```{EVIL}\n{EVIL}\n```\n",
+        f"| {EVIL} | b |\n|--|--|\n| {EVIL} | c |\n\n",
+        *EVIL,
+    ]
     client = ChatClient(Script(answer), Script([EVIL], error=LocalLLMError(EVIL, hint=EVIL)))
     client.looking, client.names = Looking(), [EVIL, "b"]
     here = installed(EVIL, 2.0, EVIL, license=EVIL, file=EVIL, parameters=EVIL, capabilities=(EVIL,))
@@ -219,7 +231,9 @@ async def test_what_is_pasted_is_shown_as_text(tmp_path: Path, first: str) -> No
             assert sanitize(field.text) == field.text
 
 
-@pytest.mark.parametrize("text", ["](" + "(a" * 400 + " x y", "](a" * 300 + " x", "[" * 500 + "](", "**_`" * 200, "<a:" * 300])
+@pytest.mark.parametrize(
+    "text", ["](" + "(a" * 400 + " x y", "](a" * 300 + " x", "[" * 500 + "](", "**_`" * 200, "<a:" * 300]
+)
 def test_unfinished_markup_that_nests_takes_no_time(text: str) -> None:
     view = TurnView(Turn(1, "assistant", "", text, state="writing"), parser())
     started = time.process_time()

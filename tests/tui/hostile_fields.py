@@ -1,5 +1,5 @@
-"""Fields in which one types, pastes or finds a text, which Textual draws: driven in a running application, and looked at as
-the terminal gets them."""
+"""Fields in which one types, pastes or finds a text, which Textual draws: driven in a running application, and looked
+at as the terminal gets them."""
 
 import asyncio
 from collections.abc import Callable, Iterator

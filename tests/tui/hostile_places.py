@@ -79,8 +79,10 @@ def loose(kind: type[W], app: Any = None) -> type[W]:
 
 READER = parser()
 FORMS = (
-    "{}", "{}", "{} {}\n{}", "# {}\n\n{}", "- {}\n- [x] {}\n  1. {}", "| a | {} |\n|---|--:|\n| {} | {} |", "> {}\n>\n> {}",
-    "```{}\n{}\n{}\n```", "[{}]({})", "`{}` **{}** _{}_ ~~{}~~", "<{}>{}</{}>", "![{}]({} \"{}\")", "[{}]: {}\n[{}]", "    {}\n",
+    "{}", "{}", "{} {}\n{}", "# {}\n\n{}", "- {}\n- [x] {}\n  1. {}", "| a | {} |\n|---|--:|\n| {} | {} |",
+    "> {}\n>\n> {}",
+    "```{}\n{}\n{}\n```", "[{}]({})", "`{}` **{}** _{}_ ~~{}~~", "<{}>{}</{}>", "![{}]({} \"{}\")", "[{}]: {}\n[{}]",
+    "    {}\n",
     "{}\n===\n{}", "```python\n{}\n```\n{}", "<https://{}> {}", "\\{}&{};",
 )  # fmt: skip
 
@@ -112,7 +114,7 @@ def _turn_rows(view: TurnView, look: Look) -> Rows:
     for row in view.rows(look):
         yield Strip(row.segments, row.width), None if row.code else look.width if row.width == look.width else None
         assert row.code or row.width <= look.width, f"{row.width} for {look.width}: {row.text!r}"
-        assert row.used <= row.width, f'{row.used} of {row.width}: {row.text!r}'
+        assert row.used <= row.width, f"{row.used} of {row.width}: {row.text!r}"
     for code in view.codes():
         assert isinstance(code, str)
 
@@ -159,7 +161,10 @@ def chat_lines(texts: Texts, ink: Ink, width: int) -> Rows:
     title._title, title._info, title._is_focused = texts(), texts(), True
     yield from ((strip, width) for strip in title.draw(ink, width, 1))
     welcome = loose(Welcome)()
-    welcome._sentence, welcome._offers = texts(), (Offer(texts(), texts(), "x"), Offer(f"Go on with “{texts()}”", "", ""))
+    welcome._sentence, welcome._offers = (
+        texts(),
+        (Offer(texts(), texts(), "x"), Offer(f"Go on with “{texts()}”", "", "")),
+    )
     yield from ((strip, width) for strip in welcome.draw(ink, width, 20))
     chips = loose(Chips)()
     chips.files, chips.note = (Attachment(name=texts(), text=texts()), Attachment(name=texts(), text="")), texts()
@@ -226,7 +231,8 @@ def _tokens_state(texts: Texts) -> TokensState:
         for at in range(5)
     ]
     splits = [
-        told.SplitText(model=f"m{at}", title=texts(), kind=kind, count=5, tokens=tokens, num_agreed=2) for at in range(2)
+        told.SplitText(model=f"m{at}", title=texts(), kind=kind, count=5, tokens=tokens, num_agreed=2)
+        for at in range(2)
     ]
     splits[1] = told.SplitText(model="m1", title=texts(), problem=texts()) if texts.dice.random() < 0.3 else splits[1]
     entry = told.VocabularyEntry(id=1, bytes=texts.raw().hex(), type=texts())
@@ -245,9 +251,7 @@ def _tokens_state(texts: Texts) -> TokensState:
 def steps(texts: Texts, ink: Ink, width: int) -> Rows:
     """Merges, a lattice and greedy matches of a word."""
     pieces = [texts.raw().hex() for _ in range(4)]
-    merges = told.Merges(
-        symbols=pieces, steps=[told.Merge(position=0, left=pieces[0], right=pieces[1], rank=1)]
-    )
+    merges = told.Merges(symbols=pieces, steps=[told.Merge(position=0, left=pieces[0], right=pieces[1], rank=1)])
     edges = [
         told.Edge(start=at, end=at + 2, id=at, bytes=piece, score=-1.0, best=-2.0, is_taken=at % 2 == 0)
         for at, piece in enumerate(pieces)
@@ -272,7 +276,10 @@ def templates(texts: Texts, ink: Ink, width: int) -> Rows:
     view = told.TemplateView(model="m", parts=parts, num_tokens=1, num_special=1, is_exact=True, note=texts())
     for state in (TokensState(template=view), TokensState(template_problem=texts())):
         yield from ((strip, width) for strip in loose(Template)(state).draw(ink, width, 30))
-    rows = [told.TokenizerRow(name="a", title=texts(), kind=texts(), note=texts()), told.TokenizerRow(name="b", title=texts())]
+    rows = [
+        told.TokenizerRow(name="a", title=texts(), kind=texts(), note=texts()),
+        told.TokenizerRow(name="b", title=texts()),
+    ]
     shown = loose(TokenizerList)(rows, ["a"])
     error = PullError(message=texts(), hint=texts())
     shown.pulls = {"b": pulling("b", 1.0, 2.0, texts.dice.choice(("failed", "running")), error=error)}
@@ -349,7 +356,9 @@ def models(texts: Texts, ink: Ink, width: int) -> Rows:
         texts() or "x", 2.0, texts(), license=texts(), file=texts(), parameters=texts(), architecture=texts(),
         source=texts(), capabilities=(texts(), texts()),
     )  # fmt: skip
-    offers = (offer(texts() or "y", 3.0, texts() or "Q", license=texts(), refusal=texts(), repo=texts(), parameters=texts()),)
+    offers = (
+        offer(texts() or "y", 3.0, texts() or "Q", license=texts(), refusal=texts(), repo=texts(), parameters=texts()),
+    )
     state = ModelsState(here=InstalledModels(models=(here,), damaged=(texts(), texts())), is_told=True)
     state.catalog = type(state.catalog)(models=offers)
     state.found = type(state.catalog)(models=(), notice=texts())
@@ -419,6 +428,7 @@ APPS: dict[str, QuietApp] = {}
 PLACES: dict[str, Place] = {
     "answers": answers, "thoughts": thoughts, "said": said, "troubles": troubles, "side_bar": side_bar,
     "chat_lines": chat_lines, "parameters": parameters, "inspector": inspector, "chips": chips, "steps": steps,
-    "templates": templates, "dashboard": dashboard, "models": models, "model_files": model_files, "frame_lines": frame_lines,
+    "templates": templates, "dashboard": dashboard, "models": models, "model_files": model_files,
+    "frame_lines": frame_lines,
 }  # fmt: skip
 WIDTHS = (36, 50, 76, 96, 116, 196)

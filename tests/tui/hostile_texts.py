@@ -22,16 +22,27 @@ CORPUS = (
     "e" + "\u0301" * 300, "\u0301\u200d\ufe0f", "\u200d" * 50, "\ufe0f\ufe0e", EMOJI, "\u6f22\u5b57" * 90,
     "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \u05e9\u05dc\u05d5\u05dd", "\ue000\uf8ff\U000f0000\U0010ffff",
     "\ufffe\uffff\U0001fffe", "\u3164\u115f\u1160\uffa0\u034f", "\udcff\udfff", "x" * 4000, "[" * 300, "[[" + "]" * 99,
-    "[@click=app.quit]x[/]", "[bold", "[/]", "\\[x]", "$x{y}%s%(z)s{0}", "", " ", "\n", "\r\n", "\x00", "\t\t", "`" * 40,
+    "[@click=app.quit]x[/]", "[bold", "[/]", "\\[x]", "$x{y}%s%(z)s{0}", "", " ", "\n", "\r\n", "\x00", "\t\t",
+    "`" * 40,
     "| a | b |\n|---|---|\n| \x1b[2J | \u202e |", "```\x1b[2J\n\x1b]0;x\x07\n```", "# \x1b[2J", "[a](\x1b]0;x\x07)",
     "<script>\x9b2J</script>", "&#27;[2J &#x202e; &ZeroWidthSpace;", "![\u202e](data:\x1b[2J)", "- [ ] \x9b2J\n- [x] y",
     "$\u202e$ ~~\x1b~~ **\x9b** _\u200b_", "a\\\nb  \nc<br>\x1bc", "www.\u202eevil.example http://\u200b.x",
 )  # fmt: skip
 """Payloads; also what names of objects, markup of Rich and Textual, Markdown and formats of strings make of them."""
 
-_WORDS = "the quick tokens of model qwen3:4b are /home/me/x.gguf 12,345 Über naïve Привет 漢字 สวัสดี हिन्दी".split()
-_ESCAPES = "\x1b \x9b \x1b[ \x1b] \x1bP \x1b_ \x1b^ \x1bX \x1b[1; \x1b]8;; \x1b\\ \x07 \x9c \x90 \x9d m H J 0;t 2004h".split(" ")
-_MARKUP = "[bold] [/bold] [/] [link=x] [@click=f] [red on blue] [ ] \\[ ** __ ` ``` ~~ # > - | <br> &#27; ]( ![".split(" ")
+_WORDS = (
+    "the", "quick", "tokens", "of", "model", "qwen3:4b", "are", "/home/me/x.gguf", "12,345", "\u00dcber", "na\u00efve",
+    "\u041f\u0440\u0438\u0432\u0435\u0442", "\u6f22\u5b57", "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35",
+    "\u0939\u093f\u0928\u094d\u0926\u0940",
+)  # fmt: skip
+_ESCAPES = (
+    "\x1b", "\x9b", "\x1b[", "\x1b]", "\x1bP", "\x1b_", "\x1b^", "\x1bX", "\x1b[1;", "\x1b]8;;", "\x1b\\", "\x07",
+    "\x9c", "\x90", "\x9d", "m", "H", "J", "0;t", "2004h",
+)  # fmt: skip
+_MARKUP = (
+    "[bold]", "[/bold]", "[/]", "[link=x]", "[@click=f]", "[red on blue]", "[", "]", "\\[", "**", "__", "`", "```", "~~",
+    "#", ">", "-", "|", "<br>", "&#27;", "](", "![", "(a",
+)  # fmt: skip
 _BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _NOTHING = "\u200b\u200c\u200d\u2060\u2061\u2064\ufeff\u00ad\u034f\u180e\u3164\u115f\u206a\ufff9\u17b5"
 _MARKS = "\u0301\u0308\u0332\u20dd\u0489\u0e47\u064b\u05b0\u093f\ufe0e\ufe0f\U000e0100\U0001f3fb"

@@ -6,7 +6,18 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from localllm.tui.lines import (
-    Line, area, block_bar, cell, clip, gauge, heading, joined, left_right, plain_text, plot, shortened,
+    Line,
+    area,
+    block_bar,
+    cell,
+    clip,
+    gauge,
+    heading,
+    joined,
+    left_right,
+    plain_text,
+    plot,
+    shortened,
 )  # fmt: skip
 from localllm.tui.palette import DARK, Ink
 
