@@ -21,7 +21,8 @@ from localllm.tui.palette import Ink
 SIGNS = (
     ("●", "connected, loaded, fits"), ("◐", "trying, tight, reading the prompt"), ("○", "no daemon, too large"),
     ("▶", "running, writing"), ("·", "waiting, a free page"), ("▪", "preempted, pinned, an error"),
-    ("✓", "done, taken"), ("▌a", "owner a: a request and its pages"), ("━", "how much"), ("▀", "two pages, one above the other"),
+    ("✓", "done, taken"),
+    ("▌a", "owner a: a request and its pages"), ("━", "how much"), ("▀", "two pages, one above the other"),
     ("–", "nothing yet"),
 )  # fmt: skip
 

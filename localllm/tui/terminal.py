@@ -83,7 +83,7 @@ class PlainSigns(LineFilter):
 
 class OnlyText(LineFilter):
     """The last gate before the terminal. Lines of ours hold nothing but text; fields, notices and lists of Textual's
-    own show what they are given. Columns stay where they are: a character that goes leaves as many blanks as it took."""
+    own show what they are given. Columns stay where they are: what goes leaves as many blanks as it took."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         return [
