@@ -99,6 +99,7 @@ COMMANDS: Mapping[str, Leaf | Branch] = {
     "cancel": Leaf("requests:cancel", "End a request that is under way.", "Daemon"),
     "keys": KEYS,
     "tokenize": Leaf("tokenize:tokenize", "Show how a model splits a text into tokens.", "Inside"),
+    "embed": Leaf("embed:embed", "Turn texts into vectors.", "Inside"),
     "attention": Leaf("attention:attention", "Show which tokens each token of a text looks at.", "Inside"),
     "eval": EVAL,
     "bench": BENCH,

@@ -75,6 +75,15 @@ class _Cards(msgspec.Struct, frozen=True):
     data: list[_Card] = []
 
 
+class _Vector(msgspec.Struct, frozen=True):
+    index: int
+    embedding: list[float]
+
+
+class _Vectors(msgspec.Struct, frozen=True):
+    data: list[_Vector] = []
+
+
 class Client:
     """Calls to the daemon at `url`. Every call opens one connection; errors come back as those of errors.py."""
 
@@ -155,6 +164,11 @@ class Client:
         """Ends a request; False when it was over before."""
         path = f"/v1/requests/{quote(request_id, safe='')}/cancel"
         return self._transport.post(path, {}, _Cancelled).cancelled
+
+    def embed(self, body: Mapping[str, Any]) -> list[list[float]]:
+        """The vectors of `input`, in its order; `body` as `/v1/embeddings` takes it, with numbers as its encoding."""
+        rows = self._transport.post("/v1/embeddings", dict(body), _Vectors).data
+        return [row.embedding for row in sorted(rows, key=lambda row: row.index)]
 
     def send(
         self, method: str, path: str, body: dict[str, Any] | None = None, headers: Mapping[str, str] = NOTHING

@@ -45,7 +45,7 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaemon]:
     """A scripted daemon that the command line finds as this home's own."""
     with fake_daemon() as server:
-        for module in ("connect", "run", "loaded", "requests", "version", "doctor"):
+        for module in ("connect", "run", "loaded", "requests", "version", "doctor", "embed"):
             for name in ("started_client", "running_client"):
                 monkeypatch.setattr(
                     f"localllm.cli.{module}.{name}", lambda settings: Client(server.url), raising=module == "connect"

@@ -20,6 +20,8 @@ TIMINGS = {
     "total_ms": 1234.567,
 }
 
+VECTORS = [[0.5, 0.5, 0.5, 0.5, 0, 0, 0, 0, 0, 0], [0.5, -0.5, 0.5, 0.5, 0, 0, 0, 0, 0, 0]]
+
 
 class FakeDaemon(ThreadingHTTPServer):
     """`answers` are taken in turn: a list of deltas, or an error object. `models` are those that can be loaded."""
@@ -78,6 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream([json.dumps(line) + "\n" for line in lines])
         elif self.path == "/v1/chat/completions":
             self._chat()
+        elif self.path == "/v1/embeddings":
+            made = [{"index": index, "embedding": VECTORS[index % 2]} for index in range(len(body["input"]))]
+            self._json(200, {"object": "list", "data": made[::-1]})
         else:
             self._json(200, {})
 
