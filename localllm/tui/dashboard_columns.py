@@ -38,8 +38,8 @@ class Column:
 
 
 NORMAL = (
-    Column("", 3, "left"), Column("id", 5, "left"), Column("source", 12, "left", 4), Column("state", 15, "left"),
-    Column("prompt", 6, rank=1), Column("cached", 6, rank=3), Column("out", 4), Column("pages", 5, rank=2),
+    Column("", 3, "left"), Column("id", 5, "left"), Column("source", 12, "left", 4), Column("state", 14, "left"),
+    Column("prompt", 6, rank=1), Column("cached", 6, rank=3), Column("out", 5), Column("pages", 5, rank=2),
     Column("tok/s", 5), Column("age", 6),
 )  # fmt: skip
 WIDE = (

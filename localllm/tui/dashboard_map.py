@@ -105,14 +105,30 @@ def zooms(num_pages: int, columns: int, height: int, *, has_letters: bool) -> li
 
 
 def layout(
-    num_pages: int, width: int, height: int, *, wanted: Zoom | None = None, has_letters: bool = False
+    num_pages: int,
+    width: int,
+    height: int,
+    *,
+    wanted: Zoom | None = None,
+    has_letters: bool = False,
+    reach: int | None = None,
 ) -> MapLayout:
-    """`wanted` overrides what is picked: the finest zoom that shows all."""
+    """`wanted` overrides what is picked: the finest zoom that shows all pages, or all up to `reach` and a quarter more
+    where all of them would be too small to tell apart."""
     columns = max(4, (width - LABEL) // 4 * 4)
     levels = zooms(num_pages, columns, max(1, height), has_letters=has_letters)
-    fitting = next((zoom for zoom in levels if _num_rows(num_pages, zoom, columns) <= height), levels[-1])
-    zoom = wanted if wanted in levels and wanted is not None else fitting
+    zoom = _finest(num_pages, levels, columns, height)
+    if zoom.per_cell > 1 and reach is not None:
+        zoom = _finest(
+            min(num_pages, reach * 5 // 4), [level for level in levels if level.mode != "full"], columns, height
+        )
+    if wanted in levels and wanted is not None:
+        zoom = wanted
     return MapLayout(num_pages, zoom, columns, max(LABEL, width - columns), _num_rows(num_pages, zoom, columns))
+
+
+def _finest(num_pages: int, levels: Sequence[Zoom], columns: int, height: int) -> Zoom:
+    return next((zoom for zoom in levels if _num_rows(num_pages, zoom, columns) <= height), levels[-1])
 
 
 def _num_rows(num_pages: int, zoom: Zoom, columns: int) -> int:

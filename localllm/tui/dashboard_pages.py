@@ -70,6 +70,7 @@ class PagesPanel(Drawn, can_focus=True):
         self._painter = MapPainter()
         self._place: MapLayout | None = None
         self._first_row = 0
+        self._shown = 0
         self._top = 1
         self._order: list[int] = []
         self._model_span = (0, 0)
@@ -86,14 +87,22 @@ class PagesPanel(Drawn, can_focus=True):
         return len(self.model.board) if self.model is not None else 0
 
     @property
+    def _reach(self) -> int | None:
+        """In the order of owners the pages in use are the first ones."""
+        if self.model is None:
+            return None
+        counts = self.model.board.counts()
+        return self.num_pages - counts.free if self.is_by_owner else self.model.board.reach
+
+    @property
     def shows_letters(self) -> bool:
         """Wished for, or where two colours in a cell cannot be told apart."""
         return self.has_letters or ink_of(self).is_mono or cast("LocalApp", self.app).is_ascii
 
     def rows_needed(self, width: int, most: int) -> int:
         """Rows of the map at a zoom that shows all of it in `most` rows."""
-        letters = self.shows_letters
-        return max(1, layout(self.num_pages or EMPTY_PAGES, width, most, has_letters=letters).num_rows)
+        place = layout(self.num_pages or EMPTY_PAGES, width, most, has_letters=self.shows_letters, reach=self._reach)
+        return max(1, min(most, place.num_rows))
 
     def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
         board = self.model.board if self.model is not None else None
@@ -103,13 +112,13 @@ class PagesPanel(Drawn, can_focus=True):
         self._top = 1 if width < NARROW else 2
         room = max(1, height - self._top - 1)
         num_pages, letters = self.num_pages or EMPTY_PAGES, self.shows_letters
-        place = self._place = layout(num_pages, width, room, wanted=self.wanted, has_letters=letters)
+        place = self._place = layout(num_pages, width, room, wanted=self.wanted, has_letters=letters, reach=self._reach)
         self._order = board.order_by_owner() if board is not None and self.is_by_owner else []
         looks = bytes([LOOK_FREE]) * num_pages if not self.num_pages or board is None else bytes(board.looks)
         if self._order:
             looks = bytes(looks[page] for page in self._order)
         cursor = self._place_of(self.cursor) if self.num_pages else None
-        shown = min(room, place.num_rows)
+        shown = self._shown = min(room, place.num_rows)
         self._keep_in_view(cursor, place, shown)
         references = self._references if self.num_pages else (lambda place: 0)
         map_ink = self._painter.ink_for(ink, self.chosen, has_chequer=self.has_chequer)
@@ -158,6 +167,8 @@ class PagesPanel(Drawn, can_focus=True):
 
     def _size_note(self, width: int, place: MapLayout) -> str:
         cells = f"cell = {place.zoom.per_cell}" if place.zoom.per_cell > 1 else ""
+        if not cells and place.num_rows > self._shown and width >= NARROW:
+            cells = f"{count(self._shown * place.pages_per_row)} in view"
         if width < NARROW or not self.num_pages:
             return cells if self.num_pages else ""
         size = self.model.row.page_size if self.model is not None else 0

@@ -75,6 +75,8 @@ class PageBoard:
     def __init__(self, slot_of: Callable[[str], int]) -> None:
         self._slot_of = slot_of
         self._raw = b""
+        self.reach = 0
+        """Behind the last page that was ever in use since the model was loaded."""
         self.looks = bytearray()
         self._written: array[float] = array("d")
         self._holders: dict[int, list[str]] = {}
@@ -107,6 +109,7 @@ class PageBoard:
         for page in dirty:
             if page < len(self._raw):
                 self._look_again(page, now)
+        self.reach = max(self.reach, len(self._raw.rstrip(bytes([FREE]))))
         self.age(now)
 
     def age(self, now: float) -> None:
@@ -165,6 +168,7 @@ class PageBoard:
 
     def _begin(self, num_pages: int) -> None:
         self._raw = bytes(num_pages)
+        self.reach = 0
         self.looks = bytearray(num_pages)
         self._written = array("d", [LONG_AGO]) * num_pages
         for each in (self._holders, self._views, self._lists, self._marks):

@@ -178,6 +178,9 @@ def busy_day(num_pages: int = 2048) -> tuple[FakeEngine, list[Frame]]:
     """The day of the pictures: a long prompt that others wait for, shared beginnings, a preemption, a queue."""
     engine = FakeEngine(num_pages=num_pages)
     engine.sources = dict(SOURCES)
+    if num_pages > 2048:  # all of them were in use before
+        engine.free.remove(num_pages - 100)
+        engine.cached.add(num_pages - 100)
     frames = [engine.frame()]
     first = engine.admit(4119, 8192, cached=1024).pages[:64]
     frames.append(engine.frame(1.0))

@@ -431,13 +431,16 @@ def test_zoom_letters_and_order_can_be_changed(tmp_path: Path) -> None:
     async def drive(world: World) -> None:
         busy(world.engine)
         await world.tell()
+        assert "10,240 × 16, 2,160 in view" in world.text, "what nobody ever used need not be shown"
+        world.engine.cached.add(10_000)
+        await world.tell()
         assert "10,240 × 16, cell = 8" in world.text
         await world.press("plus")
-        assert "10,240 × 16 tokens" in world.text
+        assert "10,240 × 16, 2,160 in view" in world.text
         await world.press("end")
         assert "▸ page 10,239" in world.text and "10,152▸" in world.text
         await world.press("minus", "z")
-        assert "10,240 × 16 tokens" in world.text  # behind the coarsest comes the finest
+        assert "10,240 × 16, 1,080 in view" in world.text  # behind the coarsest comes the finest
         await world.press("minus", "v")
         assert "by owner" in world.text
         await world.press("v", "l", "home")
