@@ -91,6 +91,7 @@ COMMANDS: Mapping[str, Leaf | Branch] = {
     "cp": Leaf("library:copy", "Give a model a second name.", "Models"),
     "rm": Leaf("library:remove", "Remove models.", "Models"),
     "where": Leaf("library:where", "Print the path of a model's file.", "Models"),
+    "fit": Leaf("fit:fit", "Say whether a model has room on this machine.", "Models"),
     "verify": Leaf("library:verify", "Check model files against their checksums.", "Models"),
     "serve": Leaf("daemon:serve", "Run the daemon in the foreground.", "Daemon"),
     "daemon": DAEMON,
