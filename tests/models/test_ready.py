@@ -1,6 +1,8 @@
 """Checkpoints that are quantized already: values, block types, notes, logits, and what is refused."""
 
 import copy
+import tracemalloc
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +183,7 @@ def test_codes_come_out_of_words_as_they_went_in(bits: int, rows: int, blocks: i
 
 def test_a_word_of_awq_has_its_columns_in_the_order_of_the_gemm_kernel() -> None:
     word = np.array([[0x75316420]], np.uint32).view(np.int32)  # lowest nibble first: 0 2 4 6 1 3 5 7
-    assert awq_unpacked(word).tolist() == [list(range(8))]
+    assert awq_unpacked(word)[:, 0].tolist() == list(range(8))
 
 
 def test_8_bit_floats_are_those_of_torch() -> None:
@@ -267,6 +269,23 @@ def test_zeros_that_quantizers_add_as_biases_are_left_out_and_others_are_not() -
     assert set(ready_folder(folder).tensors) == {"m.weight", "m.bias"}
 
 
+def test_one_matrix_at_a_time_is_unpacked_and_none_is_kept() -> None:
+    one, parts = matrix(256, 256), {}
+    for number in range(24):
+        some, _ = BY_NAME["compressed-tensors, int8"].make(one, np.random.default_rng(0))
+        parts |= {f"m{number}{ending}": part for ending, part in some.items()}
+    ready = ready_folder(MemoryFolder(BY_NAME["compressed-tensors, int8"].config, parts))
+    assert {info.dtype for info in ready.tensors.values()} == {"Q8_0"}
+    tracemalloc.start()
+    try:
+        for name in ready.tensors:
+            ready.array(name)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= 12 * one.size < 24 * one.size  # bytes; less than an 8-bit copy of all
+
+
 # ---- what is refused
 
 
@@ -310,6 +329,28 @@ def test_a_bad_file_is_refused_in_a_sentence(name: str, changes: dict[str, Any],
     folder, _ = module(BY_NAME[name], matrix(32, 96 if "one group" in name else 64), **changes)
     with pytest.raises(BadModelFile, match=says):
         ready_folder(folder).as_float32("m.weight")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(BY_NAME)), st.data())
+def test_a_part_that_is_anything_is_read_or_refused_by_name(name: str, data: st.DataObject) -> None:
+    parts, _ = BY_NAME[name].make(matrix(32, 192), np.random.default_rng(0))
+    ending = data.draw(st.sampled_from(sorted(parts)))
+    kind = data.draw(st.sampled_from(["int8", "uint8", "int32", "int64", "float16", "float32"]))
+    old = tuple(tensor(parts[ending]).shape)
+    shape = data.draw(st.one_of(st.just(old), st.lists(st.integers(0, 70), max_size=3).map(tuple)))
+    number = data.draw(st.sampled_from([0, 1, -1, 77, 100, 6e4, 3e38, float("inf"), float("nan")]))
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        part = np.full(shape, number).astype(kind)
+    folder = MemoryFolder(BY_NAME[name].config, {f"m{each}": part if each == ending else parts[each] for each in parts})
+    try:
+        ready = ready_folder(folder)
+        found = ready.as_float32("m.weight") if "m.weight" in ready.tensors else np.zeros(0)
+    except (BadModelFile, UnsupportedModel) as error:
+        assert "m." in error.message or "m has" in error.message or "m:" in error.message or "matrix" in error.message
+    else:
+        assert np.isfinite(found).all()
 
 
 def test_8_bit_floats_that_are_no_numbers_are_refused() -> None:

@@ -287,15 +287,18 @@ def tensor(array: Any) -> Any:
     return array if isinstance(array, torch.Tensor) else torch.from_numpy(np.array(array, order="C"))
 
 
-def quantized_folder(source: Path, target: Path, packer: Packer) -> dict[str, Array]:
-    """A checkpoint's folder again, its linear layers quantized; and the values of all weights, float64."""
+def quantized_folder(source: Path, target: Path, packer: Packer, also: tuple[str, ...] = ()) -> dict[str, Array]:
+    """A checkpoint's folder again, its linear layers quantized (`*_proj`, and those that end in `also`); and the values
+    of all weights, float64."""
     import torch
     from safetensors.torch import load_file, save_file
 
     rng, kept, values = np.random.default_rng(7), {}, {}
     for name, weight in load_file(source / "model.safetensors").items():
         plain = weight.to(torch.float64).numpy()
-        is_linear = "_proj.weight" in name or (packer.embeds and ("embed_tokens" in name or "lm_head" in name))
+        is_linear = plain.ndim == 2 and name.endswith(("_proj.weight", *(f"{end}.weight" for end in also)))
+        is_linear &= not (packer.embeds and plain.shape[-1] % 32)
+        is_linear |= packer.embeds and ("embed_tokens" in name or "lm_head" in name)
         if is_linear:
             parts, values[name] = packer.make(plain, rng)
             kept |= {name.removesuffix(".weight") + ending: tensor(array) for ending, array in parts.items()}

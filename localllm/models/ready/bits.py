@@ -23,8 +23,11 @@ def unpacked(words: NDArray[Any], bits: int) -> Bytes:
     if bits == 8:
         return raw
     if bits in (2, 4):
-        shifts = np.arange(0, 8, bits, dtype=np.uint8)
-        return ((raw[..., None] >> shifts) & np.uint8((1 << bits) - 1)).reshape(*raw.shape[:-1], -1)
+        per_byte, mask = 8 // bits, np.uint8((1 << bits) - 1)
+        codes = np.empty((*raw.shape, per_byte), np.uint8)
+        for index in range(per_byte):
+            codes[..., index] = (raw >> np.uint8(bits * index)) & mask
+        return codes.reshape(*raw.shape[:-1], -1)
     stream = np.unpackbits(raw, axis=-1, bitorder="little")
     whole = stream.shape[-1] // bits * bits
     parts = stream[..., :whole].reshape(*raw.shape[:-1], -1, bits)
@@ -32,9 +35,12 @@ def unpacked(words: NDArray[Any], bits: int) -> Bytes:
 
 
 def awq_unpacked(words: NDArray[Any]) -> Bytes:
-    """(n, words) to (n, columns): AWQ's order of nibbles undone."""
-    nibbles = unpacked(words, 4)
-    return nibbles.reshape(len(nibbles), -1, 8)[..., AWQ_ORDER].reshape(len(nibbles), -1)
+    """(n, words) to (columns, n): AWQ's order of nibbles undone, and turned."""
+    turned = np.ascontiguousarray(words.T).view(np.uint32)
+    codes = np.empty((len(turned), 8, turned.shape[1]), np.uint8)
+    for column, nibble in enumerate(AWQ_ORDER):
+        codes[:, column] = (turned >> np.uint32(4 * nibble)) & np.uint32(15)
+    return codes.reshape(-1, turned.shape[1])
 
 
 def e4m3_table() -> Floats:

@@ -12,6 +12,7 @@ where float16 is too narrow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from localllm.errors import BadModelFile
 from localllm.formats.blocks import BlockType
 
 Bytes = NDArray[np.uint8]
@@ -26,7 +28,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int16]
 
 BLOCK = 32
-_CHUNK_VALUES = 1 << 22
+_CHUNK_VALUES = 1 << 20
 _ROUNDED = 2.0**-11
 """What rounding to float16 may change a number by, next to it."""
 _LEAST, _MOST = 2.0**-8, 65504.0
@@ -77,7 +79,8 @@ class Grid:
 
     def _floats(self, reason: str) -> Plan:
         widest = np.maximum(np.abs(self.top - self.zeros), np.abs(self.bottom - self.zeros)).astype(np.float32)
-        largest = np.abs(self.scales) * widest + (0 if self.mins is None else np.abs(self.mins))
+        with np.errstate(over="ignore"):
+            largest = np.abs(self.scales) * widest + (0 if self.mins is None else np.abs(self.mins))
         return floats_plan(float(largest.max(initial=0)), reason)
 
     def values(self, codes: NDArray[Any]) -> Iterator[tuple[slice, Floats]]:
@@ -90,31 +93,33 @@ class Grid:
 
     def blocks(self, codes: NDArray[Any], kind: BlockType) -> Bytes:
         """(rows, bytes of a row)."""
-        parts = [self._packed(self._steps(codes, rows), rows, kind) for rows in chunks(*codes.shape)]
+        parts = [self._packed(codes[rows], rows, kind) for rows in chunks(*codes.shape)]
         return np.concatenate(parts) if parts else np.empty((0, 0), np.uint8)
 
     def _steps(self, codes: NDArray[Any], rows: slice) -> Ints:
         return codes[rows].astype(np.int16) - self.zeros[rows][:, self.groups]
 
-    def _packed(self, steps: Ints, rows: slice, kind: BlockType) -> Bytes:
+    def _packed(self, codes: NDArray[Any], rows: slice, kind: BlockType) -> Bytes:
+        """Whole blocks have one zero, so bytes suffice: they wrap around, and the result fits."""
         first = self.groups[::BLOCK]
         fields = [_halves(self.scales[rows][:, first])]
         if self.mins is not None:
             fields.append(_halves(self.mins[rows][:, first]))
-        steps = steps.reshape(len(steps), -1, BLOCK)
+        offset = np.int16({BlockType.Q4_0: 8, BlockType.Q5_0: 16}.get(kind, 0))
+        shift = (offset - self.zeros[rows][:, first]).astype(np.uint8)
+        quants = np.ascontiguousarray(codes).view(np.uint8).reshape(len(codes), -1, BLOCK) + shift[..., None]
         if kind is BlockType.Q8_0:
-            return _rows([*fields, steps.astype(np.int8).view(np.uint8)])
-        offset = {BlockType.Q4_0: 8, BlockType.Q5_0: 16}.get(kind, 0)
-        quants = (steps + np.int16(offset)).astype(np.uint8)
+            return _rows([*fields, quants])
         if kind in (BlockType.Q5_0, BlockType.Q5_1):
             fields.append(np.packbits(quants >> 4, axis=-1, bitorder="little"))
-        low: Bytes = quants & np.uint8(0x0F)
-        high = np.left_shift(low[..., BLOCK // 2 :], np.uint8(4))
-        return _rows([*fields, np.bitwise_or(low[..., : BLOCK // 2], high).astype(np.uint8)])
+        low, high = quants[..., : BLOCK // 2] & np.uint8(15), quants[..., BLOCK // 2 :] << np.uint8(4)
+        return _rows([*fields, low | high])
 
 
 def floats_plan(largest: float, reason: str) -> Plan:
-    """For a matrix whose largest value this may be."""
+    """For a matrix whose largest value this may be. BadModelFile where that is infinite."""
+    if not math.isfinite(largest):
+        raise BadModelFile("a quantized matrix has scales so large that its values are infinite")
     if largest == 0 or _LEAST <= largest <= _MOST:
         return Plan(BlockType.F16, reason)
     return Plan(BlockType.F32, reason)

@@ -80,10 +80,10 @@ class Awq(GridMatrix):
 
     def grid(self) -> Grid:
         zeros = awq_unpacked(self.raw(".qzeros", "I32", "U32")).astype(np.int16)
-        return Grid(self.scale(".scales").T, np.arange(self.shape[1]) // self.group, zeros.T, None, 0, 15)
+        return Grid(self.scale(".scales").T, np.arange(self.shape[1]) // self.group, zeros, None, 0, 15)
 
     def codes(self) -> Codes:
-        return np.ascontiguousarray(awq_unpacked(self.raw(".qweight", "I32", "U32")).T)
+        return awq_unpacked(self.raw(".qweight", "I32", "U32"))
 
 
 class Packed(GridMatrix):
@@ -151,8 +151,9 @@ class Ints(GridMatrix):
         scales = self.scale(".SCB") / np.float32(127) if self.is_row_max else self.scale(".weight_scale")
         zeros = np.zeros((rows, self.num), np.int16)
         if ".weight_zero_point" in self.parts:
-            zeros = np.broadcast_to(self.raw(".weight_zero_point", "I8").reshape(-1, self.num), zeros.shape)
-            zeros = zeros.astype(np.int16)
+            if self.part(".weight_zero_point").shape != self.part(".weight_scale").shape:
+                raise BadModelFile(f"{self.stem} has zero points of another shape than its scales")
+            zeros = zeros + self.raw(".weight_zero_point", "I8").reshape(-1, self.num)
         every = np.broadcast_to(scales.reshape(-1, self.num), zeros.shape)
         return Grid(every, np.arange(self.shape[1]) // self.group, zeros, None, -128, 127)
 

@@ -42,7 +42,9 @@ class Fp8(Matrix):
         self.check(self.ending, (-(-rows // sizes[0]), -(-columns // sizes[1])))
 
     def plan(self) -> Plan:
-        return floats_plan(float(np.abs(self.scale(self.ending)).max()) * 448, "no block type holds 8-bit floats")
+        return floats_plan(
+            float(np.abs(self.scale(self.ending)).max(initial=0)) * 448, "no block type holds 8-bit floats"
+        )
 
     def values(self) -> Iterator[tuple[slice, Floats]]:
         raw = self.raw(".weight", "F8_E4M3")
@@ -98,10 +100,11 @@ class Nf4(Matrix):
         return floats_plan(largest, "no block type holds its table of values")
 
     def _sizes(self) -> Floats:
+        """Of all blocks."""
         if self.part(".weight.absmax").dtype != "U8":
             return self.scale(".weight.absmax")
         self.check(".weight.nested_quant_map", (256,))
-        if type(self.nested) is not int or self.nested < 1 or not isinstance(self.offset, int | float):
+        if type(self.nested) is not int or self.nested < 1 or not _is_finite(self.offset):
             raise BadModelFile(f"{self.stem}.weight has a quant_state of odd nested sizes")
         self.check(".weight.nested_absmax", (-(-self.num // self.nested),))
         outer = self.scale(".weight.nested_absmax")[np.arange(self.num) // self.nested]
@@ -117,3 +120,7 @@ class Nf4(Matrix):
             codes = np.stack([some >> 4, some & 0x0F], axis=-1).reshape(-1)[first % 2 :][: last - first]
             values = table[codes] * sizes[np.arange(first, last) // self.block]
             yield rows, values.reshape(-1, columns)
+
+
+def _is_finite(number: Any) -> bool:
+    return isinstance(number, int | float) and abs(number) < 1e30
