@@ -32,6 +32,7 @@ from localllm.tui.palette import DARK, MONO, Ink
 from tests.tui.fakes import FakeClient, app_with
 from tests.tui.inspected_answers import OTHERS, TEXT, alternative, answer, said
 from tests.tui.pictures import screen_text
+from tests.tui.snapshots import held_against
 
 WEIGHT = 26
 SIZES = [(80, 24), (120, 40), (200, 60)]
@@ -71,6 +72,19 @@ class World:
     @property
     def text(self) -> str:
         return screen_text(self.app)
+
+
+# ---- how it looks
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+async def test_the_screen_looks_as_it_did(tmp_path: Path, size: tuple[int, int]) -> None:
+    world = World(tmp_path)
+    async with world.app.run_test(size=size) as pilot:
+        await world.open(pilot)
+        world.screen.go_to(WEIGHT)
+        await pilot.pause(0.3)
+        held_against(world.app, f"inspector-{size[0]}x{size[1]}")
 
 
 # ---- measures
