@@ -299,8 +299,8 @@ ROWS = (
     ),
     Family(
         architecture="bert",
-        title="BERT, MiniLM, BGE, E5, GTE (encoders)",
-        hf=("bert",),
+        title="BERT, RoBERTa, XLM-R: MiniLM, BGE, E5, GTE (encoders)",
+        hf=("bert", "roberta", "xlm-roberta", "camembert"),
         is_encoder=True,
         activation="gelu",
         norm="layer",

@@ -11,6 +11,7 @@ from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.models.facts import Facts
 
 Config = Mapping[str, Any]
+_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 SOFTMAX, SIGMOID = 1, 2  # as GGUF files number what scores experts
 
 
@@ -33,7 +34,18 @@ def _bert(facts: Facts, config: Config) -> Facts:
         raise UnsupportedModel(f"this build does not know the positions {kind!r} (position_embedding_type)")
     if config.get("is_decoder"):
         raise UnsupportedModel("this build knows encoders only as encoders, and config.json says is_decoder")
-    return replace(facts, is_causal=False, rope_dims=None)
+    return replace(
+        facts, is_causal=False, rope_dims=None, context_length=facts.context_length - padding_positions(config)
+    )
+
+
+def padding_positions(config: Config) -> int:
+    """How many of the positions that a checkpoint counts are before its first token: RoBERTa begins behind the number
+    of its padding token."""
+    if config.get("model_type") not in _AFTER_PADDING:
+        return 0
+    padding = config.get("pad_token_id")
+    return 1 + (padding if isinstance(padding, int) and 0 <= padding < 1 << 16 else 1)
 
 
 def _gpt_oss(facts: Facts, config: Config) -> Facts:
@@ -134,6 +146,7 @@ def _size(config: Config, name: str) -> int:
 _ADJUST: Mapping[str, Callable[[Facts, Config], Facts]] = MappingProxyType(
     {
         "bert": _bert,
+        **dict.fromkeys(_AFTER_PADDING, _bert),
         "gpt2": _gpt2,
         "gpt_oss": _gpt_oss,
         "granitemoehybrid": _granite4,

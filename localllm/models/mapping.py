@@ -16,6 +16,7 @@ from localllm.models.config import ModelConfig
 from localllm.models.facts import facts_from_gguf
 from localllm.models.families import FAMILIES, family_of
 from localllm.models.hf_facts import check_config, facts_from_hf, guessing_layers_from, hf_rope_factors
+from localllm.models.hf_families import padding_positions
 from localllm.models.hf_source import HFSource, TensorFolder
 from localllm.models.names import Piece, pieces_of
 from localllm.models.quirks import BlockFile, GGUFSource
@@ -23,8 +24,8 @@ from localllm.models.ready.folder import ready_folder
 from localllm.models.rope_facts import NO_FACTORS, RopeFactors
 from localllm.models.shapes import check_tensors
 from localllm.models.source import WeightSource
-
 from localllm.models.token_types import with_types_in_positions
+
 MAX_VOCAB = 1 << 24
 
 
@@ -113,7 +114,8 @@ def hf_model(folder: TensorFolder) -> tuple[ModelConfig, WeightSource]:
         del pieces["output.weight"]  # a copy of the embedding that some checkpoints carry along
     config = config_from_facts(facts, family, pieces, hf_rope_factors(facts), hf_vocab_size(folder, pieces))
     pairs = family.hf_pairs_neighbours and folder.config.get("rope_interleave") is not False
-    source = with_types_in_positions(HFSource(folder, pieces, config, family.adds_one_to_norms, pairs))
+    weights = HFSource(folder, pieces, config, family.adds_one_to_norms, pairs)
+    source = with_types_in_positions(weights, padding_positions(folder.config))
     if facts.is_tied is False and not config.is_encoder and "output.weight" not in pieces:
         raise BadModelFile("the model lacks the tensor lm_head.weight, but config.json says that it is not tied")
     check_tensors(config, source)

@@ -101,6 +101,11 @@ LAYER: Table = MappingProxyType(
             Target("ffn_up_exps.weight", "second half"),
         ),
         "mlp.experts.down_proj": whole("ffn_down_exps.weight"),
+        **{  # MLX stacks them
+            f"{module}.switch_mlp.{part}_proj": whole(f"ffn_{part}_exps")
+            for module in ("mlp", "block_sparse_moe")
+            for part in ("gate", "up", "down")
+        },
         **{
             f"mlp.{module}.{part}_proj": whole(f"ffn_{part}_shexp")
             for module in ("shared_expert", "shared_experts")
@@ -258,12 +263,13 @@ _HEAD_NORM = re.compile(r"self_attn\.([qk])_layernorm\.norms\.(\d+)\.weight")
 _LAYER = re.compile(r"(?:layers?|h)\.(\d+)\.(.+)")
 _PREFIXES = (
     *("model.language_model.", "language_model.model.", "language_model.", "model.", "transformer.", "gpt_neox."),
-    *("bert.encoder.", "bert.", "encoder."),
+    *("bert.encoder.", "bert.", "roberta.encoder.", "roberta.", "encoder."),
 )
 _GUESSING = ("mtp_block.", "mtp_emb_norm.", "mtp_hidden_norm.", "mtp_linear_proj.")
 """Parts that guess further tokens ahead; the model works without them."""
-_NOT_VECTORS = ("pooler.", "cls.", "embeddings.position_ids")
+_NOT_VECTORS = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")
 """Parts of encoders that guess words and judge pairs of texts, and the numbers 0, 1, 2, ...; vectors come without."""
+_ENCODER = re.compile(r"^(?:bert|roberta)\.")
 _OLD_KINDS = {"gamma": "weight", "beta": "bias"}
 """What norms called theirs in checkpoints of the first years."""
 _NOT_TEXT = ("vision_tower.", "multi_modal_projector.", "visual.", "vision_model.", "audio_tower.", "embed_vision.")
@@ -278,7 +284,7 @@ def pieces_of(tensors: Iterable[str], family: Family, skips_from: int | None = N
     table = {**LAYER, **OF_FAMILY.get(family.architecture, {})}
     found: dict[str, list[Piece]] = {}
     if family.is_encoder:
-        tensors = [tensor for tensor in tensors if not tensor.removeprefix("bert.").startswith(_NOT_VECTORS)]
+        tensors = [tensor for tensor in tensors if not _ENCODER.sub("", tensor).startswith(_NOT_VECTORS)]
     for tensor in sorted(tensors):
         for canonical, piece in _read(tensor, table, skips_from):
             found.setdefault(canonical, []).append(piece)

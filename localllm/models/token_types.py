@@ -1,5 +1,5 @@
-"""Encoders add to every token what it belongs to: the first or the second text. Vectors are of one text, so that the
-first kind's row is added to every position once, at load."""
+"""Positions of encoders: their first rows may stand for padding, and every token has the row of the text it is of, the
+first or the second. Vectors are of one text, so that its row is added to every position once, at load."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from localllm.models.source import WeightInfo, WeightSource
 TYPES, POSITIONS = "token_types.weight", "position_embd.weight"
 
 
-def with_types_in_positions(source: WeightSource) -> WeightSource:
-    """The same weights without `token_types.weight`; itself where it has none. BadModelFile: the two do not fit."""
+def with_types_in_positions(source: WeightSource, num_padding: int = 0) -> WeightSource:
+    """The same weights without `token_types.weight`, and positions without their first `num_padding` rows; itself where
+    there is nothing to do. BadModelFile: the two do not fit."""
     types, positions = source.info(TYPES), source.info(POSITIONS)
-    if types is None:
+    if types is None and (positions is None or not num_padding):
         return source
-    if positions is None or len(types.shape) != 2 or not types.shape[0] or types.shape[1:] != positions.shape[1:]:
+    if positions is None or len(positions.shape) != 2 or positions.shape[0] <= num_padding:
+        raise BadModelFile(f"the model has no tensor {POSITIONS} of more than {num_padding} rows")
+    if types is not None and (len(types.shape) != 2 or not types.shape[0] or types.shape[1:] != positions.shape[1:]):
         raise BadModelFile(f"{TYPES} has the shape {types.shape}, which does not go with {POSITIONS}")
-    return _Folded(source, WeightInfo(POSITIONS, positions.shape, BlockType.F32))
+    return _Folded(source, num_padding, WeightInfo(POSITIONS, _without(positions.shape, num_padding), BlockType.F32))
 
 
 class _Folded:
     """Positions that carry the row of the first text."""
 
-    def __init__(self, source: WeightSource, positions: WeightInfo) -> None:
-        self._source, self._positions = source, positions
+    def __init__(self, source: WeightSource, num_padding: int, positions: WeightInfo) -> None:
+        self._source, self._num_padding, self._positions = source, num_padding, positions
 
     def names(self) -> Iterable[str]:
         return [name for name in self._source.names() if name != TYPES]
@@ -42,7 +45,9 @@ class _Folded:
     def raw(self, name: str) -> NDArray[np.uint8]:
         if name != POSITIONS:
             return self._source.raw(name)
-        values = self._decoded(POSITIONS) + self._decoded(TYPES)[0]
+        values = self._decoded(POSITIONS)[self._num_padding :]
+        if self._source.info(TYPES) is not None:
+            values = values + self._decoded(TYPES)[0]
         return np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8)
 
     def release(self, name: str) -> None:
@@ -50,5 +55,9 @@ class _Folded:
 
     def _decoded(self, name: str) -> NDArray[np.float32]:
         info = self._source.info(name)
-        assert info is not None, "both are there"
+        assert info is not None, "it is there"
         return decode(info.type, self._source.raw(name), info.shape)
+
+
+def _without(shape: tuple[int, ...], num_rows: int) -> tuple[int, ...]:
+    return (shape[0] - num_rows, *shape[1:])

@@ -10,6 +10,7 @@ from typing import Any
 from localllm.errors import BadModelFile
 from localllm.formats.json_file import read_json_object
 from localllm.models.families import is_encoder_architecture, is_encoder_type
+from localllm.models.hf_families import padding_positions
 from localllm.wire import SAMPLING_BOUNDS, Pooling
 
 GGUF_SAMPLING_KEYS = {
@@ -65,7 +66,7 @@ def context_length_of(config: Mapping[str, Any]) -> int:
     for table in (nested if isinstance(nested, Mapping) else {}, config):
         for name in _CONTEXT_NAMES:
             if type(table.get(name)) is int:
-                return int(table[name])
+                return int(table[name]) - padding_positions(table)
     return 0
 
 

@@ -13,6 +13,7 @@ import msgspec
 from localllm.errors import BadModelFile, LocalLLMError, UnsupportedModel
 from localllm.formats.json_file import read_json_object
 from localllm.models.families import is_encoder_type
+from localllm.models.hf_families import padding_positions
 from localllm.store.entry import Entry, ModelFile
 from localllm.store.pick import INDEX_NAME, Picked, is_tokenizer, pick_safetensors
 from localllm.tokens.published import chat_templates, configuration
@@ -129,7 +130,8 @@ def _weights_of(path: Path, config: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def _context_length(config: Mapping[str, Any]) -> int:
-    return next((size for name in ("max_position_embeddings", "n_positions") if (size := _int(config.get(name)))), 0)
+    size = next((size for name in ("max_position_embeddings", "n_positions") if (size := _int(config.get(name)))), 0)
+    return max(0, size - padding_positions(config))
 
 
 def picked_in(folder: Path, listing: list[str]) -> Picked | None:

@@ -22,13 +22,15 @@ COMMON = {
 ENCODERS = (
     Family("bert", "BertConfig", "bert"),
     Family("bert with relu and a wide epsilon", "BertConfig", "bert", {"hidden_act": "relu", "layer_norm_eps": 1e-3}),
+    Family("roberta", "RobertaConfig", "bert", {"pad_token_id": 1}),
+    Family("xlm-roberta", "XLMRobertaConfig", "bert", {"pad_token_id": 1}),
 )
 
 
 def make_encoder(family: Family) -> Any:
     """The transformers model, float32, with weights large enough that every part matters."""
     torch, transformers = torch_and_transformers()
-    config = getattr(transformers, family.config)(**COMMON, **family.settings, attn_implementation="eager")
+    config = getattr(transformers, family.config)(**{**COMMON, **family.settings}, attn_implementation="eager")
     with torch.random.fork_rng():
         torch.manual_seed(7)
         model = transformers.AutoModel.from_config(config).to(torch.float32).eval()
