@@ -128,3 +128,28 @@ def test_a_converted_moe_has_the_blocks_of_the_checkpoint(tmp_path: Path) -> Non
             info = source.info(name)
             assert info is not None and info.type is BlockType.Q4_0
             assert np.array_equal(gguf_source(file).raw(name), source.raw(name))
+
+
+def test_experts_that_mlx_has_stacked_are_those_in_many_tensors(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    as_folder(make_model(FAMILIES["qwen3 moe"]), tmp_path / "plain").close()
+    quantized_folder(tmp_path / "plain", tmp_path / "ready", BY_NAME[EXACT[-1]])
+    _, many = hf_model(SafetensorsFolder.open(tmp_path / "ready"))
+    file = tmp_path / "ready" / "model.safetensors"
+    tensors = {name: value.clone() for name, value in load_file(file).items()}
+    for layer in range(4):
+        for part in (
+            f"{side}_proj.{kind}" for side in ("gate", "up", "down") for kind in ("weight", "scales", "biases")
+        ):
+            prefix = f"model.layers.{layer}.mlp"
+            each = [tensors.pop(f"{prefix}.experts.{number}.{part}") for number in range(6)]
+            tensors[f"{prefix}.switch_mlp.{part}"] = torch.stack(each)
+    (tmp_path / "stacked").mkdir()
+    (tmp_path / "stacked" / "config.json").write_bytes((tmp_path / "ready" / "config.json").read_bytes())
+    save_file(tensors, tmp_path / "stacked" / "model.safetensors")
+    _, stacked = hf_model(SafetensorsFolder.open(tmp_path / "stacked"))
+    assert set(stacked.names()) == set(many.names())
+    for name in many.names():
+        assert stacked.info(name) == many.info(name) and np.array_equal(stacked.raw(name), many.raw(name))
