@@ -221,10 +221,11 @@ class _Template:
             if bar and not self._line.width:
                 self._line.put("▌ ", self._ink(bar))
             room = self._width - self._line.width
-            if cell_len(text) <= room:
+            begin = text[: 4 * self._width]  # what is measured of a long text: else each line would cost all the rest
+            if len(begin) == len(text) and cell_len(text) <= room:
                 self._line.put(text, style)
                 return
-            cut = self._cut(text, room)
+            cut = self._cut(begin, room)
             self._line.put(text[:cut], style)
             text = text[cut:].lstrip(" ") if bar else text[cut:]
             self._end()
