@@ -28,7 +28,7 @@ from tests.contract.test_families import difference
 from tests.contract.walk import Walk
 from tests.oracles.hf import BY_NAME as FAMILIES
 from tests.oracles.hf import as_folder, expected_logits, make_model, torch_and_transformers
-from tests.oracles.ready import BY_NAME, PACKERS, Packer, gptq, quantized_folder, tensor, words
+from tests.oracles.ready import BY_NAME, PACKERS, Packer, compressed, gptq, quantized_folder, tensor, words
 
 PROMPT = np.random.default_rng(1).integers(3, 80, 12).tolist()
 ROUNDED = 2.0**-11
@@ -117,7 +117,7 @@ class MemoryFolder:
 
     def array(self, name: str) -> NDArray[Any]:
         part = self.parts[name]
-        kind = {"BF16": "uint16", "F8_E4M3": "uint8"}.get(self.tensors[name].dtype)
+        kind = {"BF16": "uint16", "F8_E4M3": "uint8", "F8_E8M0": "uint8"}.get(self.tensors[name].dtype)
         return (part if kind is None else part.view(getattr(torch_and_transformers()[0], kind))).numpy()
 
     def as_float32(self, name: str) -> NDArray[np.float32]:
@@ -142,6 +142,7 @@ DTYPES = {
     "uint32": "U32",
     "int64": "I64",
     "float8_e4m3fn": "F8_E4M3",
+    "float8_e8m0fnu": "F8_E8M0",
 }
 
 
@@ -174,6 +175,36 @@ def test_every_method_reads_every_shape(name: str, rows: int, groups: int, seed:
     assert folder.released
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from([2, 3, 4, 8]),
+    st.sampled_from([8, 32, 48, 64, 100, 128, 192]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 99),
+)
+def test_all_bits_and_groups_are_read_exactly_where_blocks_are_whole(
+    bits: int, group: int, symmetric: bool, shuffled: bool, seed: int
+) -> None:
+    """The last group may be short; what is not exact is rounded to float16. Two packings of one grid agree."""
+    make = gptq(bits, group, symmetric, shuffled=shuffled)
+    parts, expected = make(matrix(32, 192, seed), np.random.default_rng(seed))
+    said = {"quant_method": "gptq", "bits": bits, "group_size": group}
+    ready = ready_folder(MemoryFolder({"quantization_config": said}, {f"m{end}": part for end, part in parts.items()}))
+    is_exact = ready.tensors["m.weight"].dtype != "F16"
+    scattered = group % 32 != 0 or (shuffled and group < 192)
+    assert is_exact == (not scattered and (bits < 8 or symmetric))
+    allowed = 1e-7 if is_exact else ROUNDED
+    assert np.abs(ready.as_float32("m.weight") - expected).max() <= allowed * np.abs(expected).max()
+    if 192 % group == 0 and not shuffled:
+        parts, meant = compressed(bits, group, symmetric)(matrix(32, 192, seed), np.random.default_rng(seed))
+        groups = {"config_groups": {"a": {"weights": {"num_bits": bits}}}}
+        config = {"quantization_config": {"quant_method": "compressed-tensors", **groups}}
+        other = ready_folder(MemoryFolder(config, {f"m{end}": part for end, part in parts.items()}))
+        assert np.array_equal(meant, expected)
+        assert np.array_equal(other.as_float32("m.weight"), ready.as_float32("m.weight"))
+
+
 @given(st.sampled_from([2, 3, 4, 5, 6, 8]), st.integers(1, 4), st.integers(1, 5), st.data())
 def test_codes_come_out_of_words_as_they_went_in(bits: int, rows: int, blocks: int, data: st.DataObject) -> None:
     row = st.lists(st.integers(0, 2**bits - 1), min_size=32 * blocks, max_size=32 * blocks)
@@ -184,6 +215,21 @@ def test_codes_come_out_of_words_as_they_went_in(bits: int, rows: int, blocks: i
 def test_a_word_of_awq_has_its_columns_in_the_order_of_the_gemm_kernel() -> None:
     word = np.array([[0x75316420]], np.uint32).view(np.int32)  # lowest nibble first: 0 2 4 6 1 3 5 7
     assert awq_unpacked(word)[:, 0].tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("scale", ["float32", "bfloat16", "float8_e8m0fnu"])
+def test_8_bit_floats_in_blocks_are_what_transformers_makes_of_them(scale: str) -> None:
+    torch, _ = torch_and_transformers()
+    theirs = pytest.importorskip("transformers.integrations.finegrained_fp8").Fp8Dequantize(None)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weight = (torch.randn(64, 96) * 3).to(torch.float8_e4m3fn)
+        scales = (torch.rand(2, 3) * 0.1 + 0.01).to(getattr(torch, scale))
+    said = {"quant_method": "fp8", "weight_block_size": [32, 32]}
+    parts = {"m.weight": weight, "m.weight_scale_inv": scales}
+    found = ready_folder(MemoryFolder({"quantization_config": said}, parts)).as_float32("m.weight")
+    expected = theirs._dequantize_one(weight, scales, torch.float32).numpy()
+    assert np.abs(found - expected).max() <= (0 if "e8m0" in scale else ROUNDED) * np.abs(expected).max()
 
 
 def test_8_bit_floats_are_those_of_torch() -> None:
