@@ -100,3 +100,14 @@ def test_a_plot_joins_its_samples() -> None:
 
 def test_lines_join_with_gaps() -> None:
     assert joined([Line(("a", INK())), Line(("b", INK()))], 3).text == "a   b"
+
+
+def test_what_would_change_the_width_of_a_neighbour_is_not_drawn() -> None:
+    family, heart = "\U0001f468\u200d\U0001f469", "\u2764\ufe0f"
+    line = Line((f"{family} {heart} 1\ufe0f\u20e3", INK())).put("\u200d", INK()).put("\ufe0fb\u200d c", INK())
+    assert line.text == f"{family} {heart} 1\ufe0f\u20e3b c" and line.width == cell_len(line.text)
+
+
+def test_a_line_takes_nothing_but_text() -> None:
+    line = Line(("a\x1b[31mb\u202e\u200b\nc\td\u2028e\U000e0041", INK()))
+    assert line.text == "ab c d e" and line.width == 8
