@@ -109,7 +109,8 @@ class MemoryFolder:
     """What SafetensorsFolder offers, over tensors of torch."""
 
     def __init__(self, config: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-        self.config, self.parts, self.released = config, {name: tensor(part) for name, part in parts.items()}, []
+        self.config, self.parts = config, {name: tensor(part) for name, part in parts.items()}
+        self.released: list[str] = []
 
     @property
     def tensors(self) -> dict[str, Any]:
@@ -118,10 +119,11 @@ class MemoryFolder:
     def array(self, name: str) -> NDArray[Any]:
         part = self.parts[name]
         kind = {"BF16": "uint16", "F8_E4M3": "uint8", "F8_E8M0": "uint8"}.get(self.tensors[name].dtype)
-        return (part if kind is None else part.view(getattr(torch_and_transformers()[0], kind))).numpy()
+        plain = part if kind is None else part.view(getattr(torch_and_transformers()[0], kind))
+        return np.asarray(plain.numpy())
 
     def as_float32(self, name: str) -> NDArray[np.float32]:
-        return self.parts[name].float().numpy()
+        return np.asarray(self.parts[name].float().numpy(), np.float32)
 
     def release(self, name: str) -> None:
         self.released.append(name)
@@ -284,7 +286,8 @@ def test_stacked_experts_of_mlx_are_matrices_one_after_another() -> None:
 
 def test_experts_of_one_layer_take_the_type_that_holds_all_of_them() -> None:
     even, odd = gptq(4, 32, True), gptq(4, 32, False)
-    parts, values = {}, []
+    parts: dict[str, Any] = {}
+    values = []
     for number, make in enumerate((even, odd)):
         some, meant = make(matrix(16, 64), np.random.default_rng(0))
         parts |= {f"layers.0.mlp.experts.{number}.up_proj{end}": part for end, part in some.items()}
@@ -316,7 +319,8 @@ def test_zeros_that_quantizers_add_as_biases_are_left_out_and_others_are_not() -
 
 
 def test_one_matrix_at_a_time_is_unpacked_and_none_is_kept() -> None:
-    one, parts = matrix(256, 256), {}
+    one = matrix(256, 256)
+    parts: dict[str, Any] = {}
     for number in range(24):
         some, _ = BY_NAME["compressed-tensors, int8"].make(one, np.random.default_rng(0))
         parts |= {f"m{number}{ending}": part for ending, part in some.items()}
@@ -425,6 +429,13 @@ def test_8_bit_floats_that_are_no_numbers_are_refused() -> None:
 def test_a_method_that_is_not_read_is_named(said: dict[str, Any], says: str) -> None:
     with pytest.raises(UnsupportedModel, match=f"(?i){says}"):
         method_of(said)
+
+
+def test_quantized_weights_that_config_says_nothing_of_are_refused() -> None:
+    folder, _ = module(BY_NAME["gptq"], matrix(32, 64))
+    folder.config = {}
+    with pytest.raises(UnsupportedModel, match="does not say how"):
+        ready_folder(folder)
 
 
 @pytest.mark.parametrize(

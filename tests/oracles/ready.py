@@ -293,7 +293,9 @@ def quantized_folder(source: Path, target: Path, packer: Packer, also: tuple[str
     import torch
     from safetensors.torch import load_file, save_file
 
-    rng, kept, values = np.random.default_rng(7), {}, {}
+    rng = np.random.default_rng(7)
+    kept: dict[str, Any] = {}
+    values: dict[str, Array] = {}
     for name, weight in load_file(source / "model.safetensors").items():
         plain = weight.to(torch.float64).numpy()
         is_linear = plain.ndim == 2 and name.endswith(("_proj.weight", *(f"{end}.weight" for end in also)))

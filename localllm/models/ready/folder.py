@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from localllm.formats.blocks import BlockType, decode
+from localllm.errors import UnsupportedModel
+from localllm.formats.blocks import BLOCK_LAYOUTS, BlockType, decode
 from localllm.models.ready.grids import Floats, Plan, joined_plan
 from localllm.models.ready.integers import Awq, Gptq, Ints, Mlx, Packed
 from localllm.models.ready.matrices import Info, Matrix, packed_values
@@ -75,7 +76,7 @@ class ReadyFolder:
         counts = Counter((plan.type, plan.reason) for plan in map(self._plan, self._matrices) if plan.reason)
         whole = f"{len(self._matrices)} matrices of this {self.method.title} checkpoint"
         return tuple(
-            f"{count} of {whole} are read as {kind.name}, rounded to it: {reason}"
+            f"{count} of {whole} are read as {kind.name} ({_bits(kind):g} bits a weight), rounded to it: {reason}"
             for (kind, reason), count in counts.items()
         )
 
@@ -105,11 +106,24 @@ class ReadyFolder:
 
 
 def ready_folder(folder: Folder) -> Folder:
-    """The folder itself where its weights are plain. UnsupportedModel for other methods, BadModelFile."""
+    """The folder itself where its weights are plain. UnsupportedModel for methods that are not read, BadModelFile."""
     if isinstance(folder, ReadyFolder):
         return folder
     method = method_of(folder.config)
-    return ReadyFolder(folder, method) if method.kind else folder
+    if method.kind:
+        return ReadyFolder(folder, method)
+    untold = next((name for name in folder.tensors if name.endswith(".qweight")), None)
+    if untold is not None:
+        raise UnsupportedModel(
+            f"{untold} is quantized, but config.json does not say how (quantization_config)",
+            hint="take a newer version of the repository, or the original weights",
+        )
+    return folder
+
+
+def _bits(kind: BlockType) -> float:
+    values, size = BLOCK_LAYOUTS[kind]
+    return 8 * size / values
 
 
 def notes_of(folder: Folder) -> tuple[str, ...]:
