@@ -125,11 +125,16 @@ def _attention(facts: Facts, family: Family, factors: RopeFactors, index: int) -
         value_dim=head_dim if facts.value_dim is None else facts.value_dim,
         scale=_scale(facts, family, num_heads, head_dim),
         rope=rope,
-        window=facts.window if windowed else None,
+        window=_window(facts, family) if windowed else None,
         softcap=facts.attention_softcap,
         causal=not family.is_encoder,
         query_growth=_query_growth(facts, rope, head_dim),
     )
+
+
+def _window(facts: Facts, family: Family) -> int:
+    """Tokens to each side, the token itself included: those who see both ways have half of what files say."""
+    return facts.window // 2 + 1 if family.is_encoder else facts.window
 
 
 def _latent_attention(facts: Facts, family: Family, factors: RopeFactors, num_heads: int) -> AttentionSpec:
@@ -161,9 +166,9 @@ def _latent_attention(facts: Facts, family: Family, factors: RopeFactors, num_he
 def has_window(facts: Facts, family: Family, index: int) -> bool:
     """What the file says of the layer, or the rule of its family."""
     if isinstance(facts.windowed, int):
-        return is_windowed(facts.windowed, index)
+        return is_windowed(facts.windowed, index, family.full_first)
     if not facts.windowed:
-        return is_windowed(family.full_every, index)
+        return is_windowed(family.full_every, index, family.full_first)
     if len(facts.windowed) != facts.num_layers:
         raise BadModelFile(f"sliding_window_pattern has {len(facts.windowed)} values for {facts.num_layers} layers")
     return facts.windowed[index]
@@ -189,8 +194,10 @@ def _query_growth(facts: Facts, rope: RopeSpec | None, head_dim: int) -> Positio
     return PositionGrowth(facts.temperature_scale, facts.rope_original_context)
 
 
-def is_windowed(full_every: int, index: int) -> bool:
-    """Of every `full_every` layers the last sees everything; 1: every layer has the window; 0: none."""
+def is_windowed(full_every: int, index: int, full_first: bool = False) -> bool:
+    """Of every `full_every` layers the last, or the first, sees everything; 1: every layer has the window; 0: none."""
+    if full_first and full_every > 1:
+        return index % full_every != 0
     return full_every == 1 or (full_every > 1 and index % full_every < full_every - 1)
 
 

@@ -44,8 +44,9 @@ class Decoder(Generic[A, W]):
     def embed(self) -> A:
         config, ops, weights = self.config, self.ops, self.weights
         x = ops.embed(weights["token_embd.weight"], scale=config.embed_scale)
-        if config.learned_positions:
-            x = ops.add(x, ops.embed(weights["position_embd.weight"], of="positions"))
+        positions = weights.get("position_embd.weight")
+        if positions is not None:
+            x = ops.add(x, ops.embed(positions, of="positions"))
         return x
 
     def block(self, x: A, index: int, layer: LayerSpec) -> A:

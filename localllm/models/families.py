@@ -17,11 +17,12 @@ class Family:
     do. `is_encoder`: its tokens see each other in both directions, and it writes none. `parallel`: attention and
     feed-forward take the same input. `turns_windowed`: in models with windows only the windowed layers have rope.
     `log_multiplier_unit`: of yarn's multiplier in the file. `full_every`: of so many layers all but the last have the
-    window; 1: all have it; 0: none. `window_rope_base`: rope of windowed layers; 0: as the others. `scales_windowed`
-    False: rope of windowed layers is not scaled. `rope_pause`: of so many layers the last has no rope.
-    `truncates_yarn`: see RopeScaling. `head_width_scale_at`: with so many layers attention is scaled by hidden size /
-    heads, not by the head's size. `divides_logits`: the file's logit scale is a divisor. `adds_one_to_norms`:
-    safetensors keep norms less one. `fuses_qkv`, `fuses_gate_up`: as GGUF files of the family have them.
+    window; 1: all have it; 0: none; `full_first`: all but the first. `window_rope_base`: rope of windowed layers; 0: as
+    the others. `scales_windowed` False: rope of windowed layers is not scaled. `rope_pause`: of so many layers the last
+    has no rope. `truncates_yarn`: see RopeScaling. `head_width_scale_at`: with so many layers attention is scaled by
+    hidden size / heads, not by the head's size. `divides_logits`: the file's logit scale is a divisor.
+    `adds_one_to_norms`: safetensors keep norms less one. `fuses_qkv`, `fuses_gate_up`: as GGUF files of the family have
+    them.
     """
 
     architecture: str
@@ -38,6 +39,7 @@ class Family:
     is_encoder: bool = False
     embeds_times_sqrt: bool = False
     full_every: int = 0
+    full_first: bool = False
     window_rope_base: float = 0.0
     scales_windowed: bool = True
     rope_pause: int = 0
@@ -306,6 +308,29 @@ ROWS = (
         norm="layer",
         learned_positions=True,
         hf_defaults=(("layer_norm_eps", 1e-12), ("max_position_embeddings", 512), ("tie_word_embeddings", True)),
+    ),
+    Family(
+        architecture="nomic-bert",
+        title="Nomic-BERT (encoder)",
+        hf=("nomic_bert",),
+        is_encoder=True,
+        norm="layer",
+        fuses_qkv=True,
+        hf_defaults=(("layer_norm_eps", 1e-12), ("rope_theta", 1000.0), ("tie_word_embeddings", True)),
+    ),
+    Family(
+        architecture="modern-bert",
+        title="ModernBERT (encoder)",
+        hf=("modernbert",),
+        is_encoder=True,
+        activation="gelu",
+        norm="layer",
+        full_every=3,
+        full_first=True,
+        window_rope_base=10000.0,
+        fuses_qkv=True,
+        fuses_gate_up=True,
+        hf_defaults=(("norm_eps", 1e-5), ("local_attention", 128), ("tie_word_embeddings", True)),
     ),
     # LFM2 names its last norm after the embedding
     Family(

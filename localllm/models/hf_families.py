@@ -39,6 +39,38 @@ def _bert(facts: Facts, config: Config) -> Facts:
     )
 
 
+def _nomic_bert(facts: Facts, config: Config) -> Facts:
+    """The first checkpoints have words of their own: swiglu, and the context that they were trained on."""
+    if config.get("prenorm"):
+        raise UnsupportedModel("this build knows Nomic-BERT only with norms of the sums, and config.json says prenorm")
+    trained = config.get("max_trained_positions")
+    return replace(
+        facts,
+        is_causal=False,
+        activation="silu" if facts.activation == "swiglu" else facts.activation,
+        context_length=trained if isinstance(trained, int) and trained > 0 else facts.context_length,
+    )
+
+
+def _modern_bert(facts: Facts, config: Config) -> Facts:
+    """Its windows are said by their whole width, and by the layers that have none."""
+    types, every = config.get("layer_types"), config.get("global_attn_every_n_layers")
+    windowed: tuple[bool, ...] | int = every if isinstance(every, int) and every > 0 else 3
+    if isinstance(types, list):
+        windowed = tuple(item == "sliding_attention" for item in types)
+    facts = replace(facts, is_causal=False, windowed=windowed, window=_size(config, "local_attention"))
+    eps = config.get("norm_eps")
+    facts = replace(facts, layer_eps=float(eps) if isinstance(eps, (int, float)) else None)
+    if "rope_parameters" in config:
+        return facts
+    bases = [
+        config.get(name, usual) for name, usual in (("global_rope_theta", 160000.0), ("local_rope_theta", 10000.0))
+    ]
+    if not all(isinstance(base, (int, float)) for base in bases):
+        raise BadModelFile(f"global_rope_theta and local_rope_theta must be numbers, not {bases!r:.60}")
+    return replace(facts, rope_base=float(bases[0]), window_rope_base=float(bases[1]))
+
+
 def padding_positions(config: Config) -> int:
     """How many of the positions that a checkpoint counts are before its first token: RoBERTa begins behind the number
     of its padding token."""
@@ -146,6 +178,8 @@ def _size(config: Config, name: str) -> int:
 _ADJUST: Mapping[str, Callable[[Facts, Config], Facts]] = MappingProxyType(
     {
         "bert": _bert,
+        "nomic_bert": _nomic_bert,
+        "modernbert": _modern_bert,
         **dict.fromkeys(_AFTER_PADDING, _bert),
         "gpt2": _gpt2,
         "gpt_oss": _gpt_oss,

@@ -60,7 +60,8 @@ def gguf_source(file: BlockFile) -> WeightSource:
 def _source(file: BlockFile, config: ModelConfig) -> WeightSource:
     facts = facts_from_gguf(file.metadata, file.architecture)
     family = family_of(file.architecture)
-    return with_types_in_positions(GGUFSource(file, config, family, facts.feed_forward, facts.num_guessing_layers))
+    source = GGUFSource(file, config, family, facts.feed_forward, facts.num_guessing_layers)
+    return with_types_in_positions(source, config.context_length)
 
 
 def rope_factors(file: BlockFile) -> RopeFactors:
@@ -115,7 +116,7 @@ def hf_model(folder: TensorFolder) -> tuple[ModelConfig, WeightSource]:
     config = config_from_facts(facts, family, pieces, hf_rope_factors(facts), hf_vocab_size(folder, pieces))
     pairs = family.hf_pairs_neighbours and folder.config.get("rope_interleave") is not False
     weights = HFSource(folder, pieces, config, family.adds_one_to_norms, pairs)
-    source = with_types_in_positions(weights, padding_positions(folder.config))
+    source = with_types_in_positions(weights, config.context_length, padding_positions(folder.config))
     if facts.is_tied is False and not config.is_encoder and "output.weight" not in pieces:
         raise BadModelFile("the model lacks the tensor lm_head.weight, but config.json says that it is not tied")
     check_tensors(config, source)

@@ -200,6 +200,23 @@ _BERT: Table = {
     "output.dense": whole("ffn_down"),
     "output.LayerNorm": whole("layer_output_norm"),
 }
+_NOMIC_BERT: Table = {
+    "attn.Wqkv": qkv(),
+    "attn.out_proj": whole("attn_output"),
+    "norm1": whole("attn_output_norm"),
+    "mlp.fc11": whole("ffn_up"),
+    "mlp.fc12": whole("ffn_gate"),
+    "mlp.fc2": whole("ffn_down"),
+    "norm2": whole("layer_output_norm"),
+}
+_MODERN_BERT: Table = {
+    "attn_norm": whole("attn_norm"),
+    "attn.Wqkv": qkv(),
+    "attn.Wo": whole("attn_output"),
+    "mlp_norm": whole("ffn_norm"),
+    "mlp.Wi": GATE_UP,
+    "mlp.Wo": whole("ffn_down"),
+}
 _LFM2: Table = {
     "operator_norm": whole("attn_norm"),
     "ffn_norm": whole("ffn_norm"),
@@ -232,6 +249,8 @@ OF_FAMILY: Mapping[str, Table] = MappingProxyType(
         "gpt-oss": _GPT_OSS,
         "gpt2": _GPT2,
         "bert": _BERT,
+        "nomic-bert": _NOMIC_BERT,
+        "modern-bert": _MODERN_BERT,
         "lfm2": _LFM2,
         "lfm2moe": _LFM2,
     }
@@ -253,6 +272,10 @@ TOP: Mapping[str, str] = MappingProxyType(
         "embeddings.position_embeddings": "position_embd",
         "embeddings.token_type_embeddings": "token_types",
         "embeddings.LayerNorm": "token_embd_norm",
+        "emb_ln": "token_embd_norm",
+        "embeddings.tok_embeddings": "token_embd",
+        "embeddings.norm": "token_embd_norm",
+        "final_norm": "output_norm",
     }
 )
 _EXPERT = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(\d+)\.(\w+)\.weight")
@@ -267,7 +290,7 @@ _PREFIXES = (
 )
 _GUESSING = ("mtp_block.", "mtp_emb_norm.", "mtp_hidden_norm.", "mtp_linear_proj.")
 """Parts that guess further tokens ahead; the model works without them."""
-_NOT_VECTORS = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")
+_NOT_VECTORS = ("pooler.", "cls.", "lm_head.", "head.", "decoder.", "embeddings.position_ids")
 """Parts of encoders that guess words and judge pairs of texts, and the numbers 0, 1, 2, ...; vectors come without."""
 _ENCODER = re.compile(r"^(?:bert|roberta)\.")
 _OLD_KINDS = {"gamma": "weight", "beta": "bias"}

@@ -69,8 +69,11 @@ def expected_tensors(config: ModelConfig, source: WeightSource) -> Iterator[Expe
     yield Expected("token_embd.weight", ((config.vocab_size, config.hidden_size),))
     yield Expected("output.weight", ((config.vocab_size, config.hidden_size),), False)
     yield from _norm("token_embd_norm" if config.is_encoder else "output_norm", config.hidden_size, is_required=True)
-    if config.learned_positions:
-        yield Expected("position_embd.weight", ((config.context_length, config.hidden_size),))
+    if config.is_encoder and not _has_sums(source, "blk.0."):
+        yield from _norm("output_norm", config.hidden_size, is_required=True)
+    if config.learned_positions or config.is_encoder:
+        shapes = ((config.context_length, config.hidden_size),)
+        yield Expected("position_embd.weight", shapes, config.learned_positions)
     for index, layer in enumerate(config.layers):
         for expected in _layer(layer, config, source, f"blk.{index}."):
             yield Expected(f"blk.{index}.{expected.name}", expected.shapes, expected.is_required)
@@ -78,12 +81,14 @@ def expected_tensors(config: ModelConfig, source: WeightSource) -> Iterator[Expe
 
 def _layer(layer: LayerSpec, config: ModelConfig, source: WeightSource, prefix: str) -> Iterator[Expected]:
     hidden = config.hidden_size
-    has_sums = source.info(f"{prefix}attn_output_norm.weight") is not None
+    has_sums = _has_sums(source, prefix)
     for name in ("attn_output_norm", "layer_output_norm"):
         yield from _norm(name, hidden, is_required=has_sums)
     for before, after in (("attn_norm", "post_attention_norm"), ("ffn_norm", "post_ffw_norm")):
         may_lack = source.info(f"{prefix}{after}.weight") is not None or (config.parallel and before == "ffn_norm")
-        yield from _norm(before, hidden, is_required=not (may_lack or has_sums))
+        lacks = source.info(f"{prefix}{before}.weight") is None
+        if not (lacks and config.is_encoder and (prefix, before) == ("blk.0.", "attn_norm")):  # the embedding's will do
+            yield from _norm(before, hidden, is_required=not (may_lack or has_sums))
         yield from _norm(after, hidden)
     if isinstance(layer.mixer, ShortConvSpec):
         yield from _short_conv(layer.mixer, hidden)
@@ -98,6 +103,11 @@ def _layer(layer: LayerSpec, config: ModelConfig, source: WeightSource, prefix: 
         yield from _linear("ffn_down", hidden, width)
     else:
         yield from _experts(layer.moe, hidden, source, prefix)
+
+
+def _has_sums(source: WeightSource, prefix: str) -> bool:
+    """Whether a layer's norms are of its sums, with none before."""
+    return source.info(f"{prefix}attn_output_norm.weight") is not None
 
 
 def _attention(spec: AttentionSpec, hidden: int) -> Iterator[Expected]:

@@ -15,12 +15,15 @@ from localllm.models.source import WeightInfo, WeightSource
 TYPES, POSITIONS = "token_types.weight", "position_embd.weight"
 
 
-def with_types_in_positions(source: WeightSource, num_padding: int = 0) -> WeightSource:
+def with_types_in_positions(source: WeightSource, context_length: int, num_padding: int = 0) -> WeightSource:
     """The same weights without `token_types.weight`, and positions without their first `num_padding` rows; itself where
-    there is nothing to do. BadModelFile: the two do not fit."""
+    there is nothing to do. Where there are no positions (heads turn), `context_length` equal rows stand for them.
+    BadModelFile: the two do not fit."""
     types, positions = source.info(TYPES), source.info(POSITIONS)
     if types is None and (positions is None or not num_padding):
         return source
+    if positions is None and types is not None and len(types.shape) == 2 and types.shape[0]:
+        return _Folded(source, 0, WeightInfo(POSITIONS, (context_length, types.shape[1]), BlockType.F32))
     if positions is None or len(positions.shape) != 2 or positions.shape[0] <= num_padding:
         raise BadModelFile(f"the model has no tensor {POSITIONS} of more than {num_padding} rows")
     if types is not None and (len(types.shape) != 2 or not types.shape[0] or types.shape[1:] != positions.shape[1:]):
@@ -35,7 +38,7 @@ class _Folded:
         self._source, self._num_padding, self._positions = source, num_padding, positions
 
     def names(self) -> Iterable[str]:
-        return [name for name in self._source.names() if name != TYPES]
+        return [*(name for name in self._source.names() if name not in (TYPES, POSITIONS)), POSITIONS]
 
     def info(self, name: str) -> WeightInfo | None:
         if name == POSITIONS:
@@ -45,13 +48,16 @@ class _Folded:
     def raw(self, name: str) -> NDArray[np.uint8]:
         if name != POSITIONS:
             return self._source.raw(name)
-        values = self._decoded(POSITIONS)[self._num_padding :]
+        values = np.zeros(self._positions.shape, np.float32)
+        if self._source.info(POSITIONS) is not None:
+            values += self._decoded(POSITIONS)[self._num_padding :]
         if self._source.info(TYPES) is not None:
-            values = values + self._decoded(TYPES)[0]
+            values += self._decoded(TYPES)[0]
         return np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8)
 
     def release(self, name: str) -> None:
-        self._source.release(name)
+        if self._source.info(name) is not None:
+            self._source.release(name)
 
     def _decoded(self, name: str) -> NDArray[np.float32]:
         info = self._source.info(name)

@@ -19,10 +19,17 @@ COMMON = {
     "pad_token_id": 0,
 }
 
+MODERN = {"num_hidden_layers": 4, "local_attention": 16, "cls_token_id": 0, "sep_token_id": 1}
+MODERN |= {"bos_token_id": 0, "eos_token_id": 1}
+PATTERN = ["full_attention", "full_attention", "sliding_attention", "full_attention"]
+
 ENCODERS = (
     Family("bert", "BertConfig", "bert"),
     Family("bert with relu and a wide epsilon", "BertConfig", "bert", {"hidden_act": "relu", "layer_norm_eps": 1e-3}),
     Family("roberta", "RobertaConfig", "bert", {"pad_token_id": 1}),
+    Family("nomic-bert", "NomicBertConfig", "nomic-bert"),
+    Family("modernbert", "ModernBertConfig", "modern-bert", MODERN),
+    Family("modernbert with few windows", "ModernBertConfig", "modern-bert", {**MODERN, "layer_types": PATTERN}),
     Family("xlm-roberta", "XLMRobertaConfig", "bert", {"pad_token_id": 1}),
 )
 
