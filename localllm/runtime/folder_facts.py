@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from localllm.errors import BadModelFile
+from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.formats.json_file import read_json_object
 from localllm.models.families import is_encoder_architecture, is_encoder_type
 from localllm.models.hf_families import padding_positions
@@ -24,6 +24,7 @@ GGUF_SAMPLING_KEYS = {
 _GGUF_POOLING: Mapping[int, Pooling] = {1: "mean", 2: "first", 3: "last"}
 _POOLING_NAMES: Mapping[str, Pooling] = {
     "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_token": "mean",
     "pooling_mode_cls_token": "first",
     "pooling_mode_lasttoken": "last",
 }
@@ -90,9 +91,22 @@ def gguf_pooling_type(folder: Path) -> int | None:
 
 
 def _said_pooling(folder: Path) -> Pooling | None:
+    """UnsupportedModel where a vector is made in another way, or goes on through more layers."""
+    if any(folder.glob("[0-9]_Dense/config.json")):
+        raise UnsupportedModel(
+            f"vectors of {folder.name} go on through layers after pooling (Dense), which this build does not know"
+        )
     path = folder / "1_Pooling" / "config.json"
     said = read_json_object(path) if path.is_file() else {}
-    return next((kind for name, kind in _POOLING_NAMES.items() if said.get(name) is True), None)
+    modes = [name for name, value in said.items() if name.startswith("pooling_mode_") and value is True]
+    if isinstance(mode := said.get("pooling_mode"), str):  # as newer versions write it
+        modes.append({"lasttoken": "pooling_mode_lasttoken"}.get(mode, f"pooling_mode_{mode}_token"))
+    if not modes:
+        return None
+    known = [_POOLING_NAMES[name] for name in modes if name in _POOLING_NAMES]
+    if len(modes) != len(known) or len(known) != 1:
+        raise UnsupportedModel(f"this build does not know pooling by {' and '.join(modes)}")
+    return known[0]
 
 
 def _is_encoder(folder: Path) -> bool:

@@ -10,7 +10,7 @@ import math
 import sys
 from array import array
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,13 @@ class Cut:
     def of(self, ids: list[int], context_length: int) -> list[int]:
         limit = min(self.max_tokens or context_length, context_length)
         return ids[max(0, len(ids) - limit) :] if self.keeps_end else ids[:limit]
+
+    def of_text(self, ids: list[int], context_length: int, special: Collection[int]) -> list[int]:
+        """The same of a text: a special token at the end that is cut off stays, as models were trained with it."""
+        cut, outer = self.of(ids, context_length), ids[0] if self.keeps_end else ids[-1]
+        if len(cut) == len(ids) or len(cut) < 3 or outer not in special:
+            return cut
+        return [outer, *cut[1:]] if self.keeps_end else [*cut[:-1], outer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +121,11 @@ class _Prompts:
         if min(ids) < 0 or max(ids) >= vocab_size:
             raise InvalidRequest(f"{self.param} names a token outside 0..{vocab_size - 1}", param=self.param)
         self.lengths.append(len(ids))
-        return ids if self.cut is None else self.cut.of(ids, context_length)
+        if self.cut is None:
+            return ids
+        if isinstance(given, str) and self.add_special:
+            return self.cut.of_text(ids, context_length, text.tokenizer.special_ids)
+        return self.cut.of(ids, context_length)
 
 
 async def embed(

@@ -1,6 +1,7 @@
 """Every encoder on every backend: tiny random models as transformers saves them, held to transformers' vectors."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from localllm.quantize.convert import convert
 from localllm.wire import Submit
 from tests.contract.conftest import PAGE_SIZE, Host, KvType
 from tests.oracles.encoders import ENCODERS, expected_states, make_encoder
-from tests.oracles.hf import Family, as_folder
+from tests.oracles.hf import BY_NAME, Family, as_folder, make_model
 
 RNG = np.random.default_rng(2)
 PROMPTS = [RNG.integers(3, 80, size).tolist() for size in (40, 21, 9, 1, 17)]
@@ -97,6 +98,18 @@ def test_the_same_text_twice_shares_nothing_and_gives_the_same_vector(host: Host
     first, longer = engine.pool([PROMPTS[1]], "mean"), [*PROMPTS[1], 5, 6, 7]
     engine.pool([longer], "mean")
     assert np.array_equal(engine.pool([PROMPTS[1]], "mean"), first)
+    engine.close()
+
+
+def test_a_decoder_s_last_token_is_transformers_vector(host: Host, tmp_path: Path) -> None:
+    """Qwen3-Embedding is such a model."""
+    model = make_model(BY_NAME["qwen3"])
+    config, source = hf_model(as_folder(model, tmp_path))
+    backend = host.open(config, source, "f32")
+    engine = Engine(backend, context_length=64, num_pages=64, page_size=PAGE_SIZE)
+    expected = np.stack([expected_states(model.model, ids)[-1] for ids in PROMPTS])
+    found = engine.pool(PROMPTS, "last")
+    assert np.abs(found - expected).max() <= 2e-4 * np.abs(expected).max()
     engine.close()
 
 
