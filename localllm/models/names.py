@@ -357,4 +357,9 @@ def _parts(name: str) -> tuple[str, str]:
 
 
 def _unknown(tensor: str) -> UnsupportedModel:
+    if tensor.startswith("classifier."):
+        return UnsupportedModel(
+            f"this model judges texts or pairs of them ({tensor}), and this build runs encoders only for their vectors",
+            hint="/v1/rerank compares vectors of any model of embeddings",
+        )
     return UnsupportedModel(f"this build does not know what to do with the tensor {tensor}")

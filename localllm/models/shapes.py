@@ -38,6 +38,11 @@ def check_tensors(config: ModelConfig, source: WeightSource) -> None:
     for index in range(len(config.layers)):
         known.update(f"blk.{index}.{name}" for name in UNREAD_IN_LAYERS)
     unknown = sorted(set(source.names()) - known)
+    if config.is_encoder and any(name.startswith("cls.") for name in unknown):
+        raise UnsupportedModel(
+            f"this model judges pairs of texts ({unknown[0]}), and this build runs encoders only for their vectors",
+            hint="/v1/rerank compares vectors of any model of embeddings",
+        )
     if unknown:
         raise UnsupportedModel(f"this build does not know what to do with the tensor {unknown[0]}")
 

@@ -64,9 +64,9 @@ def load_backend(
     config, total = opened.config, opened.size_bytes
     if options.context_length:  # some ropes depend on how long sequences may become
         config = replace(config, context_length=min(options.context_length, config.context_length))
-    is_first = has_to_measure(name, opened.source, options)
     if config.is_encoder:  # a text is computed in one step
         options = replace(options, max_tokens_per_step=max(options.max_tokens_per_step, config.context_length))
+    is_first = has_to_measure(name, opened.source, options)
     progress("measuring the backends, this once" if is_first else "loading weights", 0, 0 if is_first else total)
     source = WatchedSource(opened.source, lambda share: progress("loading weights", int(share * total), total))
     backend = open_backend(name, config, source, options)
@@ -102,8 +102,8 @@ def load_engine(load: wire.Load, progress: ProgressCallback = ignore_progress) -
         token_budget=load.token_budget,
         max_sequences=load.max_sequences,
         drafter=drafter_for(load.speculation, model.backend.info),
-        guides=Constraints(Path(load.path), model.backend.vocab_size),
         is_encoder=model.config.is_encoder,
+        guides=Constraints(Path(load.path), model.backend.vocab_size),
     )
     return engine, _ready(load, model, context_length, num_pages, time.monotonic() - started)
 

@@ -91,6 +91,16 @@ def test_a_ranking_head_is_refused_by_the_name_of_its_tensor() -> None:
         gguf_model(MemoryFile(METADATA, arrays))
 
 
+def test_a_checkpoint_that_judges_texts_is_refused_by_the_name_of_its_head(bert: Any, tmp_path: Path) -> None:
+    as_folder(bert, tmp_path).close()
+
+    def renamed(name: str) -> str:
+        return name.replace("pooler.dense", "classifier")
+
+    with pytest.raises(UnsupportedModel, match="judges texts or pairs"):
+        hf_model(written_again(tmp_path, renamed))
+
+
 def test_norms_of_the_first_years_are_read(bert: Any, tmp_path: Path) -> None:
     _, plain = hf_model(as_folder(bert, tmp_path))
     expected = values(plain, "blk.1.attn_output_norm.bias").copy()
