@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.engine.guides import Guide, Guides, is_guided, mask_of
-from localllm.engine.limits import Limits
+from localllm.engine.limits import Limits, no_writer
 from localllm.engine.looking import answer_to
 from localllm.engine.memory import Memory
 from localllm.engine.scheduler import NO_DRAFTS, Drafts, Scheduler, rank_at
@@ -102,7 +102,7 @@ class Engine:
         if is_guided(submit) and self._guides is None:
             raise InvalidRequest("this engine follows no constraints", param="constraint")
         if self.is_encoder and submit.pooled is None:
-            raise _no_writer()
+            raise no_writer()
         limit = self.limits.end_of(submit)
         seed = submit.sampling.seed
         whole = None if submit.pooled is None else Want(pooled=submit.pooled)
@@ -336,7 +336,7 @@ class Engine:
         sequences go on meanwhile; their chunks come with the next `step`. Errors as of `add`, or the row's own.
         """
         if self.is_encoder and (want.targets or want.logits is not None):
-            raise _no_writer()
+            raise no_writer()
         for prompt in prompts:
             self.limits.check_prompt(prompt, num_more=0, atomic=atomic or self.is_encoder)
         sequences = [self._queue_whole(prompt, want, atomic) for prompt in prompts]
@@ -421,14 +421,6 @@ class Engine:
 
 def _failed(sequence: Running, error: LocalLLMError) -> RowResult:
     return RowResult(sequence.seq_id, error=error.message, error_code=error.code)
-
-
-def _no_writer() -> InvalidRequest:
-    return InvalidRequest(
-        "this model is an encoder: it makes vectors of texts and writes none",
-        hint="ask for embeddings (`localllm embed`, /v1/embeddings), or choose another model",
-        param="model",
-    )
 
 
 def _vector_bytes(answer: RowResult) -> bytes:

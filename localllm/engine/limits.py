@@ -68,6 +68,15 @@ class Limits:
             )
 
 
+def no_writer() -> InvalidRequest:
+    """What an encoder says to whoever asks it for text or for probabilities of tokens."""
+    return InvalidRequest(
+        "this model is an encoder: it makes vectors of texts and writes none",
+        hint="ask for embeddings (`localllm embed`, /v1/embeddings), or choose another model",
+        param="model",
+    )
+
+
 def _check_logprobs(number: int | None, param: str) -> None:
     if number is not None and not 0 <= number <= MAX_LOGPROBS:
         raise InvalidRequest(f"{param} must be between 0 and {MAX_LOGPROBS}, not {number}", param=param)

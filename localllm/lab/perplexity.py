@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from localllm.engine.limits import no_writer
 from localllm.engine.step import (
     NO_SLOT,
     NOTHING,
@@ -64,8 +65,11 @@ def perplexity(
     options = replace(
         backend_options(load), max_tokens_per_step=max(context, load.token_budget), context_length=context
     )
-    backend = load_backend(path, load.backend, options, quantize=load.quantize).backend
+    loaded = load_backend(path, load.backend, options, quantize=load.quantize)
+    backend = loaded.backend
     try:
+        if loaded.config.is_encoder:
+            raise no_writer()
         return _score_chunks(backend, chunks, context, progress)
     finally:
         backend.close()
