@@ -18,8 +18,8 @@ from localllm.client import ChatChunk, Client
 from localllm.history import AnswerStats, History
 from localllm.tui import app
 from localllm.tui.app import LocalApp
-from localllm.tui.chat_screen import ChatScreen
-from localllm.tui.chat_session import FILE_NAME
+from localllm.tui.chat.screen import ChatScreen
+from localllm.tui.chat.session import FILE_NAME
 from tests.tui.chat_client import TIMINGS, ChatClient
 
 TOKENS_PER_S = 60

@@ -28,7 +28,7 @@ class Look:
         if not self.has_color:
             return shown + blank
         from localllm.tui.colour import rgb  # only a terminal needs them
-        from localllm.tui.tokens_chips import chip_colours, hue_of
+        from localllm.tui.tokens.chips import chip_colours, hue_of
 
         ink, ground = (rgb(colour) for colour in chip_colours(hue_of(token_id), is_dark=True))
         return f"\x1b[38;2;{_dotted(ink)};48;2;{_dotted(ground)}m{shown}\x1b[0m{blank}"

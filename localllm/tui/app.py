@@ -22,7 +22,7 @@ from localllm.safe_text import one_line
 from localllm.tui.frame import TABS, FrameScreen, key_text
 from localllm.tui.help import HelpScreen, PagedText
 from localllm.tui.link import Link
-from localllm.tui.live_state import LiveState
+from localllm.tui.live.state import LiveState
 from localllm.tui.palette import CONTRAST, DARK, LIGHT, MONO, THEMES, Ink, Roles
 from localllm.tui.terminal import OnlyText, PlainSigns
 
@@ -62,7 +62,7 @@ class LocalApp(App[None]):
     TITLE = "localllm"
     ENABLE_COMMAND_PALETTE = True
     MODES: ClassVar[dict[str, str | Callable[[], Screen[object]]]] = {
-        name: partial(_screen, f"{name}_screen", f"{title}Screen") for name, title in TABS
+        name: partial(_screen, f"{name}.screen", f"{title}Screen") for name, title in TABS
     }
     CSS_PATH = "app.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [

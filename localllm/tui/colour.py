@@ -1,4 +1,4 @@
-"""Colour arithmetic: "#rrggbb" in and out. Refuses nothing; what lies outside of sRGB is clipped by lowering its chroma."""
+"""Colour arithmetic: "#rrggbb" in and out. What lies outside of sRGB is brought in by lowering its chroma."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ from localllm.store.library import Library
 from localllm.store.names import parse_ref
 from tests.cli.fake_daemon import FakeDaemon, fake_daemon
 from tests.cli.terminal import Terminal
-from tests.test_safe_text import FORBIDDEN
 from tests.server.parrot import parrots
 from tests.server.world import daemon
+from tests.test_safe_text import FORBIDDEN
 
 ROOT = Path(__file__).parents[2]
 DRIVER = """

@@ -6,10 +6,10 @@ from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
 from localllm.history import AnswerStats, Attachment
-from localllm.tui.conversation import Conversation
+from localllm.tui.conversation.turns import Siblings, Turn
+from localllm.tui.conversation.widget import Conversation
 from localllm.tui.frame import size_class
 from localllm.tui.palette import DARK, THEMES, Ink, Roles
-from localllm.tui.turns import Siblings, Turn
 
 NOON = 1_700_000_000.0
 STATS = AnswerStats(

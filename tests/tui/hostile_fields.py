@@ -13,9 +13,9 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input, TextArea
 
-from localllm.tui.chat_composer import Composer
-from localllm.tui.chat_sheets import AskSheet, TextSheet
-from localllm.tui.tokens_screen import TextField
+from localllm.tui.chat.composer import Composer
+from localllm.tui.chat.sheets import AskSheet, TextSheet
+from localllm.tui.tokens.screen import TextField
 from tests.tui.fakes import FakeClient, app_with
 from tests.tui.hostile_texts import NOT_PLAIN, Texts
 

@@ -17,46 +17,46 @@ from localllm.history import AnswerStats, Attachment
 from localllm.history import Hit as FoundChat
 from localllm.safe_text import one_line, sanitize
 from localllm.tui.app import Glance, LocalApp
-from localllm.tui.chat_base import ChatTitle
-from localllm.tui.chat_composer import Chips
-from localllm.tui.chat_context import Budget, ContextBar
-from localllm.tui.chat_panel import BranchRow, ChatPanel, PanelState, answer_facts
-from localllm.tui.chat_sheets import Option, Options, Sentence, SheetTitle
-from localllm.tui.chat_side import ChatList, Entry
-from localllm.tui.chat_turns import failure_trouble
-from localllm.tui.chat_welcome import Offer, Welcome
-from localllm.tui.conversation_turn import TurnView
-from localllm.tui.dashboard_asking import PageText
-from localllm.tui.dashboard_page_line import ChainLink, chain_line, page_line, token_line
-from localllm.tui.dashboard_pages import PagesPanel
-from localllm.tui.dashboard_request_page import Facts as RequestFacts
-from localllm.tui.dashboard_request_page import event_lines
-from localllm.tui.dashboard_requests import RequestTable
-from localllm.tui.dashboard_side import DevicePanel, EventsPanel
-from localllm.tui.dashboard_waterfall import WaterfallPanel
+from localllm.tui.chat.base import ChatTitle
+from localllm.tui.chat.composer import Chips
+from localllm.tui.chat.context import Budget, ContextBar
+from localllm.tui.chat.panel import BranchRow, ChatPanel, PanelState, answer_facts
+from localllm.tui.chat.sheets import Option, Options, Sentence, SheetTitle
+from localllm.tui.chat.side import ChatList, Entry
+from localllm.tui.chat.turns import failure_trouble
+from localllm.tui.chat.welcome import Offer, Welcome
+from localllm.tui.conversation.turn import TurnView
+from localllm.tui.conversation.turns import Live, Siblings, Trouble, Turn
+from localllm.tui.dashboard.asking import PageText
+from localllm.tui.dashboard.page_line import ChainLink, chain_line, page_line, token_line
+from localllm.tui.dashboard.pages import PagesPanel
+from localllm.tui.dashboard.request_page import Facts as RequestFacts
+from localllm.tui.dashboard.request_page import event_lines
+from localllm.tui.dashboard.requests import RequestTable
+from localllm.tui.dashboard.side import DevicePanel, EventsPanel
+from localllm.tui.dashboard.waterfall import WaterfallPanel
 from localllm.tui.frame import Banner, TopLine
 from localllm.tui.help import Title as PageTitle
 from localllm.tui.help import text_lines
-from localllm.tui.inspected import Alternative, InspectedAnswer, InspectedToken, SamplerCuts
-from localllm.tui.inspector_answer import AnswerPanel, SurprisePanel
-from localllm.tui.inspector_token import TokenPanel
+from localllm.tui.inspector.answer import AnswerPanel, SurprisePanel
+from localllm.tui.inspector.inspected import Alternative, InspectedAnswer, InspectedToken, SamplerCuts
+from localllm.tui.inspector.token import TokenPanel
 from localllm.tui.lines import Line
-from localllm.tui.live_state import LiveState
-from localllm.tui.markdown_rows import Look
-from localllm.tui.markdown_tree import parser
-from localllm.tui.models_detail import ModelDetail
-from localllm.tui.models_list import ModelList
-from localllm.tui.models_pages import metadata_lines, template_lines, tensor_lines
-from localllm.tui.models_pulls import PullList
-from localllm.tui.models_sheet import Question
-from localllm.tui.models_sheet import Sheet as ModelsSheet
-from localllm.tui.models_state import ModelsState, Title, Words
+from localllm.tui.live.state import LiveState
+from localllm.tui.markdown.rows import Look
+from localllm.tui.markdown.tree import parser
+from localllm.tui.models.detail import ModelDetail
+from localllm.tui.models.list import ModelList
+from localllm.tui.models.pages import metadata_lines, template_lines, tensor_lines
+from localllm.tui.models.pulls import PullList
+from localllm.tui.models.sheet import Question
+from localllm.tui.models.sheet import Sheet as ModelsSheet
+from localllm.tui.models.state import ModelsState, Title, Words
 from localllm.tui.palette import DARK, LIGHT, MONO, Ink
-from localllm.tui.tokens_panel import TokenPanel as ChipPanel
-from localllm.tui.tokens_screen import Facts, Steps, Template, VocabularyHead, VocabularyRows
-from localllm.tui.tokens_sheet import TokenizerList
-from localllm.tui.tokens_state import TokensState
-from localllm.tui.turns import Live, Siblings, Trouble, Turn
+from localllm.tui.tokens.panel import TokenPanel as ChipPanel
+from localllm.tui.tokens.screen import Facts, Steps, Template, VocabularyHead, VocabularyRows
+from localllm.tui.tokens.sheet import TokenizerList
+from localllm.tui.tokens.state import TokensState
 from tests.tui.fakes import FakeClient
 from tests.tui.hostile_texts import Texts
 from tests.tui.live_frames import FakeEngine

@@ -4,7 +4,7 @@ import math
 import random
 import re
 
-from localllm.tui.inspected import Alternative, InspectedAnswer, InspectedToken, SamplerCuts
+from localllm.tui.inspector.inspected import Alternative, InspectedAnswer, InspectedToken, SamplerCuts
 
 TEXT = """Fair share needs one number for each caller: how much of the step it may take when others are waiting. \
 Give every caller a weight, add its used tokens to a running total, and always serve the caller whose total divided by \

@@ -1,8 +1,8 @@
 """Markdown as the tests look at it: rows of a text, and what stands in them."""
 
-from localllm.tui.markdown import MarkdownText
-from localllm.tui.markdown_rows import Look, Row
-from localllm.tui.markdown_tree import parser
+from localllm.tui.markdown.document import MarkdownText
+from localllm.tui.markdown.rows import Look, Row
+from localllm.tui.markdown.tree import parser
 from localllm.tui.palette import DARK, Ink
 
 INK = Ink(DARK)

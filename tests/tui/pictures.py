@@ -85,7 +85,7 @@ def svg(app: LocalApp, title: str = "localllm") -> str:
     width, height = max(map(len, rows)) * CELL_W, len(rows) * CELL_H
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{-PAD} {-PAD} {width + 2 * PAD:.1f} {height + 2 * PAD:.1f}" '
-        f'role="img" aria-label="{escape(title)}" xml:space="preserve">',
+        f'role="img" aria-label="{escape(title)}">',
         "<style>text{font-family:'JetBrains Mono','DejaVu Sans Mono',Menlo,Consolas,monospace;"
         f"font-size:{FONT}px;white-space:pre}}.b{{font-weight:700}}.i{{font-style:italic}}</style>",
         f'<rect x="{-PAD}" y="{-PAD}" width="{width + 2 * PAD:.1f}" height="{height + 2 * PAD:.1f}" rx="6" '

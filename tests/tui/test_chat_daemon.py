@@ -9,8 +9,8 @@ from textual.pilot import Pilot
 
 from localllm.client import Client
 from localllm.tui.app import LocalApp
-from localllm.tui.chat_screen import ChatScreen
-from localllm.tui.inspector_screen import InspectorScreen
+from localllm.tui.chat.screen import ChatScreen
+from localllm.tui.inspector.screen import InspectorScreen
 from tests.tui.fakes import app_with
 from tests.tui.pictures import screen_text
 from tests.tui.real_daemon import real_daemon

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from localllm.client import ChatChunk
 from localllm.errors import ContextExceeded, DaemonUnreachable, UsageError
 from localllm.history import Chat, History
-from localllm.tui.chat_answering import Answering
-from localllm.tui.chat_context import Budget, legend, share_bar
-from localllm.tui.chat_files import MAX_BYTES, NoTextFile, completions, expanded, read_text_file
-from localllm.tui.chat_parameters import PARAMETERS, changed
-from localllm.tui.chat_previews import over_budget
-from localllm.tui.chat_side import by_day, day_name
+from localllm.tui.chat.answering import Answering
+from localllm.tui.chat.context import Budget, legend, share_bar
+from localllm.tui.chat.files import MAX_BYTES, NoTextFile, completions, expanded, read_text_file
+from localllm.tui.chat.parameters import PARAMETERS, changed
+from localllm.tui.chat.previews import over_budget
+from localllm.tui.chat.side import by_day, day_name
 from localllm.tui.palette import DARK, Ink
 from tests.tui.chat_client import ChatClient, Script
 

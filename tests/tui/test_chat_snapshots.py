@@ -9,8 +9,9 @@ from localllm.client.looking import Preview, PromptParts
 from localllm.daemon.feed import Frame, ModelRow
 from localllm.errors import DaemonUnreachable
 from localllm.history import AnswerStats, Attachment, History
-from localllm.tui.chat_answering import Answering
-from localllm.tui.chat_screen import ChatScreen
+from localllm.tui.chat.answering import Answering
+from localllm.tui.chat.screen import ChatScreen
+from localllm.tui.conversation.widget import Conversation
 from tests.tui.chat_client import ChatClient, Script
 from tests.tui.snapshots import held_against
 from tests.tui.test_chat_screen import World, talking
@@ -107,7 +108,17 @@ async def asked(world: World, chat_id: int) -> None:
     world.screen.composer.write("Show me the same loop with a fairness weight for each caller")
     await world.sees("2,809 cached", "62.4 tok/s", "everyone▍", "esc stop")
     world.app.clear_notifications()
+    await all_seen(world)
     await settled(world)
+
+
+async def all_seen(world: World) -> None:
+    """The heights of messages that were never in view are guesses, and the scrollbar shows them."""
+    conversation = world.app.screen.query_one(Conversation)
+    for index in range(len(conversation.turns)):
+        conversation.go_to(index)
+        await world.pilot.pause(0.05)
+    conversation.action_last()
 
 
 async def settled(world: World) -> None:
@@ -123,7 +134,7 @@ async def settled(world: World) -> None:
 async def test_an_answer_that_is_written(
     tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("localllm.tui.chat_answering.uuid.uuid4", lambda: type("Id", (), {"hex": "4121" * 8})())
+    monkeypatch.setattr("localllm.tui.chat.answering.uuid.uuid4", lambda: type("Id", (), {"hex": "4121" * 8})())
     chat_id = written(tmp_path)
     async with talking(client_of(Script(PIECES, holds_at=48)), tmp_path, size) as world:
         await asked(world, chat_id)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from textual.geometry import Region
 
 from localllm.history import AnswerStats
-from localllm.tui.conversation import Conversation
-from localllm.tui.conversation_heights import GUESS, Heights
-from localllm.tui.conversation_turn import TurnView, live_line, stats_line, trouble_lines
+from localllm.tui.conversation.heights import GUESS, Heights
+from localllm.tui.conversation.turn import TurnView, live_line, stats_line, trouble_lines
+from localllm.tui.conversation.turns import Live, Siblings, Trouble, Turn
+from localllm.tui.conversation.widget import Conversation
 from localllm.tui.palette import LIGHT, Ink
-from localllm.tui.turns import Live, Siblings, Trouble, Turn
 from tests.tui.conversation_world import ANSWER, CODE, NOON, QUESTION, STATS, World, many, writing
 from tests.tui.markdown_world import INK, READER, look, texts
 from tests.tui.test_markdown_stream import markdown

@@ -20,13 +20,13 @@ from localllm.client import Client
 from localllm.client.looking import ChainLink, HappenedEvent, PageDetails, PageToken, RequestDetails
 from localllm.errors import LocalLLMError
 from localllm.tui.app import LocalApp
-from localllm.tui.dashboard_asking import page_text
-from localllm.tui.dashboard_columns import columns_for
-from localllm.tui.dashboard_prompt import Prompt
-from localllm.tui.dashboard_request_page import RequestPage
-from localllm.tui.dashboard_screen import DashboardScreen
-from localllm.tui.dashboard_waterfall import axis_of
-from localllm.tui.live_pages import LOOK_PREEMPTED
+from localllm.tui.dashboard.asking import page_text
+from localllm.tui.dashboard.columns import columns_for
+from localllm.tui.dashboard.prompt import Prompt
+from localllm.tui.dashboard.request_page import RequestPage
+from localllm.tui.dashboard.screen import DashboardScreen
+from localllm.tui.dashboard.waterfall import axis_of
+from localllm.tui.live.pages import LOOK_PREEMPTED
 from tests.tui.fakes import FakeClient, app_with
 from tests.tui.live_frames import FakeEngine, FakeSequence, busy_day
 from tests.tui.pictures import screen_text

@@ -12,10 +12,17 @@ from textual.events import MouseScrollDown
 from textual.pilot import Pilot
 from textual.widget import Widget
 
-from localllm.tui.inspected import Alternative, BranchWish, InspectedAnswer, InspectedToken, SamplerCuts, is_allowed
-from localllm.tui.inspector_answer import AnswerPanel, SurprisePanel
-from localllm.tui.inspector_flow import Flow
-from localllm.tui.inspector_measure import (
+from localllm.tui.inspector.answer import AnswerPanel, SurprisePanel
+from localllm.tui.inspector.flow import Flow
+from localllm.tui.inspector.inspected import (
+    Alternative,
+    BranchWish,
+    InspectedAnswer,
+    InspectedToken,
+    SamplerCuts,
+    is_allowed,
+)
+from localllm.tui.inspector.measure import (
     Surprise,
     columns,
     columns_of,
@@ -26,8 +33,8 @@ from localllm.tui.inspector_measure import (
     ordinal,
     step_of,
 )
-from localllm.tui.inspector_screen import InspectorScreen
-from localllm.tui.inspector_token import TokenPanel
+from localllm.tui.inspector.screen import InspectorScreen
+from localllm.tui.inspector.token import TokenPanel
 from localllm.tui.palette import DARK, MONO, Ink
 from tests.tui.fakes import FakeClient, app_with
 from tests.tui.inspected_answers import OTHERS, TEXT, alternative, answer, said

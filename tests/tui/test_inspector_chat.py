@@ -9,7 +9,7 @@ from textual.pilot import Pilot
 
 from localllm.client import Client
 from localllm.tui.app import LocalApp
-from localllm.tui.inspector_screen import InspectorScreen
+from localllm.tui.inspector.screen import InspectorScreen
 from tests.daemon.toy import ToyLibrary, toy_entry
 from tests.server.world import World, daemon
 from tests.tui.fakes import app_with

@@ -2,7 +2,7 @@
 
 import pytest
 
-from localllm.tui.markdown import MarkdownText
+from localllm.tui.markdown.document import MarkdownText
 from localllm.tui.palette import MONO, Ink
 from tests.tui.markdown_world import READER, look, styled, texts, whole
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.safe_text import sanitize
-from localllm.tui.markdown import MarkdownText
-from localllm.tui.markdown_tree import parse, tree
+from localllm.tui.markdown.document import MarkdownText
+from localllm.tui.markdown.tree import parse, tree
 from tests.tui.markdown_world import READER, look, styled, texts, whole, writing
 
 FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

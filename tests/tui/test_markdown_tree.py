@@ -6,8 +6,8 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from localllm.tui.markdown_inline import runs
-from localllm.tui.markdown_tree import (
+from localllm.tui.markdown.inline import runs
+from localllm.tui.markdown.tree import (
     Bullets,
     Code,
     Heading,

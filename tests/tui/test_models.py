@@ -15,13 +15,13 @@ from localllm.client import CatalogModel, CatalogModels, InstalledModels, PullJo
 from localllm.daemon.feed import Frame, ModelRow
 from localllm.errors import LocalLLMError, NotEnoughMemory, StoreError
 from localllm.tui.app import LocalApp
-from localllm.tui.models_detail import wrapped
-from localllm.tui.models_list import quant_text, speed_text, titles
-from localllm.tui.models_pages import ModelPage, TablePage
-from localllm.tui.models_pulls import amount_text, left_text
-from localllm.tui.models_screen import ModelsScreen
-from localllm.tui.models_sheet import Sheet
-from localllm.tui.models_state import Model, ModelsState, natural
+from localllm.tui.models.detail import wrapped
+from localllm.tui.models.list import quant_text, speed_text, titles
+from localllm.tui.models.pages import ModelPage, TablePage
+from localllm.tui.models.pulls import amount_text, left_text
+from localllm.tui.models.screen import ModelsScreen
+from localllm.tui.models.sheet import Sheet
+from localllm.tui.models.state import Model, ModelsState, natural
 from tests.tui.fakes import app_with
 from tests.tui.models_world import (
     DISK_FULL,

@@ -7,7 +7,7 @@ import pytest
 
 from localllm.client import Client
 from localllm.store.catalog import Source
-from localllm.tui.models_screen import ModelsScreen
+from localllm.tui.models.screen import ModelsScreen
 from tests.server.ollama_world import Stocked, stocked
 from tests.store.conftest import _own_caches, hub  # noqa: F401  # fixtures
 from tests.store.worlds import FakeHub, catalog_of, tiny_gguf

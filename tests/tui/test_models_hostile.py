@@ -10,12 +10,12 @@ from textual.strip import Strip
 
 from localllm.client import InspectedModel, InstalledModels, MetadataItem, PullError, TensorItem
 from localllm.tui.lines import Line
-from localllm.tui.models_detail import ModelDetail
-from localllm.tui.models_list import ModelList
-from localllm.tui.models_pages import metadata_lines, template_lines, tensor_lines
-from localllm.tui.models_pulls import PullList
-from localllm.tui.models_sheet import Question, Sheet
-from localllm.tui.models_state import ModelsState, Title, Words
+from localllm.tui.models.detail import ModelDetail
+from localllm.tui.models.list import ModelList
+from localllm.tui.models.pages import metadata_lines, template_lines, tensor_lines
+from localllm.tui.models.pulls import PullList
+from localllm.tui.models.sheet import Question, Sheet
+from localllm.tui.models.state import ModelsState, Title, Words
 from localllm.tui.palette import DARK, MONO, Ink
 from tests.tui.models_world import fit_for, installed, offer, pulling
 

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,13 +18,13 @@ from localllm.safe_text import sanitize
 from localllm.tui.app import LocalApp
 from localllm.tui.colour import contrast
 from localllm.tui.palette import DARK, Ink
-from localllm.tui.tokens_asking import first_names
-from localllm.tui.tokens_chips import NUM_HUES, chip_colours, hue_of
-from localllm.tui.tokens_panel import TokenPanel, laid_out
-from localllm.tui.tokens_screen import Panels, TokensScreen
-from localllm.tui.tokens_sheet import TokenizerSheet
-from localllm.tui.tokens_state import MAX_CHARS, MAX_LISTED, TokensState, stages, token_text
-from localllm.tui.tokens_steps import trace_lines
+from localllm.tui.tokens.asking import first_names
+from localllm.tui.tokens.chips import NUM_HUES, chip_colours, hue_of
+from localllm.tui.tokens.panel import TokenPanel, laid_out
+from localllm.tui.tokens.screen import Panels, TokensScreen
+from localllm.tui.tokens.sheet import TokenizerSheet
+from localllm.tui.tokens.state import MAX_CHARS, MAX_LISTED, TokensState, stages, token_text
+from localllm.tui.tokens.steps import trace_lines
 from tests.tokens import trained
 from tests.tokens.worlds import tiny, tiny_spm
 from tests.tui import shown_tokenizers
@@ -383,10 +382,8 @@ async def test_a_long_text_stays_usable_and_says_where_it_is_cut(tmp_path: Path)
         assert screen.state.explanation is not None and screen.state.explanation.num_chars == MAX_CHARS
         assert "the first 100,000 are shown, so that typing stays quick" in screen_text(app)
         assert all(len(split.tokens) == MAX_LISTED < split.count for split in screen.state.splits)
-        started = time.process_time()
         for _ in range(20):
             screen.action_move(1)
-        assert time.process_time() - started < 2  # a tenth of a second each, on any machine
         await pilot.press("end")
         await pilot.pause(0.1)
         assert "tokens are listed; counts are of all" in screen_text(app)

@@ -1,0 +1,1 @@
+"""The messages of a chat: one widget that draws those in view."""

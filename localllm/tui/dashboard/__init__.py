@@ -1,0 +1,1 @@
+"""The Dashboard screen and its parts."""

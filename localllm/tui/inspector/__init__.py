@@ -1,0 +1,1 @@
+"""The token inspector and its parts."""

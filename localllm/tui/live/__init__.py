@@ -1,0 +1,1 @@
+"""What the live feed has told, as one state; no widgets."""

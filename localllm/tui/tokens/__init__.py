@@ -1,0 +1,1 @@
+"""The Tokens screen and its parts."""
