@@ -21,7 +21,7 @@ def fit(
     parallel: Annotated[int, typer.Option(min=1, help="Chats that are to run at the same time.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a model has room here, and for how many tokens."""
+    """Say whether a model has room on this machine, and for how many tokens."""
     from localllm.daemon.fitting import cost_of_file, cost_of_size, fit_of
     from localllm.daemon.listing import entry_of, weights_in
     from localllm.daemon.sources import available_memory_bytes, total_memory_bytes

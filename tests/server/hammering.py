@@ -22,6 +22,7 @@ from tests.server.world import World, daemon
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 KEY = "hammer"
 MODEL = "toy:1b"
+MAX_NAME_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,10 @@ def _run(world: World, home: Path, max_examples: int, phases: tuple[str, ...], s
 
 @schemathesis.hook
 def map_body(context, body):  # type: ignore[no-untyped-def]  # schemathesis calls it by these names
-    """Most names become that of a model that is there: what chance makes never is."""
-    if isinstance(body, dict) and isinstance(body.get("model"), str) and len(body["model"]) % 8:
+    """Most names become that of a model that is there: what chance makes never is. What is too long to be a name stays:
+    it is to be refused."""
+    name = body.get("model") if isinstance(body, dict) else None
+    if isinstance(name, str) and len(name) % 8 and len(name) <= MAX_NAME_CHARS:
         return body | {"model": MODEL}
     return body
 

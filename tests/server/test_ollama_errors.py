@@ -94,7 +94,7 @@ NAMED: list[tuple[str, dict[str, Any], str]] = [
     ("generate", OPEN_GENERATE | {"images": ["aGk="]}, "images"),
     ("chat", OPEN_CHAT | {"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
     ("chat", OPEN_CHAT | {"messages": "x"}, "messages"),
-    ("chat", OPEN_CHAT | {"messages": USER * 3000}, "messages"),
+    ("chat", OPEN_CHAT | {"messages": USER * 16_385}, "messages"),
     ("chat", OPEN_CHAT | {"stream": "yes"}, "stream"),
     ("chat", OPEN_CHAT | {"keep_alive": "soon"}, "keep_alive"),
     ("generate", {"model": "toy:1b", "keep_alive": "soon"}, "keep_alive"),
