@@ -197,7 +197,3 @@ class TemplateView(msgspec.Struct, frozen=True, kw_only=True):
     num_special: int
     is_exact: bool
     note: str = ""
-
-
-class PulledTokenizer(msgspec.Struct, frozen=True):
-    name: str

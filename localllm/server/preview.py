@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from localllm.runtime.load import TextSide
     from localllm.tokens.tokenizer import Tokenizer
 
-MAX_DRAFT_CHARS = 4 * 2**20
 _OTHER_TEXT = "\u2630"
 """Hardly anybody begins a message with this."""
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from localllm import told
-from localllm.errors import InvalidRequest, LocalLLMError
+from localllm.errors import LocalLLMError
 from localllm.tokens.specials import TokenType
 from localllm.tokens.tokenizer import Tokenizer, clean_text
 
@@ -189,14 +189,3 @@ def _frame(piece: str, message: int, role: str) -> Iterator[told.TemplatePart]:
     for kind, part in (("frame", piece[: found.start()]), ("role", found[0]), ("frame", piece[found.end() :])):
         if part:
             yield told.TemplatePart(kind=kind, text=part, message=message, role=role)  # type: ignore[arg-type]
-
-
-def check_messages(messages: Messages) -> None:
-    """InvalidRequest for a message without a role or with words that are no text."""
-    if not messages:
-        raise InvalidRequest("there are no messages to show", param="messages")
-    for number, message in enumerate(messages):
-        if not isinstance(message.get("role"), str) or not message["role"]:
-            raise InvalidRequest(f"messages[{number}].role must be a name", param=f"messages[{number}].role")
-        if not isinstance(message.get("content"), str):
-            raise InvalidRequest(f"messages[{number}].content must be a text", param=f"messages[{number}].content")

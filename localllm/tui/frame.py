@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import events
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Container
 from textual.screen import Screen
 from textual.strip import Strip
@@ -281,8 +281,3 @@ class FrameScreen(Screen[None]):
             banner.redraw()
         for line in self.query(TopLine):
             line.redraw()
-
-
-def all_bindings(owner: type) -> list[Binding]:
-    """Those that a class lists itself, with keys and ids."""
-    return [binding for binding in vars(owner).get("BINDINGS", ()) if isinstance(binding, Binding)]

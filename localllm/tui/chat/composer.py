@@ -19,7 +19,7 @@ from localllm.tui.drawn import Drawn
 from localllm.tui.lines import Line, left_right, shortened
 from localllm.tui.palette import Ink
 
-FEWEST_ROWS, MOST_ROWS = 2, 10
+MOST_ROWS = 10
 LARGE_PASTE = 20_000
 """Characters from which a paste becomes a file of its own: nobody wants to scroll through it to go on typing."""
 

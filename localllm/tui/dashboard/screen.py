@@ -34,7 +34,6 @@ from localllm.tui.live.requests import Request, record_of
 from localllm.tui.live.state import LiveState, ModelState
 
 PAINT_S = 0.1
-SLOW_PAINT_S = 0.25
 SLOW_FRAME_S = 0.03
 """A frame that took longer makes the next ones rarer."""
 TABLE_EVERY, FIGURES_EVERY = 3, 5

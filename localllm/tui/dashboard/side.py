@@ -15,7 +15,6 @@ from localllm.tui.live.state import LiveState, ModelState
 from localllm.tui.palette import Ink
 
 LABEL, VALUE = 11, 20
-MINUTE_S = 60.0
 
 
 class DevicePanel(Drawn):

@@ -153,10 +153,6 @@ class PageBoard:
     def holders(self, page: int, page_size: int) -> list[Holder]:
         return [Holder(name, self._first(name, page, page_size)) for name in self._holders.get(page, ())]
 
-    def holds_pages(self, owns: Callable[[str], bool]) -> bool:
-        """Whether a sequence that `owns` accepts holds any page."""
-        return any(pages and owns(name) for name, pages in self._lists.items())
-
     def pages_of(self, sequence_id: str) -> Sequence[int]:
         return self._lists.get(sequence_id, ())
 

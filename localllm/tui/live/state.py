@@ -176,10 +176,6 @@ class LiveState:
 
     # ---- what is asked of it
 
-    def heard_s(self, local: float) -> float | None:
-        """How old the newest frame is."""
-        return None if self._told is None else max(0.0, local - self._heard_local)
-
     def ordered(self) -> list[Request]:
         """Running ones by their slots, then preempted ones, then those that wait in their order; one that is over
         stays where it was."""

@@ -18,7 +18,6 @@ from localllm.visible import visible_text
 LABEL = 13
 NAME = 11
 _ROLE_SLOTS = {"system": 5, "user": 0, "assistant": 2, "tool": 1}
-MAX_HEX_BYTES = 10
 
 
 def fact_lines(ink: Ink, state: TokensState, width: int) -> list[Line]:
