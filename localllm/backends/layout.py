@@ -1,9 +1,10 @@
 """What a sequence's memory is made of: which layers share a page table, and where a layer lies in a page or a slot."""
 
+import math
 from dataclasses import dataclass
 
 from localllm.engine.step import CacheLayout, KvGroup
-from localllm.models.config import AttentionSpec, ModelConfig, ShortConvSpec
+from localllm.models.config import AttentionSpec, ModelConfig, RecurrentSpec
 
 STATE_VALUE_BYTES = 4  # recurrent state is float32 on every backend: it is small, and errors in it would add up
 COST_OF_A_GROUP = 0.02
@@ -69,23 +70,41 @@ def attention_specs(config: ModelConfig) -> list[tuple[int, AttentionSpec]]:
     return [(i, layer.mixer) for i, layer in enumerate(config.layers) if isinstance(layer.mixer, AttentionSpec)]
 
 
-def state_values(spec: ShortConvSpec) -> int:
-    """Numbers in the state of one layer: the last `kernel - 1` inputs of the convolution."""
-    return (spec.kernel - 1) * spec.channels
+def recurrent_specs(config: ModelConfig) -> list[tuple[int, RecurrentSpec]]:
+    """The layers with a state of fixed size."""
+    return [(i, layer.recurrent) for i, layer in enumerate(config.layers) if layer.recurrent is not None]
 
 
-def state_places(config: ModelConfig) -> dict[int, int]:
-    """For each layer with recurrent state the offset of its first number in a slot."""
-    places: dict[int, int] = {}
-    offset = 0
-    for index, layer in enumerate(config.layers):
-        if isinstance(layer.mixer, ShortConvSpec):
-            places[index] = offset
-            offset += state_values(layer.mixer)
+def state_values(spec: RecurrentSpec) -> int:
+    """Numbers in the state of one layer, all parts together."""
+    return sum(math.prod(shape) for shape in spec.state_shapes)
+
+
+@dataclass(frozen=True, slots=True)
+class StatePart:
+    """Where one part of a layer's state is in a slot: numbers `first` to `end`, as an array of `shape`."""
+
+    first: int
+    shape: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        return self.first + math.prod(self.shape)
+
+
+def state_places(config: ModelConfig) -> dict[int, tuple[StatePart, ...]]:
+    """For each layer with recurrent state its parts, in the order of `state_shapes`; layer after layer in a slot."""
+    places: dict[int, tuple[StatePart, ...]] = {}
+    end = 0
+    for index, spec in recurrent_specs(config):
+        parts: list[StatePart] = []
+        for shape in spec.state_shapes:
+            parts.append(StatePart(end, shape))
+            end = parts[-1].end
+        places[index] = tuple(parts)
     return places
 
 
 def state_bytes(config: ModelConfig) -> int:
     """Size of one state slot over all layers; 0 for a model without recurrent state."""
-    specs = [layer.mixer for layer in config.layers if isinstance(layer.mixer, ShortConvSpec)]
-    return STATE_VALUE_BYTES * sum(state_values(spec) for spec in specs)
+    return STATE_VALUE_BYTES * sum(state_values(spec) for _, spec in recurrent_specs(config))

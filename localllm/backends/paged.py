@@ -23,7 +23,7 @@ from localllm.engine.step import (
     ZeroSlot,
 )
 from localllm.errors import NotEnoughMemory
-from localllm.models.config import ModelConfig, ShortConvSpec
+from localllm.models.config import ModelConfig
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -84,20 +84,17 @@ class PagedMemory:
     def group(self, layer: int) -> int:
         return self._kv_places[layer].group
 
-    def state(self, layer: int, slot: int) -> Floats:
-        """The state of one layer, (kernel - 1, channels), as a view that may be written."""
-        spec = self._config.layers[layer].mixer
-        assert isinstance(spec, ShortConvSpec) and slot >= 0, "a row of a model with state names its slot"
-        first = self._state_places[layer]
-        return self._slots[slot, first : first + (spec.kernel - 1) * spec.channels].reshape(-1, spec.channels)
+    def state(self, layer: int, slot: int, part: int = 0) -> Floats:
+        """One part of a layer's state, of the shape that its spec names, as a view that may be written."""
+        assert slot >= 0, "a row of a model with state names its slot"
+        own = self._state_places[layer][part]
+        return self._slots[slot, own.first : own.end].reshape(own.shape)
 
     def roll_back(self, seq: SeqId, num_tokens: int) -> None:
         """The state of before the last `num_tokens` tokens of the row that was checked last."""
-        slot, trail = self.trails.take(seq)
-        for layer, inputs in trail.items():
-            state = self.state(layer, slot)
-            end = len(inputs) - num_tokens
-            state[:] = inputs[end - len(state) : end]
+        slot, states = self.trails.take(seq, num_tokens)
+        for (layer, part), state in states.items():
+            self.state(layer, slot, part)[:] = state
 
     def _lookup(self, table: Ints, positions: Ints) -> tuple[Ints, Ints]:
         pages = table[positions // self.layout.page_size]

@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -216,7 +217,7 @@ class ReferenceOps:
             state[:] = line[len(line) - len(state) :]
             seq = self._plan.rows[row].seq
             if self._memory.trails.wants(seq):
-                self._memory.trails.keep(seq, layer, line)
+                self._memory.trails.keep(seq, layer, partial(_stretch, line, len(state)))
         return self.linear(after * mixed, out_proj)
 
     def route(
@@ -318,6 +319,10 @@ class ReferenceBackend:
     def close(self) -> None:
         self._done.clear()
         self._memory.allocate(0, 0)
+
+
+def _stretch(line: Floats, length: int, first: int) -> Floats:
+    return line[first : first + length]
 
 
 def fits_decoded(source: WeightSource) -> bool:

@@ -104,6 +104,62 @@ class ShortConvSpec:
     kernel: int
     channels: int
 
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return ((self.kernel - 1, self.channels),)
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaNetSpec:
+    """A gated delta net (Qwen3-Next, Qwen 3.5): a matrix per value head that each token corrects, behind a convolution.
+
+    Value heads share key heads: neighbours do where `tiled` is False, else those whose numbers are equal modulo
+    `num_key_heads`. A token's channels are queries, keys and values of all heads, in this order.
+    """
+
+    num_key_heads: int
+    num_value_heads: int
+    key_dim: int
+    value_dim: int
+    kernel: int
+    tiled: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Width of what the convolution works on."""
+        return 2 * self.num_key_heads * self.key_dim + self.num_value_heads * self.value_dim
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The convolution's last inputs, and the matrices."""
+        return (self.kernel - 1, self.channels), (self.num_value_heads, self.key_dim, self.value_dim)
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpaceSpec:
+    """A selective state space (Mamba-2): a matrix per head that decays and takes tokens in, behind a convolution."""
+
+    num_heads: int
+    head_dim: int
+    num_groups: int
+    state_dim: int
+    kernel: int
+
+    @property
+    def channels(self) -> int:
+        """Width of what the convolution works on: values of all heads, then what is written and what is read."""
+        return self.num_heads * self.head_dim + 2 * self.num_groups * self.state_dim
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The convolution's last inputs, and the matrices."""
+        return (self.kernel - 1, self.channels), (self.num_heads, self.head_dim, self.state_dim)
+
+
+RecurrentSpec = ShortConvSpec | DeltaNetSpec | StateSpaceSpec
+"""A mixer with a state of fixed size, in one or more float32 parts of `state_shapes`."""
+Mixer = AttentionSpec | RecurrentSpec
+
 
 @dataclass(frozen=True, slots=True)
 class MoeSpec:
@@ -126,8 +182,13 @@ class MoeSpec:
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    mixer: AttentionSpec | ShortConvSpec
+    mixer: Mixer
     moe: MoeSpec | None = None
+
+    @property
+    def recurrent(self) -> RecurrentSpec | None:
+        """What of the layer keeps a state."""
+        return None if isinstance(self.mixer, AttentionSpec) else self.mixer
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Generic
 
-from localllm.models.config import AttentionSpec, LayerSpec, ModelConfig, MoeSpec, ShortConvSpec
+from localllm.errors import UnsupportedModel
+from localllm.models.config import AttentionSpec, DeltaNetSpec, LayerSpec, ModelConfig, MoeSpec, ShortConvSpec
+from localllm.models.delta_net import mix_delta_net
 from localllm.models.latent import attend_latent
 from localllm.models.ops import A, Ops, W, Weights
 
@@ -94,6 +96,10 @@ class Decoder(Generic[A, W]):
             names = ("shortconv.in_proj.weight", "shortconv.conv.weight", "shortconv.out_proj.weight")
             in_proj, kernel, out_proj = (scope[name] for name in names)
             return self.ops.short_conv(x, in_proj, kernel, out_proj, layer.mixer, index)
+        if isinstance(layer.mixer, DeltaNetSpec):
+            return mix_delta_net(self.ops, x, scope, layer.mixer, index, self.config.norm_eps)
+        if not isinstance(layer.mixer, AttentionSpec):
+            raise UnsupportedModel(f"this build cannot run layers of the kind {type(layer.mixer).__name__}")
         if layer.mixer.latent is not None:
             return attend_latent(self.ops, x, scope, layer.mixer, index)
         return self.attend(x, scope, index, layer.mixer)

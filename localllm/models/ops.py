@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeVar
 
-from localllm.models.config import Activation, AttentionSpec, MoeSpec, RopeSpec, ShortConvSpec
+from localllm.models.config import (
+    Activation,
+    AttentionSpec,
+    DeltaNetSpec,
+    MoeSpec,
+    RopeSpec,
+    ShortConvSpec,
+    StateSpaceSpec,
+)
 
 A = TypeVar("A")
 """An array handle of the backend."""
@@ -95,6 +103,27 @@ class Ops(Protocol[A, W_contra]):
         self, x: A, in_proj: W_contra, kernel: W_contra, out_proj: W_contra, spec: ShortConvSpec, layer: int
     ) -> A:
         """LFM2's mixer: b, c, u = in_proj(x); out_proj(c * conv(b * u)); the conv's past is the row's state slot."""
+
+    def causal_conv(
+        self, x: A, kernel: W_contra, bias: W_contra | None, spec: DeltaNetSpec | StateSpaceSpec, layer: int
+    ) -> A:
+        """silu of a depthwise convolution over the last `spec.kernel` tokens of the row: x (T, channels), kernel
+        (channels, spec.kernel), oldest first. The past is the first part of the layer's state."""
+
+    def delta_net(self, x: A, beta: A, decay: A, rate: W_contra, bias: W_contra, spec: DeltaNetSpec, layer: int) -> A:
+        """The recurrence of a gated delta net, (T, num_value_heads * value_dim).
+
+        x: (T, channels), the convolved queries, keys and values; beta and decay: (T, num_value_heads), as projected.
+        Queries and keys are made as long as 1, queries then divided by sqrt(key_dim). Per value head, with its matrix S
+        (key_dim, value_dim) from the second part of the layer's state:
+        S *= exp(rate * softplus(decay + bias)); S += outer(k, (v - k @ S) * sigmoid(beta)); out = q @ S.
+        """
+
+    def gated_norm(self, x: A, gate: A, weight: W_contra, eps: float, run: int, gate_first: bool) -> A:
+        """An RMS norm over each run of `run` values, and times silu(gate): before the norm, or after it.
+
+        `weight` is as wide as x, or as a run.
+        """
 
     def route(
         self,

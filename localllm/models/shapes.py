@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from localllm.errors import BadModelFile, UnsupportedModel
-from localllm.models.config import AttentionSpec, LatentSpec, LayerSpec, ModelConfig, MoeSpec, ShortConvSpec
+from localllm.models.config import (
+    AttentionSpec,
+    DeltaNetSpec,
+    LatentSpec,
+    LayerSpec,
+    ModelConfig,
+    MoeSpec,
+    ShortConvSpec,
+)
 from localllm.models.source import WeightSource
 
 UNREAD = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
@@ -97,6 +105,10 @@ def _layer(layer: LayerSpec, config: ModelConfig, source: WeightSource, prefix: 
         yield from _norm(after, hidden)
     if isinstance(layer.mixer, ShortConvSpec):
         yield from _short_conv(layer.mixer, hidden)
+    elif isinstance(layer.mixer, DeltaNetSpec):
+        yield from _delta_net(layer.mixer, hidden)
+    elif not isinstance(layer.mixer, AttentionSpec):
+        raise UnsupportedModel(f"this build cannot run layers of the kind {type(layer.mixer).__name__}")
     elif layer.mixer.latent is not None:
         yield from _latent(layer.mixer, layer.mixer.latent, hidden)
     else:
@@ -146,6 +158,19 @@ def _short_conv(spec: ShortConvSpec, hidden: int) -> Iterator[Expected]:
     yield Expected("shortconv.in_proj.weight", ((3 * spec.channels, hidden),))
     yield Expected("shortconv.conv.weight", ((spec.channels, spec.kernel),))
     yield Expected("shortconv.out_proj.weight", ((hidden, spec.channels),))
+
+
+def _delta_net(spec: DeltaNetSpec, hidden: int) -> Iterator[Expected]:
+    heads, values = spec.num_value_heads, spec.num_value_heads * spec.value_dim
+    yield Expected("attn_qkv.weight", ((spec.channels, hidden),))
+    yield Expected("attn_gate.weight", ((values, hidden),))
+    yield Expected("ssm_beta.weight", ((heads, hidden),))
+    yield Expected("ssm_alpha.weight", ((heads, hidden),))
+    yield Expected("ssm_conv1d.weight", ((spec.channels, spec.kernel),))
+    yield Expected("ssm_a", ((heads,),))
+    yield Expected("ssm_dt.bias", ((heads,),))
+    yield Expected("ssm_norm.weight", ((spec.value_dim,),))
+    yield Expected("ssm_out.weight", ((hidden, values),))
 
 
 def _experts(spec: MoeSpec, hidden: int, source: WeightSource, prefix: str) -> Iterator[Expected]:

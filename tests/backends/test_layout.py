@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.backends.layout import cache_layout, kv_places, layers_per_group, state_places
+from localllm.backends.layout import StatePart, cache_layout, kv_places, layers_per_group, state_places
 from localllm.engine.step import CacheLayout
-from localllm.models.config import LayerSpec, ModelConfig, ShortConvSpec
+from localllm.models.config import DeltaNetSpec, LayerSpec, ModelConfig, ShortConvSpec, StateSpaceSpec
 from tests.contract.worlds import ATTENTION, HIDDEN
 
 
@@ -59,8 +59,19 @@ def test_state_is_laid_out_layer_after_layer() -> None:
     config = ModelConfig("tiny", HIDDEN, 80, 128, (conv, LayerSpec(ATTENTION), LayerSpec(ShortConvSpec(4, HIDDEN))))
     layout = cache_layout(config, 16)
     assert layout.state_bytes == (2 + 3) * HIDDEN * 4 and layout.has_state
-    assert state_places(config) == {0: 0, 2: 2 * HIDDEN}
+    assert state_places(config) == {0: (StatePart(0, (2, HIDDEN)),), 2: (StatePart(2 * HIDDEN, (3, HIDDEN)),)}
     assert layout.groups[0].layers == (1,)
+
+
+def test_a_layer_may_have_several_parts_of_state() -> None:
+    delta, space = DeltaNetSpec(2, 4, 8, 6, 4), StateSpaceSpec(4, 8, 2, 16, 3)
+    config = ModelConfig("tiny", HIDDEN, 80, 128, (LayerSpec(delta), LayerSpec(space)))
+    channels, matrices = 2 * 2 * 8 + 4 * 6, 4 * 8 * 6
+    first, second = state_places(config)[0], state_places(config)[1]
+    assert first == (StatePart(0, (3, channels)), StatePart(3 * channels, (4, 8, 6)))
+    assert second[0].first == first[1].end == 3 * channels + matrices
+    assert [part.shape for part in second] == [(2, 4 * 8 + 2 * 2 * 16), (4, 8, 16)]
+    assert cache_layout(config, 16).state_bytes == 4 * second[1].end
 
 
 @pytest.mark.parametrize("value_bytes", [1, 2, 4])

@@ -216,7 +216,7 @@ class Emitter:
         spec = node.spec
         kept = self._program.buffer(spec.channels, quantized=False, is_private=False, taken=False)
         self.kept_inputs[node.layer] = kept
-        place, kernel = self._state_places[node.layer], self._pack.vector(node.kernel)
+        place, kernel = self._state_places[node.layer][0].first, self._pack.vector(node.kernel)
         x, out = self._floats(node.x), self._shared(node.out)
         self._program.short_conv(x, kernel, spec.kernel, spec.channels, place, kept, out)
         return True

@@ -97,7 +97,7 @@ class Slots:
         for layer, inputs in trail.inputs.items():
             spec = self._config.layers[layer].mixer
             assert isinstance(spec, ShortConvSpec), "only convolutions keep inputs"
-            own = slice(self._places[layer], self._places[layer] + (spec.kernel - 1) * spec.channels)
+            own = slice(self._places[layer][0].first, self._places[layer][0].end)
             line = np.concatenate([trail.before[own].reshape(-1, spec.channels), inputs])
             end = len(line) - (op.num_drafted - op.num_accepted)
             state[own] = line[end - spec.kernel + 1 : end].reshape(-1)

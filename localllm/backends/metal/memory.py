@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from localllm.backends.layout import attention_specs, cache_layout, kv_places, layer_values
+from localllm.backends.layout import attention_specs, cache_layout, kv_places, layer_values, recurrent_specs
 from localllm.backends.metal.border import check_memory
 from localllm.backends.metal.load import free_bytes
 from localllm.backends.metal.shortage import shortage
@@ -33,16 +33,17 @@ from localllm.engine.step import (
     ZeroSlot,
 )
 from localllm.errors import NotEnoughMemory
-from localllm.models.config import ModelConfig, ShortConvSpec
+from localllm.models.config import ModelConfig
 
 Ints = NDArray[np.int32]
-States = dict[int, mx.array]
+States = dict[tuple[int, int], mx.array]
+"""By layer and part."""
 
 
 class MetalMemory:
     """Room i holds the i-th layer of every page: (pages * page_size, values of a token), keys before values.
 
-    State is float32, one array (slots, kernel - 1, channels) per layer.
+    State is float32, one array (slots, *shape) for each part of a layer's state.
     """
 
     def __init__(self, config: ModelConfig, page_size: int, kv_type: mx.Dtype) -> None:
@@ -55,6 +56,11 @@ class MetalMemory:
         self._num_rooms = max((len(group.layers) for group in self.layout.groups), default=0)
         self._rooms: list[mx.array] = []
         self._written: set[int] = set()
+        self._state_shapes = {
+            (layer, part): shape
+            for layer, spec in recurrent_specs(config)
+            for part, shape in enumerate(spec.state_shapes)
+        }
         self._states: States = {}
         self._checkpoints: dict[CheckpointId, States] = {}
         self.trails: Trails[mx.array] = Trails()
@@ -65,7 +71,7 @@ class MetalMemory:
         if wanted > free_bytes():
             raise NotEnoughMemory(f"there is no memory for {num_pages} pages", hint="ask for fewer pages")
         self._rooms = _made(lambda: [self._room(num_pages) for _ in range(self._num_rooms)])
-        self._states = dict(zip(self._conv_specs(), _made(lambda: [*self._new_states(num_slots)]), strict=True))
+        self._states = dict(zip(self._state_shapes, _made(lambda: [*self._new_states(num_slots)]), strict=True))
 
     def clear(self) -> None:
         self._rooms, self._states = [], {}
@@ -116,12 +122,12 @@ class MetalMemory:
         shape = (*places.shape, spec.num_kv_heads)
         return tokens[..., :cut].reshape(*shape, spec.head_dim), tokens[..., cut:end].reshape(*shape, spec.value_dim)
 
-    def states(self, layer: int, slots: mx.array) -> mx.array:
-        """(len(slots), kernel - 1, channels)"""
-        return self._states[layer][slots]
+    def states(self, layer: int, slots: mx.array, part: int = 0) -> mx.array:
+        """One part of a layer's states: (len(slots), *shape)."""
+        return self._states[layer, part][slots]
 
-    def set_states(self, layer: int, slots: mx.array, states: mx.array) -> None:
-        self._states[layer][slots] = states
+    def set_states(self, layer: int, slots: mx.array, states: mx.array, part: int = 0) -> None:
+        self._states[layer, part][slots] = states
 
     def apply(self, op: MemoryOp) -> None:
         """One memory operation of a plan. CommitDraft has its own door: it needs to know what was drafted."""
@@ -132,7 +138,7 @@ class MetalMemory:
         elif isinstance(op, CopySlot):
             self._set_slot(op.target, self._slot(op.source))
         elif isinstance(op, ZeroSlot):
-            self._set_slot(op.slot, {layer: mx.zeros_like(states[:1]) for layer, states in self._states.items()})
+            self._set_slot(op.slot, {place: mx.zeros_like(states[:1]) for place, states in self._states.items()})
         elif isinstance(op, SaveState):
             self._checkpoints[op.checkpoint] = self._slot(op.slot)
         elif isinstance(op, RestoreState):
@@ -142,10 +148,9 @@ class MetalMemory:
 
     def roll_back(self, op: CommitDraft) -> None:
         """The state of before the rejected tokens of the row that was checked last."""
-        slot, trail = self.trails.take(op.seq)
-        for layer, line in trail.items():
-            end = line.shape[0] - (op.num_drafted - op.num_accepted)
-            self._states[layer][slot] = line[end - self._states[layer].shape[1] : end]
+        slot, states = self.trails.take(op.seq, op.num_drafted - op.num_accepted)
+        for place, state in states.items():
+            self._states[place][slot] = state
 
     def _room_of(self, layer: int) -> int:
         """Groups start at different rooms, so that layers that follow each other seldom write the same one."""
@@ -171,22 +176,18 @@ class MetalMemory:
             (self._rooms[index],) = _made(partial(_resized, room, kept, num_tokens))
 
     def _slot(self, slot: SlotId) -> States:
-        """A copy: each (1, kernel - 1, channels)."""
+        """A copy: each (1, *shape)."""
         index = mx.array([slot])
-        return {layer: states[index] for layer, states in self._states.items()}
+        return {place: states[index] for place, states in self._states.items()}
 
     def _set_slot(self, slot: SlotId, values: States) -> None:
         index = mx.array([slot])
-        for layer, states in self._states.items():
-            states[index] = values[layer]
-
-    def _conv_specs(self) -> dict[int, ShortConvSpec]:
-        layers = enumerate(self._config.layers)
-        return {index: layer.mixer for index, layer in layers if isinstance(layer.mixer, ShortConvSpec)}
+        for place, states in self._states.items():
+            states[index] = values[place]
 
     def _new_states(self, num_slots: int) -> Iterator[mx.array]:
-        for spec in self._conv_specs().values():
-            yield mx.zeros((num_slots, spec.kernel - 1, spec.channels))
+        for shape in self._state_shapes.values():
+            yield mx.zeros((num_slots, *shape))
 
 
 def _resized(room: mx.array, kept: int, num_tokens: int) -> list[mx.array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import mlx.core as mx
@@ -143,7 +144,8 @@ class MetalOps:
         self._memory.set_states(layer, slots, line[view.last])
         for index, row in enumerate(self._plan.rows):
             if self._memory.trails.wants(row.seq):
-                self._memory.trails.keep(row.seq, layer, line[line_of(self._batch, spec.kernel, index)])
+                own = line[line_of(self._batch, spec.kernel, index)]
+                self._memory.trails.keep(row.seq, layer, partial(_stretch, own, spec.kernel - 1))
         taps = kernel.values().reshape(spec.channels, spec.kernel).T
         return out_proj.product(after * (line[view.taps] * taps).sum(axis=1))
 
@@ -197,3 +199,7 @@ class MetalOps:
         layout = self._memory.layout
         pages = Pages(self._batch.tables[group], layout.page_size, self._memory.num_pages, self._memory.width)
         return kv_view(self._batch, pages, layout.groups[group].window, causal)
+
+
+def _stretch(line: mx.array, length: int, first: int) -> mx.array:
+    return line[first : first + length]

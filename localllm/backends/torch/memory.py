@@ -21,7 +21,7 @@ from localllm.engine.step import (
     ZeroSlot,
 )
 from localllm.errors import InvalidRequest
-from localllm.models.config import ModelConfig, ShortConvSpec
+from localllm.models.config import ModelConfig
 
 
 class DeviceMemory:
@@ -101,13 +101,10 @@ class DeviceMemory:
     def group(self, layer: int) -> int:
         return self._kv_places[layer].group
 
-    def state(self, layer: int) -> Tensor:
-        """The states of one layer, (slots, kernel - 1, channels), as a view that may be written."""
-        spec = self._config.layers[layer].mixer
-        assert isinstance(spec, ShortConvSpec), "only these layers have state"
-        first = self._state_places[layer]
-        room = self._slots[:, first : first + (spec.kernel - 1) * spec.channels]
-        return room.view(len(room), spec.kernel - 1, spec.channels)
+    def state(self, layer: int, part: int = 0) -> Tensor:
+        """One part of the states of a layer, (slots, *shape), as a view that may be written."""
+        own = self._state_places[layer][part]
+        return self._slots[:, own.first : own.end].unflatten(1, own.shape)
 
     def slot(self, index: int) -> int:
         if not 0 <= index < self.num_slots:
@@ -120,11 +117,9 @@ class DeviceMemory:
         return index + 1
 
     def _roll_back(self, op: CommitDraft) -> None:
-        slot, lines = self.trails.take(op.seq)
-        for layer, line in lines.items():
-            states = self.state(layer)
-            end = len(line) - (op.num_drafted - op.num_accepted)
-            states[slot] = line[end - states.shape[1] : end]
+        slot, states = self.trails.take(op.seq, op.num_drafted - op.num_accepted)
+        for (layer, part), state in states.items():
+            self.state(layer, part)[slot] = state
 
     def _views(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer: (pages, kv_heads, page_size, dim) each."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -231,7 +232,13 @@ class TorchOps:
         return tuple(parts)
 
     def _keep_trails(self, rows: NDArray[np.int64], layer: int, lines: Tensor) -> None:
+        """`lines` (G, past + n, channels): states before the rows, then their inputs; a state is a stretch of its line."""
+        past = self._memory.state(layer).shape[1]
         for index, row in enumerate(rows.tolist()):
             seq = self.step.plan.rows[row].seq
             if self._memory.trails.wants(seq):
-                self._memory.trails.keep(seq, layer, lines[index])
+                self._memory.trails.keep(seq, layer, partial(_stretch, lines[index], past))
+
+
+def _stretch(line: Tensor, length: int, first: int) -> Tensor:
+    return line[first : first + length]
