@@ -146,7 +146,8 @@ def encode(block_type: BlockType, values: NDArray[Any]) -> Bytes:
     columns = values.shape[-1] if values.ndim else 1
     size = row_bytes(block_type, columns)
     blocks = np.ascontiguousarray(values, dtype=np.float32).reshape(-1, BLOCK_LAYOUTS[block_type].values_per_block)
-    return pack(blocks).reshape(*values.shape[:-1], size)
+    with np.errstate(over="ignore", invalid="ignore"):  # 1 / scale of denormal values is infinite: see _whole
+        return pack(blocks).reshape(*values.shape[:-1], size)
 
 
 def _check_size(block_type: BlockType, size: int, shape: Sequence[int]) -> None:
@@ -346,23 +347,41 @@ def _inverse(scale: Floats) -> Floats:
     return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
 
 
+def _whole(numbers: Floats) -> Floats:
+    """Without the fraction, as a cast to int8 does in ggml on x86: what no int32 holds, and NaN, becomes 0."""
+    return np.where(np.abs(numbers) < np.float32(2.0**31), np.trunc(numbers), np.float32(0))
+
+
 def _pack_nibbles(quants: NDArray[Any]) -> Bytes:
     """Values 0..15 (n, 32) to 16 bytes: the first half in the low nibbles, the second in the high ones."""
     small: Bytes = np.clip(quants, 0, 15).astype(np.uint8)
     return small[:, :16] | (small[:, 16:] << np.uint8(4))
 
 
-def _encode_q4_0(blocks: Floats) -> Bytes:
+def _signed_scale(blocks: Floats, reach: int) -> Floats:
+    """The scale (n, 1) under which the first value of largest size becomes -reach exactly."""
     where = np.abs(blocks).argmax(axis=1)[:, None]
-    scale = np.take_along_axis(blocks, where, axis=1) / np.float32(-8)  # the largest value becomes -8 exactly
-    quants = np.trunc(blocks * _inverse(scale) + np.float32(8.5))
+    largest = np.take_along_axis(blocks, where, axis=1)
+    # the scale of nothing but zeros, of either sign, is -0.0 in ggml
+    return np.where(largest == 0, np.float32(0), largest) / np.float32(-reach)
+
+
+def _floor_and_scale(blocks: Floats, levels: int) -> tuple[Floats, Floats]:
+    """The first of the smallest values (n, 1), as zeros may have either sign, and the step up to the largest."""
+    smallest = blocks == blocks.min(axis=1, keepdims=True)
+    floor = np.take_along_axis(blocks, smallest.argmax(axis=1)[:, None], axis=1)
+    return floor, (blocks.max(axis=1, keepdims=True) - floor) / np.float32(levels)
+
+
+def _encode_q4_0(blocks: Floats) -> Bytes:
+    scale = _signed_scale(blocks, 8)
+    quants = _whole(blocks * _inverse(scale) + np.float32(8.5))
     return np.concatenate([_encode_f16(scale), _pack_nibbles(quants)], axis=1)
 
 
 def _encode_q4_1(blocks: Floats) -> Bytes:
-    floor = blocks.min(axis=1, keepdims=True)
-    scale = (blocks.max(axis=1, keepdims=True) - floor) / np.float32(15)
-    quants = np.trunc((blocks - floor) * _inverse(scale) + np.float32(0.5))
+    floor, scale = _floor_and_scale(blocks, 15)
+    quants = _whole((blocks - floor) * _inverse(scale) + np.float32(0.5))
     return np.concatenate([_encode_f16(scale), _encode_f16(floor), _pack_nibbles(quants)], axis=1)
 
 
@@ -373,16 +392,14 @@ def _pack_fifth_bits(quants: NDArray[Any]) -> tuple[Bytes, Bytes]:
 
 
 def _encode_q5_0(blocks: Floats) -> Bytes:
-    where = np.abs(blocks).argmax(axis=1)[:, None]
-    scale = np.take_along_axis(blocks, where, axis=1) / np.float32(-16)  # the largest value becomes -16 exactly
-    quants = np.trunc(blocks * _inverse(scale) + np.float32(16.5))
+    scale = _signed_scale(blocks, 16)
+    quants = _whole(blocks * _inverse(scale) + np.float32(16.5))
     return np.concatenate([_encode_f16(scale), *_pack_fifth_bits(quants)], axis=1)
 
 
 def _encode_q5_1(blocks: Floats) -> Bytes:
-    floor = blocks.min(axis=1, keepdims=True)
-    scale = (blocks.max(axis=1, keepdims=True) - floor) / np.float32(31)
-    quants = np.trunc((blocks - floor) * _inverse(scale) + np.float32(0.5))
+    floor, scale = _floor_and_scale(blocks, 31)
+    quants = _whole((blocks - floor) * _inverse(scale) + np.float32(0.5))
     return np.concatenate([_encode_f16(scale), _encode_f16(floor), *_pack_fifth_bits(quants)], axis=1)
 
 
@@ -392,7 +409,7 @@ def _encode_q8_0(blocks: Floats) -> Bytes:
     size = np.abs(scaled)
     whole = np.floor(size)
     # C's roundf: halves away from zero (adding 0.5 first would round 0.49999997 up)
-    quants = np.copysign(whole + np.floor(2 * (size - whole)), scaled)
+    quants = _whole(np.copysign(whole + np.floor(2 * (size - whole)), scaled))
     return np.concatenate([_encode_f16(scale), quants.astype(np.int8).view(np.uint8)], axis=1)
 
 
