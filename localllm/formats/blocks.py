@@ -370,7 +370,8 @@ def _floor_and_scale(blocks: Floats, levels: int) -> tuple[Floats, Floats]:
     """The first of the smallest values (n, 1), as zeros may have either sign, and the step up to the largest."""
     smallest = blocks == blocks.min(axis=1, keepdims=True)
     floor = np.take_along_axis(blocks, smallest.argmax(axis=1)[:, None], axis=1)
-    return floor, (blocks.max(axis=1, keepdims=True) - floor) / np.float32(levels)
+    # the largest of zeros of both signs may have either: no scale is -0.0
+    return floor, (blocks.max(axis=1, keepdims=True) - floor + np.float32(0)) / np.float32(levels)
 
 
 def _encode_q4_0(blocks: Floats) -> Bytes:
