@@ -140,6 +140,8 @@ class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 Pooling = Literal["mean", "last", "first"]
+Pooled = Literal["mean", "last", "first", "rank"]
+"""`rank`: what the model's head makes of a pair of texts."""
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
@@ -151,7 +153,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
     `top_logprobs` None: none wanted; k: the sampled token's and the k best. `prompt_logprobs` likewise for every
     prompt token (such a sequence reads no cached prefix). Greater `priority` runs first; within a priority the owners
     (empty: nobody in particular) get equal shares. Sequences share cached pages only within one `cache_salt`. With
-    `pooled` the prompt is computed and nothing generated: its last chunk carries the vector.
+    `pooled` the prompt is computed and nothing generated: its last chunk carries the vector. From `second_from` on the
+    prompt is the second text of a pair; 0: there is only one.
     """
 
     request_id: str
@@ -166,8 +169,9 @@ class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
     owner: str = ""
     constraint: Constraint | None = None
     thinking: ThinkingBudget | None = None
-    pooled: Pooling | None = None
+    pooled: Pooled | None = None
     num_given: int = 0
+    second_from: int = 0
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -323,7 +327,8 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     Counters rise for ever; rates are the reader's work. `time_s` is the worker's monotonic clock. Of the drafted
     tokens, which were guessed and then checked, the accepted ones stand; they count as generated, too.
     `step_sizes` counts steps by their tokens: up to each of STEP_TOKEN_BOUNDS, and beyond the last. `rows` are those of
-    the last step, only where somebody watches.
+    the last step, only where somebody watches. Models with recurrent state have a slot for each running sequence, and
+    keep some states for prompts that begin alike.
     """
 
     time_s: float
@@ -342,6 +347,9 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     num_drafted_tokens: int = 0
     num_accepted_tokens: int = 0
     num_step_tokens: int = 0
+    num_slots: int = 0
+    num_slots_used: int = 0
+    num_states_kept: int = 0
     step_sizes: list[int] = []
     rows: list[RowView] = []
 

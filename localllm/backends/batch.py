@@ -25,6 +25,7 @@ from localllm.engine.step import (
     Want,
 )
 from localllm.errors import BadLogits, LocalLLMError
+from localllm.models.ops import Indices
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -57,6 +58,7 @@ class Batch:
     taken: Ints  # (N,)
     taken_starts: Ints  # (R + 1,)
     needs_logits: NDArray[np.bool_]  # (N,)
+    types: Ints  # (T,) which text of a pair a token is of: 0 or 1
     wants_hidden: bool
     """Some row wants a pooled vector: the final hidden states are needed."""
     only_argmax: bool
@@ -65,6 +67,10 @@ class Batch:
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
+
+    def indices(self, of: Indices) -> Ints:
+        """(T,) rows of a table that the step's tokens take."""
+        return {"tokens": self.token_ids, "positions": self.positions, "types": self.types}[of]
 
     @property
     def num_rows(self) -> int:
@@ -78,11 +84,12 @@ class _Steady:
     counts: Ints  # (R + 1,)
     no_slots: Ints  # (R,)
     none: NDArray[np.bool_]  # (R,)
+    types: Ints  # (R,)
 
     @classmethod
     def of(cls, num_rows: int) -> _Steady:
         no_slots = np.full(num_rows, NO_SLOT, np.int32)
-        return cls(np.arange(num_rows + 1, dtype=np.int32), no_slots, np.zeros(num_rows, np.bool_))
+        return cls(np.arange(num_rows + 1, dtype=np.int32), no_slots, np.zeros(num_rows, np.bool_), np.zeros(num_rows, np.int32))
 
 
 class Flattener:
@@ -130,6 +137,7 @@ class Flattener:
             taken=steady.counts[:-1],
             taken_starts=steady.counts,
             needs_logits=steady.none if only_argmax else np.array(needs, np.bool_),
+            types=steady.types,
             wants_hidden=False,
             only_argmax=only_argmax,
         )
@@ -153,6 +161,7 @@ class Flattener:
             taken=np.array(taken, np.int32),
             taken_starts=_sums([head + tail for head, tail in spans]),
             needs_logits=np.array(needs, np.bool_),
+            types=_types(rows, row_of, positions),
             wants_hidden=any(row.want.pooled is not None for row in rows),
             only_argmax=True not in needs,
         )
@@ -197,6 +206,14 @@ class Flattener:
         self._tables[key] = (pages, array)
         _trim(self._tables)
         return array
+
+
+def _types(rows: tuple[Row, ...], row_of: Ints, positions: Ints) -> Ints:
+    seconds = [row.second_from for row in rows]
+    if not any(seconds):
+        return np.zeros(len(positions), np.int32)
+    starts = np.array([start or np.iinfo(np.int32).max for start in seconds], np.int32)
+    return (positions >= starts[row_of]).astype(np.int32)
 
 
 def taken_span(want: Want, num_tokens: int) -> tuple[int, int]:

@@ -37,6 +37,19 @@ def gate_times_up(gate: Floats, up: Floats, activation: Activation) -> Floats:
     return gate * sigmoid(gate * np.float32(1.702)) * (up + 1)
 
 
+def gated_norm(x: Floats, gate: Floats, weight: Floats | None, eps: float, run: int, gate_first: bool) -> Floats:
+    """RMS over runs of `run` values, times silu(gate); `weight` is as wide as x, or as a run; None: the gate alone."""
+    opened = activate(gate, "silu")
+    if weight is None:
+        return x * opened
+    inputs = x * opened if gate_first else x
+    runs = inputs.reshape(len(x), -1, run)
+    mean_square = np.mean(runs * runs, axis=-1, keepdims=True, dtype=np.float32)
+    normed = np.divide(runs, np.sqrt(mean_square + np.float32(eps)), dtype=np.float32) * weight.reshape(-1, run)
+    whole: Floats = normed.reshape(x.shape)
+    return whole if gate_first else whole * opened
+
+
 def sigmoid(x: Floats) -> Floats:
     """Without overflow: tanh stays in bounds."""
     return np.asarray((np.tanh(x / 2) + 1) / 2, np.float32)

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from localllm.backends.formulas import (
     attend,
     convolve,
     gate_times_up,
+    gated_norm,
     rotate,
     route,
     sigmoid,
@@ -28,17 +28,29 @@ from localllm.backends.named import NamedWeights
 from localllm.backends.paged import PagedMemory
 from localllm.engine.step import BackendInfo, CommitDraft, StepPlan, StepResult
 from localllm.errors import UnsupportedModel
-from localllm.formats.blocks import decode, row_bytes
-from localllm.models.config import Activation, AttentionSpec, ModelConfig, MoeSpec, RopeSpec, ShortConvSpec
+from localllm.formats.blocks import BlockType, decode, row_bytes
+from localllm.models.config import (
+    Activation,
+    AttentionSpec,
+    DeltaNetSpec,
+    ModelConfig,
+    MoeSpec,
+    RecurrentSpec,
+    RopeSpec,
+    ShortConvSpec,
+    StateSpaceSpec,
+)
 from localllm.models.decoder import Decoder
+from localllm.models.ops import Indices
 from localllm.models.rope import rope_tables
 from localllm.models.source import WeightInfo, WeightSource
 
 Floats = NDArray[np.float32]
 KEPT_DECODED_BYTES = 1 << 30
 Tap = Callable[[str, str, Floats], None]
-"""Called with a verb, the weight's or layer's name, and what it saw: the input of a linear (T, in), the
-probabilities of an attention row (heads, tokens, tokens seen)."""
+"""Called with a verb, the weight's or layer's name, and what it saw: the input of a linear (T, in), that of one expert
+or head of a weight with several ("matrix", under the name with its number: `name[3]`), the probabilities of an attention
+row (heads, tokens, tokens seen)."""
 
 
 class Tensor:
@@ -55,6 +67,10 @@ class Tensor:
     @property
     def size_bytes(self) -> int:
         return self._raw.nbytes
+
+    def replace(self, kind: BlockType, blocks: NDArray[np.uint8]) -> None:
+        """Other values of the same shape, from the next verb on: calibration rounds weights while they are in use."""
+        self._type, self._raw, self._decoded = kind, blocks.reshape(-1), None
 
     @property
     def values(self) -> Floats:
@@ -112,9 +128,8 @@ class ReferenceOps:
         assert self._batch is not None, "begin() comes first"
         return self._batch
 
-    def embed(self, weight: Tensor, of: Literal["tokens", "positions"] = "tokens", scale: float = 1.0) -> Floats:
-        indices = self.batch.token_ids if of == "tokens" else self.batch.positions
-        return weight.rows(indices) * np.float32(scale)
+    def embed(self, weight: Tensor, of: Indices = "tokens", scale: float = 1.0) -> Floats:
+        return weight.rows(self.batch.indices(of)) * np.float32(scale)
 
     def linear(self, x: Floats, weight: Tensor, bias: Tensor | None = None) -> Floats:
         if self._tap is not None:
@@ -169,6 +184,8 @@ class ReferenceOps:
 
     def linear_heads(self, x: Floats, weight: Tensor) -> Floats:
         heads = x.reshape(len(x), weight.shape[0], weight.shape[2])
+        for head in range(weight.shape[0]):
+            self._show_matrix(weight, head, heads[:, head])
         return np.asarray(np.einsum("thi,hoi->tho", heads, weight.values).reshape(len(x), -1), np.float32)
 
     def join(self, x: Floats, y: Floats, num_heads: int) -> Floats:
@@ -208,7 +225,17 @@ class ReferenceOps:
     ) -> Floats:
         batch = self.batch
         before, after, inner = np.split(self.linear(x, in_proj), 3, axis=1)
-        inputs = before * inner
+        return self.linear(after * self._convolved(before * inner, kernel, spec, layer), out_proj)
+
+    def causal_conv(
+        self, x: Floats, kernel: Tensor, bias: Tensor | None, spec: DeltaNetSpec | StateSpaceSpec, layer: int
+    ) -> Floats:
+        mixed = self._convolved(x, kernel, spec, layer)
+        return activate(mixed if bias is None else mixed + bias.values, "silu")
+
+    def _convolved(self, inputs: Floats, kernel: Tensor, spec: RecurrentSpec, layer: int) -> Floats:
+        """The convolution over each row's own tokens and their past, which becomes the next one's."""
+        batch = self.batch
         mixed = np.empty_like(inputs)
         for row, (first, end) in enumerate(zip(batch.row_starts, batch.row_starts[1:], strict=False)):
             state = self._memory.state(layer, int(batch.slots[row]))
@@ -218,7 +245,7 @@ class ReferenceOps:
             seq = self._plan.rows[row].seq
             if self._memory.trails.wants(seq):
                 self._memory.trails.keep(seq, layer, partial(_stretch, line, len(state)))
-        return self.linear(after * mixed, out_proj)
+        return mixed
 
     def route(
         self, x: Floats, router: Tensor, spec: MoeSpec, bias: Tensor | None = None, choice_bias: Tensor | None = None
@@ -241,11 +268,19 @@ class ReferenceOps:
         for index in np.unique(chosen):  # rising: the sum's order must not depend on who else is in the batch
             tokens, places = np.nonzero(chosen == index)
             inputs = x[tokens]
+            self._show_matrix(gate, index, inputs)
+            self._show_matrix(up, index, inputs)
             of_gate, of_up, of_down = (0.0 if bias is None else bias.values[index] for bias in biases)
             gates, ups = inputs @ gate.expert(index).T + of_gate, inputs @ up.expert(index).T + of_up
-            out = gate_times_up(gates, ups, activation) @ down.expert(index).T + of_down
+            hidden = gate_times_up(gates, ups, activation)
+            self._show_matrix(down, index, hidden)
+            out = hidden @ down.expert(index).T + of_down
             total[tokens] += routing[tokens, places, 1][:, None] * out
         return total
+
+    def _show_matrix(self, weight: Tensor, index: int, inputs: Floats) -> None:
+        if self._tap is not None:
+            self._tap("matrix", f"{weight.name}[{index}]", inputs)
 
     def pool(self, x: Floats) -> None:
         self.hidden = x
@@ -274,7 +309,7 @@ class ReferenceBackend:
         tap: Tap | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
-        weights = Tensors(source, fits_decoded(source) if keep_decoded is None else keep_decoded)
+        self.weights = weights = Tensors(source, fits_decoded(source) if keep_decoded is None else keep_decoded)
         self._memory = PagedMemory(config, page_size, kv_type)
         self._ops = ReferenceOps(config, self._memory, tap)
         self._decoder: Decoder[Floats, Tensor] = Decoder(config, self._ops, weights)

@@ -117,7 +117,8 @@ class Row:
     """A sequence's part of one step: compute `token_ids` at positions `start`, `start + 1`, ...
 
     `tables[g]` maps page index (position // page_size) to page for KV group g. `atomic` rows are computed in one
-    step, see themselves in both directions and share no prefix.
+    step, see themselves in both directions and share no prefix. Tokens at positions from `second_from` on are of the
+    second text of a pair; 0: there is only one.
     """
 
     seq: SeqId
@@ -128,6 +129,7 @@ class Row:
     slot: SlotId = NO_SLOT
     adapter: int = 0
     atomic: bool = False
+    second_from: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Generic
 
 from localllm.errors import UnsupportedModel
@@ -9,6 +10,7 @@ from localllm.models.config import AttentionSpec, DeltaNetSpec, LayerSpec, Model
 from localllm.models.delta_net import mix_delta_net
 from localllm.models.latent import attend_latent
 from localllm.models.ops import A, Ops, W, Weights
+from localllm.models.token_inputs import all_token_inputs, take_in
 
 
 class Scope(Generic[W]):
@@ -36,8 +38,13 @@ class Decoder(Generic[A, W]):
     def run(self) -> None:
         """Embed, every layer, final norm, logits of the wanted positions, answers; an encoder ends with its vectors."""
         x = self.norm(self.embed(), self.weights, "token_embd_norm")
+        inputs = all_token_inputs(self.ops, x, self.weights, self.config) if self.config.token_inputs else None
         for index, layer in enumerate(self.config.layers):
             x = self.block(x, index, layer)
+            if inputs is not None:
+                x = take_in(self.ops, x, inputs, Scope(self.weights, index), index, self.config)
+            if layer.scale != 1.0:
+                x = self.ops.scale(x, layer.scale)
         x = self.norm(x, self.weights, "output_norm")
         self.ops.pool(x)
         if not self.config.is_encoder:
@@ -49,6 +56,9 @@ class Decoder(Generic[A, W]):
         positions = weights.get("position_embd.weight")
         if positions is not None:
             x = ops.add(x, ops.embed(positions, of="positions"))
+        types = weights.get("token_types.weight")
+        if types is not None:
+            x = ops.add(x, ops.embed(types, of="types"))
         return x
 
     def block(self, x: A, index: int, layer: LayerSpec) -> A:
@@ -67,7 +77,7 @@ class Decoder(Generic[A, W]):
         else:
             x = self.ops.add(x, mixed, self.config.residual_scale)
             normed = self.norm(x, scope, "ffn_norm")
-        fed = self.norm(self.feed_forward(normed, scope, layer.moe), scope, "post_ffw_norm")
+        fed = self.norm(self.feed(x, normed, scope, layer.moe), scope, "post_ffw_norm")
         return self.ops.add(x, fed, self.config.residual_scale)
 
     def normed_sums(self, x: A, scope: Scope[W], index: int, layer: LayerSpec) -> A:
@@ -105,11 +115,16 @@ class Decoder(Generic[A, W]):
         return self.attend(x, scope, index, layer.mixer)
 
     def attend(self, x: A, scope: Scope[W], index: int, spec: AttentionSpec) -> A:
+        if spec.kv_from is not None:
+            return self.attend_to_others(x, scope, index, spec)
         ops = self.ops
-        names = ("attn_q", "attn_k", "attn_v")
-        q, k, v = ops.linear_group(
+        names = ("attn_q", "attn_k") if spec.values_are_keys else ("attn_q", "attn_k", "attn_v")
+        q, k, *rest = ops.linear_group(
             x, [scope[f"{name}.weight"] for name in names], [scope.get(f"{name}.bias") for name in names]
         )
+        v = rest[0] if rest else k
+        if spec.norms_values:
+            v = ops.rms_norm(v, None, self.config.norm_eps, spec.value_dim)
         q = self.norm_heads(q, scope, "attn_q_norm", spec.head_dim)
         k = self.norm_heads(k, scope, "attn_k_norm", spec.head_dim)
         if spec.rope is not None and spec.query_rope is not None:
@@ -117,12 +132,31 @@ class Decoder(Generic[A, W]):
         seen = ops.attention(q, k, v, spec, index, scope.get("attn_sinks.weight"))
         return ops.linear(seen, scope["attn_output.weight"], scope.get("attn_output.bias"))
 
+    def attend_to_others(self, x: A, scope: Scope[W], index: int, spec: AttentionSpec) -> A:
+        """Queries alone: keys and values are those of an earlier layer."""
+        q = self.ops.linear(x, scope["attn_q.weight"], scope.get("attn_q.bias"))
+        q = self.norm_heads(q, scope, "attn_q_norm", spec.head_dim)
+        if spec.query_rope is not None:
+            q = self.ops.rope(q, spec.head_dim, spec.query_rope)
+        seen = self.ops.attention(q, None, None, spec, index, scope.get("attn_sinks.weight"))
+        return self.ops.linear(seen, scope["attn_output.weight"], scope.get("attn_output.bias"))
+
     def norm_heads(self, x: A, scope: Scope[W], name: str, head_dim: int) -> A:
         """Layer norms of queries and keys are over each head, with weights of its own; the others see the weight."""
         weight = scope.get(f"{name}.weight")
         if weight is None or self.config.norm == "rms":
             return self.norm(x, scope, name)
         return self.ops.layer_norm(x, weight, scope.get(f"{name}.bias"), self.config.norm_eps, head_dim)
+
+    def feed(self, x: A, normed: A, scope: Scope[W], moe: MoeSpec | None) -> A:
+        """The feed-forward of x; experts beside a dense one have norms of their own, and so has their router."""
+        if moe is None or scope.get("pre_ffw_norm_2.weight") is None:
+            return self.feed_forward(normed, scope, moe)
+        dense = self.norm(self.feed_forward(normed, scope, None), scope, "post_ffw_norm_1")
+        asked = self.ops.rms_norm(x, scope["ffn_gate_inp.scale"], self.config.norm_eps)
+        asked = self.ops.scale(asked, 1 / math.sqrt(self.config.hidden_size))
+        mixed = self.experts(self.norm(x, scope, "pre_ffw_norm_2"), scope, moe, asked)
+        return self.ops.add(dense, self.norm(mixed, scope, "post_ffw_norm_2"))
 
     def feed_forward(self, x: A, scope: Scope[W], moe: MoeSpec | None) -> A:
         if moe is not None:
@@ -136,10 +170,16 @@ class Decoder(Generic[A, W]):
             hidden = ops.gated(x, gate, up, activation, scope.get("ffn_gate.bias"), up_bias)
         return ops.linear(hidden, scope["ffn_down.weight"], scope.get("ffn_down.bias"))
 
-    def experts(self, x: A, scope: Scope[W], moe: MoeSpec) -> A:
+    def experts(self, x: A, scope: Scope[W], moe: MoeSpec, asked: A | None = None) -> A:
+        """`asked`: what the router sees, where that is not x."""
         ops, activation = self.ops, self.config.activation
         routing = ops.route(
-            x, scope["ffn_gate_inp.weight"], moe, scope.get("ffn_gate_inp.bias"), scope.get("exp_probs_b.bias")
+            x if asked is None else asked,
+            scope["ffn_gate_inp.weight"],
+            moe,
+            scope.get("ffn_gate_inp.bias"),
+            scope.get("exp_probs_b.bias"),
+            scope.get("ffn_down_exps.scale"),
         )
         names = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
         gate, up, down = (scope[f"{name}.weight"] for name in names)

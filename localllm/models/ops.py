@@ -26,6 +26,7 @@ W = TypeVar("W")
 """A weight handle; (out, in) as in the file, quantized or not. Vectors are handles, too."""
 W_co = TypeVar("W_co", covariant=True)
 W_contra = TypeVar("W_contra", contravariant=True)
+Indices = Literal["tokens", "positions", "types"]
 
 
 class Weights(Protocol[W_co]):
@@ -41,8 +42,9 @@ class Weights(Protocol[W_co]):
 class Ops(Protocol[A, W_contra]):
     """Sixteen verbs and some for families at the edge."""
 
-    def embed(self, weight: W_contra, of: Literal["tokens", "positions"] = "tokens", scale: float = 1.0) -> A:
-        """Rows of `weight` for this step's token ids, or for their positions, times `scale`."""
+    def embed(self, weight: W_contra, of: Indices = "tokens", scale: float = 1.0) -> A:
+        """Rows of `weight` for this step's token ids, for their positions, or for which text of a pair they are of,
+        times `scale`."""
 
     def linear(self, x: A, weight: W_contra, bias: W_contra | None = None) -> A:
         """x @ weight.T + bias."""
@@ -64,8 +66,11 @@ class Ops(Protocol[A, W_contra]):
     def activate(self, x: A, activation: Activation) -> A:
         """The activation of a feed-forward without a gate."""
 
-    def rms_norm(self, x: A, weight: W_contra, eps: float) -> A:
-        """Over each run of len(weight) values: the whole width, or each head."""
+    def gate_mul(self, gate: A, up: A, activation: Activation, first: int = 0) -> A:
+        """activation(gate) * the values of up from `first` on, as many as gate has."""
+
+    def rms_norm(self, x: A, weight: W_contra | None, eps: float, run: int = 0) -> A:
+        """Over each run of len(weight) values: the whole width, or each head. Without weight over each `run` values."""
 
     def layer_norm(self, x: A, weight: W_contra, bias: W_contra | None, eps: float, run: int = 0) -> A:
         """Mean and variance over each run of `run` values, 0: the whole width; weight and bias are as wide as x."""
@@ -93,10 +98,13 @@ class Ops(Protocol[A, W_contra]):
     def rope(self, x: A, head_dim: int, spec: RopeSpec) -> A:
         """Rotate every head of `head_dim` values by the token's position."""
 
-    def attention(self, q: A, k: A, v: A, spec: AttentionSpec, layer: int, sinks: W_contra | None = None) -> A:
+    def attention(
+        self, q: A, k: A | None, v: A | None, spec: AttentionSpec, layer: int, sinks: W_contra | None = None
+    ) -> A:
         """Write k and v to the pages of `layer`, then attend over what the row's table names: (T, heads * value_dim).
 
-        `sinks`: one logit per head that takes part in the softmax and contributes no value.
+        Neither k nor v where `spec.kv_from` names another layer: its pages are read, and nothing is written. `sinks`:
+        one logit per head that takes part in the softmax and contributes no value.
         """
 
     def short_conv(
@@ -119,10 +127,10 @@ class Ops(Protocol[A, W_contra]):
         S *= exp(rate * softplus(decay + bias)); S += outer(k, (v - k @ S) * sigmoid(beta)); out = q @ S.
         """
 
-    def gated_norm(self, x: A, gate: A, weight: W_contra, eps: float, run: int, gate_first: bool) -> A:
+    def gated_norm(self, x: A, gate: A, weight: W_contra | None, eps: float, run: int, gate_first: bool) -> A:
         """An RMS norm over each run of `run` values, and times silu(gate): before the norm, or after it.
 
-        `weight` is as wide as x, or as a run.
+        `weight` is as wide as x, or as a run; None: the gate alone.
         """
 
     def route(
@@ -132,10 +140,12 @@ class Ops(Protocol[A, W_contra]):
         spec: MoeSpec,
         bias: W_contra | None = None,
         choice_bias: W_contra | None = None,
+        expert_scale: W_contra | None = None,
     ) -> A:
         """A handle of chosen experts and their weights, (T, num_used); best first, ties by the lower index.
 
         `bias` belongs to the router's logits; `choice_bias` is added for the choice only, not to the weights.
+        `expert_scale`: a number per expert that its weight is multiplied by at the end.
         """
 
     def experts(

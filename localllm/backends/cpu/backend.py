@@ -64,6 +64,7 @@ class CpuBackend:
         self.layout = cache_layout(config, page_size, layer_bytes=room)
         self.vocab_size = config.vocab_size
         self._hidden_size = config.hidden_size
+        self._has_types = source.info("token_types.weight") is not None
         try:
             self._program = Program(
                 threads=threads or default_threads(),
@@ -83,7 +84,7 @@ class CpuBackend:
             raise BadModelFile(f"the model's tensors do not fit together: {error}") from None
         except MemoryError:
             raise NotEnoughMemory("there is no memory for the weights", hint="choose a smaller model") from None
-        self._slots = Slots(self._program, config, emitter.kept_inputs)
+        self._slots = Slots(self._program, emitter.kept)
         self._flattener = Flattener(len(self.layout.groups))
         self._done: deque[StepResult] = deque()
         self.info = BackendInfo(
@@ -147,6 +148,8 @@ class CpuBackend:
 
     def _run(self, batch: Batch, keeps_inputs: bool) -> list[int]:
         """The largest logit of each taken position."""
+        if self._has_types:
+            self._program.types(batch.types)
         return self._program.step(
             batch.token_ids,
             batch.positions,

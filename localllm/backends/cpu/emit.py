@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from localllm.models.config import ModelConfig, PositionGrowth, RopeSpec
 from localllm.models.rope import rope_frequencies
 from localllm.models.source import WeightSource
 
+EMBEDDED = ("tokens", "positions", "types")
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai")
 SCORINGS = ("softmax", "sigmoid", "softmax_chosen")
 BLOCK = 32
@@ -49,8 +51,8 @@ class Emitter:
         self._angles: dict[RopeSpec, int] = {}
         self._forms: dict[Value, set[bool]] = {}
         self._dying: list[Value] = []
-        self.kept_inputs: dict[int, int] = {}
-        """For each layer with state the buffer of its convolution's inputs, filled where a step asks for it."""
+        self.kept: list[int] = []
+        """For each recurrent instruction the buffer of what it takes in, filled where a step asks for it."""
 
     def emit(self, recorded: list[Node]) -> None:
         """Append all nodes. ValueError where shapes do not fit together."""
@@ -119,7 +121,8 @@ class Emitter:
     # ---- one method per node: append it, say whether threads meet after it with a lone row
 
     def _embed(self, node: nodes.Embed) -> bool:
-        self._program.embed(self._pack.matrix(node.weight), node.of_positions, node.scale, self._shared(node.out))
+        of = EMBEDDED.index(node.of)
+        self._program.embed(self._pack.matrix(node.weight), of, node.scale, self._shared(node.out))
         return True
 
     def _linear(self, node: nodes.Linear) -> bool:
@@ -165,6 +168,12 @@ class Emitter:
 
     def _gaterows(self, node: nodes.GateRows) -> bool:
         return self._by_row(self._program.gate_rows, node.out, self._floats(node.x), self._floats(node.gate))
+
+    def _gatednorm(self, node: nodes.GatedNorm) -> bool:
+        x, gate, weight = self._floats(node.x), self._floats(node.gate), self._pack.vector(node.weight)
+        is_wide = node.weight is not None and math.prod(node.weight.shape) > node.run
+        how = (node.run, is_wide, node.eps, node.gate_first)
+        return self._by_row(self._program.gated_norm, node.out, x, gate, weight, *how)
 
     def _linearheads(self, node: nodes.LinearHeads) -> bool:
         matrices, x = self._pack.experts(node.weight), self._input(node, node.x)
@@ -213,13 +222,23 @@ class Emitter:
         return True  # after the attending; the merge that follows reads memory of its own only
 
     def _shortconv(self, node: nodes.ShortConv) -> bool:
-        spec = node.spec
-        kept = self._program.buffer(spec.channels, quantized=False, is_private=False, taken=False)
-        self.kept_inputs[node.layer] = kept
-        place, kernel = self._state_places[node.layer][0].first, self._pack.vector(node.kernel)
+        spec, place = node.spec, self._state_places[node.layer][0].first
+        kernel, kept = self._pack.vector(node.kernel), self._keep(spec.channels)
         x, out = self._floats(node.x), self._shared(node.out)
         self._program.short_conv(x, kernel, spec.kernel, spec.channels, place, kept, out)
         return True
+
+    def _causalconv(self, node: nodes.CausalConv) -> bool:
+        spec, place = node.spec, self._state_places[node.layer][0].first
+        kernel, bias = self._pack.vector(node.kernel), self._pack.vector(node.bias)
+        x, kept = self._floats(node.x), self._keep(spec.channels)
+        self._program.causal_conv(x, kernel, bias, spec.kernel, spec.channels, place, kept, self._shared(node.out))
+        return True
+
+    def _keep(self, width: int) -> int:
+        """A buffer for what a recurrent instruction takes in; it stays that instruction's own."""
+        self.kept.append(self._program.buffer(width, quantized=False, is_private=False, taken=False))
+        return self.kept[-1]
 
     def _route(self, node: nodes.Route) -> bool:
         spec, scoring = node.spec, SCORINGS.index(node.spec.scoring)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from localllm.formats.blocks import BlockType
-from localllm.models.config import Activation, AttentionSpec, MoeSpec, RopeSpec, ShortConvSpec
+from localllm.models.config import (
+    Activation,
+    AttentionSpec,
+    DeltaNetSpec,
+    MoeSpec,
+    RopeSpec,
+    ShortConvSpec,
+    StateSpaceSpec,
+)
+from localllm.models.ops import Indices
 
 NATIVE_QUANTIZED = frozenset(
     {
@@ -83,7 +92,7 @@ class Node:
 class Embed(Node):
     out: Value
     weight: Weight
-    of_positions: bool
+    of: Indices
     scale: float
 
 
@@ -175,6 +184,17 @@ class GateRows(Node):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class GatedNorm(Node):
+    out: Value
+    x: Value
+    gate: Value
+    weight: Weight | None
+    eps: float
+    run: int
+    gate_first: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class LinearHeads(Node):
     out: Value
     x: Value
@@ -231,6 +251,28 @@ class ShortConv(Node):
     x: Value
     kernel: Weight
     spec: ShortConvSpec
+    layer: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CausalConv(Node):
+    out: Value
+    x: Value
+    kernel: Weight
+    bias: Weight | None
+    spec: DeltaNetSpec | StateSpaceSpec
+    layer: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeltaNet(Node):
+    out: Value
+    x: Value
+    beta: Value
+    decay: Value
+    rate: Weight
+    bias: Weight
+    spec: DeltaNetSpec
     layer: int
 
 

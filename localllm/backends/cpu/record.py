@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from localllm.backends.cpu import nodes
 from localllm.backends.cpu.nodes import NATIVE_TYPES, Node, Value, Weight
 from localllm.errors import BadModelFile, UnsupportedModel
-from localllm.models.config import Activation, AttentionSpec, ModelConfig, MoeSpec, RopeSpec, ShortConvSpec
+from localllm.models.config import (
+    Activation,
+    AttentionSpec,
+    DeltaNetSpec,
+    ModelConfig,
+    MoeSpec,
+    RopeSpec,
+    ShortConvSpec,
+    StateSpaceSpec,
+)
 from localllm.models.decoder import Decoder
+from localllm.models.ops import Indices
 from localllm.models.source import WeightSource
 
 LANES, BLOCK = 8, 32
@@ -58,9 +67,9 @@ class RecordingOps:
         self.nodes.append(node)
         return out
 
-    def embed(self, weight: Weight, of: Literal["tokens", "positions"] = "tokens", scale: float = 1.0) -> Value:
+    def embed(self, weight: Weight, of: Indices = "tokens", scale: float = 1.0) -> Value:
         out = Value(weight.shape[1])
-        return self._keep(out, nodes.Embed(out, weight, of == "positions", scale))
+        return self._keep(out, nodes.Embed(out, weight, of, scale))
 
     def linear(self, x: Value, weight: Weight, bias: Weight | None = None) -> Value:
         out = Value(weight.shape[0], x.taken)
@@ -119,6 +128,12 @@ class RecordingOps:
         out = Value(x.width, x.taken)
         return self._keep(out, nodes.GateRows(out, x, gate))
 
+    def gated_norm(
+        self, x: Value, gate: Value, weight: Weight | None, eps: float, run: int, gate_first: bool
+    ) -> Value:
+        out = Value(x.width, x.taken)
+        return self._keep(out, nodes.GatedNorm(out, x, gate, weight, eps, run, gate_first))
+
     def linear_heads(self, x: Value, weight: Weight) -> Value:
         if weight.shape[1] % LANES or (weight.takes_blocks and weight.shape[2] % BLOCK):
             raise UnsupportedModel(f"{weight.name} has heads of {weight.shape[1:]}, for which there are no kernels")
@@ -150,6 +165,12 @@ class RecordingOps:
         mixed = Value(spec.channels)
         self.nodes.append(nodes.ShortConv(mixed, parts, kernel, spec, layer))
         return self.linear(mixed, out_proj)
+
+    def causal_conv(
+        self, x: Value, kernel: Weight, bias: Weight | None, spec: DeltaNetSpec | StateSpaceSpec, layer: int
+    ) -> Value:
+        out = Value(spec.channels)
+        return self._keep(out, nodes.CausalConv(out, x, kernel, bias, spec, layer))
 
     def route(
         self, x: Value, router: Weight, spec: MoeSpec, bias: Weight | None = None, choice_bias: Weight | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,6 @@ from numpy.typing import NDArray
 
 from localllm.backends.batch import Batch
 from localllm.backends.cpu._native import Program
-from localllm.backends.layout import state_places
 from localllm.engine.step import (
     NO_SLOT,
     CheckpointId,
@@ -25,28 +25,25 @@ from localllm.engine.step import (
     ZeroSlot,
 )
 from localllm.errors import InvalidRequest
-from localllm.models.config import ModelConfig, ShortConvSpec
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Trail:
-    """A row that checks drafts: its slot, the state before it, and per layer what its convolution took in."""
+    """A row that checks drafts: its slot, the state before it, and what each recurrent instruction took in of it."""
 
     slot: SlotId
     before: Floats
-    inputs: dict[int, Floats]  # (tokens, channels)
+    inputs: tuple[Floats, ...]  # (tokens, width)
 
 
 class Slots:
-    """The slots of one program. `kept_inputs`: the buffers of convolution inputs by layer."""
+    """The slots of one program. `kept`: for each recurrent instruction, in their order, the buffer of its inputs."""
 
-    def __init__(self, program: Program, config: ModelConfig, kept_inputs: dict[int, int]) -> None:
+    def __init__(self, program: Program, kept: Sequence[int]) -> None:
         self._program = program
-        self._config = config
-        self._places = state_places(config)
-        self._kept_inputs = kept_inputs
+        self._kept = kept
         self._checkpoints: dict[CheckpointId, Floats] = {}
         self._trails: dict[SeqId, Trail] = {}
 
@@ -82,10 +79,7 @@ class Slots:
         starts = batch.row_starts.tolist()
         for row, first, end in zip(plan.rows, starts, starts[1:], strict=False):
             if row.seq in before:
-                inputs = {
-                    layer: self._program.values(buffer, end)[first:].copy()
-                    for layer, buffer in self._kept_inputs.items()
-                }
+                inputs = tuple(self._program.values(buffer, end)[first:].copy() for buffer in self._kept)
                 self._trails[row.seq] = Trail(row.slot, before[row.seq], inputs)
 
     def roll_back(self, op: CommitDraft) -> None:
@@ -93,14 +87,10 @@ class Slots:
         trail = self._trails.pop(op.seq, None)
         if trail is None:
             return
-        state = self._slot(trail.slot)
-        for layer, inputs in trail.inputs.items():
-            spec = self._config.layers[layer].mixer
-            assert isinstance(spec, ShortConvSpec), "only convolutions keep inputs"
-            own = slice(self._places[layer][0].first, self._places[layer][0].end)
-            line = np.concatenate([trail.before[own].reshape(-1, spec.channels), inputs])
-            end = len(line) - (op.num_drafted - op.num_accepted)
-            state[own] = line[end - spec.kernel + 1 : end].reshape(-1)
+        self._slot(trail.slot)[:] = trail.before
+        for index, inputs in enumerate(trail.inputs):
+            kept = inputs[: len(inputs) - (op.num_drafted - op.num_accepted)]
+            self._program.replay(index, trail.slot, kept)
 
     def _slot(self, slot: SlotId) -> Floats:
         try:

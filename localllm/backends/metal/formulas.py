@@ -31,6 +31,17 @@ def gate_times_up(gate: mx.array, up: mx.array, activation: Activation) -> mx.ar
     return gate * mx.sigmoid(gate * 1.702) * (up + 1)
 
 
+def gated_norm(
+    x: mx.array, gate: mx.array, weight: mx.array | None, eps: float, run: int, gate_first: bool
+) -> mx.array:
+    opened = activate(gate, "silu")
+    if weight is None:
+        return x * opened
+    inputs = x * opened if gate_first else x
+    normed = mx.fast.rms_norm(inputs.reshape(x.shape[0], -1, run), None, eps) * weight.reshape(-1, run)
+    return normed.reshape(x.shape) if gate_first else normed.reshape(x.shape) * opened
+
+
 def softcap(x: mx.array, cap: float) -> mx.array:
     return mx.tanh(x / cap) * cap
 

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
 import mlx.core as mx
 
 from localllm.backends.batch import Batch
 from localllm.backends.layout import attention_specs
-from localllm.backends.metal.formulas import activate, attend, gate_times_up, rotate, route, softcap
+from localllm.backends.metal.formulas import activate, attend, gate_times_up, gated_norm, rotate, route, softcap
 from localllm.backends.metal.memory import MetalMemory
 from localllm.backends.metal.precision import Precision
 from localllm.backends.metal.views import ConvView, KvView, Pages, conv_view, kv_view, line_of
 from localllm.backends.metal.weights import Weight
 from localllm.engine.step import StepPlan
-from localllm.models.config import Activation, AttentionSpec, ModelConfig, MoeSpec, RopeSpec, ShortConvSpec
+from localllm.models.config import (
+    Activation,
+    AttentionSpec,
+    DeltaNetSpec,
+    ModelConfig,
+    MoeSpec,
+    RecurrentSpec,
+    RopeSpec,
+    ShortConvSpec,
+    StateSpaceSpec,
+)
+from localllm.models.ops import Indices
 from localllm.models.rope import rope_tables
 
 SORTED_FROM = 64
@@ -42,8 +52,8 @@ class MetalOps:
         self._turns: dict[RopeSpec, tuple[mx.array, mx.array]] = {}
         self.hidden = self.logits = None
 
-    def embed(self, weight: Weight, of: Literal["tokens", "positions"] = "tokens", scale: float = 1.0) -> mx.array:
-        rows = weight.rows(self._batch.token_ids if of == "tokens" else self._batch.positions)
+    def embed(self, weight: Weight, of: Indices = "tokens", scale: float = 1.0) -> mx.array:
+        rows = weight.rows(self._batch.indices(of))
         return rows if scale == 1.0 else rows * scale
 
     def linear(self, x: mx.array, weight: Weight, bias: Weight | None = None) -> mx.array:
@@ -135,19 +145,29 @@ class MetalOps:
     def short_conv(
         self, x: mx.array, in_proj: Weight, kernel: Weight, out_proj: Weight, spec: ShortConvSpec, layer: int
     ) -> mx.array:
+        before, after, inner = mx.split(in_proj.product(x), 3, axis=1)
+        return out_proj.product(after * self._convolved(before * inner, kernel, spec, layer))
+
+    def causal_conv(
+        self, x: mx.array, kernel: Weight, bias: Weight | None, spec: DeltaNetSpec | StateSpaceSpec, layer: int
+    ) -> mx.array:
+        mixed = self._convolved(x, kernel, spec, layer)
+        return activate(mixed if bias is None else mixed + bias.values(), "silu")
+
+    def _convolved(self, inputs: mx.array, kernel: Weight, spec: RecurrentSpec, layer: int) -> mx.array:
+        """The convolution over each row's own tokens and their past, which becomes the next one's."""
         if spec.kernel not in self._conv_views:
             self._conv_views[spec.kernel] = conv_view(self._batch, spec.kernel)
         view, slots = self._conv_views[spec.kernel], mx.array(self._batch.slots)
-        before, after, inner = mx.split(in_proj.product(x), 3, axis=1)
         states = self._memory.states(layer, slots).reshape(-1, spec.channels)
-        line = mx.concatenate([states, before * inner])
+        line = mx.concatenate([states, inputs])
         self._memory.set_states(layer, slots, line[view.last])
         for index, row in enumerate(self._plan.rows):
             if self._memory.trails.wants(row.seq):
                 own = line[line_of(self._batch, spec.kernel, index)]
                 self._memory.trails.keep(row.seq, layer, partial(_stretch, own, spec.kernel - 1))
         taps = kernel.values().reshape(spec.channels, spec.kernel).T
-        return out_proj.product(after * (line[view.taps] * taps).sum(axis=1))
+        return (line[view.taps] * taps).sum(axis=1)
 
     def route(
         self, x: mx.array, router: Weight, spec: MoeSpec, bias: Weight | None = None, choice_bias: Weight | None = None

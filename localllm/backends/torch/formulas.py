@@ -37,6 +37,15 @@ def gate_times_up(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
     return gate * torch.sigmoid(gate * 1.702) * (up + 1)
 
 
+def gated_norm(x: Tensor, gate: Tensor, weight: Tensor | None, eps: float, run: int, gate_first: bool) -> Tensor:
+    opened = functional.silu(gate)
+    if weight is None:
+        return x * opened
+    inputs = x * opened if gate_first else x
+    normed = functional.rms_norm(inputs.view(len(x), -1, run), (run,), eps=eps) * weight.view(-1, run)
+    return normed.view(x.shape) if gate_first else normed.view(x.shape) * opened
+
+
 def softcap(x: Tensor, cap: float) -> Tensor:
     return torch.tanh(x / cap) * cap
 

@@ -104,7 +104,7 @@ class DeviceMemory:
     def state(self, layer: int, part: int = 0) -> Tensor:
         """One part of the states of a layer, (slots, *shape), as a view that may be written."""
         own = self._state_places[layer][part]
-        return self._slots[:, own.first : own.end].unflatten(1, own.shape)
+        return self._slots[:, own.first : own.end].view(self.num_slots, *own.shape)
 
     def slot(self, index: int) -> int:
         if not 0 <= index < self.num_slots:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,14 +15,25 @@ from torch.nn import functional
 from localllm.backends.batch import Batch
 from localllm.backends.layout import layer_values
 from localllm.backends.torch.experts import Experts
-from localllm.backends.torch.formulas import activate, attend, convolve, gate_times_up, rotate, route, softcap
+from localllm.backends.torch.formulas import activate, attend, convolve, gate_times_up, gated_norm, rotate, route, softcap
 from localllm.backends.torch.memory import DeviceMemory
 from localllm.backends.torch.products import Products, check_width
 from localllm.backends.torch.reach import Pool, Reach, Span, reach, uploaded
 from localllm.backends.torch.weights import Weight
 from localllm.engine.step import StepPlan
 from localllm.errors import BadModelFile, InvalidRequest
-from localllm.models.config import Activation, AttentionSpec, ModelConfig, MoeSpec, RopeSpec, ShortConvSpec
+from localllm.models.config import (
+    Activation,
+    AttentionSpec,
+    DeltaNetSpec,
+    ModelConfig,
+    MoeSpec,
+    RecurrentSpec,
+    RopeSpec,
+    ShortConvSpec,
+    StateSpaceSpec,
+)
+from localllm.models.ops import Indices
 from localllm.models.rope import rope_tables
 
 
@@ -64,8 +74,8 @@ class TorchOps:
         assert self._step is not None, "begin() comes first"
         return self._step
 
-    def embed(self, weight: Weight, of: Literal["tokens", "positions"] = "tokens", scale: float = 1.0) -> Tensor:
-        indices = self.step.batch.token_ids if of == "tokens" else self.step.batch.positions
+    def embed(self, weight: Weight, of: Indices = "tokens", scale: float = 1.0) -> Tensor:
+        indices = self.step.batch.indices(of)
         if indices.max() >= weight.shape[0]:
             raise InvalidRequest(f"{of} reach {indices.max()}, the tensor {weight.name} has {weight.shape[0]}")
         rows = weight.rows(uploaded(indices, self._device))
@@ -160,7 +170,16 @@ class TorchOps:
         self, x: Tensor, in_proj: Weight, kernel: Weight, out_proj: Weight, spec: ShortConvSpec, layer: int
     ) -> Tensor:
         before, after, inner = self._of_norm(x, in_proj, None).chunk(3, dim=1)
-        inputs = before * inner
+        return self.linear(after * self._mixed(before * inner, kernel, spec, layer), out_proj)
+
+    def causal_conv(
+        self, x: Tensor, kernel: Weight, bias: Weight | None, spec: DeltaNetSpec | StateSpaceSpec, layer: int
+    ) -> Tensor:
+        mixed = self._mixed(x, kernel, spec, layer)
+        return functional.silu(mixed if bias is None else mixed + bias.store)
+
+    def _mixed(self, inputs: Tensor, kernel: Weight, spec: RecurrentSpec, layer: int) -> Tensor:
+        """The convolution over each row's own tokens and their past, which becomes the next one's."""
         mixed = torch.empty_like(inputs)
         states, taps = self._memory.state(layer), kernel.store.view(spec.channels, spec.kernel)
         for rows, tokens in self.step.convolved:
@@ -169,7 +188,7 @@ class TorchOps:
             mixed[tokens] = convolve(lines, taps)
             states[slots] = lines[:, tokens.shape[1] :]
             self._keep_trails(rows, layer, lines)
-        return self.linear(after * mixed, out_proj)
+        return mixed
 
     def route(
         self, x: Tensor, router: Weight, spec: MoeSpec, bias: Weight | None = None, choice_bias: Weight | None = None

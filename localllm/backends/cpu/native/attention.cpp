@@ -269,37 +269,6 @@ struct Merge : Instruction {
     }
 };
 
-struct ShortConv : Instruction {
-    const Buffer *x, *kept, *out;
-    const float* weight;  // (channels, kernel), oldest first
-    int kernel, channels;
-    size_t state_offset;
-
-    void run(Program& program, int tid) override {
-        const Step& step = program.step();
-        Span span = share(channels, tid, program.threads());
-        for (int row = 0; row < step.num_rows; row++) {
-            float* state = program.state(row) + state_offset;
-            for (int token = step.row_starts[row]; token < step.row_starts[row + 1]; token++)
-                for (int c = span.first; c < span.last; c++) one(program, token, c, state, tid, step.keeps_inputs);
-        }
-    }
-
-private:
-    void one(Program& program, int token, int channel, float* state, int tid, bool keeps) const {
-        const float* in = program.row(*x, token, tid);  // before, after, inner
-        float newest = in[channel] * in[2 * channels + channel];
-        const float* taps = weight + channel * kernel;
-        float sum = 0.0f;
-        for (int i = 0; i + 1 < kernel; i++) sum += state[i * channels + channel] * taps[i];
-        sum += newest * taps[kernel - 1];
-        for (int i = 0; i + 2 < kernel; i++) state[i * channels + channel] = state[(i + 1) * channels + channel];
-        if (kernel > 1) state[(kernel - 2) * channels + channel] = newest;
-        if (keeps) program.row(*kept, token, tid)[channel] = newest;
-        program.row(*out, token, tid)[channel] = in[channels + channel] * sum;
-    }
-};
-
 bool is_float(const Buffer& buffer, int width, bool may_be_private) {
     return !buffer.quantized && !buffer.taken && buffer.width == width && (may_be_private || !buffer.is_private);
 }
@@ -381,28 +350,6 @@ void record_attention(Program& program, int q, int k, int v, int turned_q, const
     program.add(std::move(write));
     program.add(std::move(attend));
     program.add(std::move(merge));
-}
-
-void record_short_conv(Program& program, int x, int weight, int kernel, int channels, size_t state_offset,
-                       int kept_inputs, int out) {
-    auto conv = std::make_unique<ShortConv>();
-    conv->x = &program.buffer(x);
-    conv->kept = &program.buffer(kept_inputs);
-    conv->out = &program.buffer(out);
-    conv->kernel = kernel;
-    conv->channels = channels;
-    conv->state_offset = state_offset;
-    if (kernel < 1 || channels < 1) throw std::invalid_argument("a convolution needs a width");
-    size_t taps = checked_mul(static_cast<size_t>(kernel), static_cast<size_t>(channels));
-    if (program.vector(weight).size() < taps) throw std::invalid_argument("a convolution's kernel is too short");
-    conv->weight = program.vector(weight).data();
-    size_t state = checked_mul(static_cast<size_t>(kernel - 1), static_cast<size_t>(channels));
-    if (checked_add(state_offset, state) > program.limits.state_floats)
-        throw std::invalid_argument("a layer's state does not fit in its slot");
-    if (conv->x->width / 3 != channels || !is_float(*conv->x, 3 * channels, true) ||
-        !is_float(*conv->kept, channels, false) || !is_float(*conv->out, channels, false))
-        throw std::invalid_argument("the inputs of a convolution have the wrong shape");
-    program.add(std::move(conv));
 }
 
 }  // namespace localllm

@@ -72,6 +72,13 @@ void expect(size_t size, size_t wanted, const char* what) {
     if (size != wanted) throw std::invalid_argument(std::string(what) + " has the wrong length");
 }
 
+// Of the tokens of the next step: which text of a pair they are of.
+void set_types(Program& program, const Ints& types) {
+    for (size_t i = 0; i < types.size(); i++)
+        if (types.data()[i] < 0 || types.data()[i] > 1) throw std::invalid_argument("a pair has two texts");
+    program.types.assign(types.data(), types.data() + types.size());
+}
+
 std::vector<int32_t> run_step(Program& program, const Ints& token_ids, const Ints& positions, const Ints& row_starts,
                               const std::vector<IntTable>& tables, const Ints& slots, const Bools& atomic,
                               const Ints& taken, const Bools& needs_logits, bool wants_hidden, bool keeps_inputs) {
@@ -138,6 +145,11 @@ FloatLine view_slot(nb::handle self, int index) {
     return FloatLine(program.slot(index), {program.limits.state_floats}, self);
 }
 
+void replay(Program& program, int recurrent, int slot, nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu> inputs) {
+    if (inputs.shape(0) > INT32_MAX || inputs.shape(1) > INT32_MAX) throw std::invalid_argument("there are too many kept inputs");
+    program.replay(recurrent, slot, inputs.data(), static_cast<int>(inputs.shape(0)), static_cast<int>(inputs.shape(1)));
+}
+
 Outputs outputs(int values, int blocks) { return {values, blocks}; }
 
 void bind_recording(nb::class_<Program>& program) {
@@ -152,7 +164,7 @@ void bind_recording(nb::class_<Program>& program) {
                  return p.add_angles(f.data(), f.size(), factor, {beta, every});
              },
              "frequencies"_a, "factor"_a, "beta"_a = 0.0, "every"_a = 1)
-        .def("embed", &record_embed, "matrix"_a, "of_positions"_a, "scale"_a, "out"_a)
+        .def("embed", &record_embed, "matrix"_a, "of"_a, "scale"_a, "out"_a)
         .def("rms_norm",
              [](Program& p, int x, int weight, int length, float eps, int values, int blocks) {
                  record_rms_norm(p, x, weight, length, eps, outputs(values, blocks));
@@ -198,6 +210,12 @@ void bind_recording(nb::class_<Program>& program) {
                  record_join(p, x, y, heads, outputs(values, blocks));
              },
              "x"_a, "y"_a, "heads"_a, "values"_a, "blocks"_a)
+        .def("gated_norm",
+             [](Program& p, int x, int gate, int weight, int run, bool is_wide, float eps, bool gate_first, int values,
+                int blocks) {
+                 record_gated_norm(p, x, gate, weight, {run, is_wide, eps, gate_first}, outputs(values, blocks));
+             },
+             "x"_a, "gate"_a, "weight"_a, "run"_a, "is_wide"_a, "eps"_a, "gate_first"_a, "values"_a, "blocks"_a)
         .def("linear_heads", &record_linear_heads, "x"_a, "matrices"_a, "out"_a)
         .def("quantize", &record_quantize, "x"_a, "blocks"_a)
         .def("take_rows",
@@ -234,8 +252,10 @@ void bind_recording(nb::class_<Program>& program) {
              "q"_a, "k"_a, "v"_a, "turned_q"_a, nb::kw_only(), "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
              "value_dim"_a, "scale"_a, "softcap"_a, "window"_a, "causal"_a, "group"_a, "offset"_a, "query_angles"_a,
              "key_angles"_a, "sinks"_a, "values"_a, "blocks"_a)
-        .def("short_conv", &record_short_conv, "x"_a, "weight"_a, "kernel"_a, "channels"_a, "state_offset"_a,
-             "kept_inputs"_a, "out"_a)
+        .def("short_conv", &record_short_conv, "x"_a, "weight"_a, "kernel"_a, "channels"_a, "state_offset"_a, "kept"_a,
+             "out"_a)
+        .def("causal_conv", &record_causal_conv, "x"_a, "weight"_a, "bias"_a, "kernel"_a, "channels"_a, "state_offset"_a,
+             "kept"_a, "out"_a)
         .def("route",
              [](Program& p, int logits, int bias, int num_experts, int num_used, int scoring, bool normalize, float scale,
                 int out, int num_groups, int num_used_groups, int group_best) {
@@ -259,6 +279,8 @@ void bind_replay(nb::class_<Program>& program) {
         .def("resize_pages", &Program::resize_pages, "num_pages"_a)
         .def("copy_page", &Program::copy_page, "source"_a, "target"_a)
         .def("slot", &view_slot, "index"_a)
+        .def("replay", &replay, "recurrent"_a, "slot"_a, "inputs"_a)
+        .def("types", &set_types, "types"_a)
         .def("step", &run_step, "token_ids"_a, "positions"_a, "row_starts"_a, "tables"_a, "slots"_a, "atomic"_a, "taken"_a,
              "needs_logits"_a, "wants_hidden"_a, "keeps_inputs"_a)
         .def("go_alone", &Program::go_alone, "steps"_a)

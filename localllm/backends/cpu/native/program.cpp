@@ -91,6 +91,15 @@ float* Program::slot(int index) {
     return slots_.as<float>() + static_cast<size_t>(index) * limits.state_floats;
 }
 
+void Program::replay(int recurrent, int slot_index, const float* inputs, int num_tokens, int width) {
+    if (recurrent < 0 || static_cast<size_t>(recurrent) >= recurrent_.size())
+        refuse("the recurrent instruction", recurrent, static_cast<int>(recurrent_.size()));
+    Recurrent& instruction = *recurrent_[static_cast<size_t>(recurrent)];
+    if (width != instruction.kept->width || num_tokens < 0) throw std::invalid_argument("the kept inputs have the wrong shape");
+    FlushDenormals flush;  // as in a step
+    instruction.replay(*this, slot(slot_index), inputs, num_tokens);
+}
+
 float* Program::row(const Buffer& buffer, int index, int tid) const {
     size_t at = static_cast<size_t>(is_single(buffer.taken, buffer.is_private) ? tid : index);
     return buffer.memory.as<float>() + at * buffer.ld;

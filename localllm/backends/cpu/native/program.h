@@ -71,6 +71,15 @@ struct Instruction {
     virtual void run(Program& program, int tid) = 0;
 };
 
+// An instruction with a part of the sequences' state. What it takes in of each token is kept where a step asks for it,
+// so that the state after fewer tokens can be made again.
+struct Recurrent : Instruction {
+    const Buffer* kept = nullptr;  // shared floats
+
+    // The slot as it is after `num_tokens` more tokens: `inputs` (num_tokens, kept->width) are what was kept of them.
+    virtual void replay(const Program& program, float* slot, const float* inputs, int num_tokens) = 0;
+};
+
 // A factor that grows with the position: 1 + beta * ln(1 + floor(position / every)).
 struct Growth {
     double beta = 0.0;
@@ -104,6 +113,10 @@ public:
     int add_vector(const float* values, size_t count);
     int add_angles(const double* frequencies, size_t count, double factor, Growth growth);
     void add(std::unique_ptr<Instruction> instruction) { instructions_.push_back(std::move(instruction)); }
+    void add_recurrent(std::unique_ptr<Recurrent> instruction) {
+        recurrent_.push_back(instruction.get());
+        instructions_.push_back(std::move(instruction));
+    }
 
     Buffer& buffer(int id) { return at(buffers_, id, "buffer"); }
     const Matrix& matrix(int id) { return at(matrices_, id, "matrix"); }
@@ -119,6 +132,8 @@ public:
     void resize_pages(int num_pages);
     void copy_page(int source, int target);
     float* slot(int index);
+    // The slot goes on by tokens that the recurrent instruction of this number kept, in the order of recording.
+    void replay(int recurrent, int slot, const float* inputs, int num_tokens, int width);
 
     // ---- replay
 
@@ -135,6 +150,7 @@ public:
 
     const Kernels& kernels;
     const Limits limits;
+    std::vector<int32_t> types;  // of the step's tokens: which text of a pair they are of
     const Step& step() const { return *step_; }
     int threads() const { return team_.size(); }
     int count(bool taken) const { return taken ? step_->num_taken : step_->num_tokens; }
@@ -182,6 +198,7 @@ private:
     std::deque<std::vector<float>> vectors_;
     std::deque<Angles> angles_;
     std::vector<std::unique_ptr<Instruction>> instructions_;
+    std::vector<Recurrent*> recurrent_;
 
     Mapping pages_, slots_;
     int num_pages_ = 0, num_slots_ = 0;

@@ -14,7 +14,7 @@ struct Outputs {
 };
 
 // rows.cpp
-void record_embed(Program&, int matrix, bool of_positions, float scale, int out);
+void record_embed(Program&, int matrix, int of, float scale, int out);
 void record_rms_norm(Program&, int x, int weight, int length, float eps, Outputs out);
 void record_layer_norm(Program&, int x, int weight, int bias, float eps, int length, Outputs out);
 void record_activate(Program&, int x, int activation, Outputs out);
@@ -24,6 +24,14 @@ void record_scale(Program&, int x, float factor, Outputs out);
 void record_softcap(Program&, int x, float cap, Outputs out);
 void record_gate_rows(Program&, int x, int gate, Outputs out);
 void record_join(Program&, int x, int y, int heads, Outputs out);
+// Over runs of `run` values; the weight is as wide as the row, or as a run. NONE for a weight: the gate alone.
+struct GatedNormSpec {
+    int run;
+    bool is_wide;
+    float eps;
+    bool gate_first;
+};
+void record_gated_norm(Program&, int x, int gate, int weight, const GatedNormSpec& spec, Outputs out);
 void record_quantize(Program&, int x, int blocks);
 void record_take_rows(Program&, int x, Outputs out);
 void record_rope(Program&, int x, int head_dim, int angles, Outputs out);
@@ -57,7 +65,12 @@ struct AttentionSpec {
     int sinks = NONE;
 };
 void record_attention(Program&, int q, int k, int v, int turned_q, const AttentionSpec& spec, Outputs out);
-void record_short_conv(Program&, int x, int weight, int kernel, int channels, size_t state_offset, int kept_inputs, int out);
+
+// convolve.cpp
+// `kept`: a buffer as wide as the channels, for Recurrent.
+void record_short_conv(Program&, int x, int weight, int kernel, int channels, size_t state_offset, int kept, int out);
+// silu(convolution + bias); bias may be none.
+void record_causal_conv(Program&, int x, int weight, int bias, int kernel, int channels, size_t state_offset, int kept, int out);
 
 // experts.cpp
 struct RouteSpec {

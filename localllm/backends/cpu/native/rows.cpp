@@ -77,10 +77,14 @@ const float* weights(Program& program, int id, int width) {
 
 struct Embed : RowWise {
     const Matrix* matrix;
-    bool of_positions;
+    int of;  // tokens, positions, or types: which text of a pair
     float scale;
+    int row_of(Program& program, int index) const {
+        if (of == 2) return static_cast<size_t>(index) < program.types.size() ? program.types[static_cast<size_t>(index)] : 0;
+        return (of ? program.step().positions : program.step().token_ids)[index];
+    }
     void compute(Program& program, int index, int, float* out) override {
-        int row = (of_positions ? program.step().positions : program.step().token_ids)[index];
+        int row = row_of(program, index);
         program.kernels.unpack_row(matrix->group(row / LANES), matrix->type, matrix->columns, row % LANES, scale, out);
     }
 };
@@ -149,6 +153,25 @@ struct GateRows : RowWise {
     }
 };
 
+// An RMS norm over runs, and times silu(gate): before it or after it.
+struct GatedNorm : RowWise {
+    const Buffer *x, *gate;
+    const float* weight;
+    GatedNormSpec spec;
+    void compute(Program& program, int index, int tid, float* out) override {
+        const float *in = program.row(*x, index, tid), *opening = program.row(*gate, index, tid);
+        if (spec.gate_first || !weight) {
+            program.kernels.gate_mul(opening, in, width, Activation::silu, out);
+            in = out;
+        }
+        if (!weight) return;
+        for (int first = 0; first < width; first += spec.run)
+            program.kernels.rms_norm(in + first, spec.run, spec.run, weight + (spec.is_wide ? first : 0), spec.eps,
+                                     out + first);
+        if (!spec.gate_first) program.kernels.gate_mul(opening, out, width, Activation::silu, out);
+    }
+};
+
 // Per head the values of x, then those of y.
 struct Join : RowWise {
     const Buffer *x, *y;
@@ -212,12 +235,13 @@ struct Pool : Instruction {
 
 }  // namespace
 
-void record_embed(Program& program, int matrix, bool of_positions, float scale, int out) {
+void record_embed(Program& program, int matrix, int of, float scale, int out) {
+    if (of < 0 || of > 2) throw std::invalid_argument("there is no such index of rows");
     auto embed = std::make_unique<Embed>();
     embed->matrix = &program.matrix(matrix);
-    embed->of_positions = of_positions;
+    embed->of = of;
     embed->scale = scale;
-    int needed = of_positions ? program.limits.context_length : program.limits.vocab_size;
+    int needed = of == 2 ? 2 : of ? program.limits.context_length : program.limits.vocab_size;
     if (embed->matrix->rows < needed) throw std::invalid_argument("the embedding has fewer rows than there are ids");
     int width = embed->matrix->columns;
     bind(program, std::move(embed), width, {out, NONE});
@@ -300,6 +324,20 @@ void record_gate_rows(Program& program, int x, int gate, Outputs out) {
     same_rows(*rows->gate, program, out);
     int width = rows->x->width;
     bind(program, std::move(rows), width, out);
+}
+
+void record_gated_norm(Program& program, int x, int gate, int weight, const GatedNormSpec& spec, Outputs out) {
+    auto norm = std::make_unique<GatedNorm>();
+    norm->x = &floats(program, x);
+    norm->gate = &floats(program, gate);
+    norm->spec = spec;
+    int width = norm->x->width;
+    if (norm->gate->width != width) throw std::invalid_argument("a row and its gate differ in width");
+    if (spec.run <= 0 || width % spec.run) throw std::invalid_argument("a norm does not divide its input");
+    norm->weight = weights(program, weight, spec.is_wide ? width : spec.run);
+    same_rows(*norm->x, program, out);
+    same_rows(*norm->gate, program, out);
+    bind(program, std::move(norm), width, out);
 }
 
 void record_join(Program& program, int x, int y, int heads, Outputs out) {
