@@ -31,16 +31,16 @@ _MXFP4_MIDDLES = ((0.5, "down"), (1.5, "up"), (2.5, "down"), (3.5, "up"), (5, "d
 _LARGEST_EXPONENT = 252  # 6 * 2**125 is the largest MXFP4 number that float32 holds
 
 
-def encode_iq4_nl(blocks: Floats) -> Bytes:
+def encode_iq4_nl(blocks: Floats, importance: Floats | None = None) -> Bytes:
     groups = in_columns(blocks, GROUP)
-    super_scale, scale = halves(_iq4_scale(groups))
+    super_scale, scale = halves(_iq4_scale(groups, importance))
     codes = _iq4_tables()[0][_slots(groups * inverse(scale))]
     return np.concatenate([super_scale, pack_bits(in_blocks(codes, GROUP), 16, 4)], axis=1)
 
 
-def encode_iq4_xs(blocks: Floats) -> Bytes:
+def encode_iq4_xs(blocks: Floats, importance: Floats | None = None) -> Bytes:
     groups = in_columns(blocks, GROUP)
-    scale = _iq4_scale(groups).reshape(len(blocks), -1)
+    scale = _iq4_scale(groups, importance).reshape(len(blocks), -1)
     super_scale, unit = halves(extremes(np.ascontiguousarray(scale.T)) / np.float32(-32))
     steps = quantized(scale * inverse(unit)[:, None], -32, 31)
     codes = _iq4_tables()[0][_slots(groups * inverse((steps * unit[:, None]).reshape(-1)))]
@@ -49,9 +49,9 @@ def encode_iq4_xs(blocks: Floats) -> Bytes:
     return np.concatenate([super_scale, *fields, pack_bits(in_blocks(codes, 256), 16, 4)], axis=1)
 
 
-def _iq4_scale(groups: Floats) -> Floats:
-    points = _iq4_tables()[1]
-    return scale_fit(groups, size_weights(groups), _iq4_candidates(groups), lambda scaled: points[_slots(scaled)])
+def _iq4_scale(groups: Floats, importance: Floats | None) -> Floats:
+    points, weights = _iq4_tables()[1], size_weights(groups, importance)
+    return scale_fit(groups, weights, _iq4_candidates(groups), lambda scaled: points[_slots(scaled)])
 
 
 def _iq4_candidates(groups: Floats) -> Iterator[Floats]:
@@ -75,13 +75,14 @@ def _slots(scaled: Floats) -> NDArray[np.intp]:
     return steps.astype(np.intp)
 
 
-def encode_mxfp4(blocks: Floats) -> Bytes:
+def encode_mxfp4(blocks: Floats, importance: Floats | None = None) -> Bytes:
     """The exponent that the specification proposes, or the next one where that clips less than it coarsens."""
     groups = in_columns(blocks, GROUP)
     proposed = _mxfp4_exponent(np.abs(groups).max(axis=0))
     upper = np.minimum(proposed + 1, _LARGEST_EXPONENT)
-    codes, error = _mxfp4_codes(groups, proposed)
-    upper_codes, upper_error = _mxfp4_codes(groups, upper)
+    columns = None if importance is None else in_columns(importance, GROUP)
+    codes, error = _mxfp4_codes(groups, proposed, columns)
+    upper_codes, upper_error = _mxfp4_codes(groups, upper, columns)
     is_upper = np.float32(4) * upper_error < error  # errors are in squares of half the scale
     exponent = np.where(is_upper, upper, proposed).astype(np.uint8)
     chosen = np.where(is_upper, upper_codes, codes)
@@ -96,7 +97,7 @@ def _mxfp4_exponent(largest: Floats) -> NDArray[np.int32]:
     return exponents
 
 
-def _mxfp4_codes(groups: Floats, exponent: NDArray[np.int32]) -> tuple[Bytes, Floats]:
+def _mxfp4_codes(groups: Floats, exponent: NDArray[np.int32], importance: Floats | None) -> tuple[Bytes, Floats]:
     """Codes under a shared exponent (groups,), and the squared error (groups,) in squares of half the scale."""
     doubled = groups * np.ldexp(np.float32(1), 128 - np.maximum(exponent, 1))
     size = np.abs(doubled)
@@ -104,4 +105,5 @@ def _mxfp4_codes(groups: Floats, exponent: NDArray[np.int32]) -> tuple[Bytes, Fl
     for middle, tie_goes in _MXFP4_MIDDLES:
         codes += size >= np.float32(middle) if tie_goes == "up" else size > np.float32(middle)
     missed = np.array(MXFP4_VALUES_DOUBLED, np.float32)[codes] - size
-    return codes | ((doubled < 0).astype(np.uint8) << np.uint8(3)), total(missed * missed)
+    errors = missed * missed if importance is None else missed * missed * importance
+    return codes | ((doubled < 0).astype(np.uint8) << np.uint8(3)), total(errors)

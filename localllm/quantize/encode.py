@@ -15,13 +15,14 @@ from localllm.formats import blocks as plain
 from localllm.formats.blocks import BLOCK_LAYOUTS, PLAINLY_ENCODABLE, BlockType, row_bytes
 from localllm.quantize.codebooks import encode_iq4_nl, encode_iq4_xs, encode_mxfp4
 from localllm.quantize.k_quants import encode_q2_k, encode_q3_k, encode_q4_k, encode_q5_k, encode_q6_k
+from localllm.quantize.weighted import encode_q4_0, encode_q4_1, encode_q5_0, encode_q5_1
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 CHUNK_VALUES = 1 << 15  # what a search works on at a time: its arrays stay in the cache of one core
 
-_SEARCHING: Mapping[BlockType, Callable[[Floats], Bytes]] = MappingProxyType(
+_SEARCHING: Mapping[BlockType, Callable[[Floats, Floats | None], Bytes]] = MappingProxyType(
     {
         BlockType.Q2_K: encode_q2_k,
         BlockType.Q3_K: encode_q3_k,
@@ -33,6 +34,14 @@ _SEARCHING: Mapping[BlockType, Callable[[Floats], Bytes]] = MappingProxyType(
         BlockType.MXFP4: encode_mxfp4,
     }
 )
+_SEARCHING_IF_WEIGHTED: Mapping[BlockType, Callable[[Floats, Floats], Bytes]] = MappingProxyType(
+    {
+        BlockType.Q4_0: encode_q4_0,
+        BlockType.Q4_1: encode_q4_1,
+        BlockType.Q5_0: encode_q5_0,
+        BlockType.Q5_1: encode_q5_1,
+    }
+)
 ENCODABLE: frozenset[BlockType] = PLAINLY_ENCODABLE | frozenset(_SEARCHING)
 
 _LARGEST_HALF = 65504.0
@@ -41,14 +50,17 @@ _LARGEST: Mapping[BlockType, float] = MappingProxyType(
     {BlockType.F32: 3.4028235e38, BlockType.BF16: 3.3961775e38, BlockType.MXFP4: 3.4028235e38}
 )
 _SMALLEST_HALF = 2.0**-24
+_LEAST_WEIGHT = 1e-6  # of the average
 
 
-def encode(block_type: BlockType, values: NDArray[Any]) -> Bytes:
+def encode(block_type: BlockType, values: NDArray[Any], weights: NDArray[Any] | None = None) -> Bytes:
     """Pack float values (..., columns) of any float dtype; returns uint8 (..., row_bytes).
 
-    The same values give the same bytes, whatever is encoded beside them. Raises UnsupportedModel for a type without an
-    encoder and for values too large for it, BadModelFile for values that are not finite and for rows that are not whole
-    blocks.
+    weights: the importance of each column, (columns,), or (experts, columns) for values (experts, rows, columns): how
+    much a squared error there counts, as importance matrices have it; only the proportions matter, and a type without
+    a choice (floats, Q8_0) takes no notice. The same values give the same bytes, whatever is encoded beside them.
+    Raises UnsupportedModel for a type without an encoder and for values too large for it, BadModelFile for values that
+    are not finite, for rows that are not whole blocks, and for weights that are negative, not finite or too few.
     """
     if block_type not in ENCODABLE:
         raise UnsupportedModel(
@@ -56,25 +68,60 @@ def encode(block_type: BlockType, values: NDArray[Any]) -> Bytes:
         )
     columns = values.shape[-1] if values.ndim else 1
     shape = (*values.shape[:-1], row_bytes(block_type, columns))
+    importance = None if weights is None else checked_weights(weights, values.shape)
+    if importance is None or importance.ndim == 1:
+        return _encode_rows(block_type, values, importance).reshape(shape)
+    packed = [_encode_rows(block_type, rows, line) for rows, line in zip(values, importance, strict=True)]
+    return np.concatenate(packed).reshape(shape)
+
+
+def checked_weights(weights: NDArray[Any], shape: tuple[int, ...]) -> Floats | None:
+    """Float32, 1 on the average, and nowhere so small that a column counts for nothing; None if all are zero.
+
+    A column that no text has reached says nothing about other texts.
+    """
+    if weights.shape not in {shape[-1:], (*shape[:-2], *shape[-1:])} or weights.ndim not in (1, 2):
+        raise BadModelFile(f"an importance of shape {weights.shape} does not belong to values of shape {shape}")
+    if not np.isfinite(weights).all() or (weights.size and weights.min() < 0):
+        raise BadModelFile("the importance of columns must be finite and not negative")
+    largest = weights.max(initial=0)
+    if largest == 0:
+        return None
+    scaled = weights.astype(np.float64) / largest
+    mean = scaled.mean(axis=-1, keepdims=True)
+    even = np.divide(scaled, mean, out=np.ones_like(scaled), where=mean > 0)
+    return np.maximum(even, _LEAST_WEIGHT).astype(np.float32)
+
+
+def _encode_rows(block_type: BlockType, values: NDArray[Any], importance: Floats | None) -> Bytes:
     per_block, block_bytes = BLOCK_LAYOUTS[block_type]
     blocks = values.reshape(-1, per_block)
     packed = np.empty((len(blocks), block_bytes), np.uint8)
     step = CHUNK_VALUES // per_block
+    of_row = None if importance is None else importance.reshape(-1, per_block)
     for start in range(0, len(blocks), step):
-        packed[start : start + step] = _encode_chunk(block_type, blocks[start : start + step])
-    return packed.reshape(shape)
+        chunk = blocks[start : start + step]
+        beside = None if of_row is None else of_row[np.arange(start, start + len(chunk)) % len(of_row)]
+        packed[start : start + step] = _encode_chunk(block_type, chunk, beside)
+    return packed
 
 
-def _encode_chunk(block_type: BlockType, blocks: NDArray[Any]) -> Bytes:
+def _encode_chunk(block_type: BlockType, blocks: NDArray[Any], importance: Floats | None) -> Bytes:
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is refused as that
         chunk = np.ascontiguousarray(blocks, dtype=np.float32)
     largest = np.abs(chunk).max(axis=1)
     _check(block_type, float(largest.max()))
-    pack = _SEARCHING.get(block_type)
-    if BLOCK_LAYOUTS[block_type].values_per_block > 1 and block_type not in _LARGEST:
-        # such a block has a scale of zero in any case, but 1 / scale would overflow on the way
-        chunk = np.where(largest[:, None] < np.float32(_SMALLEST_HALF / 2), np.float32(0), chunk)
-    return plain.encode(block_type, chunk) if pack is None else pack(chunk)
+    if block_type in _SEARCHING_IF_WEIGHTED and importance is not None:
+        return _SEARCHING_IF_WEIGHTED[block_type](_without_traces(chunk, largest), importance)
+    if block_type in _SEARCHING:
+        exact = chunk if block_type in _LARGEST else _without_traces(chunk, largest)
+        return _SEARCHING[block_type](exact, importance)
+    return plain.encode(block_type, chunk)
+
+
+def _without_traces(chunk: Floats, largest: Floats) -> Floats:
+    """Blocks whose scale is zero in float16 are zero (1 / scale would overflow on the way); no zero has a sign."""
+    return np.where(largest[:, None] < np.float32(_SMALLEST_HALF / 2), np.float32(0), chunk) + np.float32(0)
 
 
 def _check(block_type: BlockType, largest: float) -> None:

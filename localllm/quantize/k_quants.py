@@ -23,6 +23,8 @@ from localllm.quantize.search import (
     scale_fit,
     size_weights,
     squared_error,
+    symmetric_candidates,
+    total,
 )
 
 VALUES = 256
@@ -46,32 +48,32 @@ class _Symmetric(NamedTuple):
     super_scale: Bytes
 
 
-def encode_q2_k(blocks: Floats) -> Bytes:
-    parts = _affine(blocks, 16, levels=3, steps=15, stretches=np.arange(-0.5, 1.05, 0.1))
+def encode_q2_k(blocks: Floats, importance: Floats | None = None) -> Bytes:
+    parts = _affine(blocks, importance, 16, levels=3, steps=15, stretches=np.arange(-0.5, 1.05, 0.1))
     scales = parts.scales | (parts.floors << np.uint8(4))
     return np.concatenate([scales, pack_bits(parts.quants, 32, 2), parts.super_scale, parts.super_floor], axis=1)
 
 
-def encode_q3_k(blocks: Floats) -> Bytes:
-    quants, scales, super_scale = _symmetric(blocks, reach=4, steps=32)
+def encode_q3_k(blocks: Floats, importance: Floats | None = None) -> Bytes:
+    quants, scales, super_scale = _symmetric(blocks, importance, reach=4, steps=32)
     lifted = (scales + np.int8(32)).view(np.uint8)
     packed = [pack_bits(lifted & 0x0F, 8, 4), pack_bits(lifted >> 4, 4, 2)]
     return np.concatenate([pack_bits(quants >> 2, 32, 1), pack_bits(quants & 3, 32, 2), *packed, super_scale], axis=1)
 
 
-def encode_q4_k(blocks: Floats) -> Bytes:
-    parts = _affine(blocks, 32, levels=15, steps=63, stretches=np.arange(-1, 1.05, 0.1))
+def encode_q4_k(blocks: Floats, importance: Floats | None = None) -> Bytes:
+    parts = _affine(blocks, importance, 32, levels=15, steps=63, stretches=np.arange(-1, 1.05, 0.1))
     return np.concatenate([*_head(parts), pack_bits(parts.quants, 32, 4)], axis=1)
 
 
-def encode_q5_k(blocks: Floats) -> Bytes:
-    parts = _affine(blocks, 32, levels=31, steps=63, stretches=np.arange(-0.5, 1.05, 0.1))
+def encode_q5_k(blocks: Floats, importance: Floats | None = None) -> Bytes:
+    parts = _affine(blocks, importance, 32, levels=31, steps=63, stretches=np.arange(-0.5, 1.05, 0.1))
     fields = [pack_bits(parts.quants >> 4, 32, 1), pack_bits(parts.quants & 0x0F, 32, 4)]
     return np.concatenate([*_head(parts), *fields], axis=1)
 
 
-def encode_q6_k(blocks: Floats) -> Bytes:
-    quants, scales, super_scale = _symmetric(blocks, reach=32, steps=128)
+def encode_q6_k(blocks: Floats, importance: Floats | None = None) -> Bytes:
+    quants, scales, super_scale = _symmetric(blocks, importance, reach=32, steps=128)
     fields = [pack_bits(quants & 0x0F, 64, 4), pack_bits(quants >> 4, 32, 2)]
     return np.concatenate([*fields, scales.view(np.uint8), super_scale], axis=1)
 
@@ -80,9 +82,11 @@ def _head(parts: _Affine) -> tuple[Bytes, Bytes, Bytes]:
     return parts.super_scale, parts.super_floor, pack_scale_pairs(parts.scales, parts.floors)
 
 
-def _affine(blocks: Floats, group: int, levels: int, steps: int, stretches: NDArray[np.float64]) -> _Affine:
+def _affine(
+    blocks: Floats, importance: Floats | None, group: int, levels: int, steps: int, stretches: NDArray[np.float64]
+) -> _Affine:
     groups, per_block = in_columns(blocks, group), VALUES // group
-    weights = size_weights(groups)
+    weights = size_weights(groups, importance)
     scale, floor = affine_fit(groups, weights, levels, stretches.tolist())
     super_scale, scale_unit = _unit(scale.reshape(-1, per_block).max(axis=1), per_block, steps)
     super_floor, floor_unit = _unit(floor.reshape(-1, per_block).max(axis=1), per_block, steps)
@@ -104,8 +108,20 @@ def _affine(blocks: Floats, group: int, levels: int, steps: int, stretches: NDAr
 
 def _unit(largest: Floats, per_block: int, steps: int) -> tuple[Bytes, Floats]:
     """The float16 (n, 2) under the small scales of each block, and its value for each group (n * per_block,)."""
-    packed, unit = halves(largest / np.float32(steps))
-    return packed, np.repeat(unit, per_block)
+    return _halves_for(largest / np.float32(steps), per_block)
+
+
+def _halves_for(unit: Floats, per_block: int) -> tuple[Bytes, Floats]:
+    packed, rounded = halves(unit)
+    return packed, np.repeat(rounded, per_block)
+
+
+def _super_fit(scale: Floats, weights: Floats, steps: int) -> Floats:
+    """What the scales of each block (blocks * groups,) are counted in, so that the heavy ones among them fit best."""
+    scales, heavy = in_columns(scale, VALUES // 16), in_columns(weights, VALUES // 16)
+    per_unit = inverse(extremes(scales))
+    candidates = (per_unit * end for end in symmetric_candidates(steps))
+    return scale_fit(scales, heavy, candidates, lambda scaled: quantized(scaled, -steps, steps - 1))
 
 
 def _neighbours(numbers: Floats, low: int, high: int) -> list[Floats]:
@@ -114,15 +130,14 @@ def _neighbours(numbers: Floats, low: int, high: int) -> list[Floats]:
     return [nearest, *(np.clip(nearest + np.float32(step), low, high) for step in (-1, 1))]
 
 
-def _symmetric(blocks: Floats, reach: int, steps: int) -> _Symmetric:
+def _symmetric(blocks: Floats, importance: Floats | None, reach: int, steps: int) -> _Symmetric:
     """Quants of -reach..reach-1 (stored from 0), scales of -steps..steps-1, groups of 16."""
     groups, per_block = in_columns(blocks, 16), VALUES // 16
-    weights = size_weights(groups)
+    weights = size_weights(groups, importance)
     per_unit = inverse(extremes(groups))
-    # the largest value lands on -reach, the side with one more number, or beside it
-    stretched = (per_unit * np.float32(-reach - step / 10) for step in range(-9, 10))
-    scale = scale_fit(groups, weights, stretched, lambda scaled: quantized(scaled, -reach, reach - 1))
-    super_scale, unit = _unit(-extremes(scale.reshape(-1, per_block).T), per_block, steps)
+    candidates = (per_unit * end for end in symmetric_candidates(reach))
+    scale = scale_fit(groups, weights, candidates, lambda scaled: quantized(scaled, -reach, reach - 1))
+    super_scale, unit = _halves_for(_super_fit(scale, total(weights), steps), per_block)
 
     def rounded(scales: Floats) -> Floats:
         return quantized(groups * inverse(scales * unit), -reach, reach - 1)

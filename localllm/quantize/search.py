@@ -51,9 +51,18 @@ def extremes(groups: Floats) -> Floats:
     return values
 
 
-def size_weights(groups: Floats) -> Floats:
-    """Large values weigh more, but not so much that small ones are lost: their size plus the group's RMS."""
-    weights: Floats = np.sqrt(total(groups * groups) / np.float32(len(groups))) + np.abs(groups)
+def size_weights(groups: Floats, importance: Floats | None) -> Floats:
+    """Large values weigh more, but not so much that small ones are lost: their size plus the group's RMS.
+
+    `importance` (n, values) in blocks, or None: how much an error in each value's column tells. It is a better guess
+    than a value's size, which then counts less: the importance times the hypotenuse of size and RMS.
+    """
+    square = groups * groups
+    mean_square = total(square) / np.float32(len(groups))
+    if importance is None:
+        weights: Floats = np.sqrt(mean_square) + np.abs(groups)
+    else:
+        weights = in_columns(importance, len(groups)) * np.sqrt(mean_square + square)
     return weights
 
 
@@ -75,22 +84,26 @@ def scale_fit(
     return best
 
 
+def symmetric_candidates(reach: int) -> list[np.float32]:
+    """Where the value of largest size may land: on -reach, the side with one more number, or up to 0.9 beside it."""
+    return [np.float32(-reach - step / 10) for step in range(-9, 10)]
+
+
 def affine_fit(groups: Floats, weights: Floats, levels: int, stretches: Iterable[float]) -> tuple[Floats, Floats]:
     """Scale and floor (groups,), both >= 0, of the least weighted error of scale * (0..levels) - floor.
 
     `stretches` are added to `levels`: how far the candidates' grids reach beyond the values (negative: clip them).
     """
-    lowest = np.minimum(groups.min(axis=0), np.float32(0))
-    lifted = groups - lowest
-    span = lifted.max(axis=0)
-    scale, floor = span / np.float32(levels), -lowest
-    least = np.full_like(span, np.inf)
-    for stretch in stretches:
-        quants = quantized(lifted * (np.float32(levels + stretch) * inverse(span)), 0, levels)
+    floor, highest = np.float32(0) - np.minimum(groups.min(axis=0), np.float32(0)), groups.max(axis=0)
+    scale = (highest + floor) / np.float32(levels)
+    least = np.full_like(scale, np.inf)
+    for stretch in stretches:  # each candidate stands on the best floor so far
+        per_unit = np.float32(levels + stretch) * inverse(highest + floor)
+        quants = quantized((groups + floor) * per_unit, 0, levels)
         slope, offset = _line(groups, weights, quants)
         error = squared_error(groups, weights, quants * slope + offset)
         better = (error < least) & (slope > 0)
-        scale, floor = np.where(better, slope, scale), np.where(better, -offset, floor)
+        scale, floor = np.where(better, slope, scale), np.where(better, np.float32(0) - offset, floor)
         least = np.where(better, error, least)
     return scale, floor
 
