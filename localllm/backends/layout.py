@@ -26,11 +26,12 @@ def cache_layout(
 
     `layer_bytes`: the room of one layer in a page, where that is more than its numbers.
     Layers of one window share groups, all groups have room for the same number of layers; a group may be short of
-    some, which stay unused.
+    some, which stay unused. Layers that read another's keys and values have no room.
     """
     by_window: dict[int | None, list[int]] = {}
     for index, spec in attention_specs(config):
-        by_window.setdefault(spec.window, []).append(index)
+        if spec.kv_from is None:
+            by_window.setdefault(spec.window, []).append(index)
     per_group = layers_per_group([len(layers) for layers in by_window.values()])
     groups = tuple(
         KvGroup(window, tuple(layers[first : first + per_group]))
@@ -52,13 +53,15 @@ def layers_per_group(counts: list[int]) -> int:
     return min(range(1, max(counts, default=1) + 1), key=cost) if counts else 1
 
 
-def kv_places(layout: CacheLayout) -> dict[int, KvPlace]:
-    """For each attention layer its place."""
-    return {
+def kv_places(config: ModelConfig, layout: CacheLayout) -> dict[int, KvPlace]:
+    """For each attention layer the place of what it reads: its own, or that of the layer that it names."""
+    places = {
         layer: KvPlace(group, index)
         for group, members in enumerate(layout.groups)
         for index, layer in enumerate(members.layers)
     }
+    others = {layer: spec.kv_from for layer, spec in attention_specs(config) if spec.kv_from is not None}
+    return {**places, **{layer: places[other] for layer, other in others.items()}}
 
 
 def layer_values(config: ModelConfig) -> int:

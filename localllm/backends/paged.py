@@ -36,7 +36,7 @@ class PagedMemory:
         self.layout = cache_layout(config, page_size, np.dtype(kv_type).itemsize)
         self._config = config
         self._specs = dict(attention_specs(config))
-        self._kv_places = kv_places(self.layout)
+        self._kv_places = kv_places(config, self.layout)
         self._state_places = state_places(config)
         self._kv_type = kv_type
         self._pages: NDArray[Any] = np.zeros(self._pages_shape(0), kv_type)

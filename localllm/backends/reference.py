@@ -154,11 +154,14 @@ class ReferenceOps:
     def activate(self, x: Floats, activation: Activation) -> Floats:
         return activate(x, activation)
 
-    def rms_norm(self, x: Floats, weight: Tensor, eps: float) -> Floats:
-        runs = x.reshape(len(x), -1, weight.shape[0])
+    def gate_mul(self, gate: Floats, up: Floats, activation: Activation, first: int = 0) -> Floats:
+        return gate_times_up(gate, up[:, first : first + gate.shape[1]], activation)
+
+    def rms_norm(self, x: Floats, weight: Tensor | None, eps: float, run: int = 0) -> Floats:
+        runs = x.reshape(len(x), -1, run if weight is None else weight.shape[0])
         mean_square = np.mean(runs * runs, axis=-1, keepdims=True, dtype=np.float32)
-        normed: Floats = np.divide(runs, np.sqrt(mean_square + np.float32(eps)), dtype=np.float32) * weight.values
-        return normed.reshape(x.shape)
+        normed: Floats = np.divide(runs, np.sqrt(mean_square + np.float32(eps)), dtype=np.float32)
+        return (normed if weight is None else normed * weight.values).reshape(x.shape)
 
     def layer_norm(self, x: Floats, weight: Tensor, bias: Tensor | None, eps: float, run: int = 0) -> Floats:
         runs = x.reshape(len(x), -1, run or x.shape[1])
@@ -200,16 +203,23 @@ class ReferenceOps:
         return rotate(x.reshape(len(x), -1, head_dim), cos[:, None], sin[:, None]).reshape(x.shape)
 
     def attention(
-        self, q: Floats, k: Floats, v: Floats, spec: AttentionSpec, layer: int, sinks: Tensor | None = None
+        self,
+        q: Floats,
+        k: Floats | None,
+        v: Floats | None,
+        spec: AttentionSpec,
+        layer: int,
+        sinks: Tensor | None = None,
     ) -> Floats:
         batch, memory = self.batch, self._memory
         out = np.empty((len(q), spec.num_heads * spec.value_dim), np.float32)
         tables = batch.tables[memory.group(layer)]
         for row, (first, end) in enumerate(zip(batch.row_starts, batch.row_starts[1:], strict=False)):
             own, positions = slice(first, end), batch.positions[first:end]
-            keys = k[own].reshape(len(positions), spec.num_kv_heads, spec.head_dim)
-            values = v[own].reshape(len(positions), spec.num_kv_heads, spec.value_dim)
-            memory.write(layer, tables[row], positions, keys, values)
+            if k is not None and v is not None:
+                keys = k[own].reshape(len(positions), spec.num_kv_heads, spec.head_dim)
+                values = v[own].reshape(len(positions), spec.num_kv_heads, spec.value_dim)
+                memory.write(layer, tables[row], positions, keys, values)
             first_seen = 0 if spec.window is None else max(0, int(positions[0]) - spec.window + 1)
             seen = np.arange(first_seen, positions[-1] + 1, dtype=np.int32)
             mask = visible(positions, seen, spec, bool(batch.atomic[row]))
@@ -248,10 +258,19 @@ class ReferenceOps:
         return mixed
 
     def route(
-        self, x: Floats, router: Tensor, spec: MoeSpec, bias: Tensor | None = None, choice_bias: Tensor | None = None
+        self,
+        x: Floats,
+        router: Tensor,
+        spec: MoeSpec,
+        bias: Tensor | None = None,
+        choice_bias: Tensor | None = None,
+        expert_scale: Tensor | None = None,
     ) -> Floats:
         """(T, num_used, 2): the expert's index, which float32 holds exactly, and its weight."""
-        return route(self.linear(x, router, bias), spec, None if choice_bias is None else choice_bias.values)
+        routing = route(self.linear(x, router, bias), spec, None if choice_bias is None else choice_bias.values)
+        if expert_scale is not None:
+            routing[:, :, 1] *= expert_scale.values[routing[:, :, 0].astype(np.int64)]
+        return routing
 
     def experts(
         self,

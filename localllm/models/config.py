@@ -77,6 +77,8 @@ class AttentionSpec:
 
     Query heads of one group (num_heads / num_kv_heads neighbours) share a KV head. `rope` None: no positions.
     `query_growth`: queries are multiplied by it, keys are not. `latent`: sizes are those of the cache then.
+    `kv_from`: the layer whose keys and values this one reads; it has none of its own, and writes none. `norms_values`:
+    each head's values are normed, without weights. `values_are_keys`: they are made by the keys' matrix.
     """
 
     num_heads: int
@@ -90,6 +92,9 @@ class AttentionSpec:
     causal: bool = True
     query_growth: PositionGrowth | None = None
     latent: LatentSpec | None = None
+    kv_from: int | None = None
+    norms_values: bool = False
+    values_are_keys: bool = False
 
     @property
     def query_rope(self) -> RopeSpec | None:
@@ -182,8 +187,11 @@ class MoeSpec:
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
+    """One block. `scale`: what comes out of it is multiplied by this."""
+
     mixer: Mixer
     moe: MoeSpec | None = None
+    scale: float = 1.0
 
     @property
     def recurrent(self) -> RecurrentSpec | None:
@@ -197,7 +205,8 @@ class ModelConfig:
 
     `is_encoder`: every token sees all others, and there are no logits. `parallel`: attention and feed-forward work on
     the same input, and both are added. `residual_scale` multiplies what a block adds, `logit_scale` multiplies the
-    logits, `logit_softcap` 0: none. `context_length` is in tokens.
+    logits, `logit_softcap` 0: none. `context_length` is in tokens. `token_inputs`: how many numbers of its own each
+    layer is given for each token (see models/token_inputs.py).
     """
 
     architecture: str
@@ -215,3 +224,4 @@ class ModelConfig:
     learned_positions: bool = False
     parallel: bool = False
     is_encoder: bool = False
+    token_inputs: int = 0

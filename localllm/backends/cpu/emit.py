@@ -46,7 +46,7 @@ class Emitter:
         self._buffers = Buffers(program)
         self._layer_bytes = layer_bytes
         self._windows = [group.window for group in layout.groups]
-        self._kv_places: dict[int, KvPlace] = kv_places(layout)
+        self._kv_places: dict[int, KvPlace] = kv_places(config, layout)
         self._state_places = state_places(config)
         self._angles: dict[RopeSpec, int] = {}
         self._forms: dict[Value, set[bool]] = {}
@@ -150,11 +150,12 @@ class Emitter:
 
     def _gatemul(self, node: nodes.GateMul) -> bool:
         kind = ACTIVATIONS.index(node.activation)
-        return self._by_row(self._program.gate_mul, node.out, self._floats(node.gate), self._floats(node.up), kind)
+        gate, up = self._floats(node.gate), self._floats(node.up)
+        return self._by_row(self._program.gate_mul, node.out, gate, up, kind, node.first)
 
     def _rmsnorm(self, node: nodes.RmsNorm) -> bool:
-        weight, length = self._pack.vector(node.weight), node.weight.shape[0]
-        return self._by_row(self._program.rms_norm, node.out, self._floats(node.x), weight, length, node.eps)
+        weight = self._pack.ones(node.run) if node.weight is None else self._pack.vector(node.weight)
+        return self._by_row(self._program.rms_norm, node.out, self._floats(node.x), weight, node.run, node.eps)
 
     def _layernorm(self, node: nodes.LayerNorm) -> bool:
         weight, bias = self._pack.vector(node.weight), self._pack.vector(node.bias)
@@ -200,8 +201,8 @@ class Emitter:
         whole_blocks = spec.num_heads // spec.num_kv_heads * spec.value_dim % BLOCK == 0
         self._program.attention(
             self._floats(node.q),
-            self._floats(node.k),
-            self._floats(node.v),
+            NONE if node.k is None else self._floats(node.k),
+            NONE if node.v is None else self._floats(node.v),
             turned.id,
             num_heads=spec.num_heads,
             num_kv_heads=spec.num_kv_heads,
@@ -245,7 +246,8 @@ class Emitter:
         bias, logits = self._pack.vector(node.bias), self._floats(node.logits)
         shape = (spec.num_experts, spec.num_used, scoring, spec.normalize, spec.scale)
         groups = (spec.num_groups, spec.num_used_groups, spec.group_best)
-        self._program.route(logits, bias, *shape, self._shared(node.out), *groups)
+        scales = self._pack.vector(node.expert_scale)
+        self._program.route(logits, bias, *shape, self._shared(node.out), *groups, scales)
         return True
 
     def _experts(self, node: nodes.Experts) -> bool:

@@ -39,10 +39,13 @@ def fuse_ropes(nodes: list[Node]) -> list[Node]:
     fused: list[Node] = []
     for node in nodes:
         if isinstance(node, Attention):
-            q, k = ropes.get(node.q), ropes.get(node.k)
+            q, k = ropes.get(node.q), None if node.k is None else ropes.get(node.k)
             if q is not None and k is not None and q.head_dim == k.head_dim == node.spec.head_dim:
                 gone |= {q.out, k.out}
                 node = replace(node, q=q.x, k=k.x, query_rope=q.spec, key_rope=k.spec)
+            elif q is not None and node.k is None and q.head_dim == node.spec.head_dim:
+                gone.add(q.out)
+                node = replace(node, q=q.x, query_rope=q.spec)
         fused.append(node)
     return [node for node in fused if node.writes not in gone or not isinstance(node, Rope)]
 

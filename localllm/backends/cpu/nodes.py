@@ -137,18 +137,24 @@ class Activate(Node):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GateMul(Node):
+    """Values of up from `first` on, as many as gate has."""
+
     out: Value
     gate: Value
     up: Value
     activation: Activation
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RmsNorm(Node):
+    """Over each run of `run` values."""
+
     out: Value
     x: Value
-    weight: Weight
+    weight: Weight | None
     eps: float
+    run: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,12 +236,12 @@ class Rope(Node):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attention(Node):
-    """`query_rope` and `key_rope`: rotations of q and k, done while they are written."""
+    """`query_rope` and `key_rope`: rotations of q and k, done while they are written. No k and v: see AttentionSpec."""
 
     out: Value
     q: Value
-    k: Value
-    v: Value
+    k: Value | None
+    v: Value | None
     spec: AttentionSpec
     layer: int
     sinks: Weight | None
@@ -284,6 +290,7 @@ class Route(Node):
     logits: Value
     bias: Weight | None
     spec: MoeSpec
+    expert_scale: Weight | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

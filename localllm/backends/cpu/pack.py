@@ -72,6 +72,13 @@ class Pack:
             self._source.release(weight.name)
         return self._vectors[weight.name]
 
+    def ones(self, count: int) -> int:
+        """A vector for what is normed without weights."""
+        name = f"{count} ones"  # no tensor's name: those have no spaces
+        if name not in self._vectors:
+            self._vectors[name] = self._program.vector(np.ones(count, np.float32))
+        return self._vectors[name]
+
     def _raw(self, weight: Weight) -> NDArray[np.uint8]:
         return np.ascontiguousarray(self._source.raw(weight.name)).reshape(-1)
 

@@ -103,9 +103,13 @@ class RecordingOps:
         out = Value(x.width, x.taken)
         return self._keep(out, nodes.Activate(out, x, activation))
 
-    def rms_norm(self, x: Value, weight: Weight, eps: float) -> Value:
+    def gate_mul(self, gate: Value, up: Value, activation: Activation, first: int = 0) -> Value:
+        out = Value(gate.width, gate.taken)
+        return self._keep(out, nodes.GateMul(out, gate, up, activation, first))
+
+    def rms_norm(self, x: Value, weight: Weight | None, eps: float, run: int = 0) -> Value:
         out = Value(x.width, x.taken)
-        return self._keep(out, nodes.RmsNorm(out, x, weight, eps))
+        return self._keep(out, nodes.RmsNorm(out, x, weight, eps, run if weight is None else weight.shape[0]))
 
     def layer_norm(self, x: Value, weight: Weight, bias: Weight | None, eps: float, run: int = 0) -> Value:
         out = Value(x.width, x.taken)
@@ -153,7 +157,13 @@ class RecordingOps:
         return self._keep(out, nodes.Rope(out, x, head_dim, spec))
 
     def attention(
-        self, q: Value, k: Value, v: Value, spec: AttentionSpec, layer: int, sinks: Weight | None = None
+        self,
+        q: Value,
+        k: Value | None,
+        v: Value | None,
+        spec: AttentionSpec,
+        layer: int,
+        sinks: Weight | None = None,
     ) -> Value:
         out = Value(spec.num_heads * spec.value_dim)
         return self._keep(out, nodes.Attention(out, q, k, v, spec, layer, sinks))
@@ -173,11 +183,17 @@ class RecordingOps:
         return self._keep(out, nodes.CausalConv(out, x, kernel, bias, spec, layer))
 
     def route(
-        self, x: Value, router: Weight, spec: MoeSpec, bias: Weight | None = None, choice_bias: Weight | None = None
+        self,
+        x: Value,
+        router: Weight,
+        spec: MoeSpec,
+        bias: Weight | None = None,
+        choice_bias: Weight | None = None,
+        expert_scale: Weight | None = None,
     ) -> Value:
         logits = self.linear(x, router, bias)
         out = Value(2 * spec.num_used)
-        return self._keep(out, nodes.Route(out, logits, choice_bias, spec))
+        return self._keep(out, nodes.Route(out, logits, choice_bias, spec, expert_scale))
 
     def experts(
         self,

@@ -52,7 +52,7 @@ class MetalMemory:
         self.width = layer_values(config)  # numbers of a token in a room
         self._config = config
         self._specs = dict(attention_specs(config))
-        self._places = kv_places(self.layout)
+        self._places = kv_places(config, self.layout)
         self._num_rooms = max((len(group.layers) for group in self.layout.groups), default=0)
         self._rooms: list[mx.array] = []
         self._written: set[int] = set()

@@ -79,9 +79,12 @@ class MetalOps:
     def activate(self, x: mx.array, activation: Activation) -> mx.array:
         return activate(x, activation)
 
-    def rms_norm(self, x: mx.array, weight: Weight, eps: float) -> mx.array:
-        runs = x.reshape(x.shape[0], -1, weight.shape[0])
-        return mx.fast.rms_norm(runs, weight.values(), eps).reshape(x.shape)
+    def gate_mul(self, gate: mx.array, up: mx.array, activation: Activation, first: int = 0) -> mx.array:
+        return gate_times_up(gate, up[:, first : first + gate.shape[1]], activation)
+
+    def rms_norm(self, x: mx.array, weight: Weight | None, eps: float, run: int = 0) -> mx.array:
+        runs = x.reshape(x.shape[0], -1, run if weight is None else weight.shape[0])
+        return mx.fast.rms_norm(runs, None if weight is None else weight.values(), eps).reshape(x.shape)
 
     def layer_norm(self, x: mx.array, weight: Weight, bias: Weight | None, eps: float, run: int = 0) -> mx.array:
         if run:
@@ -126,10 +129,17 @@ class MetalOps:
         return rotate(x.reshape(x.shape[0], -1, head_dim), *self._turns[spec]).reshape(x.shape)
 
     def attention(
-        self, q: mx.array, k: mx.array, v: mx.array, spec: AttentionSpec, layer: int, sinks: Weight | None = None
+        self,
+        q: mx.array,
+        k: mx.array | None,
+        v: mx.array | None,
+        spec: AttentionSpec,
+        layer: int,
+        sinks: Weight | None = None,
     ) -> mx.array:
         view = self._kv_views[self._memory.group(layer), spec.causal]
-        self._memory.write(layer, view.written, k, v)
+        if k is not None and v is not None:
+            self._memory.write(layer, view.written, k, v)
         drains = None if sinks is None else sinks.values()
         heads = q.reshape(q.shape[0], spec.num_heads, spec.head_dim).astype(self._attends_in)
         outs = []
@@ -170,11 +180,19 @@ class MetalOps:
         return (line[view.taps] * taps).sum(axis=1)
 
     def route(
-        self, x: mx.array, router: Weight, spec: MoeSpec, bias: Weight | None = None, choice_bias: Weight | None = None
+        self,
+        x: mx.array,
+        router: Weight,
+        spec: MoeSpec,
+        bias: Weight | None = None,
+        choice_bias: Weight | None = None,
+        expert_scale: Weight | None = None,
     ) -> mx.array:
         """(T, num_used, 2): the expert's index, which float32 holds exactly, and its weight."""
         logits = self.linear(x, router, bias)
         chosen, weights = route(logits, spec, None if choice_bias is None else choice_bias.values())
+        if expert_scale is not None:
+            weights = weights * expert_scale.values()[chosen]
         return mx.stack([chosen.astype(mx.float32), weights], axis=-1)
 
     def experts(

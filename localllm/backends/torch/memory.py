@@ -34,7 +34,7 @@ class DeviceMemory:
         self.trails: Trails[Tensor] = Trails()
         self._config, self._kv_type, self._device = config, kv_type, device
         self._specs = dict(attention_specs(config))
-        self._kv_places = kv_places(self.layout)
+        self._kv_places = kv_places(config, self.layout)
         self._state_places = state_places(config)
         self._pages = self._new_pages(0)
         self._slots = self._new_slots(0)

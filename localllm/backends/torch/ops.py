@@ -101,11 +101,15 @@ class TorchOps:
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
         return activate(x, activation)
 
-    def rms_norm(self, x: Tensor, weight: Weight, eps: float) -> Tensor:
-        width = weight.shape[0]
-        if x.shape[1] % width:
+    def gate_mul(self, gate: Tensor, up: Tensor, activation: Activation, first: int = 0) -> Tensor:
+        return gate_times_up(gate, up[:, first : first + gate.shape[1]], activation)
+
+    def rms_norm(self, x: Tensor, weight: Weight | None, eps: float, run: int = 0) -> Tensor:
+        width = run if weight is None else weight.shape[0]
+        if weight is not None and x.shape[1] % width:
             raise BadModelFile(f"the tensor {weight.name} is {width} wide, which does not divide {x.shape[1]}")
-        return functional.rms_norm(x.view(len(x), -1, width), (width,), weight.store, eps).view(x.shape)
+        store = None if weight is None else weight.store
+        return functional.rms_norm(x.view(len(x), -1, width), (width,), store, eps).view(x.shape)
 
     def layer_norm(self, x: Tensor, weight: Weight, bias: Weight | None, eps: float, run: int = 0) -> Tensor:
         check_width(x, weight)
@@ -151,11 +155,18 @@ class TorchOps:
         return rotate(x.view(len(x), -1, head_dim), *turns[spec]).view(x.shape)
 
     def attention(
-        self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, layer: int, sinks: Weight | None = None
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        spec: AttentionSpec,
+        layer: int,
+        sinks: Weight | None = None,
     ) -> Tensor:
         memory, own = self._memory, self.step.reaches[self._memory.group(layer)]
-        keys = k.view(len(k), spec.num_kv_heads, spec.head_dim)
-        memory.write(layer, own.pages, own.offsets, keys, v.view(len(v), spec.num_kv_heads, spec.value_dim))
+        if k is not None and v is not None:
+            keys = k.view(len(k), spec.num_kv_heads, spec.head_dim)
+            memory.write(layer, own.pages, own.offsets, keys, v.view(len(v), spec.num_kv_heads, spec.value_dim))
         out = q.new_empty((len(q), spec.num_heads * spec.value_dim))
         drains = None if sinks is None else sinks.store
         queries = q.view(len(q), spec.num_heads, spec.head_dim)
@@ -191,10 +202,19 @@ class TorchOps:
         return mixed
 
     def route(
-        self, x: Tensor, router: Weight, spec: MoeSpec, bias: Weight | None = None, choice_bias: Weight | None = None
+        self,
+        x: Tensor,
+        router: Weight,
+        spec: MoeSpec,
+        bias: Weight | None = None,
+        choice_bias: Weight | None = None,
+        expert_scale: Weight | None = None,
     ) -> Tensor:
         """(T, num_used, 2): the expert's index, which float32 holds exactly, and its weight."""
-        return route(self._of_norm(x, router, bias), spec, None if choice_bias is None else choice_bias.store)
+        routing = route(self._of_norm(x, router, bias), spec, None if choice_bias is None else choice_bias.store)
+        if expert_scale is not None:
+            routing[:, :, 1] *= expert_scale.store[routing[:, :, 0].long()]
+        return routing
 
     def experts(
         self,

@@ -187,7 +187,7 @@ def test_gated_activations(kernels: str, activation: Activation) -> None:
     gate, up = normal(3, 50, 1) * 4, normal(3, 50, 2) * 4
     bench = Bench(kernels, 3)
     out = bench.buffer(50)
-    bench.program.gate_mul(bench.input(gate), bench.input(up), ACTIVATIONS.index(activation), out, NONE)
+    bench.program.gate_mul(bench.input(gate), bench.input(up), ACTIVATIONS.index(activation), values=out, blocks=NONE)
     bench.run()
     assert_close(bench.read(out), gate_times_up(gate, up, activation), 1e-5)
 

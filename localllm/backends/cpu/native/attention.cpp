@@ -27,14 +27,14 @@ Room room_of(const AttentionSpec& spec, const Limits& limits, int kv_head) {
             spec.offset + all_keys + bytes_of(limits, spec.value_dim, kv_head)};
 }
 
-// Rotates and scales q, rotates k, and puts k and v into their pages.
+// Rotates and scales q, rotates k, and puts k and v into their pages, where there are any.
 struct WriteKv : Instruction {
     const Buffer *q, *k, *v, *turned_q;
     const Angles *query_angles, *key_angles;
     AttentionSpec spec;
 
     void run(Program& program, int tid) override {
-        const int units = spec.num_heads + 2 * spec.num_kv_heads;
+        const int units = spec.num_heads + (k ? 2 * spec.num_kv_heads : 0);
         Span span = share(program.step().num_tokens * units, tid, program.threads());
         for (int unit = span.first; unit < span.last; unit++) {
             int token = unit / units, head = unit % units;
@@ -303,15 +303,16 @@ const Angles* angles_of(Program& program, int id, int head_dim) {
 std::unique_ptr<WriteKv> write_of(Program& program, int q, int k, int v, int turned_q, const AttentionSpec& spec) {
     auto write = std::make_unique<WriteKv>();
     write->q = &program.buffer(q);
-    write->k = &program.buffer(k);
-    write->v = &program.buffer(v);
+    write->k = k == NONE ? nullptr : &program.buffer(k);
+    write->v = v == NONE ? nullptr : &program.buffer(v);
+    if (!write->k != !write->v) throw std::invalid_argument("keys and values are written together");
     write->turned_q = &program.buffer(turned_q);
     write->query_angles = angles_of(program, spec.query_angles, spec.head_dim);
     write->key_angles = angles_of(program, spec.key_angles, spec.head_dim);
     write->spec = spec;
     if (!is_float(*write->q, spec.num_heads * spec.head_dim, true) ||
-        !is_float(*write->k, spec.num_kv_heads * spec.head_dim, true) ||
-        !is_float(*write->v, spec.num_kv_heads * spec.value_dim, true) ||
+        (write->k && !is_float(*write->k, spec.num_kv_heads * spec.head_dim, true)) ||
+        (write->v && !is_float(*write->v, spec.num_kv_heads * spec.value_dim, true)) ||
         !is_float(*write->turned_q, spec.num_heads * spec.head_dim, false))
         throw std::invalid_argument("the inputs of an attention have the wrong shape");
     return write;

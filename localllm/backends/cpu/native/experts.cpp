@@ -14,7 +14,7 @@ namespace {
 // Routing rows are (num_used) experts as floats, which hold them exactly, then (num_used) weights.
 struct Route : Instruction {
     const Buffer *logits, *out;
-    const float* bias;
+    const float *bias, *scales;
     RouteSpec spec;
 
     void run(Program& program, int tid) override {
@@ -48,6 +48,7 @@ private:
             weights[place] = scores[static_cast<size_t>(best)];
         }
         finish(weights);
+        for (int i = 0; scales && i < spec.num_used; i++) weights[i] *= scales[static_cast<int>(row[i])];
     }
     // Experts of groups that are not among the best; all are in where there is one group.
     std::vector<bool> left_out(const std::vector<float>& scores) const {
@@ -302,7 +303,7 @@ void record_route(Program& program, int logits, int bias, const RouteSpec& spec,
     route->logits = &program.buffer(logits);
     route->out = &program.buffer(out);
     route->spec = spec;
-    route->bias = nullptr;
+    route->bias = route->scales = nullptr;
     if (spec.num_used < 1 || spec.num_used > spec.num_experts || spec.num_experts > (1 << 16))
         throw std::invalid_argument("a token cannot use so many experts");
     if (spec.num_groups < 1 || spec.num_experts % spec.num_groups || spec.num_used_groups < 1 ||
@@ -317,6 +318,11 @@ void record_route(Program& program, int logits, int bias, const RouteSpec& spec,
         if (program.vector(bias).size() < static_cast<size_t>(spec.num_experts))
             throw std::invalid_argument("a router's bias is too short");
         route->bias = program.vector(bias).data();
+    }
+    if (spec.scales != NONE) {
+        if (program.vector(spec.scales).size() < static_cast<size_t>(spec.num_experts))
+            throw std::invalid_argument("there are fewer scales than experts");
+        route->scales = program.vector(spec.scales).data();
     }
     program.add(std::move(route));
 }

@@ -181,10 +181,10 @@ void bind_recording(nb::class_<Program>& program) {
              },
              "x"_a, "activation"_a, "values"_a, "blocks"_a)
         .def("gate_mul",
-             [](Program& p, int gate, int up, int activation, int values, int blocks) {
-                 record_gate_mul(p, gate, up, activation, outputs(values, blocks));
+             [](Program& p, int gate, int up, int activation, int first, int values, int blocks) {
+                 record_gate_mul(p, gate, up, activation, first, outputs(values, blocks));
              },
-             "gate"_a, "up"_a, "activation"_a, "values"_a, "blocks"_a)
+             "gate"_a, "up"_a, "activation"_a, "first"_a = 0, nb::kw_only(), "values"_a, "blocks"_a)
         .def("add",
              [](Program& p, int x, int y, float scale, int values, int blocks) {
                  record_add(p, x, y, scale, outputs(values, blocks));
@@ -258,13 +258,13 @@ void bind_recording(nb::class_<Program>& program) {
              "kept"_a, "out"_a)
         .def("route",
              [](Program& p, int logits, int bias, int num_experts, int num_used, int scoring, bool normalize, float scale,
-                int out, int num_groups, int num_used_groups, int group_best) {
-                 RouteSpec spec{num_experts, num_used,   scoring,         normalize,
-                                scale,       num_groups, num_used_groups, group_best};
+                int out, int num_groups, int num_used_groups, int group_best, int scales) {
+                 RouteSpec spec{num_experts, num_used,   scoring,         normalize, scale,
+                                num_groups,  num_used_groups, group_best, scales};
                  record_route(p, logits, bias, spec, out);
              },
              "logits"_a, "bias"_a, "num_experts"_a, "num_used"_a, "scoring"_a, "normalize"_a, "scale"_a, "out"_a,
-             "num_groups"_a = 1, "num_used_groups"_a = 1, "group_best"_a = 1)
+             "num_groups"_a = 1, "num_used_groups"_a = 1, "group_best"_a = 1, "scales"_a = NONE)
         .def("experts",
              [](Program& p, int x, int routing, std::vector<int> gated, std::vector<int> down, int gate_bias, int up_bias,
                 int down_bias, int activation, int out) {

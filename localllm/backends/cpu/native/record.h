@@ -18,7 +18,8 @@ void record_embed(Program&, int matrix, int of, float scale, int out);
 void record_rms_norm(Program&, int x, int weight, int length, float eps, Outputs out);
 void record_layer_norm(Program&, int x, int weight, int bias, float eps, int length, Outputs out);
 void record_activate(Program&, int x, int activation, Outputs out);
-void record_gate_mul(Program&, int gate, int up, int activation, Outputs out);
+// Values of up from `first` on, as many as gate has.
+void record_gate_mul(Program&, int gate, int up, int activation, int first, Outputs out);
 void record_add(Program&, int x, int y, float scale, Outputs out);
 void record_scale(Program&, int x, float factor, Outputs out);
 void record_softcap(Program&, int x, float cap, Outputs out);
@@ -64,6 +65,7 @@ struct AttentionSpec {
     int key_angles = NONE;
     int sinks = NONE;
 };
+// Without k and v nothing is written: another layer has done so.
 void record_attention(Program&, int q, int k, int v, int turned_q, const AttentionSpec& spec, Outputs out);
 
 // convolve.cpp
@@ -80,6 +82,7 @@ struct RouteSpec {
     float scale;
     int num_groups = 1, num_used_groups = 1;  // experts of the best groups only
     int group_best = 1;                       // a group is worth the sum of so many of its best
+    int scales = NONE;                        // of experts: their weights are multiplied at the end
 };
 void record_route(Program&, int logits, int bias, const RouteSpec& spec, int out);
 // One matrix per expert; biases are (experts, out) or none.

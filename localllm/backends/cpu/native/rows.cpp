@@ -123,8 +123,10 @@ struct Activate : RowWise {
 struct GateMul : RowWise {
     const Buffer *gate, *up;
     Activation activation;
+    int first;  // of up
     void compute(Program& program, int index, int tid, float* out) override {
-        program.kernels.gate_mul(program.row(*gate, index, tid), program.row(*up, index, tid), width, activation, out);
+        const float* values = program.row(*up, index, tid) + first;
+        program.kernels.gate_mul(program.row(*gate, index, tid), values, width, activation, out);
     }
 };
 
@@ -282,14 +284,16 @@ void record_activate(Program& program, int x, int activation, Outputs out) {
     bind(program, std::move(activate), width, out);
 }
 
-void record_gate_mul(Program& program, int gate, int up, int activation, Outputs out) {
+void record_gate_mul(Program& program, int gate, int up, int activation, int first, Outputs out) {
     check_activation(activation);
     auto mul = std::make_unique<GateMul>();
     mul->gate = &floats(program, gate);
     mul->up = &floats(program, up);
     mul->activation = static_cast<Activation>(activation);
-    if (mul->gate->width != mul->up->width) throw std::invalid_argument("gate and up differ in width");
+    mul->first = first;
+    if (first < 0 || first > mul->up->width - mul->gate->width) throw std::invalid_argument("up is not as wide as its gate");
     same_rows(*mul->gate, program, out);
+    same_rows(*mul->up, program, out);
     int width = mul->gate->width;
     bind(program, std::move(mul), width, out);
 }
