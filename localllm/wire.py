@@ -221,7 +221,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
-    """The model answers from now on."""
+    """The model answers from now on. `state_bytes`: what recurrent states may take, running and kept ones."""
 
     backend: str
     device: str
@@ -234,6 +234,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
     kv_bytes: int
     load_s: float
     threads: int
+    state_bytes: int = 0
     notes: list[str] = []
 
 

@@ -111,7 +111,8 @@ class Resident:
     def context_length(self) -> int:
         """Tokens one sequence may have: the model's own bound, or that of the pages there are."""
         assert self.ready is not None, "asked before the model was ready"
-        return min(self.ready.context_length, self.ready.num_pages * self.ready.page_size)
+        room = self.ready.num_pages * self.ready.page_size or self.ready.context_length  # without attention, no pages
+        return min(self.ready.context_length, room)
 
     def fits(self, wish: LoadWish) -> bool:
         """Whether the model is open as a request wants it; what `auto` became counts, too."""

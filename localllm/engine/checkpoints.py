@@ -16,6 +16,10 @@ class Checkpoints:
         self._unused = [CheckpointId(number) for number in reversed(range(capacity))]
         self._kept: OrderedDict[ChainHash, CheckpointId] = OrderedDict()
 
+    @property
+    def num_kept(self) -> int:
+        return len(self._kept)
+
     def find(self, chain: ChainHash) -> CheckpointId | None:
         return self._kept.get(chain)
 

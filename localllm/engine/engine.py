@@ -60,6 +60,7 @@ class Engine:
         max_sequences: int = 256,
         clock: Callable[[], float] = time.monotonic,
         prefix_cache: bool = True,
+        num_slots: int | None = None,
         num_checkpoints: int = 16,
         drafter: Drafter | None = None,
         guides: Guides | None = None,
@@ -68,12 +69,12 @@ class Engine:
         layout = backend.layout
         if page_size != layout.page_size:
             raise ValueError(f"the backend has pages of {layout.page_size} tokens, not {page_size}")
-        num_slots = max_sequences if layout.has_state else 0
+        num_slots = min(max_sequences, num_slots or max_sequences) if layout.has_state else 0
         backend.allocate(num_pages, num_slots)
         self.context_length = context_length
         self.counters = Counters()
         self.memory = Memory(layout, num_pages, num_slots, num_checkpoints=num_checkpoints, prefix_cache=prefix_cache)
-        self.scheduler = Scheduler(self.memory, token_budget=token_budget, max_sequences=max_sequences)
+        self.scheduler = Scheduler(self.memory, token_budget=token_budget, max_sequences=num_slots or max_sequences)
         self._backend = backend
         self._clock = clock
         self._depth = 2 if backend.info.overlaps else 1

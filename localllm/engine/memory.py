@@ -1,30 +1,23 @@
 """A sequence's memory: page tables per KV group, a state slot, and the prefix it can share. Knows no order of service.
 
 Windowed groups give back pages that no later token can see, and need only the last window's pages for a prefix hit.
-Models with recurrent state share a prefix only where a checkpoint of the state was kept, at a page boundary.
+Models with recurrent state share a prefix only where a checkpoint of the state was kept, at a page boundary (marks.py).
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from localllm.engine.checkpoints import Checkpoints
+from localllm.engine.marks import Marks
 from localllm.engine.pages import ChainHash, PagePool
 from localllm.engine.sequence import Holding, Sequence
-from localllm.engine.step import (
-    NO_PAGE,
-    NO_SLOT,
-    CacheLayout,
-    CheckpointId,
-    CopyPage,
-    MemoryOp,
-    PageId,
-    RestoreState,
-    SaveState,
-    SlotId,
-    ZeroSlot,
-)
+from localllm.engine.states import StatePool
+from localllm.engine.step import NO_PAGE, CacheLayout, CheckpointId, CopyPage, MemoryOp, PageId
+
+REMEMBERED_BOUNDARIES = 1 << 16
+"""Models without attention have no pages to tell how far a prompt is known: their boundaries are kept instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +30,7 @@ class Hit:
 
 
 class Memory:
-    """Pages, slots and checkpoints of all sequences of one engine."""
+    """Pages and states of all sequences of one engine."""
 
     def __init__(
         self,
@@ -54,9 +47,9 @@ class Memory:
         self._windows = [group.window for group in layout.groups]
         self._num_groups = len(layout.groups)
         self._trims = any(window is not None for window in self._windows)
-        self._slots = [SlotId(slot) for slot in reversed(range(num_slots))]
         self._prefix_cache = prefix_cache
-        self.checkpoints = Checkpoints(num_checkpoints if prefix_cache and layout.has_state else 0)
+        self._passed: OrderedDict[ChainHash, None] = OrderedDict()  # boundaries that prompts without pages came by
+        self.states = StatePool(num_slots, num_checkpoints if prefix_cache and layout.has_state else 0)
 
     # ---- how much
 
@@ -98,12 +91,12 @@ class Memory:
         computed the same prompt; it goes on after them. Returns what is to be done before its first row."""
         holding = sequence.holding = Holding([[] for _ in self._windows], self._chain_so_far(sequence))
         holding.num_trimmed = [0] * self._num_groups
-        if self.has_state:
-            holding.slot = self._slots.pop()
         if hit is not None:
             self._share(sequence, holding, hit)
         if self.has_state:
-            return [self._start_state(holding, hit)]
+            holding.marks = self._marks(sequence)
+            holding.slot, start = self.states.take(None if hit is None else hit.checkpoint)
+            return [start]
         twin = self._twin(sequence, running)
         return self._copy_last_page(sequence, holding, twin) if twin else []
 
@@ -145,8 +138,7 @@ class Memory:
         self.learn(sequence)
         for page in reversed(holding.pages()):
             self.pool.release(page)
-        if holding.slot != NO_SLOT:
-            self._slots.append(holding.slot)
+        self.states.give_back(holding.slot)
         sequence.holding = None
 
     def _trim(self, sequence: Sequence, holding: Holding) -> None:
@@ -176,6 +168,8 @@ class Memory:
         if num_full <= holding.num_registered:
             return
         self._extend_chain(sequence, holding.chain, num_full)
+        if not self._num_groups:
+            self._remember(holding.chain[holding.num_registered + 1 : num_full + 1])
         for index in range(holding.num_registered, num_full):
             tokens = self._page_tokens(sequence, index)
             for group, table in enumerate(holding.tables):
@@ -184,18 +178,28 @@ class Memory:
                     self.pool.register(table[index], group, chain, tokens, parent, index)
         holding.num_registered = num_full
 
+    def _remember(self, passed: list[ChainHash]) -> None:
+        for chain in passed:
+            self._passed[chain] = None
+        while len(self._passed) > REMEMBERED_BOUNDARIES:
+            self._passed.popitem(last=False)
+
     def lookup(self, sequence: Sequence) -> Hit | None:
         """The longest known prefix, at least one token short: the last token is always recomputed, because a full hit
         would leave no logits."""
-        hit = self.probe(sequence)
+        hit, sequence.num_known_pages = self._match(sequence)
         if hit is not None and hit.checkpoint is not None:
-            self.checkpoints.use(sequence.chain[hit.num_pages])
+            self.states.kept.use(sequence.chain[hit.num_pages])
         return hit
 
     def probe(self, sequence: Sequence) -> Hit | None:
         """What `lookup` would find, for one who only asks: nothing counts as used."""
+        return self._match(sequence)[0]
+
+    def _match(self, sequence: Sequence) -> tuple[Hit | None, int]:
+        """The longest prefix that can be had, and how many pages are known at all: more, where no state was kept."""
         if not self._prefix_cache or not sequence.shares_prefix:
-            return None
+            return None, 0
         chain = self._chain_so_far(sequence)
         most = (len(sequence.ids) - 1) // self.page_size
         found: list[list[PageId]] = [[] for _ in self._windows]
@@ -204,10 +208,12 @@ class Memory:
             if not self._find_page(sequence, chain[index + 1], index, found):
                 most = index
                 break
-        return self._longest(chain, found, most)
+        return self._longest(chain, found, most), most
 
     def _find_page(self, sequence: Sequence, chain: ChainHash, index: int, found: list[list[PageId]]) -> bool:
         """Note what each group knows of one page; false where a group that sees everything does not know it."""
+        if not self._num_groups:
+            return chain in self._passed
         tokens = self._page_tokens(sequence, index)
         for group, window in enumerate(self._windows):
             page = self.pool.find(group, chain, tokens)
@@ -218,7 +224,7 @@ class Memory:
 
     def _longest(self, chain: list[ChainHash], found: list[list[PageId]], most: int) -> Hit | None:
         for num_pages in range(most, 0, -1):
-            checkpoint = self.checkpoints.find(chain[num_pages]) if self.has_state else None
+            checkpoint = self.states.kept.find(chain[num_pages]) if self.has_state else None
             if self.has_state and checkpoint is None:
                 continue
             firsts = [self._first_seen(window, num_pages) for window in self._windows]
@@ -246,7 +252,8 @@ class Memory:
     def forget_prefixes(self) -> None:
         """Nothing computed so far will be shared."""
         self.pool.forget_all()
-        self.checkpoints.forget_all()
+        self.states.kept.forget_all()
+        self._passed.clear()
 
     def _chain_so_far(self, sequence: Sequence) -> list[ChainHash]:
         if not sequence.chain:
@@ -269,17 +276,31 @@ class Memory:
         if holding is None or not (self._prefix_cache and sequence.shares_prefix and elder.shares_prefix):
             return False
         if self.has_state:
-            num_pages = (elder.num_prompt - 1) // self.page_size
-            is_coming = elder.num_computed <= num_pages * self.page_size and self.checkpoints.capacity > 0
-            return (
-                is_coming
-                and self._begin_alike(sequence, elder, num_pages)
-                and self.checkpoints.find(elder.chain[num_pages]) is None
-            )
+            return self.mark_parting(sequence, elder)
         num_pages = holding.num_registered + 1
         if num_pages * self.page_size < min(len(sequence.ids), len(elder.ids) + 1):
             return self._begin_alike(sequence, elder, num_pages)
         return elder.num_computed < len(sequence.ids) - 1 and self._are_copies(sequence, elder)
+
+    def mark_parting(self, sequence: Sequence, elder: Sequence) -> bool:
+        """Have the elder keep its state where the two prompts part. False where it has passed that, or need not."""
+        holding = elder.holding
+        if holding is None or holding.marks is None or not (sequence.shares_prefix and elder.shares_prefix):
+            return False
+        num_pages = self._num_common(sequence, elder)
+        if elder.num_computed > num_pages * self.page_size:
+            return False
+        if num_pages and self.states.kept.find(elder.chain[num_pages]) is not None:
+            return False
+        return holding.marks.add_parting(num_pages)
+
+    def _num_common(self, sequence: Sequence, elder: Sequence) -> int:
+        """Full pages that both prompts begin with, a token of each left over."""
+        low, high = 0, (min(len(sequence.ids), elder.num_prompt) - 1) // self.page_size
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._begin_alike(sequence, elder, middle) else (low, middle - 1)
+        return low
 
     def _begin_alike(self, sequence: Sequence, elder: Sequence, num_pages: int) -> bool:
         """Whether they share at least one page, so many, and the sequence has a token more."""
@@ -320,42 +341,52 @@ class Memory:
 
     # ---- the state
 
-    def _start_state(self, holding: Holding, hit: Hit | None) -> MemoryOp:
-        if hit is not None and hit.checkpoint is not None:
-            return RestoreState(hit.checkpoint, holding.slot)
-        return ZeroSlot(holding.slot)
+    def _marks(self, sequence: Sequence) -> Marks | None:
+        """None where nobody could use what would be kept."""
+        capacity = self.states.kept.capacity
+        if not capacity or sequence.atomic:
+            return None
+        marks = Marks(sequence.ids, sequence.stop_ids, self.page_size, capacity)
+        marks.add_parting(sequence.num_known_pages)  # another prompt came by there: a third may, too
+        return marks
 
     def cut_for_state(self, sequence: Sequence, num_tokens: int) -> int:
-        """A chunk of a prompt ends at a page boundary where it can: only there the state can be kept for others."""
+        """A chunk of a prompt ends at the next mark, or else at a page boundary where it can: the boundaries between
+        chunks are the same ones whoever else is in the step."""
+        holding = sequence.holding
         start = sequence.num_computed
-        last = min(start + num_tokens, len(sequence.ids) - 1) // self.page_size * self.page_size
-        if not self.has_state or not self._prefix_cache or sequence.atomic or last <= start:
+        if holding is None or holding.marks is None:
             return num_tokens
-        return last - start
+        mark = holding.marks.next_after(start)
+        if mark is not None and mark <= start + num_tokens:
+            return mark - start
+        last = min(start + num_tokens, len(sequence.ids) - 1) // self.page_size * self.page_size
+        return last - start if last > start else num_tokens
 
     def save_state(self, sequence: Sequence) -> MemoryOp | None:
-        """Keep the state that the sequence has before its next row, when that is at a page boundary. While it
-        generates it replaces its own last checkpoint, so that a long answer does not push out everything else."""
-        holding = sequence.holding
-        num_computed = sequence.num_computed
-        if holding is None or not self.has_state or not self._prefix_cache or sequence.atomic:
+        """Keep the state that the sequence has before its next row, when that is at a mark. While it generates, every
+        page boundary is one; there it replaces its own last checkpoint, so that a long answer does not push out
+        everything else."""
+        holding, num_computed = sequence.holding, sequence.num_computed
+        if holding is None or holding.marks is None or not num_computed or num_computed > len(sequence.ids):
             return None
-        if num_computed == 0 or num_computed % self.page_size or num_computed > len(sequence.ids):
+        generates = num_computed >= sequence.num_prompt
+        if num_computed % self.page_size or not (generates or num_computed in holding.marks):
             return None
         self._extend_chain(sequence, holding.chain, num_computed // self.page_size)
         chain = holding.chain[num_computed // self.page_size]
-        if self.checkpoints.find(chain) is None and holding.checkpointed is not None:
-            self.checkpoints.forget(holding.checkpointed)
-        kept = self.checkpoints.keep(chain)
-        if kept is None:
-            return None
-        holding.checkpointed = chain if num_computed >= sequence.num_prompt else None
-        return SaveState(holding.slot, kept)
+        if self.states.kept.find(chain) is None and holding.checkpointed is not None:
+            self.states.kept.forget(holding.checkpointed)
+        saved = self.states.save(holding.slot, chain)
+        if saved is not None:
+            holding.checkpointed = chain if generates else None
+        return saved
 
     # ---- for tests and the dashboard
 
     def check(self, sequences: list[Sequence]) -> None:
         """The pool's invariants, and that exactly these sequences hold its pages."""
         self.pool.check()
+        self.states.check([sequence.holding.slot for sequence in sequences if sequence.holding])
         held = [page for sequence in sequences if sequence.holding for page in sequence.holding.pages()]
         self.pool.check_holders(held)

@@ -93,9 +93,10 @@ class PagePool:
             self._free.append(page)
             self._states[page] = FREE
 
-    def root(self, salt: str, adapter: int) -> ChainHash:
-        """The start of a chain. Different salts and adapters never meet."""
-        return ChainHash(self._hash(f"{adapter}/{salt}".encode()))
+    def root(self, salt: str, adapter: int, scale: float = 1.0) -> ChainHash:
+        """The start of a chain. Different salts, adapters and scales of them never meet."""
+        applied = f"{adapter}*{scale!r}" if adapter else "0"
+        return ChainHash(self._hash(f"{applied}/{salt}".encode()))
 
     def extend(self, parent: ChainHash, tokens: Sequence[int]) -> ChainHash:
         """The chain after one more full page of tokens."""

@@ -60,6 +60,9 @@ class Scheduler:
         self._elders: list[Sequence] = []  # running ones that still compute their prompts
 
     def add(self, sequence: Sequence) -> None:
+        if self.memory.has_state:
+            for elder in self.running:
+                self.memory.mark_parting(sequence, elder)
         insort(self.waiting, sequence, key=_order)
         self._shares.setdefault(sequence.priority, Shares()).join(sequence.owner)
 
@@ -247,6 +250,9 @@ class Scheduler:
         self.waiting.remove(sequence)
         starts = self.memory.attach(sequence, hit, self.running)
         insort(self.running, sequence, key=_order)
+        if self.memory.has_state:
+            for younger in self.waiting[:MOST_PASSED]:
+                self.memory.mark_parting(younger, sequence)
         self._grow(sequence, sequence.gap)
         if sequence not in self._chosen:
             self._undo_start(sequence)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from localllm.engine.guides import BothMasks, Guide
+from localllm.engine.marks import Marks
 from localllm.engine.pages import ChainHash
 from localllm.engine.penalties import Penalties
 from localllm.engine.step import (
@@ -36,7 +37,7 @@ class Holding:
     """The memory of one sequence: a page table per KV group (all of the same length), a state slot, a chain of hashes.
 
     `num_registered` pages are findable by others already, `num_trimmed` of each group have left its window.
-    `checkpointed` names the state that was kept last while it generated.
+    `marks`: where the state of its prompt is kept; `checkpointed`: the state that was kept last while it generated.
     """
 
     tables: list[list[PageId]]
@@ -45,6 +46,7 @@ class Holding:
     num_registered: int = 0
     num_trimmed: list[int] = field(default_factory=list)
     checkpointed: ChainHash | None = None
+    marks: Marks | None = None
     _frozen: Tables | None = None
 
     @property
@@ -111,6 +113,7 @@ class Sequence:
         """The tokens that it may say at all; None: every one."""
         self.generates = whole is None and limit > len(self.ids)
         self.chain: list[ChainHash] = []  # of its full pages, kept over preemptions
+        self.num_known_pages = 0  # of its prefix, whether or not a state was kept with them
         self.holding: Holding | None = None
         self.num_computed = 0
         self.num_pending = 0  # samples planned and not yet collected

@@ -13,6 +13,7 @@ from typing import Literal, NewType, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from localllm.models.adapters import Adapter
 from localllm.wire import SamplingParams, TokenLogprobs
 
 SeqId = NewType("SeqId", int)
@@ -118,7 +119,8 @@ class Row:
 
     `tables[g]` maps page index (position // page_size) to page for KV group g. `atomic` rows are computed in one
     step, see themselves in both directions and share no prefix. Tokens at positions from `second_from` on are of the
-    second text of a pair; 0: there is only one.
+    second text of a pair; 0: there is only one. `adapter` is a number that `add_adapter` gave, 0: none; what it adds is
+    multiplied by `adapter_scale`.
     """
 
     seq: SeqId
@@ -254,6 +256,13 @@ class Backend(Protocol):
 
     def allocate(self, num_pages: int, num_slots: int) -> None:
         """Make the pools; called once, before the first step. NotEnoughMemory when they do not fit."""
+
+    def add_adapter(self, adapter: Adapter) -> int:
+        """Rows may name its number, 1 or more, from now on; no number comes twice. UnsupportedModel for a matrix that
+        this backend cannot add to, NotEnoughMemory."""
+
+    def drop_adapter(self, number: int) -> None:
+        """No row names it any more, and no step with it is under way: give its memory back."""
 
     def submit(self, plan: StepPlan) -> None:
         """Start a step. Steps are computed in the order they were submitted."""

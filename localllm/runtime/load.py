@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from localllm.tokens.tokenizer import Tokenizer
 
 MEMORY_SHARE = 0.5
-"""The part of the free memory that KV pages may take; pages that are never used cost nothing."""
+"""The part of the free memory that KV pages and states may take; pages that are never used cost nothing."""
+STATE_SHARE = 0.3
+LEAST_KEPT_STATES, MOST_KEPT_STATES = 4, 128
 
 ProgressCallback = Callable[[str, int, int], None]
 
@@ -91,8 +93,11 @@ def load_engine(load: wire.Load, progress: ProgressCallback = ignore_progress) -
     started = time.monotonic()
     model = load_backend(Path(load.path), load.backend, backend_options(load), progress, quantize=load.quantize)
     context_length = model.config.context_length
+    layout = model.backend.layout
+    room = room_for_sequences(model.backend.info.free_bytes)
+    states = states_that_fit(layout, load.max_sequences, room)
     num_pages = load.kv_pages or pages_that_fit(
-        model.backend.layout, context_length, load.max_sequences, model.backend.info.free_bytes
+        layout, context_length, states.num_slots or load.max_sequences, room - states.num_bytes(layout)
     )
     engine = Engine(
         model.backend,
@@ -101,45 +106,70 @@ def load_engine(load: wire.Load, progress: ProgressCallback = ignore_progress) -
         page_size=load.page_size,
         token_budget=load.token_budget,
         max_sequences=load.max_sequences,
+        num_slots=states.num_slots,
+        num_checkpoints=states.num_kept,
         drafter=drafter_for(load.speculation, model.backend.info),
         is_encoder=model.config.is_encoder,
         guides=Constraints(Path(load.path), model.backend.vocab_size),
     )
-    return engine, _ready(load, model, context_length, num_pages, time.monotonic() - started)
+    return engine, _ready(load, model, num_pages, states, time.monotonic() - started)
 
 
-def _ready(load: wire.Load, model: LoadedModel, context_length: int, num_pages: int, load_s: float) -> wire.Ready:
-    info = model.backend.info
+def _ready(load: wire.Load, model: LoadedModel, num_pages: int, states: StatePlan, load_s: float) -> wire.Ready:
+    info, layout = model.backend.info, model.backend.layout
     return wire.Ready(
         backend=info.name,
         device=info.device,
         native=info.native,
-        context_length=context_length,
+        context_length=model.config.context_length,
         vocab_size=model.backend.vocab_size,
         num_pages=num_pages,
         page_size=load.page_size,
         weight_bytes=info.weight_bytes,
-        kv_bytes=num_pages * model.backend.layout.page_bytes,
+        kv_bytes=num_pages * layout.page_bytes,
+        state_bytes=states.num_bytes(layout),
         load_s=load_s,
         threads=info.threads,
         notes=[*info.notes, *model.notes],
     )
 
 
-def pages_that_fit(
-    layout: CacheLayout, context_length: int, max_sequences: int, device_bytes: int | None = None
-) -> int:
-    """Pages for the free memory's share, but no more than all sequences could ever fill. `device_bytes` are free on a
-    device with memory of its own."""
+def room_for_sequences(device_bytes: int | None = None) -> int:
+    """Bytes that pages and states may take: a share of what is free, here or on a device with memory of its own."""
     import psutil  # deferred: not needed where the number of pages is given
 
+    return int((psutil.virtual_memory().available if device_bytes is None else device_bytes) * MEMORY_SHARE)
+
+
+@dataclass(frozen=True, slots=True)
+class StatePlan:
+    """How many sequences may have a recurrent state at a time, and how many states are kept for others; zeros for a
+    model without."""
+
+    num_slots: int = 0
+    num_kept: int = 0
+
+    def num_bytes(self, layout: CacheLayout) -> int:
+        return (self.num_slots + self.num_kept) * layout.state_bytes
+
+
+def states_that_fit(layout: CacheLayout, max_sequences: int, room_bytes: int) -> StatePlan:
+    """A part of the room, as states are large and every running sequence has one: half for the running, half for kept
+    ones, but no more of either than are of use. At least one runs, and what one prompt needs is kept."""
+    if not layout.has_state:
+        return StatePlan()
+    affordable = int(room_bytes * STATE_SHARE) // layout.state_bytes
+    num_slots = max(1, min(max_sequences, affordable // 2))
+    return StatePlan(num_slots, max(LEAST_KEPT_STATES, min(MOST_KEPT_STATES, affordable - num_slots)))
+
+
+def pages_that_fit(layout: CacheLayout, context_length: int, max_sequences: int, room_bytes: int) -> int:
+    """Pages for so many bytes, but no more than all sequences could ever fill."""
     per_sequence = -(-context_length // layout.page_size) * len(layout.groups)
-    available = psutil.virtual_memory().available if device_bytes is None else device_bytes
-    free_bytes = int(available * MEMORY_SHARE)
-    num_pages = min(free_bytes // max(layout.page_bytes, 1), per_sequence * max_sequences)
+    num_pages = min(max(0, room_bytes) // max(layout.page_bytes, 1), per_sequence * max_sequences)
     if num_pages < 2 * len(layout.groups):
         raise NotEnoughMemory(
-            f"there is no room for KV pages: {free_bytes // 2**20} MiB may be used", hint="close other programs"
+            f"there is no room for KV pages: {room_bytes // 2**20} MiB may be used", hint="close other programs"
         )
     return num_pages
 

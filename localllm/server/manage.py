@@ -229,7 +229,7 @@ def _ready_part(resident: Resident) -> dict[str, Any]:
         "pages_total": ready.num_pages,
         "page_size": ready.page_size,
         "vocab_size": ready.vocab_size,
-        "memory_bytes": ready.weight_bytes + ready.kv_bytes,
+        "memory_bytes": ready.weight_bytes + ready.kv_bytes + ready.state_bytes,
         "load_s": ready.load_s,
         "notes": [*ready.notes, *resident.text_notes],
     }

@@ -27,7 +27,7 @@ def page(engine: Engine, number: int) -> PageAnswer:
 def visible_state(engine: Engine) -> Any:
     """All that questions could have changed, the order of the least recently used included."""
     memory = engine.memory
-    pool, checkpoints = memory.pool, memory.checkpoints
+    pool, checkpoints = memory.pool, memory.states.kept
     inside = {name: getattr(pool, name) for name in ("_references", "_free", "_known", "_index", "_states")}
     order = (list(pool._cached), list(checkpoints._kept.items()), list(checkpoints._unused))
     return copy.deepcopy((inside, order)), engine.snapshot(detailed=True)

@@ -10,12 +10,19 @@ import pytest
 
 from localllm import wire
 from localllm.backends.select import BackendOptions, open_backend
-from localllm.engine.step import Want
+from localllm.engine.step import CacheLayout, KvGroup, Want
 from localllm.errors import BadModelFile
 from localllm.quantize.source import QuantizedSource, quantize_target
 from localllm.runtime import load as load_module
 from localllm.runtime.folder_facts import context_length_of, folder_sampling
-from localllm.runtime.load import backend_options, load_backend, pages_that_fit
+from localllm.runtime.load import (
+    StatePlan,
+    backend_options,
+    load_backend,
+    pages_that_fit,
+    room_for_sequences,
+    states_that_fit,
+)
 from localllm.runtime.open_model import OpenModel
 from localllm.runtime.place import Place, place_of
 from localllm.runtime.watched import WatchedSource
@@ -58,7 +65,18 @@ def test_short_factors_are_for_short_contexts_and_learned_positions_keep_their_r
 def test_pages_are_counted_by_the_memory_of_the_device() -> None:
     config, source = build(BY_NAME["llama"])
     layout = open_backend("reference", config, source, BackendOptions(page_size=16)).layout
-    assert pages_that_fit(layout, 1 << 20, 256, device_bytes=100 * layout.page_bytes) == 50
+    room = room_for_sequences(100 * layout.page_bytes)
+    assert pages_that_fit(layout, 1 << 20, 256, room) == 50
+
+
+def test_states_take_a_part_of_the_room_and_bound_who_runs() -> None:
+    layout = CacheLayout(16, (KvGroup(None, (0,)),), page_bytes=1 << 10, state_bytes=1 << 20)
+    plan = states_that_fit(layout, 256, 100 << 20)
+    assert plan == StatePlan(num_slots=15, num_kept=15)
+    assert plan.num_bytes(layout) <= 0.3 * (100 << 20)
+    assert states_that_fit(layout, 4, 100 << 20) == StatePlan(num_slots=4, num_kept=26)
+    assert states_that_fit(layout, 256, 0) == StatePlan(num_slots=1, num_kept=4), "somebody runs"
+    assert states_that_fit(replace(layout, state_bytes=0), 256, 100 << 20) == StatePlan()
 
 
 @pytest.mark.parametrize(
