@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 Scoring = Literal["softmax", "sigmoid", "softmax_chosen"]
+HeadActivation = Literal["none", "tanh", "relu", "silu", "gelu", "gelu_tanh"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai"]
 
 
@@ -142,18 +144,28 @@ class DeltaNetSpec:
 
 @dataclass(frozen=True, slots=True)
 class StateSpaceSpec:
-    """A selective state space (Mamba-2): a matrix per head that decays and takes tokens in, behind a convolution."""
+    """A selective state space (Mamba-2): a matrix per head that decays and takes tokens in, behind a convolution.
+
+    Heads of one group (num_heads / num_groups neighbours) share what is written and what is read. `step_limits`: the
+    least and the most of a token's step.
+    """
 
     num_heads: int
     head_dim: int
     num_groups: int
     state_dim: int
     kernel: int
+    step_limits: tuple[float, float] = (0.0, math.inf)
+
+    @property
+    def inner(self) -> int:
+        """Width of all heads' values together."""
+        return self.num_heads * self.head_dim
 
     @property
     def channels(self) -> int:
         """Width of what the convolution works on: values of all heads, then what is written and what is read."""
-        return self.num_heads * self.head_dim + 2 * self.num_groups * self.state_dim
+        return self.inner + 2 * self.num_groups * self.state_dim
 
     @property
     def state_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -187,16 +199,33 @@ class MoeSpec:
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """One block. `scale`: what comes out of it is multiplied by this."""
+    """One block. `scale`: what comes out of it is multiplied by this. `mixer` None: it is a feed-forward alone;
+    `feeds` False: it has none. `beside`: has the same input as the attention, and is added to it."""
 
-    mixer: Mixer
+    mixer: Mixer | None
     moe: MoeSpec | None = None
     scale: float = 1.0
+    beside: StateSpaceSpec | None = None
+    feeds: bool = True
 
     @property
     def recurrent(self) -> RecurrentSpec | None:
         """What of the layer keeps a state."""
-        return None if isinstance(self.mixer, AttentionSpec) else self.mixer
+        return self.beside if isinstance(self.mixer, AttentionSpec) else self.mixer
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """Layers over the pooled vector of a text (models/heads.py). `pooling`: of whose final state. `judges`: they make
+    one number of a pair of texts; else another vector. `activation`: of the first layer, before a norm with `norm_eps`.
+    `words`: ids of yes and no, whose logits are the judgement of a model that has no such layers.
+    """
+
+    pooling: Literal["mean", "last", "first"]
+    judges: bool = True
+    activation: HeadActivation = "none"
+    norm_eps: float = 1e-5
+    words: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,4 +253,5 @@ class ModelConfig:
     learned_positions: bool = False
     parallel: bool = False
     is_encoder: bool = False
+    head: HeadSpec | None = None
     token_inputs: int = 0

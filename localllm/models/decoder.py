@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Generic
 
-from localllm.errors import UnsupportedModel
-from localllm.models.config import AttentionSpec, DeltaNetSpec, LayerSpec, ModelConfig, MoeSpec, ShortConvSpec
+from localllm.models.config import AttentionSpec, DeltaNetSpec, LayerSpec, ModelConfig, MoeSpec, ShortConvSpec, StateSpaceSpec
 from localllm.models.delta_net import mix_delta_net
 from localllm.models.latent import attend_latent
 from localllm.models.ops import A, Ops, W, Weights
+from localllm.models.state_space import mix_state_space
 from localllm.models.token_inputs import all_token_inputs, take_in
 
 
@@ -66,6 +66,8 @@ class Decoder(Generic[A, W]):
         scope = Scope(self.weights, index)
         if scope.get("attn_output_norm.weight") is not None:
             return self.normed_sums(x, scope, index, layer)
+        if layer.mixer is None or not layer.feeds:
+            return self.half(x, scope, index, layer)
         normed = self.norm(x, scope, "attn_norm")
         mixed = self.norm(self.mix(normed, scope, index, layer), scope, "post_attention_norm")
         if self.config.parallel:
@@ -79,6 +81,15 @@ class Decoder(Generic[A, W]):
             normed = self.norm(x, scope, "ffn_norm")
         fed = self.norm(self.feed(x, normed, scope, layer.moe), scope, "post_ffw_norm")
         return self.ops.add(x, fed, self.config.residual_scale)
+
+    def half(self, x: A, scope: Scope[W], index: int, layer: LayerSpec) -> A:
+        """A block that is a mixer or a feed-forward alone."""
+        normed = self.norm(x, scope, "attn_norm")
+        if layer.mixer is None:
+            made = self.feed_forward(normed, scope, layer.moe)
+        else:
+            made = self.mix(normed, scope, index, layer)
+        return self.ops.add(x, made, self.config.residual_scale)
 
     def normed_sums(self, x: A, scope: Scope[W], index: int, layer: LayerSpec) -> A:
         """A block as in the first transformers: its norms are of the sums, and there are none before."""
@@ -108,11 +119,15 @@ class Decoder(Generic[A, W]):
             return self.ops.short_conv(x, in_proj, kernel, out_proj, layer.mixer, index)
         if isinstance(layer.mixer, DeltaNetSpec):
             return mix_delta_net(self.ops, x, scope, layer.mixer, index, self.config.norm_eps)
-        if not isinstance(layer.mixer, AttentionSpec):
-            raise UnsupportedModel(f"this build cannot run layers of the kind {type(layer.mixer).__name__}")
+        if isinstance(layer.mixer, StateSpaceSpec):
+            return mix_state_space(self.ops, x, scope, layer.mixer, index, self.config.norm_eps)
+        assert layer.mixer is not None, "such a block does not mix"
         if layer.mixer.latent is not None:
             return attend_latent(self.ops, x, scope, layer.mixer, index)
-        return self.attend(x, scope, index, layer.mixer)
+        seen = self.attend(x, scope, index, layer.mixer)
+        if layer.beside is None:
+            return seen
+        return self.ops.add(seen, mix_state_space(self.ops, x, scope, layer.beside, index, self.config.norm_eps))
 
     def attend(self, x: A, scope: Scope[W], index: int, spec: AttentionSpec) -> A:
         if spec.kv_from is not None:

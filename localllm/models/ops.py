@@ -127,6 +127,17 @@ class Ops(Protocol[A, W_contra]):
         S *= exp(rate * softplus(decay + bias)); S += outer(k, (v - k @ S) * sigmoid(beta)); out = q @ S.
         """
 
+    def state_space(
+        self, x: A, step: A, rate: W_contra, bias: W_contra, skip: W_contra, spec: StateSpaceSpec, layer: int
+    ) -> A:
+        """The recurrence of Mamba-2, (T, num_heads * head_dim).
+
+        x: (T, channels), the convolved values of all heads, then what groups write and what they read; step: (T,
+        num_heads), as projected. Per head, with its matrix S (head_dim, state_dim) from the second part of the layer's
+        state: d = softplus(step + bias) within `spec.step_limits`; S *= exp(rate * d); S += outer(v * d, written);
+        out = S @ read + skip * v.
+        """
+
     def gated_norm(self, x: A, gate: A, weight: W_contra | None, eps: float, run: int, gate_first: bool) -> A:
         """An RMS norm over each run of `run` values, and times silu(gate): before the norm, or after it.
 
