@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from localllm.backends.adapters import Numbered, adapted
 from localllm.backends.batch import Batch, Flattener, answer
 from localllm.backends.formulas import (
     activate,
@@ -26,9 +27,10 @@ from localllm.backends.formulas import (
 )
 from localllm.backends.named import NamedWeights
 from localllm.backends.paged import PagedMemory
+from localllm.backends.state_space import scan
 from localllm.engine.step import BackendInfo, CommitDraft, StepPlan, StepResult
-from localllm.errors import UnsupportedModel
 from localllm.formats.blocks import BlockType, decode, row_bytes
+from localllm.models.adapters import Adapter
 from localllm.models.config import (
     Activation,
     AttentionSpec,
@@ -116,11 +118,17 @@ class ReferenceOps:
         self._tap = tap
         self._plan = StepPlan(0, ())
         self._batch: Batch | None = None
+        self.adapters: Numbered[Adapter] = Numbered()
+        self._adapted: list[tuple[slice, Adapter, float]] = []
         self.hidden: Floats | None = None
         self.logits: Floats | None = None
 
     def begin(self, plan: StepPlan, batch: Batch) -> None:
         self._plan, self._batch = plan, batch
+        self._adapted = [
+            (slice(first, end), self.adapters[row.adapter], row.adapter_scale)
+            for row, first, end in adapted(plan, batch)
+        ]
         self.hidden = self.logits = None
 
     @property
@@ -135,7 +143,15 @@ class ReferenceOps:
         if self._tap is not None:
             self._tap("linear", weight.name, x)
         product: Floats = x @ weight.values.T
+        self._adapt(x, weight.name, product)
         return product if bias is None else product + bias.values
+
+    def _adapt(self, x: Floats, name: str, product: Floats) -> None:
+        """Add to the product what the adapters of its rows add."""
+        for tokens, adapter, scale in self._adapted:
+            part = adapter.parts.get(name)
+            if part is not None:
+                product[tokens] += np.float32(part.scale * scale) * ((x[tokens] @ part.a.T) @ part.b.T)
 
     def linear_group(self, x: Floats, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> tuple[Floats, ...]:
         return tuple(self.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
@@ -243,6 +259,20 @@ class ReferenceOps:
         mixed = self._convolved(x, kernel, spec, layer)
         return activate(mixed if bias is None else mixed + bias.values, "silu")
 
+    def state_space(
+        self, x: Floats, step: Floats, rate: Tensor, bias: Tensor, skip: Tensor, spec: StateSpaceSpec, layer: int
+    ) -> Floats:
+        batch = self.batch
+        weights = rate.values, bias.values, skip.values
+        out = np.empty((len(x), spec.inner), np.float32)
+        for row, (first, end) in enumerate(zip(batch.row_starts, batch.row_starts[1:], strict=False)):
+            state, seq = self._memory.state(layer, int(batch.slots[row]), part=1), self._plan.rows[row].seq
+            own = x[first:end], step[first:end]
+            if self._memory.trails.wants(seq):
+                self._memory.trails.keep(seq, layer, partial(_scanned, *own, *weights, spec, state.copy()), part=1)
+            out[first:end] = scan(*own, *weights, spec, state)
+        return out
+
     def _convolved(self, inputs: Floats, kernel: Tensor, spec: RecurrentSpec, layer: int) -> Floats:
         """The convolution over each row's own tokens and their past, which becomes the next one's."""
         batch = self.batch
@@ -348,6 +378,12 @@ class ReferenceBackend:
     def allocate(self, num_pages: int, num_slots: int) -> None:
         self._memory.allocate(num_pages, num_slots)
 
+    def add_adapter(self, adapter: Adapter) -> int:
+        return self._ops.adapters.add(adapter)
+
+    def drop_adapter(self, number: int) -> None:
+        self._ops.adapters.drop(number)
+
     def submit(self, plan: StepPlan) -> None:
         started = time.perf_counter()
         for op in plan.memory:
@@ -356,8 +392,6 @@ class ReferenceBackend:
                 self._flattener.commit_draft(op)
             else:
                 self._memory.apply(op)
-        if any(row.adapter for row in plan.rows):
-            raise UnsupportedModel("the reference backend runs no adapters")
         batch = self._flattener.flatten(plan)
         self._memory.trails.follow(plan)
         self._ops.begin(plan, batch)
@@ -377,6 +411,15 @@ class ReferenceBackend:
 
 def _stretch(line: Floats, length: int, first: int) -> Floats:
     return line[first : first + length]
+
+
+def _scanned(
+    x: Floats, step: Floats, rate: Floats, bias: Floats, skip: Floats, spec: StateSpaceSpec, before: Floats, count: int
+) -> Floats:
+    """The state after the first `count` tokens."""
+    state = before.copy()
+    scan(x[:count], step[:count], rate, bias, skip, spec, state)
+    return state
 
 
 def fits_decoded(source: WeightSource) -> bool:

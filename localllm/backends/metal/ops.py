@@ -12,7 +12,8 @@ from localllm.backends.layout import attention_specs
 from localllm.backends.metal.formulas import activate, attend, gate_times_up, gated_norm, rotate, route, softcap
 from localllm.backends.metal.memory import MetalMemory
 from localllm.backends.metal.precision import Precision
-from localllm.backends.metal.views import ConvView, KvView, Pages, conv_view, kv_view, line_of
+from localllm.backends.metal.state_space import scan
+from localllm.backends.metal.views import AlikeView, ConvView, KvView, Pages, alike_view, conv_view, kv_view, line_of
 from localllm.backends.metal.weights import Weight
 from localllm.engine.step import StepPlan
 from localllm.models.config import (
@@ -49,6 +50,7 @@ class MetalOps:
         self._plan, self._batch = plan, batch
         self._kv_views = {key: self._kv_view(*key) for key in self._kv_kinds} if plan.rows else {}
         self._conv_views: dict[int, ConvView] = {}
+        self._alike_rows: AlikeView | None = None
         self._turns: dict[RopeSpec, tuple[mx.array, mx.array]] = {}
         self.hidden = self.logits = None
 
@@ -164,6 +166,31 @@ class MetalOps:
         mixed = self._convolved(x, kernel, spec, layer)
         return activate(mixed if bias is None else mixed + bias.values(), "silu")
 
+    def state_space(
+        self, x: mx.array, step: mx.array, rate: Weight, bias: Weight, skip: Weight, spec: StateSpaceSpec, layer: int
+    ) -> mx.array:
+        weights = rate.values(), bias.values(), skip.values()
+        outs = []
+        view = self._alike()
+        for rows, tokens in view.parts:
+            slots = mx.array(self._batch.slots[rows])
+            own, before = (x[tokens], step[tokens]), self._memory.states(layer, slots, part=1)
+            out, after = scan(*own, *weights, spec, before)
+            outs.append(out.reshape(-1, spec.inner))
+            self._memory.set_states(layer, slots, after, part=1)
+            for index, row in enumerate(rows.tolist()):
+                seq = self._plan.rows[row].seq
+                if self._memory.trails.wants(seq):
+                    lone = slice(index, index + 1)
+                    again = partial(_scanned, own[0][lone], own[1][lone], *weights, spec, before[lone])
+                    self._memory.trails.keep(seq, layer, again, part=1)
+        return mx.concatenate(outs)[view.back]
+
+    def _alike(self) -> AlikeView:
+        if self._alike_rows is None:
+            self._alike_rows = alike_view(self._batch)
+        return self._alike_rows
+
     def _convolved(self, inputs: mx.array, kernel: Weight, spec: RecurrentSpec, layer: int) -> mx.array:
         """The convolution over each row's own tokens and their past, which becomes the next one's."""
         if spec.kernel not in self._conv_views:
@@ -241,3 +268,17 @@ class MetalOps:
 
 def _stretch(line: mx.array, length: int, first: int) -> mx.array:
     return line[first : first + length]
+
+
+def _scanned(
+    x: mx.array,
+    step: mx.array,
+    rate: mx.array,
+    bias: mx.array,
+    skip: mx.array,
+    spec: StateSpaceSpec,
+    before: mx.array,
+    count: int,
+) -> mx.array:
+    """The state of one row after its first `count` tokens."""
+    return scan(x[:, :count], step[:, :count], rate, bias, skip, spec, before)[1][0] if count else before[0]

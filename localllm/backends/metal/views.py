@@ -50,6 +50,15 @@ class ConvView:
 
 
 @dataclass(frozen=True, slots=True)
+class AlikeView:
+    """Rows (G,) of one length each with their tokens (G, n), and where the step's tokens are among all of those, one
+    after another (T,)."""
+
+    parts: tuple[tuple[Ints, mx.array], ...]
+    back: mx.array
+
+
+@dataclass(frozen=True, slots=True)
 class Pages:
     """The page tables of a group's rows, (R, pages), in a pool of `num_pages`; a token caches `width` numbers in it."""
 
@@ -88,6 +97,18 @@ def conv_view(batch: Batch, kernel: int) -> ConvView:
     rows = np.arange(batch.num_rows)[:, None]
     last = _line_places(batch, kernel, rows, np.diff(starts)[:, None] + np.arange(kernel - 1))
     return ConvView(mx.array(taps), mx.array(last))
+
+
+def alike_view(batch: Batch) -> AlikeView:
+    """For recurrences: rows of one length go through their tokens together."""
+    lengths = np.diff(batch.row_starts)
+    parts, order = [], []
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length).astype(np.int32)
+        tokens = batch.row_starts[:-1][rows, None] + np.arange(length, dtype=np.int32)
+        parts.append((rows, mx.array(tokens)))
+        order.append(tokens.ravel())
+    return AlikeView(tuple(parts), mx.array(np.argsort(np.concatenate(order)).astype(np.int32)))
 
 
 def line_of(batch: Batch, kernel: int, row: int) -> mx.array:

@@ -19,6 +19,7 @@ from localllm.backends.torch.formulas import activate, attend, convolve, gate_ti
 from localllm.backends.torch.memory import DeviceMemory
 from localllm.backends.torch.products import Products, check_width
 from localllm.backends.torch.reach import Pool, Reach, Span, reach, uploaded
+from localllm.backends.torch.state_space import scan
 from localllm.backends.torch.weights import Weight
 from localllm.engine.step import StepPlan
 from localllm.errors import BadModelFile, InvalidRequest
@@ -189,6 +190,23 @@ class TorchOps:
         mixed = self._mixed(x, kernel, spec, layer)
         return functional.silu(mixed if bias is None else mixed + bias.store)
 
+    def state_space(
+        self, x: Tensor, step: Tensor, rate: Weight, bias: Weight, skip: Weight, spec: StateSpaceSpec, layer: int
+    ) -> Tensor:
+        states, out = self._memory.state(layer, part=1), x.new_empty((len(x), spec.inner))
+        weights = rate.store, bias.store, skip.store
+        for rows, tokens in self.step.convolved:
+            slots = uploaded(self.step.batch.slots[rows], self._device)
+            own, before = (x[tokens], step[tokens]), states[slots]
+            out[tokens], states[slots] = scan(*own, *weights, spec, before)
+            for index, row in enumerate(rows.tolist()):
+                seq = self.step.plan.rows[row].seq
+                if self._memory.trails.wants(seq):
+                    lone = slice(index, index + 1)
+                    again = partial(_scanned, own[0][lone], own[1][lone], *weights, spec, before[lone])
+                    self._memory.trails.keep(seq, layer, again, part=1)
+        return out
+
     def _mixed(self, inputs: Tensor, kernel: Weight, spec: RecurrentSpec, layer: int) -> Tensor:
         """The convolution over each row's own tokens and their past, which becomes the next one's."""
         mixed = torch.empty_like(inputs)
@@ -281,3 +299,10 @@ class TorchOps:
 
 def _stretch(line: Tensor, length: int, first: int) -> Tensor:
     return line[first : first + length]
+
+
+def _scanned(
+    x: Tensor, step: Tensor, rate: Tensor, bias: Tensor, skip: Tensor, spec: StateSpaceSpec, before: Tensor, count: int
+) -> Tensor:
+    """The state of one row after its first `count` tokens."""
+    return scan(x[:, :count], step[:, :count], rate, bias, skip, spec, before)[1][0] if count else before[0]
