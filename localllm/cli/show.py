@@ -1,8 +1,9 @@
 """`localllm show`: what a model is. Needs the store's record only; `--verbose` opens the file as well."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from localllm.cli.human import aligned
@@ -12,6 +13,7 @@ from localllm.cli.output import print_json, print_text
 from localllm.errors import UsageError
 
 if TYPE_CHECKING:
+    from localllm.quantize.receipt import Measured, Receipt
     from localllm.store.entry import Entry
 
 PARTS = ("license", "modelfile", "parameters", "system", "template")
@@ -63,6 +65,7 @@ def info_text(entry: "Entry", *, is_verbose: bool = False) -> str:
         section("Model", model_rows(entry)),
         section("Capabilities", [[capability] for capability in entry.capabilities]),
         section("Projector", [["path", entry.projector]] if entry.projector else []),
+        section("Quantized here", receipt_rows(entry.receipt, is_verbose=is_verbose)),
         section("Parameters", parameter_rows(entry.params)),
         *(_file_sections(entry) if is_verbose else ()),
         section("System", excerpt(entry.system)),
@@ -84,6 +87,54 @@ def model_rows(entry: "Entry") -> list[list[str]]:
         ("quantization", entry.quantization),
     )
     return [[name, value] for name, value in rows if value]
+
+
+def receipt_rows(receipt: "Receipt | None", *, is_verbose: bool = False) -> list[list[str]]:
+    """What was done when the model was quantized, and what it cost; errors of all layers where it is verbose."""
+    if receipt is None:
+        return []
+    told = ", pure" if receipt.pure else ""
+    rows = [
+        ["recipe", f"{receipt.recipe}{told} ({receipt.bits_per_weight:.2f} bits per weight)"],
+        ["method", {"rtn": "rounded to nearest", "gptq": "GPTQ"}.get(receipt.method, receipt.method)],
+        ["from", receipt.source],
+        ["imatrix", receipt.imatrix],
+        ["kept", ", ".join(receipt.keep)],
+        ["weight error", _share(receipt.error)],
+        *_layer_rows(receipt.layers, is_verbose),
+        *(
+            [("worst tensor", "")[index > 0], f"{each.name} ({each.type}) {_share(each.error)}"]
+            for index, each in enumerate(receipt.worst[: None if is_verbose else 1])
+        ),
+        *measured_rows(receipt.measured),
+        ["localllm", receipt.version],
+    ]
+    return [row for row in rows if row[1]]
+
+
+def _layer_rows(layers: Sequence[float], is_verbose: bool) -> list[list[str]]:
+    if is_verbose:
+        return [[f"  layer {number}", _share(error)] for number, error in enumerate(layers)]
+    if not any(layers):
+        return []
+    worst = max(range(len(layers)), key=layers.__getitem__)
+    return [["worst layer", f"{worst} of {len(layers)}: {_share(layers[worst])}"]]
+
+
+def measured_rows(measured: "Measured | None") -> list[list[str]]:
+    """What was measured against the model that this one was made from."""
+    if measured is None:
+        return []
+    return [
+        ["divergence", f"{measured.kl_mean:.4f} nats on average, {measured.kl_p99:.3f} at the 99th percentile"],
+        ["same top token", _share(measured.same_top)],
+        ["perplexity", f"{measured.ppl:.4f}, {measured.ppl_ratio:.4f} times the original's"],
+        ["measured on", f"{measured.text} ({measured.tokens} tokens)" if measured.tokens else measured.text],
+    ]
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.2f} %" if value else ""
 
 
 def parameter_rows(params: Mapping[str, Any]) -> list[list[str]]:
@@ -111,6 +162,7 @@ def show_fields(entry: "Entry") -> dict[str, Any]:
         "system": entry.system,
         "license": entry.license,
         "messages": [dict(message) for message in entry.messages],
+        "receipt": None if entry.receipt is None else msgspec.to_builtins(entry.receipt),
     }
 
 

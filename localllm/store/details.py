@@ -13,6 +13,7 @@ import msgspec
 from localllm.errors import BadModelFile, ModelNotFound
 from localllm.formats.sniff import sniff
 from localllm.models.families import is_encoder_architecture
+from localllm.quantize.receipt import in_metadata
 from localllm.store.entry import Entry, ModelFile
 from localllm.store.folder import (
     EMBEDS,
@@ -87,6 +88,7 @@ def _from_gguf(entry: Entry, path: Path) -> Entry:
             embedding_length=_int(meta.get(f"{arch}.embedding_length")),
             capabilities=entry.capabilities or _capabilities(arch, meta),
             license=entry.license or _text(meta.get("general.license")),
+            receipt=entry.receipt or in_metadata(meta, {name: each.type.name for name, each in file.tensors.items()}),
         )
 
 

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from localllm.quantize.receipt import Receipt
+
 SourceKind = Literal["hub", "package", "url", "path", "ollama", "lmstudio", "huggingface"]
 NEIGHBOURS: frozenset[str] = frozenset({"ollama", "lmstudio", "huggingface"})
 
@@ -26,7 +28,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     `path` is the first GGUF shard or the folder of a safetensors model; `digest` is 64 hex digits that change with the
     model's content or parameters; `params` holds default sampling and PARAMETER values under Ollama's names; `template`
     is a chat template that overrides the file's own, in the language of `template_kind`; `origin` says where an update
-    would come from.
+    would come from; `receipt` what was done when it was quantized here, and what it cost.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     parent: str = ""
     origin: dict[str, str] = {}
     notes: tuple[str, ...] = ()
+    receipt: Receipt | None = None
 
     @property
     def jinja_template(self) -> str | None:
