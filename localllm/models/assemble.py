@@ -20,6 +20,7 @@ from localllm.models.config import (
 from localllm.models.expert_facts import moe_spec
 from localllm.models.facts import Facts
 from localllm.models.families import Family
+from localllm.models.shared_kv import kv_source
 from localllm.models.rope_facts import RopeFactors, mscale, rope_spec
 
 MAX_LAYERS = 1024  # far above any model; a hostile count must not become a long loop
@@ -60,7 +61,11 @@ def config_from_facts(
         hidden_size=facts.hidden_size,
         vocab_size=vocab_size,
         context_length=facts.context_length,
-        layers=tuple(_layer(facts, family, factors, index, tensor_names) for index in range(facts.num_layers)),
+        layers=_with_values_of_keys(
+            [_layer(facts, family, factors, index, tensor_names) for index in range(facts.num_layers)],
+            family,
+            tensor_names,
+        ),
         activation=activation(facts, family),
         norm=family.norm,
         norm_eps=eps,
@@ -71,6 +76,7 @@ def config_from_facts(
         learned_positions=family.learned_positions,
         parallel=_is_parallel(facts, family, tensor_names),
         is_encoder=family.is_encoder,
+        token_inputs=facts.token_inputs or 0,
     )
 
 
@@ -96,7 +102,8 @@ def activation(facts: Facts, family: Family) -> Activation:
 def _layer(facts: Facts, family: Family, factors: RopeFactors, index: int, tensor_names: Collection[str]) -> LayerSpec:
     is_conv = f"blk.{index}.shortconv.conv.weight" in tensor_names
     mixer = _short_conv(facts) if is_conv else _attention(facts, family, factors, index)
-    is_dense = index < facts.num_dense_layers or f"blk.{index}.ffn_down.weight" in tensor_names
+    has_router = f"blk.{index}.ffn_gate_inp.weight" in tensor_names
+    is_dense = index < facts.num_dense_layers or (f"blk.{index}.ffn_down.weight" in tensor_names and not has_router)
     has_experts = facts.num_experts > 0 and not is_dense
     choice_bias = f"blk.{index}.exp_probs_b.bias" in tensor_names
     return LayerSpec(mixer, moe_spec(facts, family, choice_bias) if has_experts else None)
@@ -115,21 +122,48 @@ def _attention(facts: Facts, family: Family, factors: RopeFactors, index: int) -
         raise BadModelFile(f"layer {index} has {num_heads} query heads for {num_kv_heads} key heads")
     if facts.kv_rank:
         return _latent_attention(facts, family, factors, num_heads)
-    head_dim = facts.hidden_size // num_heads if facts.head_dim is None else facts.head_dim
     windowed = facts.window > 0 and has_window(facts, family, index)
+    head_dim = facts.hidden_size // num_heads if facts.head_dim is None else facts.head_dim
+    value_dim = head_dim if facts.value_dim is None else facts.value_dim
+    if windowed and facts.window_head_dim:
+        head_dim, value_dim = facts.window_head_dim, facts.window_value_dim or facts.window_head_dim
     rope = rope_spec(facts, family, factors, head_dim, windowed) if has_rope(facts, family, index) else None
     return AttentionSpec(
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        value_dim=head_dim if facts.value_dim is None else facts.value_dim,
+        value_dim=value_dim,
         scale=_scale(facts, family, num_heads, head_dim),
         rope=rope,
         window=_window(facts, family) if windowed else None,
         softcap=facts.attention_softcap,
         causal=not family.is_encoder,
         query_growth=_query_growth(facts, rope, head_dim),
+        gated=family.gates_attention,
+        kv_from=kv_source(facts.num_shared_kv, index, _windows(facts, family)),
+        norms_values=family.norms_values,
     )
+
+
+def _windows(facts: Facts, family: Family) -> tuple[bool, ...]:
+    """Which layers have the window."""
+    return tuple(facts.window > 0 and has_window(facts, family, index) for index in range(facts.num_layers))
+
+
+def _with_values_of_keys(layers: list[LayerSpec], family: Family, tensor_names: Collection[str]) -> tuple[LayerSpec, ...]:
+    """Layers without a window that all lack a matrix for values make them with the keys' one."""
+    owners = [
+        index
+        for index, layer in enumerate(layers)
+        if isinstance(layer.mixer, AttentionSpec) and layer.mixer.window is None and layer.mixer.kv_from is None
+    ]
+    if not family.norms_values or any(f"blk.{index}.attn_v.weight" in tensor_names for index in owners):
+        return tuple(layers)
+    for index in owners:
+        mixer = layers[index].mixer
+        assert isinstance(mixer, AttentionSpec), "as chosen just now"
+        layers[index] = replace(layers[index], mixer=replace(mixer, values_are_keys=True))
+    return tuple(layers)
 
 
 def _window(facts: Facts, family: Family) -> int:
@@ -202,8 +236,8 @@ def is_windowed(full_every: int, index: int, full_first: bool = False) -> bool:
 
 
 def _scale(facts: Facts, family: Family, num_heads: int, head_dim: int) -> float:
-    if facts.attention_scale:
-        return facts.attention_scale
+    if facts.attention_scale or family.attention_scale:
+        return facts.attention_scale or family.attention_scale
     if family.head_width_scale_at == facts.num_layers:
         return 1 / math.sqrt(facts.hidden_size / num_heads)
     return 1 / math.sqrt(head_dim)
@@ -221,6 +255,10 @@ def _check(facts: Facts) -> None:
         ("context_length", facts.context_length, MAX_CONTEXT),
         ("attention.key_length", 1 if facts.head_dim is None else facts.head_dim, MAX_WIDTH),
         ("attention.value_length", 1 if facts.value_dim is None else facts.value_dim, MAX_WIDTH),
+        ("attention.key_length_swa", facts.window_head_dim or 1, MAX_WIDTH),
+        ("attention.value_length_swa", facts.window_value_dim or 1, MAX_WIDTH),
+        ("embedding_length_per_layer_input", facts.token_inputs or 1, MAX_WIDTH),
+        ("attention.shared_kv_layers", facts.num_shared_kv + 1, facts.num_layers),
     )
     for name, value, most in bounds:
         if not 1 <= value <= most:

@@ -107,6 +107,12 @@ class Facts:
     )
     head_dim: int | None = key(whole, "attention.key_length", "head_dim", default=None)
     value_dim: int | None = key(whole, "attention.value_length", "v_head_dim", default=None)
+    window_head_dim: int = key(whole, "attention.key_length_swa", default=0)
+    window_value_dim: int = key(whole, "attention.value_length_swa", default=0)
+    num_shared_kv: int = key(whole, "attention.shared_kv_layers", "num_kv_shared_layers", default=0)
+    token_inputs: int | None = key(
+        whole, "embedding_length_per_layer_input", "hidden_size_per_layer_input", default=None
+    )
     window: int = key(whole, "attention.sliding_window", "sliding_window", default=0)
     windowed: tuple[bool, ...] | int = key(
         period, "attention.sliding_window_pattern", "layer_types", "sliding_window_pattern", default=()
@@ -133,6 +139,7 @@ class Facts:
         real, "rope.freq_base_swa", "rope_parameters.sliding_attention.rope_theta", "rope_local_base_freq", default=0.0
     )
     rope_dims: int | None = key(whole, "rope.dimension_count", default=None)
+    window_rope_dims: int = key(whole, "rope.dimension_count_swa", default=0)
     rope_share: float = key(
         real, "", *rope_keys("partial_rotary_factor"), "partial_rotary_factor", "rotary_pct", default=1.0
     )
@@ -191,6 +198,22 @@ class Facts:
     num_guessing_layers: int = key(whole, "nextn_predict_layers", "num_nextn_predict_layers", default=0)
 
     conv_kernel: int = key(whole, "shortconv.l_cache", "conv_L_cache", default=0)
+
+    # of Mamba-2 and of gated delta nets; see models/state_space_facts.py for what checkpoints call them
+    ssm_kernel: int = key(whole, "ssm.conv_kernel", default=0)
+    ssm_inner: int = key(whole, "ssm.inner_size", default=0)
+    ssm_state: int = key(whole, "ssm.state_size", default=0)
+    ssm_heads: int = key(whole, "ssm.time_step_rank", default=0)
+    ssm_groups: int = key(whole, "ssm.group_count", default=0)
+    ssm_step_limits: tuple[float, ...] = key(reals, "", default=())
+    ssm_kernel: int = key(whole, "ssm.conv_kernel", "linear_conv_kernel_dim", default=0)
+    ssm_state: int = key(whole, "ssm.state_size", "linear_key_head_dim", default=0)
+    ssm_groups: int = key(whole, "ssm.group_count", "linear_num_key_heads", default=0)
+    ssm_heads: int = key(whole, "ssm.time_step_rank", "linear_num_value_heads", default=0)
+    ssm_inner: int = key(whole, "ssm.inner_size", default=0)
+    full_interval: int = key(whole, "full_attention_interval", "full_attention_interval", default=0)
+    recurrent_layers: tuple[bool, ...] = key(flags, "attention.recurrent_layers", default=())
+    rope_sections: tuple[int, ...] = key(per_layer, "rope.dimension_sections", default=())
 
 
 def facts_from_gguf(metadata: Mapping[str, Any], architecture: str) -> Facts:

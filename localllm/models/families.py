@@ -21,8 +21,10 @@ class Family:
     the others. `scales_windowed` False: rope of windowed layers is not scaled. `rope_pause`: of so many layers the last
     has no rope. `truncates_yarn`: see RopeScaling. `head_width_scale_at`: with so many layers attention is scaled by
     hidden size / heads, not by the head's size. `divides_logits`: the file's logit scale is a divisor.
-    `adds_one_to_norms`: safetensors keep norms less one. `fuses_qkv`, `fuses_gate_up`: as GGUF files of the family have
-    them.
+    `adds_one_to_norms`: safetensors keep norms less one. `fuses_qkv`, `fuses_gate_up`, `fuses_expert_gates`: as GGUF
+    files of the family have them. `attention_scale` 0: by the head's size. `norms_values`: see AttentionSpec; layers
+    without a matrix for values make them with the keys' one then. `gates_attention`: the matrix of queries has their
+    gates, too. `tiles_delta_heads`: see models/delta_rows.py.
     """
 
     architecture: str
@@ -51,6 +53,11 @@ class Family:
     adds_one_to_norms: bool = False
     fuses_qkv: bool = False
     fuses_gate_up: bool = False
+    fuses_expert_gates: bool = False
+    attention_scale: float = 0.0
+    norms_values: bool = False
+    gates_attention: bool = False
+    tiles_delta_heads: bool = False
     renames: tuple[tuple[str, str], ...] = ()
     """Names of tensors in a GGUF file (of a layer: without `blk.N.`), and the canonical names of what they are; they
     hold where the file has all of them."""
@@ -120,6 +127,38 @@ ROWS = (
             ("rms_norm_eps", 1e-6),
             ("max_position_embeddings", 131072),
             ("rope_theta", 1000000.0),
+        ),
+    ),
+    Family(
+        architecture="gemma4",
+        title="Gemma 4: E2B, E4B, 12B, 26B-A4B, 31B",
+        hf=("gemma4_text", "gemma4_unified_text"),
+        activation="gelu_tanh",
+        embeds_times_sqrt=True,
+        full_every=6,
+        scales_windowed=False,
+        attention_scale=1.0,
+        norms_values=True,
+        fuses_expert_gates=True,
+        hf_defaults=(
+            ("tie_word_embeddings", True),
+            ("num_attention_heads", 8),
+            ("num_key_value_heads", 4),
+            ("head_dim", 256),
+            ("rms_norm_eps", 1e-6),
+            ("max_position_embeddings", 131072),
+            ("sliding_window", 512),
+            (
+                "rope_parameters",
+                {
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                    "full_attention": {
+                        "rope_type": "proportional",
+                        "partial_rotary_factor": 0.25,
+                        "rope_theta": 1000000.0,
+                    },
+                },
+            ),
         ),
     ),
     Family(
@@ -348,6 +387,36 @@ ROWS = (
         renames=(("token_embd_norm.weight", "output_norm.weight"),),
         hf_defaults=(("tie_word_embeddings", True),),
     ),
+    # every fourth layer attends, the others are gated delta nets
+    Family(
+        architecture="qwen3next",
+        title="Qwen3-Next",
+        hf=("qwen3_next",),
+        adds_one_to_norms=True,
+        gates_attention=True,
+        renames=(("post_attention_norm.weight", "ffn_norm.weight"),),
+        hf_defaults=(("partial_rotary_factor", 0.25),),
+    ),
+    Family(
+        architecture="qwen35",
+        title="Qwen 3.5, 3.6 (text)",
+        hf=("qwen3_5_text", "qwen3_5"),
+        adds_one_to_norms=True,
+        gates_attention=True,
+        tiles_delta_heads=True,
+        renames=(("post_attention_norm.weight", "ffn_norm.weight"),),
+        hf_defaults=(("partial_rotary_factor", 0.25),),
+    ),
+    Family(
+        architecture="qwen35moe",
+        title="Qwen 3.5, 3.6 MoE (text)",
+        hf=("qwen3_5_moe_text", "qwen3_5_moe"),
+        adds_one_to_norms=True,
+        gates_attention=True,
+        tiles_delta_heads=True,
+        renames=(("post_attention_norm.weight", "ffn_norm.weight"),),
+        hf_defaults=(("partial_rotary_factor", 0.25),),
+    ),
 )
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({row.architecture: row for row in ROWS})
@@ -356,11 +425,25 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({row.architecture: row for row
 def family_of(architecture: str) -> Family:
     """The row of a GGUF architecture; UnsupportedModel names it and those we know."""
     family = FAMILIES.get(architecture)
+    if is_helper(architecture):
+        raise helper_refused(architecture)
     if family is None:
         raise UnsupportedModel(
             f"this build cannot run the architecture {architecture!r}", hint="it runs " + ", ".join(sorted(FAMILIES))
         )
     return family
+
+
+def is_helper(name: str) -> bool:
+    """Whether an architecture, or a `model_type`, is of files that only guess tokens ahead of another model."""
+    return name in ("gemma4-assistant", "gemma4_assistant", "gemma4_unified_assistant")
+
+
+def helper_refused(name: str) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"this file only guesses tokens ahead of a Gemma 4 model ({name}), and is no model by itself",
+        hint="take the model that it belongs to: it runs without",
+    )
 
 
 def family_of_type(model_type: str) -> Family | None:

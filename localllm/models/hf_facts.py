@@ -8,14 +8,14 @@ from typing import Any
 
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.models.facts import Facts, facts_from_config
-from localllm.models.families import FAMILIES, Family, family_of_type
+from localllm.models.families import FAMILIES, Family, family_of_type, helper_refused, is_helper
 from localllm.models.hf_families import adjusted
 from localllm.models.ready.methods import method_of
 from localllm.models.rope_facts import RopeFactors, mscale, natural_length
 
 Config = Mapping[str, Any]
 
-_LAYER_TYPES = ("full_attention", "sliding_attention", "attention", "conv")
+_LAYER_TYPES = ("full_attention", "sliding_attention", "attention", "conv", "linear_attention")
 _REFUSED_FLAGS = {
     # what changes the arithmetic of a family that is otherwise known
     "scale_attn_by_inverse_layer_idx": "attention scaled by the layer's number",
@@ -40,6 +40,8 @@ def check_config(config: Config) -> Family:
     model_type = inner.get("model_type")
     if not isinstance(model_type, str):
         raise BadModelFile("config.json lacks model_type", hint="take the folder from the hub as it is there")
+    if is_helper(str(config.get("model_type"))):
+        raise helper_refused(str(config["model_type"]))
     family = family_of_type(model_type)
     if family is None:
         reason = f"this build cannot run the architecture {model_type!r}"
@@ -48,7 +50,7 @@ def check_config(config: Config) -> Family:
         raise UnsupportedModel(reason, hint="it runs " + ", ".join(sorted(known_types())))
     method_of(config)
     for name, meaning in _REFUSED_FLAGS.items():
-        if inner.get(name):
+        if inner.get(name) and inner[name] != "vision":  # of pictures only
             raise UnsupportedModel(f"config.json asks for {meaning} ({name}), which this build does not know")
     for name, value in (("swiglu_limit", 7.0), ("swiglu_alpha", 1.702)):
         if inner.get(name) not in (None, value):

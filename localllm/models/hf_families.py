@@ -8,7 +8,9 @@ from types import MappingProxyType
 from typing import Any
 
 from localllm.errors import BadModelFile, UnsupportedModel
+from localllm.models.delta_facts import delta_net_facts, qwen35_facts
 from localllm.models.facts import Facts
+from localllm.models.gemma4_facts import gemma4
 
 Config = Mapping[str, Any]
 _AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
@@ -181,6 +183,8 @@ _ADJUST: Mapping[str, Callable[[Facts, Config], Facts]] = MappingProxyType(
         "nomic_bert": _nomic_bert,
         "modernbert": _modern_bert,
         **dict.fromkeys(_AFTER_PADDING, _bert),
+        "gemma4_text": gemma4,
+        "gemma4_unified_text": gemma4,
         "gpt2": _gpt2,
         "gpt_oss": _gpt_oss,
         "granitemoehybrid": _granite4,
@@ -192,6 +196,8 @@ _ADJUST: Mapping[str, Callable[[Facts, Config], Facts]] = MappingProxyType(
         "ernie4_5_moe": _ernie_experts,
         "glm4_moe": _sigmoid_experts,
         "lfm2_moe": _sigmoid_experts,
+        "qwen3_next": delta_net_facts,
+        **dict.fromkeys(("qwen3_5_text", "qwen3_5", "qwen3_5_moe_text", "qwen3_5_moe"), qwen35_facts),
         "deepseek_v2": _deepseek2,
         "deepseek_v3": _deepseek3,
         "glm4_moe_lite": _deepseek3,

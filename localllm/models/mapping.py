@@ -14,8 +14,9 @@ from localllm.formats.blocks import DECODABLE, BlockType, decode
 from localllm.models.assemble import config_from_facts
 from localllm.models.config import ModelConfig
 from localllm.models.facts import facts_from_gguf
-from localllm.models.families import FAMILIES, family_of
+from localllm.models.families import FAMILIES, family_of, helper_refused, is_helper
 from localllm.models.hf_facts import check_config, facts_from_hf, guessing_layers_from, hf_rope_factors
+from localllm.models.heads import head_from_config, head_from_gguf
 from localllm.models.hf_families import padding_positions
 from localllm.models.hf_source import HFSource, TensorFolder
 from localllm.models.names import Piece, pieces_of
@@ -23,6 +24,8 @@ from localllm.models.quirks import BlockFile, GGUFSource
 from localllm.models.ready.folder import ready_folder
 from localllm.models.rope_facts import NO_FACTORS, RopeFactors
 from localllm.models.shapes import check_tensors
+from localllm.models.layer_scales import with_layer_scales
+from localllm.models.shared_kv import unread
 from localllm.models.source import WeightSource
 from localllm.models.token_types import with_types_in_positions
 
@@ -32,6 +35,8 @@ MAX_VOCAB = 1 << 24
 def runnable(architecture: str, types: Iterable[BlockType | str]) -> str | None:
     """Why this build cannot run such a file, in a sentence; None when it can. `types` are those of its tensors, or
     their names."""
+    if is_helper(architecture):
+        return helper_refused(architecture).message
     if architecture not in FAMILIES:
         return f"this build cannot run the architecture {architecture!r}; it runs {', '.join(sorted(FAMILIES))}"
     known = {block_type.name for block_type in DECODABLE}
@@ -47,9 +52,10 @@ def gguf_model(file: BlockFile) -> tuple[ModelConfig, WeightSource]:
     embedding = file.tensors.get("token_embd.weight")
     vocab_size = embedding.shape[0] if embedding is not None and embedding.shape else None
     config = config_from_gguf(file.metadata, file.tensors, rope_factors(file), vocab_size)
+    config = replace(config, head=head_from_gguf(file.metadata, file.tensors, is_encoder=config.is_encoder))
     source = _source(file, config)
     check_tensors(config, source)
-    return config, source
+    return with_layer_scales(config, source), source
 
 
 def gguf_source(file: BlockFile) -> WeightSource:
@@ -61,7 +67,7 @@ def _source(file: BlockFile, config: ModelConfig) -> WeightSource:
     facts = facts_from_gguf(file.metadata, file.architecture)
     family = family_of(file.architecture)
     source = GGUFSource(file, config, family, facts.feed_forward, facts.num_guessing_layers)
-    return with_types_in_positions(source, config.context_length)
+    return with_types_in_positions(source, config.context_length, keeps=config.head is not None and config.head.judges)
 
 
 def rope_factors(file: BlockFile) -> RopeFactors:
@@ -110,17 +116,25 @@ def hf_model(folder: TensorFolder) -> tuple[ModelConfig, WeightSource]:
     family = check_config(folder.config)
     folder = ready_folder(folder)
     facts = facts_from_hf(folder.config)
-    pieces = pieces_of(folder.tensors, family, guessing_layers_from(facts, folder.config))
+    head = head_from_config(folder.config)
+    skips_from = guessing_layers_from(facts, folder.config)
+    pieces = pieces_of(folder.tensors, family, skips_from, judges=head is not None)
     if "output.weight" in pieces and facts.is_tied:
         del pieces["output.weight"]  # a copy of the embedding that some checkpoints carry along
     config = config_from_facts(facts, family, pieces, hf_rope_factors(facts), hf_vocab_size(folder, pieces))
+    config = replace(config, head=head)
+    for name in unread(pieces, config):
+        del pieces[name]
     pairs = family.hf_pairs_neighbours and folder.config.get("rope_interleave") is not False
     weights = HFSource(folder, pieces, config, family.adds_one_to_norms, pairs)
-    source = with_types_in_positions(weights, config.context_length, padding_positions(folder.config))
-    if facts.is_tied is False and not config.is_encoder and "output.weight" not in pieces:
+    source = with_types_in_positions(
+        weights, config.context_length, padding_positions(folder.config), keeps=head is not None
+    )
+    needs_output = facts.is_tied is False and not config.is_encoder and head is None
+    if needs_output and "output.weight" not in pieces:
         raise BadModelFile("the model lacks the tensor lm_head.weight, but config.json says that it is not tied")
     check_tensors(config, source)
-    return config, source
+    return with_layer_scales(config, source), source
 
 
 def hf_vocab_size(folder: TensorFolder, pieces: Mapping[str, list[Piece]]) -> int:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from localllm.errors import UnsupportedModel
+from localllm.models.delta_rows import DeltaCut, GatedCut
 from localllm.models.families import Family
 
 Cut = Literal[
@@ -34,6 +35,10 @@ Cut = Literal[
     "turned keys",
     "head keys",
     "head values",
+    # of gated attention and gated delta nets: see models/delta_rows.py
+    GatedCut,
+    DeltaCut,
+    "tiled columns",
 ]
 
 
@@ -120,6 +125,24 @@ _NORMS_AFTER: Table = {
     "post_feedforward_layernorm": whole("post_ffw_norm"),
 }
 _GEMMA: Table = {**_NORMS_AFTER, "pre_feedforward_layernorm": whole("ffn_norm")}
+_GEMMA4: Table = {
+    **_GEMMA,
+    "layer_scalar": whole("layer_output_scale.weight"),
+    "per_layer_input_gate": whole("inp_gate"),
+    "per_layer_projection": whole("proj"),
+    "post_per_layer_input_norm": whole("post_norm"),
+    "pre_feedforward_layernorm_2": whole("pre_ffw_norm_2"),
+    "post_feedforward_layernorm_1": whole("post_ffw_norm_1"),
+    "post_feedforward_layernorm_2": whole("post_ffw_norm_2"),
+    "router.proj": whole("ffn_gate_inp"),
+    "router.scale": whole("ffn_gate_inp.scale"),
+    "router.per_expert_scale": whole("ffn_down_exps.scale"),
+    "experts.gate_up_proj": (
+        Target("ffn_gate_exps.weight", "first half"),
+        Target("ffn_up_exps.weight", "second half"),
+    ),
+    "experts.down_proj": whole("ffn_down_exps.weight"),
+}
 _SHARED_MLP: Table = {"shared_mlp.input_linear": GATE_UP, "shared_mlp.output_linear": whole("ffn_down")}
 _GRANITE_EXPERTS: Table = {
     "block_sparse_moe.input_linear": (Target("ffn_gate_exps", "first half"), Target("ffn_up_exps", "second half")),
@@ -232,10 +255,34 @@ _LFM2: Table = {
     "feed_forward.gate": whole("ffn_gate_inp"),
     "feed_forward.expert_bias": whole("exp_probs_b.bias"),
 }
+_GATED_QUERIES = (Target("attn_q", "queries"), Target("attn_gate", "gates"))
+_QWEN3_NEXT: Table = {
+    "self_attn.q_proj": _GATED_QUERIES,
+    "linear_attn.in_proj_qkvz": (Target("attn_qkv", "joined qkv"), Target("attn_gate", "joined gates")),
+    "linear_attn.in_proj_ba": (Target("ssm_beta", "joined betas"), Target("ssm_alpha", "joined decays")),
+    "linear_attn.conv1d": whole("ssm_conv1d"),
+    "linear_attn.A_log": whole("ssm_a"),
+    "linear_attn.dt_bias": whole("ssm_dt.bias"),
+    "linear_attn.norm": whole("ssm_norm"),
+    "linear_attn.out_proj": whole("ssm_out"),
+}
+_QWEN35: Table = {
+    "self_attn.q_proj": _GATED_QUERIES,
+    "linear_attn.in_proj_qkv": (Target("attn_qkv", "tiled qkv"),),
+    "linear_attn.in_proj_z": (Target("attn_gate", "tiled values"),),
+    "linear_attn.in_proj_b": (Target("ssm_beta", "tiled heads"),),
+    "linear_attn.in_proj_a": (Target("ssm_alpha", "tiled heads"),),
+    "linear_attn.conv1d": (Target("ssm_conv1d", "tiled qkv"),),
+    "linear_attn.A_log": (Target("ssm_a", "tiled heads"),),
+    "linear_attn.dt_bias": (Target("ssm_dt.bias", "tiled heads"),),
+    "linear_attn.norm": whole("ssm_norm"),
+    "linear_attn.out_proj": (Target("ssm_out", "tiled columns"),),
+}
 OF_FAMILY: Mapping[str, Table] = MappingProxyType(
     {
         "gemma2": _GEMMA,
         "gemma3": _GEMMA,
+        "gemma4": _GEMMA4,
         "olmo2": _NORMS_AFTER,
         "granite": _SHARED_MLP,
         "granitemoe": _GRANITE_EXPERTS,
@@ -253,11 +300,17 @@ OF_FAMILY: Mapping[str, Table] = MappingProxyType(
         "modern-bert": _MODERN_BERT,
         "lfm2": _LFM2,
         "lfm2moe": _LFM2,
+        "qwen3next": _QWEN3_NEXT,
+        "qwen35": _QWEN35,
+        "qwen35moe": _QWEN35,
     }
 )
 TOP: Mapping[str, str] = MappingProxyType(
     {
         "embed_tokens": "token_embd",
+        "embed_tokens_per_layer": "per_layer_token_embd",
+        "per_layer_model_projection": "per_layer_model_proj",
+        "per_layer_projection_norm": "per_layer_proj_norm",
         "norm": "output_norm",
         "embedding_norm": "output_norm",
         "lm_head": "output",
@@ -288,31 +341,61 @@ _PREFIXES = (
     *("model.language_model.", "language_model.model.", "language_model.", "model.", "transformer.", "gpt_neox."),
     *("bert.encoder.", "bert.", "roberta.encoder.", "roberta.", "encoder."),
 )
-_GUESSING = ("mtp_block.", "mtp_emb_norm.", "mtp_hidden_norm.", "mtp_linear_proj.")
+_GUESSING = ("mtp.", "mtp_block.", "mtp_emb_norm.", "mtp_hidden_norm.", "mtp_linear_proj.")
 """Parts that guess further tokens ahead; the model works without them."""
 _NOT_VECTORS = ("pooler.", "cls.", "lm_head.", "head.", "decoder.", "embeddings.position_ids")
 """Parts of encoders that guess words and judge pairs of texts, and the numbers 0, 1, 2, ...; vectors come without."""
 _ENCODER = re.compile(r"^(?:bert|roberta)\.")
+_OF_JUDGES: Mapping[str, str] = MappingProxyType(
+    {
+        "pooler.dense": "cls",
+        "classifier.dense": "cls",
+        "head.dense": "cls",
+        "head.norm": "cls.norm",
+        "classifier.out_proj": "cls.output",
+        "classifier": "cls.output",
+        "score": "cls.output",
+    }
+)
+"""The heads of models that judge pairs of texts; a pooler is one only where nothing else is before the last layer."""
 _OLD_KINDS = {"gamma": "weight", "beta": "bias"}
 """What norms called theirs in checkpoints of the first years."""
-_NOT_TEXT = ("vision_tower.", "multi_modal_projector.", "visual.", "vision_model.", "audio_tower.", "embed_vision.")
+_NOT_TEXT = (
+    *("vision_tower.", "multi_modal_projector.", "visual.", "vision_model.", "audio_tower."),
+    *("embed_vision.", "embed_audio.", "vision_embedder.", "audio_embedder."),
+)
 """Parts of multimodal checkpoints that take pictures and sounds; the language model works without them."""
 
 
-def pieces_of(tensors: Iterable[str], family: Family, skips_from: int | None = None) -> dict[str, list[Piece]]:
+def pieces_of(
+    tensors: Iterable[str], family: Family, skips_from: int | None = None, *, judges: bool = False
+) -> dict[str, list[Piece]]:
     """Canonical names with the tensors they are made of. UnsupportedModel names a tensor that nobody knows.
 
-    `skips_from`: layers from this number on only guess further tokens, and are left out.
+    `skips_from`: layers from this number on only guess further tokens, and are left out. `judges`: it has a head.
     """
+    tensors = list(tensors)
+    heads = _heads(tensors) if judges else {}
     table = {**LAYER, **OF_FAMILY.get(family.architecture, {})}
     found: dict[str, list[Piece]] = {}
     if family.is_encoder:
         tensors = [tensor for tensor in tensors if not _ENCODER.sub("", tensor).startswith(_NOT_VECTORS)]
-    for tensor in sorted(tensors):
+    found.update({name: [Piece(tensor)] for tensor, name in heads.items()})
+    for tensor in sorted(set(tensors) - heads.keys()):
         for canonical, piece in _read(tensor, table, skips_from):
             found.setdefault(canonical, []).append(piece)
     for pieces in found.values():
         pieces.sort(key=lambda piece: piece.order)
+    return found
+
+
+def _heads(tensors: list[str]) -> dict[str, str]:
+    """Tensors of the head, and their canonical names."""
+    found: dict[str, str] = {}
+    for tensor in tensors:
+        module, _, kind = _ENCODER.sub("", tensor).rpartition(".")
+        if module in _OF_JUDGES and not (module == "pooler.dense" and "classifier.dense.weight" in tensors):
+            found[tensor] = f"{_OF_JUDGES[module]}.{kind}"
     return found
 
 
@@ -359,7 +442,7 @@ def _parts(name: str) -> tuple[str, str]:
 def _unknown(tensor: str) -> UnsupportedModel:
     if tensor.startswith("classifier."):
         return UnsupportedModel(
-            f"this model judges texts or pairs of them ({tensor}), and this build runs encoders only for their vectors",
-            hint="/v1/rerank compares vectors of any model of embeddings",
+            f"this model judges texts ({tensor}), and config.json does not say that it judges pairs of them",
+            hint="rerankers are ...ForSequenceClassification with one label",
         )
     return UnsupportedModel(f"this build does not know what to do with the tensor {tensor}")

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile
 from localllm.formats.blocks import BlockType, decode
-from localllm.models.config import AttentionSpec, LatentSpec, ModelConfig
+from localllm.models.config import AttentionSpec, DeltaNetSpec, LatentSpec, ModelConfig
+from localllm.models.delta_rows import DeltaCut, delta_of, delta_rows, gated_rows, joined_count
 from localllm.models.families import Family
 from localllm.models.rows import LATENT_PARTS, Order, attention_of, latent_rows, turned_order
+from localllm.models.shared_kv import unread
 from localllm.models.source import WeightInfo
 
 Bytes = NDArray[np.uint8]
@@ -95,6 +97,8 @@ class GGUFSource:
             if name not in stacked and not name.startswith(left_out or ("\0",)):
                 for canonical, cut in split(name, tensor.shape, config, feed_forward):
                     self._cuts[renamed(canonical, renames)] = cut
+        for name in unread(self._cuts, config):
+            del self._cuts[name]
         if family.pairs_neighbours:
             self._reorder(config)
 
@@ -198,6 +202,11 @@ def split(
     if name.endswith(("attn_q_norm.weight", "attn_k_norm.weight", "exp_probs_b.bias")) and len(shape) == 2:
         size = math.prod(shape)
         return [(name, Cut((name,), 0, size, shape=(size,)))]
+    delta = delta_of(name, config)
+    if delta is not None:
+        return split_delta(name, rows, delta)
+    if spec is not None and spec.gated and ".attn_q." in name:
+        return split_gates(name, rows, spec)
     prefix, _, rest = name.partition(".attn_qkv.")
     if rest:
         return split_qkv(name, prefix, rest, _attention_of(prefix, config))
@@ -206,9 +215,15 @@ def split(
         half = shape[1] // 2
         return _two(name, (f"{prefix}.ffn_gate_exps.{rest}", f"{prefix}.ffn_up_exps.{rest}"), half, of_experts=True)
     prefix, _, rest = name.partition(".ffn_up.")
-    if rest and any(rows == 2 * width for width in feed_forward):
+    if rest and rows in (2 * width for width in _widths_of(prefix, feed_forward)):
         return _two(name, (f"{prefix}.ffn_gate.{rest}", f"{prefix}.ffn_up.{rest}"), rows // 2)
     return [(name, Cut((name,), 0, rows))]
+
+
+def _widths_of(prefix: str, feed_forward: tuple[int, ...]) -> tuple[int, ...]:
+    """What the file says of the widths of one layer: the same for all, or one for each."""
+    index = int(prefix.rpartition(".")[2])
+    return feed_forward[index : index + 1] if len(feed_forward) > 1 else feed_forward
 
 
 def _two(tensor: str, names: tuple[str, str], half: int, of_experts: bool = False) -> list[tuple[str, Cut]]:
@@ -216,6 +231,35 @@ def _two(tensor: str, names: tuple[str, str], half: int, of_experts: bool = Fals
     return [
         (name, Cut((tensor,), first, end, of_experts=of_experts))
         for name, (first, end) in zip(names, bounds, strict=True)
+    ]
+
+
+_JOINED: Mapping[str, tuple[tuple[str, DeltaCut], ...]] = {
+    "ssm_in": (("attn_qkv", "joined qkv"), ("attn_gate", "joined gates")),  # of the first files
+    "ssm_ba": (("ssm_beta", "joined betas"), ("ssm_alpha", "joined decays")),
+}
+
+
+def split_delta(tensor: str, rows: int, spec: DeltaNetSpec) -> list[tuple[str, Cut]]:
+    """Matrices of a gated delta net that have everything of one key head together come apart."""
+    prefix, number, rest = tensor.split(".", 2)
+    module, _, kind = rest.rpartition(".")
+    found: list[tuple[str, Cut]] = []
+    for name, cut in _JOINED.get(module, ()):
+        if rows != joined_count(cut, spec):
+            raise BadModelFile(f"{tensor} has {rows} rows, but must have {joined_count(cut, spec)}")
+        found.append((f"{prefix}.{number}.{name}.{kind}", Cut((tensor,), 0, rows, delta_rows(cut, spec))))
+    return found or [(tensor, Cut((tensor,), 0, rows))]
+
+
+def split_gates(tensor: str, rows: int, spec: AttentionSpec) -> list[tuple[str, Cut]]:
+    """Queries and their gates, head by head in one matrix."""
+    if rows != 2 * spec.num_heads * spec.head_dim:
+        raise BadModelFile(f"{tensor} has {rows} rows, which are no queries and their gates")
+    gates = tensor.replace(".attn_q.", ".attn_gate.")
+    return [
+        (tensor, Cut((tensor,), 0, rows, gated_rows("queries", spec))),
+        (gates, Cut((tensor,), 0, rows, gated_rows("gates", spec))),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 
 from localllm.errors import BadModelFile, UnsupportedModel
@@ -21,10 +22,14 @@ class RopeFactors:
 
 
 NO_FACTORS = RopeFactors()
+STILL = struct.unpack("<f", struct.pack("<f", 1e30))[0]
+"""The divisor of what does not turn, a number of float32 as in GGUF files."""
 
 
 def rope_spec(facts: Facts, family: Family, factors: RopeFactors, head_dim: int, windowed: bool) -> RopeSpec:
     dims = head_dim if facts.rope_dims is None else facts.rope_dims
+    if windowed and facts.window_rope_dims:
+        dims = facts.window_rope_dims
     if dims < 2 or dims % 2 or dims > head_dim:
         raise BadModelFile(f"rope.dimension_count is {dims}, but a head has {head_dim} values")
     base = (facts.window_rope_base or family.window_rope_base or facts.rope_base) if windowed else facts.rope_base
@@ -51,7 +56,20 @@ def _rope_scaling(facts: Facts, family: Family, factors: RopeFactors, dims: int)
             short_factors=factors.short,
             long_factors=factors.long,
         )
+    if facts.rope_scaling == "proportional":
+        return _proportional(facts, dims)
     return _scaling_by_name(facts, family)
+
+
+def _proportional(facts: Facts, dims: int) -> RopeScaling:
+    """A share of the frequencies that a whole head has; the other values of the head stand still."""
+    turning = int(facts.rope_share * dims // 2)
+    if not 0 <= turning <= dims // 2:
+        raise BadModelFile(f"partial_rotary_factor must be between 0 and 1, not {facts.rope_share}")
+    factor = 1.0 if facts.rope_factor is None else facts.rope_factor
+    if factor <= 0:
+        raise BadModelFile(f"rope.scaling.factor must be above 0, not {factor}")
+    return RopeScaling("factors", short_factors=(factor,) * turning + (STILL,) * (dims // 2 - turning))
 
 
 def _scaling_by_name(facts: Facts, family: Family) -> RopeScaling | None:

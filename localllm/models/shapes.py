@@ -12,6 +12,7 @@ from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.models.config import (
     AttentionSpec,
     DeltaNetSpec,
+    HeadSpec,
     LatentSpec,
     LayerSpec,
     ModelConfig,
@@ -19,6 +20,7 @@ from localllm.models.config import (
     ShortConvSpec,
 )
 from localllm.models.source import WeightSource
+from localllm.models.token_inputs import TABLE
 
 UNREAD = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
 """Read by the mapping, or derived from what it reads."""
@@ -46,11 +48,6 @@ def check_tensors(config: ModelConfig, source: WeightSource) -> None:
     for index in range(len(config.layers)):
         known.update(f"blk.{index}.{name}" for name in UNREAD_IN_LAYERS)
     unknown = sorted(set(source.names()) - known)
-    if config.is_encoder and any(name.startswith("cls.") for name in unknown):
-        raise UnsupportedModel(
-            f"this model judges pairs of texts ({unknown[0]}), and this build runs encoders only for their vectors",
-            hint="/v1/rerank compares vectors of any model of embeddings",
-        )
     if unknown:
         raise UnsupportedModel(f"this build does not know what to do with the tensor {unknown[0]}")
 
@@ -87,6 +84,13 @@ def expected_tensors(config: ModelConfig, source: WeightSource) -> Iterator[Expe
     if config.learned_positions or config.is_encoder:
         shapes = ((config.context_length, config.hidden_size),)
         yield Expected("position_embd.weight", shapes, config.learned_positions)
+    if config.head is not None:
+        yield from _head(config.head, config.hidden_size, source)
+    if config.token_inputs:
+        all_inputs = config.token_inputs * len(config.layers)
+        yield Expected(TABLE, ((config.vocab_size, all_inputs),))
+        yield Expected("per_layer_model_proj.weight", ((all_inputs, config.hidden_size),))
+        yield Expected("per_layer_proj_norm.weight", ((config.token_inputs,),))
     for index, layer in enumerate(config.layers):
         for expected in _layer(layer, config, source, f"blk.{index}."):
             yield Expected(f"blk.{index}.{expected.name}", expected.shapes, expected.is_required)
@@ -113,13 +117,36 @@ def _layer(layer: LayerSpec, config: ModelConfig, source: WeightSource, prefix: 
         yield from _latent(layer.mixer, layer.mixer.latent, hidden)
     else:
         yield from _attention(layer.mixer, hidden)
-    if layer.moe is None:
+    stands_beside = source.info(f"{prefix}pre_ffw_norm_2.weight") is not None
+    if layer.moe is None or stands_beside:
         width = _width(source, f"{prefix}ffn_up.weight", 0)
         yield from _linear("ffn_up", width, hidden)  # first, as it tells the width: where it lacks, it is named
         yield from _linear("ffn_gate", width, hidden, is_required=False)
         yield from _linear("ffn_down", hidden, width)
-    else:
+    if layer.moe is not None:
         yield from _experts(layer.moe, hidden, source, prefix)
+        for name in ("post_ffw_norm_1", "post_ffw_norm_2", "pre_ffw_norm_2"):
+            yield Expected(f"{name}.weight", ((hidden,),), stands_beside)
+        yield Expected("ffn_gate_inp.scale", ((hidden,),), stands_beside)
+        yield Expected("ffn_down_exps.scale", ((layer.moe.num_experts,),), False)
+    if config.token_inputs:
+        yield Expected("inp_gate.weight", ((config.token_inputs, hidden),))
+        yield Expected("proj.weight", ((hidden, config.token_inputs),))
+        yield Expected("post_norm.weight", ((hidden,),))
+    yield Expected("layer_output_scale.weight", ((1,),), False)
+
+
+def _head(spec: HeadSpec, hidden: int, source: WeightSource) -> Iterator[Expected]:
+    if not spec.judges:
+        width = _width(source, "dense_2.weight", 0)
+        yield from _linear("dense_2", width, hidden)
+        yield from _linear("dense_3", _width(source, "dense_3.weight", 0), width)
+    elif spec.words is None:
+        yield from _linear("cls", hidden, hidden, is_required=False)
+        yield from _norm("cls.norm", hidden)
+        num_outputs = _width(source, "cls.output.weight", 0)
+        yield from _linear("cls.output", 2 if num_outputs == 2 else 1, hidden)
+    yield Expected("token_types.weight", ((2, hidden),), False)
 
 
 def _has_sums(source: WeightSource, prefix: str) -> bool:
@@ -130,12 +157,17 @@ def _has_sums(source: WeightSource, prefix: str) -> bool:
 def _attention(spec: AttentionSpec, hidden: int) -> Iterator[Expected]:
     queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     yield from _linear("attn_q", queries, hidden)
-    yield from _linear("attn_k", keys, hidden)
-    yield from _linear("attn_v", spec.num_kv_heads * spec.value_dim, hidden)
     yield from _linear("attn_output", hidden, spec.num_heads * spec.value_dim)
+    if spec.gated:
+        yield from _linear("attn_gate", spec.num_heads * spec.value_dim, hidden)
     yield Expected("attn_q_norm.weight", ((spec.head_dim,), (queries,)), False)
-    yield Expected("attn_k_norm.weight", ((spec.head_dim,), (keys,)), False)
     yield Expected("attn_sinks.weight", ((spec.num_heads,),), False)
+    if spec.kv_from is not None:
+        return
+    yield from _linear("attn_k", keys, hidden)
+    yield Expected("attn_k_norm.weight", ((spec.head_dim,), (keys,)), False)
+    if not spec.values_are_keys:
+        yield from _linear("attn_v", spec.num_kv_heads * spec.value_dim, hidden)
 
 
 def _latent(spec: AttentionSpec, latent: LatentSpec, hidden: int) -> Iterator[Expected]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from localllm.errors import UnsupportedModel, UsageError
 from localllm.formats.blocks import BlockType, decode, encode, row_bytes
 from localllm.formats.gguf_write import Tensor, write_gguf
 from localllm.models.config import AttentionSpec, ModelConfig, RopeSpec
+from localllm.models.delta_rows import delta_of, delta_rows, gated_rows
 from localllm.models.facts import Facts, gguf_from_facts
 from localllm.models.families import Family, family_of
 from localllm.models.hf_facts import facts_from_hf
@@ -47,7 +48,10 @@ _FILE_TYPES = {
     BlockType.BF16: 32,
     BlockType.MXFP4: 38,
 }
-_KEPT_EXACT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "shortconv.conv.weight", "position_embd.weight")
+_KEPT_EXACT = (
+    *("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_embd.weight"),
+    *("shortconv.conv.weight", "ssm_conv1d.weight"),
+)
 """Small matrices that readers expect as float32."""
 _FUSED_QKV = ("attn_q", "attn_k", "attn_v")
 
@@ -59,6 +63,8 @@ class Stored:
     name: str
     parts: tuple[str, ...]
     order: NDArray[np.intp] | None = None
+    of_experts: bool = False
+    """The parts follow each other for every expert."""
 
 
 def float_type(text: str) -> BlockType | None:
@@ -116,9 +122,9 @@ def _as_files_say(facts: Facts, config: ModelConfig, source: WeightSource) -> Fa
         rope_log_multiplier=facts.rope_log_multiplier * unit,
     )
     heads = tuple(layer.mixer.num_kv_heads if isinstance(layer.mixer, AttentionSpec) else 0 for layer in config.layers)
-    if 0 in heads:
+    if 0 in heads and not facts.full_interval and not facts.recurrent_layers:
         facts = replace(facts, num_kv_heads=heads)  # how files tell layers without attention
-    if facts.rope_scaling == "llama3":
+    if facts.rope_scaling in ("llama3", "proportional"):
         return replace(facts, rope_scaling="none", rope_factor=None, rope_original_context=0)
     if facts.rope_scaling == "longrope" and (rope := _scaled_rope(config)) is not None:
         _, factor = rope_frequencies(rope, config.context_length)
@@ -148,7 +154,7 @@ def _scaled_rope(config: ModelConfig) -> RopeSpec | None:
 def _rope_tensors(config: ModelConfig, facts: Facts) -> Iterator[Tensor]:
     """Divisors of the rotary frequencies, where the checkpoint scales them."""
     rope = _scaled_rope(config)
-    if facts.rope_scaling == "llama3" and rope is not None:
+    if facts.rope_scaling in ("llama3", "proportional") and rope is not None:
         scaled, _ = rope_frequencies(rope, config.context_length)
         plain, _ = rope_frequencies(replace(rope, scaling=None), config.context_length)
         yield _vector("rope_freqs.weight", plain / scaled)
@@ -168,6 +174,8 @@ def _tensors(config: ModelConfig, source: WeightSource, family: Family, target: 
         assert first is not None, "names() and info() agree"
         rows = sum(info.shape[0] for info in infos if info is not None)
         shape = (rows, *first.shape[1:])
+        if stored.of_experts:
+            shape = (first.shape[0], len(infos) * first.shape[1], first.shape[2])
         kind = _type(first.name, first.type, len(shape), target)
         yield stored.name, _file_shape(first.name, shape, config), kind, _reader(source, stored, kind)
 
@@ -201,6 +209,9 @@ def _stored(config: ModelConfig, source: WeightSource, family: Family) -> Iterat
         if module in joined:
             yield from _joined_latent(config, prefix, module, joined[module], kind)
             continue
+        if (parts := _with_gates(config, source, prefix, module, kind)) is not None:
+            yield from parts
+            continue
         if family.fuses_qkv and module in _FUSED_QKV:
             if module == _FUSED_QKV[0]:
                 parts = tuple(f"{prefix}{part}.{kind}" for part in _FUSED_QKV)
@@ -208,8 +219,29 @@ def _stored(config: ModelConfig, source: WeightSource, family: Family) -> Iterat
         elif family.fuses_gate_up and module in ("ffn_gate", "ffn_up"):
             if module == "ffn_up":
                 yield Stored(name, (f"{prefix}ffn_gate.{kind}", name))
+        elif family.fuses_expert_gates and rest in ("ffn_gate_exps.weight", "ffn_up_exps.weight"):
+            if module == "ffn_up_exps":
+                yield Stored(f"{prefix}ffn_gate_up_exps.{kind}", (f"{prefix}ffn_gate_exps.{kind}", name), None, True)
         else:
             yield Stored(prefix + backwards.get(rest, rest), (name,), _order(config, source, family, name))
+
+
+def _with_gates(
+    config: ModelConfig, source: WeightSource, prefix: str, module: str, kind: str
+) -> Iterable[Stored] | None:
+    """What files have in one matrix with another: queries with their gates, and the two gates of a gated delta net
+    whose heads are not tiled. Nothing for the second of the two; None where the module is as it is."""
+    spec, delta = attention_of(f"{prefix}{module}.", config), delta_of(f"{prefix}{module}.", config)
+    if spec is not None and spec.gated and module in ("attn_q", "attn_gate"):
+        rows = np.concatenate([gated_rows("queries", spec), gated_rows("gates", spec)])
+        name, pair = "attn_q", ("attn_q", "attn_gate")
+    elif delta is not None and not delta.tiled and module in ("ssm_beta", "ssm_alpha"):
+        rows = np.concatenate([delta_rows("joined betas", delta), delta_rows("joined decays", delta)])
+        name, pair = "ssm_ba", ("ssm_beta", "ssm_alpha")
+    else:
+        return None
+    parts = tuple(f"{prefix}{each}.{kind}" for each in pair)
+    return [Stored(f"{prefix}{name}.{kind}", parts, np.argsort(rows))] if module == pair[0] else []
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -266,7 +298,7 @@ def _joined_latent(config: ModelConfig, prefix: str, part: str, module: str, kin
 
 def _reader(source: WeightSource, stored: Stored, kind: BlockType) -> Callable[[], Bytes]:
     def read() -> Bytes:
-        blocks = np.concatenate([_as_type(source, part, kind) for part in stored.parts])
+        blocks = np.concatenate([_as_type(source, part, kind) for part in stored.parts], axis=int(stored.of_experts))
         return (blocks if stored.order is None else blocks[stored.order]).reshape(-1)
 
     return read

@@ -51,6 +51,15 @@ class Family:
 
 
 GEMMA2 = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 9, "attn_logit_softcapping": 2.0}
+GEMMA4 = {
+    "tie_word_embeddings": True,
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "num_global_key_value_heads": 1,
+    "sliding_window": 9,
+    "hidden_size_per_layer_input": 0,
+    "final_logit_softcapping": 5.0,
+}
 YARN = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
@@ -183,6 +192,34 @@ FAMILIES = (
             "rope.freq_base": 50000.0,
             "rope.scaling.type": "linear",
             "rope.scaling.factor": 8.0,
+        },
+    ),
+    Family("gemma 4", "Gemma4TextConfig", "gemma4", {**GEMMA4, "attention_k_eq_v": True, "num_hidden_layers": 5}),
+    Family(
+        "gemma 4, small",
+        "Gemma4TextConfig",
+        "gemma4",
+        {
+            **GEMMA4,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+            "num_hidden_layers": 6,
+            "num_kv_shared_layers": 3,
+            "use_double_wide_mlp": True,
+            "hidden_size_per_layer_input": 24,
+            "vocab_size_per_layer_input": 80,
+        },
+    ),
+    Family(
+        "gemma 4, experts",
+        "Gemma4TextConfig",
+        "gemma4",
+        {
+            **GEMMA4,
+            "attention_k_eq_v": True,
+            "enable_moe_block": True,
+            "num_experts": 6,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 32,
         },
     ),
     Family("phi4", "Phi3Config", "phi3"),
@@ -412,10 +449,15 @@ def make_model(family: Family) -> Any:
             for name, buffer in model.named_buffers():
                 if name.endswith(("e_score_correction_bias", "expert_bias")):
                     buffer.normal_(0.0, 0.2)
+                elif name.endswith("layer_scalar"):
+                    buffer.normal_(0.9, 0.2)
             for name, parameter in model.named_parameters():
                 is_norm = ("norm" in name or "ln_" in name) and name.endswith("weight")
                 spread = 0.2 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
                 centre = 1.0 if is_norm and family.architecture not in GEMMAS else 0.0
+                centre = 1.0 if name.endswith(("router.scale", "per_expert_scale")) else centre
+                if family.architecture == "gemma4" and name.endswith("q_norm.weight"):
+                    centre = 0.2  # its scores are not divided by the size of a head
                 parameter.normal_(centre, 0.5 if "embed_tokens" in name or "wte" in name else spread)
     return model
 
