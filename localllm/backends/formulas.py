@@ -84,7 +84,7 @@ def attend(
     """q (n, heads, d), k and v (seen, kv_heads, d) to probabilities (heads, n, seen), values (n, heads * value_dim)."""
     shared = spec.num_heads // spec.num_kv_heads
     keys, values = np.repeat(k, shared, axis=1), np.repeat(v, shared, axis=1)
-    scores = np.einsum("nhd,shd->hns", q, keys) * np.float32(spec.scale)
+    scores = q.transpose(1, 0, 2) @ keys.transpose(1, 2, 0) * np.float32(spec.scale)
     if spec.softcap:
         scores = softcap(scores, spec.softcap)
     scores = np.where(mask, scores, np.float32(-np.inf))
@@ -92,7 +92,7 @@ def attend(
         drains = np.broadcast_to(sinks[:, None, None], (*scores.shape[:2], 1))
         scores = np.concatenate([scores, drains.astype(np.float32)], axis=-1)
     chances = softmax(scores)[:, :, : len(k)]
-    return chances, np.einsum("hns,shd->nhd", chances, values).reshape(len(q), -1)
+    return chances, (chances @ values.transpose(1, 0, 2)).transpose(1, 0, 2).reshape(len(q), -1)
 
 
 def convolve(line: Floats, kernel: Floats) -> Floats:

@@ -116,7 +116,7 @@ class ImportanceCollector:
         if name not in self._sums:
             self._sums[name] = np.zeros((num_matrices, inputs.shape[1]))
             self._counts[name] = np.zeros(num_matrices)
-        self._sums[name][matrix] += np.einsum("ti,ti->i", inputs, inputs, dtype=np.float64)
+        self._sums[name][matrix] += np.square(inputs).sum(axis=0, dtype=np.float64)
         self._counts[name][matrix] += len(inputs)
 
     def entries(self) -> Mapping[str, Importance]:
