@@ -28,6 +28,8 @@ from localllm.store.plan import CanRun, CheckConfig, Fetched, Plan, Say
 from localllm.store.tokenizers import TokenizerShelf
 
 if TYPE_CHECKING:
+    from localllm.quantize.receipt import Measured
+    from localllm.store.quantized import Quantizing
     from localllm.store.uploads import Gathered, Upload, Uploads
 
 _OWNERS = {"ollama": "Ollama", "lmstudio": "LM Studio", "huggingface": "the Hugging Face cache"}
@@ -154,13 +156,43 @@ class Library:
         progress: Say = _silent,
         *,
         files: Mapping[str, str] | None = None,
+        way: Quantizing | None = None,
     ) -> Entry:
-        """A new model from a Modelfile; its weights stay where they are. Relative paths are relative to `folder`.
-        `files`, names with digests of what was uploaded, stand in for the FROM lines and become the model's own."""
+        """A new model from a Modelfile; its weights stay where they are, or are quantized in the `way` that is given.
+        Relative paths are relative to `folder`. `files`, names with digests of what was uploaded, stand in for the FROM
+        lines and become the model's own."""
         ref = self._new_name(name)
         if files:
-            return self._create_from_uploads(ref, modelfile, files, progress)
-        return self._commit_created(ref, self._derived(ref, modelfile, folder or Path.cwd(), progress), progress)
+            return self._create_from_uploads(ref, modelfile, files, progress, way)
+        entry = self._derived(ref, modelfile, folder or Path.cwd(), progress)
+        return self._commit_created(ref, self._quantized(entry, way, progress), progress)
+
+    def quantize(self, source: str, name: str, way: Quantizing, progress: Say = _silent) -> Entry:
+        """A new model of our own: the source's template, parameters and licence with rounded weights. One of this name
+        makes way where its files are not its own download."""
+        ref, entry = self._new_name(name), self.find(source)
+        self._refuse_to_orphan(ref, entry)
+        made = msgspec.structs.replace(self._quantized(entry, way, progress), name=ref.display)
+        return self._commit_created(ref, made, progress)
+
+    def keep_measured(self, text: str, measured: Measured) -> Entry:
+        """Figures into the receipt of a model of ours. UsageError for one that was not quantized here."""
+        ref = self._removable(parse_ref(text))
+        with self._locked(ref, _silent):
+            entry = self.manifests.get(ref)
+            if entry is None or entry.receipt is None:
+                raise UsageError(f"{ref.display} was not quantized here", hint="only what was has a receipt")
+            receipt = msgspec.structs.replace(entry.receipt, measured=measured)
+            return self._commit(ref, msgspec.structs.replace(entry, receipt=receipt))
+
+    def _quantized(self, entry: Entry, way: Quantizing | None, progress: Say) -> Entry:
+        if way is None:
+            return entry
+        from localllm.store.quantized import quantized  # deferred: few models are
+
+        name = entry.name
+        made = quantized(entry, way, self.settings.store_dir, self._free, progress)
+        return msgspec.structs.replace(made, name=name)
 
     def _derived(self, ref: Ref, modelfile: Modelfile, folder: Path, progress: Say) -> Entry:
         from localllm.store.create import derived_entry  # deferred: opens files, which `list` never does
@@ -180,12 +212,14 @@ class Library:
                     delete_unneeded(old, self.manifests.read_all(), self.settings.store_dir)
             return created
 
-    def _create_from_uploads(self, ref: Ref, modelfile: Modelfile, files: Mapping[str, str], progress: Say) -> Entry:
+    def _create_from_uploads(
+        self, ref: Ref, modelfile: Modelfile, files: Mapping[str, str], progress: Say, way: Quantizing | None
+    ) -> Entry:
         gathered = self.uploads.gather(files, self.manifests.read_all()[0])
         try:
             started = dataclasses.replace(modelfile, from_=gathered.starts)
             entry = gathered.taken(self._derived(ref, started, gathered.folder, progress))
-            entry = msgspec.structs.replace(entry, parent="")
+            entry = msgspec.structs.replace(self._quantized(entry, way, progress), parent="")
             return self._commit_created(ref, entry, progress)
         finally:
             self._forget_uploads(gathered)
