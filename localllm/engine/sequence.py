@@ -37,7 +37,7 @@ class Holding:
     """The memory of one sequence: a page table per KV group (all of the same length), a state slot, a chain of hashes.
 
     `num_registered` pages are findable by others already, `num_trimmed` of each group have left its window.
-    `marks`: where the state of its prompt is kept; `checkpointed`: the state that was kept last while it generated.
+    `marks`: where the state of its prompt is kept; `checkpointed`: the state kept last while it generated.
     """
 
     tables: list[list[PageId]]
@@ -98,7 +98,10 @@ class Sequence:
         self.rank = (rank, -seq_id)  # greater runs first; the older of two equals is the greater
         self.cache_salt = submit.cache_salt
         self.adapter = adapter
+        self.lora = submit.lora
+        self.adapter_scale = submit.lora_scale
         self.atomic = atomic
+        self.second_from = submit.second_from
         self.whole = whole
         self.is_awaited = False
         self.parts: list[tuple[int, RowResult]] = []  # with the end of each
@@ -178,7 +181,9 @@ class Sequence:
         self.num_computed = end
         if want.sample is not None:
             self.num_pending += 1
-        return Row(self.seq_id, token_ids, start, holding.frozen(), want, holding.slot, self.adapter, self.atomic)
+        tables, slot = holding.frozen(), holding.slot
+        applied = self.adapter, self.atomic, self.second_from, self.adapter_scale
+        return Row(self.seq_id, token_ids, start, tables, want, slot, *applied)
 
     def _want(self, start: int, end: int) -> Want:
         total = len(self.ids) + self.num_pending

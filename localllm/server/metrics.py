@@ -75,6 +75,10 @@ class Metrics:
         yield write.gauge("num_requests_running", "sequences that run", running)
         yield write.gauge("num_requests_waiting", "sequences that wait in the engine", waiting)
         yield write.gauge("kv_cache_usage_perc", "the part of the pages that is in use, 0 to 1", usage)
+        states = {name: shot.num_slots_used / shot.num_slots for name, shot in shots if shot.num_slots}
+        yield write.gauge("state_slots_usage_perc", "the part of the slots of recurrent state in use, 0 to 1", states)
+        kept = {name: float(shot.num_states_kept) for name, shot in shots if shot.num_slots}
+        yield write.gauge("states_kept", "recurrent states kept for prompts that begin alike", kept)
         yield write.cache_config(ready)
 
     def _engines(self, write: "_Writer") -> Iterator["Metric"]:

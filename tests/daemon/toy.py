@@ -153,7 +153,13 @@ def toy_engine(load: wire.Load, progress: Any) -> tuple[Any, wire.Ready]:
     answer = next_token_or_death if kind == "mortal" else next_token
     num_pages = load.kv_pages or NUM_PAGES
     engine = Engine(
-        FakeBackend(vocab_size=VOCAB_SIZE, page_size=PAGE_SIZE, answer=answer, seconds_per_step=seconds),
+        FakeBackend(
+            vocab_size=VOCAB_SIZE,
+            page_size=PAGE_SIZE,
+            answer=answer,
+            seconds_per_step=seconds,
+            has_state=kind == "hybrid",
+        ),
         context_length=CONTEXT_LENGTH,
         num_pages=num_pages,
         page_size=PAGE_SIZE,

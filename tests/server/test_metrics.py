@@ -108,6 +108,17 @@ def test_every_count_is_exact(world: World) -> None:
     assert found.of("http_requests_total", route="/v1/completions", status="200") == 4
 
 
+def test_slots_of_recurrent_state_are_told_of_models_that_have_them(tmp_path: Path) -> None:
+    with daemon(tmp_path, ToyLibrary(toy_entry("toy:hybrid", "toy:hybrid"), toy_entry(MODEL))) as world:
+        for model in ("toy:hybrid", MODEL):
+            body = {"model": model, "prompt": "ab" * 30, "max_tokens": 3}
+            assert world.client.post("/v1/completions", json=body).status_code == 200
+        while not (kept := [sample for sample in Scrape(world).samples if sample.name == "localllm:states_kept"]):
+            pass
+        assert [(sample.labels["model_name"], sample.value >= 1) for sample in kept] == [("toy:hybrid", True)]
+        assert Scrape(world).of("state_slots_usage_perc", model_name="toy:hybrid") == 0
+
+
 def test_prompts_are_counted_as_usage_counts_them_and_lookups_as_the_engine_makes_them(world: World) -> None:
     asked = world.complete(["ab" * 16, "cd"], n=3, max_tokens=4, ignore_eos=True).json()["usage"]
     best = world.complete("efg", best_of=4, max_tokens=2, ignore_eos=True).json()["usage"]

@@ -41,6 +41,7 @@ class FakeEngine:
         self.num_prompt = self.num_cached = self.num_generated = 0
         self.events: list[RequestEvent] = []
         self.state = "ready"
+        self.num_slots = 0
         self.sources: dict[int, str] = {}
         self.at = 100.0
 
@@ -142,6 +143,7 @@ class FakeEngine:
             num_prompt_tokens=self.num_prompt, num_cached_tokens=self.num_cached,
             num_generated_tokens=self.num_generated, num_preemptions=0, last_step_s=0.02, last_step_tokens=1,
             sequences=[each.view(shared) for each in running + waiting],
+            num_slots=self.num_slots, num_slots_used=len(running) if self.num_slots else 0,
         )  # fmt: skip
 
     def row(self) -> ModelRow:

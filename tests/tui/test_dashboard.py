@@ -1,6 +1,7 @@
 """The dashboard, driven as a person would: against frames of a feed that nobody sends, and against a real daemon."""
 
 import asyncio
+import re
 import random
 import threading
 import time
@@ -265,6 +266,18 @@ def test_a_model_that_loads_says_how_far_it_is(tmp_path: Path) -> None:
         assert "reading weights 61 %" in world.text
 
     dashboard(tmp_path, drive)
+
+
+def test_a_model_with_recurrent_state_shows_its_slots_like_its_pages(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine)
+        await world.tell()
+        assert "states" not in world.text
+        world.engine.num_slots = 24
+        await world.tell()
+        assert re.search(r"states .* 3 of 24", world.text)
+
+    dashboard(tmp_path, drive, size=(200, 60))
 
 
 def test_the_page_under_the_cursor_is_explained_with_its_text(tmp_path: Path) -> None:

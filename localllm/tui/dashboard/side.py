@@ -45,6 +45,9 @@ class DevicePanel(Drawn):
             lines.append(_parts(ink, row.size_bytes, row.memory_bytes - row.size_bytes, machine.daemon_bytes))
         held = row.pages_used / row.pages_total if row.pages_total else 0.0
         lines.append(_gauge(ink, width, "pages", row.pages_used, row.pages_total, share=held, is_bytes=False))
+        shot = self.model.snapshot if self.model is not None else None
+        if shot is not None and shot.num_slots:
+            lines.append(_gauge(ink, width, "states", shot.num_slots_used, shot.num_slots, is_bytes=False))
         lines.append(self._steps(ink))
         note = next(iter(row.notes), "")
         if note:
