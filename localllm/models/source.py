@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from localllm.formats.blocks import BlockType
 
+LOOKED_UP = ("per_layer_token_embd.weight",)
+"""Wide tables whose rows are looked up by token and never multiplied: they may stay in the file."""
+
 
 @dataclass(frozen=True, slots=True)
 class WeightInfo:

@@ -10,8 +10,9 @@ import math
 
 from localllm.models.config import ModelConfig
 from localllm.models.ops import A, Ops, W, Weights
+from localllm.models.source import LOOKED_UP
 
-TABLE = "per_layer_token_embd.weight"
+(TABLE,) = LOOKED_UP
 
 
 def all_token_inputs(ops: Ops[A, W], x: A, weights: Weights[W], config: ModelConfig) -> A:

@@ -18,6 +18,7 @@ from tests.oracles.hf import FAMILIES, YARN, Family, as_folder, expected_logits,
 
 F32 = 0
 TOLERANCE = 1e-3  # of the largest logit; llama.cpp rounds tables of some activations to float16
+TOLERANCES = {"gemma 4, small": 2e-3}  # twice as many activations in a layer
 NO_WINDOW = ("mistral", "phi3 with a window", "qwen2 with windows above", "starcoder2 with a window")
 """llama.cpp knows no window in files of these architectures: a prompt as long as the window is compared."""
 TRUNCATED = {**YARN, "truncate": True}
@@ -69,4 +70,4 @@ def test_a_converted_file_gives_the_same_logits_in_llama_cpp(family: Family, tmp
     convert(as_folder(model, tmp_path), path, BlockType.F32, {"tokenizer.ggml.model": "none"})
     prompt = PROMPTS[3] if family.name in NO_WINDOW else PROMPTS[1]
     ours = logits_of_llama_cpp(path, prompt, family.context or 256)
-    assert difference([ours], expected_logits(model, prompt)) <= TOLERANCE
+    assert difference([ours], expected_logits(model, prompt)) <= TOLERANCES.get(family.name, TOLERANCE)

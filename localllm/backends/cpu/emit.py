@@ -15,7 +15,7 @@ from localllm.backends.layout import KvPlace, kv_places, state_places
 from localllm.engine.step import CacheLayout
 from localllm.models.config import ModelConfig, PositionGrowth, RopeSpec
 from localllm.models.rope import rope_frequencies
-from localllm.models.source import WeightSource
+from localllm.models.source import LOOKED_UP, WeightSource
 
 EMBEDDED = ("tokens", "positions", "types")
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai")
@@ -121,8 +121,12 @@ class Emitter:
     # ---- one method per node: append it, say whether threads meet after it with a lone row
 
     def _embed(self, node: nodes.Embed) -> bool:
-        of = EMBEDDED.index(node.of)
-        self._program.embed(self._pack.matrix(node.weight), of, node.scale, self._shared(node.out))
+        out = self._shared(node.out)
+        if node.weight.name in LOOKED_UP:
+            raw, kind = self._pack.kept(node.weight), int(node.weight.type)
+            self._program.lookup(raw, kind, *node.weight.shape, node.scale, out)
+        else:
+            self._program.embed(self._pack.matrix(node.weight), EMBEDDED.index(node.of), node.scale, out)
         return True
 
     def _linear(self, node: nodes.Linear) -> bool:

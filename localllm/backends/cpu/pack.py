@@ -30,6 +30,10 @@ class Pack:
             self._source.release(weight.name)
         return self._matrices[weight.name]
 
+    def kept(self, weight: Weight) -> NDArray[np.uint8]:
+        """The blocks where they are, a view of the file; who takes it keeps it."""
+        return self._raw(weight)
+
     def gated(self, gate: Weight, up: Weight) -> int:
         rows, columns = gate.shape
         kinds = int(gate.type), int(up.type)

@@ -96,6 +96,13 @@ void pack_group(const RawMatrix& raw, int group, uint8_t* out) {
 
 }  // namespace
 
+void pack_row(const RawMatrix& raw, int row, uint8_t* group) {
+    RawMatrix one = raw;
+    one.data += static_cast<size_t>(row) * raw.row_bytes;
+    one.rows = 1;
+    pack_group(one, 0, group);
+}
+
 RawMatrix checked_raw(const uint8_t* data, size_t bytes, int type, long rows, long columns) {
     if (rows <= 0 || columns <= 0 || rows > INT_MAX - BLOCK || columns > INT_MAX - BLOCK)
         throw std::invalid_argument("a matrix of " + std::to_string(rows) + " x " + std::to_string(columns) +

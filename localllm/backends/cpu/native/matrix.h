@@ -18,6 +18,9 @@ struct RawMatrix {
     size_t row_bytes;
 };
 
+// One row alone, as lane 0 of a group of group_bytes(type, columns).
+void pack_row(const RawMatrix& raw, int row, uint8_t* group);
+
 // Throws std::invalid_argument when bytes and shape do not agree, or the type is none of ours.
 RawMatrix checked_raw(const uint8_t* data, size_t bytes, int type, long rows, long columns);
 

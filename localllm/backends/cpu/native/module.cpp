@@ -165,6 +165,11 @@ void bind_recording(nb::class_<Program>& program) {
              },
              "frequencies"_a, "factor"_a, "beta"_a = 0.0, "every"_a = 1)
         .def("embed", &record_embed, "matrix"_a, "of"_a, "scale"_a, "out"_a)
+        .def("lookup",
+             [](Program& p, const Bytes& table, int type, long rows, long columns, float scale, int out) {
+                 record_lookup(p, raw_of(table, type, rows, columns), scale, out);
+             },
+             "table"_a, "type"_a, "rows"_a, "columns"_a, "scale"_a, "out"_a, nb::keep_alive<1, 2>())
         .def("rms_norm",
              [](Program& p, int x, int weight, int length, float eps, int values, int blocks) {
                  record_rms_norm(p, x, weight, length, eps, outputs(values, blocks));

@@ -15,6 +15,8 @@ struct Outputs {
 
 // rows.cpp
 void record_embed(Program&, int matrix, int of, float scale, int out);
+// Rows for tokens of a table that is used in place: its bytes outlive the program.
+void record_lookup(Program&, const RawMatrix& table, float scale, int out);
 void record_rms_norm(Program&, int x, int weight, int length, float eps, Outputs out);
 void record_layer_norm(Program&, int x, int weight, int bias, float eps, int length, Outputs out);
 void record_activate(Program&, int x, int activation, Outputs out);

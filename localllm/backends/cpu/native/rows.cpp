@@ -89,6 +89,19 @@ struct Embed : RowWise {
     }
 };
 
+// Rows of a table that lies where its file does: eight lanes are made of the one that is wanted.
+struct Lookup : RowWise {
+    RawMatrix table;
+    float scale;
+    Mapping groups;  // one for each member
+    void compute(Program& program, int index, int tid, float* out) override {
+        uint8_t* group = groups.data() + static_cast<size_t>(tid) * stride();
+        pack_row(table, program.step().token_ids[index], group);
+        program.kernels.unpack_row(group, table.type, table.columns, 0, scale, out);
+    }
+    size_t stride() const { return round_up(group_bytes(table.type, table.columns), 64); }
+};
+
 struct RmsNorm : RowWise {
     const Buffer* x;
     const float* weight;
@@ -247,6 +260,15 @@ void record_embed(Program& program, int matrix, int of, float scale, int out) {
     if (embed->matrix->rows < needed) throw std::invalid_argument("the embedding has fewer rows than there are ids");
     int width = embed->matrix->columns;
     bind(program, std::move(embed), width, {out, NONE});
+}
+
+void record_lookup(Program& program, const RawMatrix& table, float scale, int out) {
+    auto lookup = std::make_unique<Lookup>();
+    lookup->table = table;
+    lookup->scale = scale;
+    if (table.rows < program.limits.vocab_size) throw std::invalid_argument("the table has fewer rows than there are ids");
+    lookup->groups = Mapping(checked_mul(lookup->stride(), static_cast<size_t>(program.threads())));
+    bind(program, std::move(lookup), table.columns, {out, NONE});
 }
 
 void record_rms_norm(Program& program, int x, int weight, int length, float eps, Outputs out) {
