@@ -24,6 +24,22 @@ Tensor = tuple[str, Sequence[int], BlockType, Raw]
 VERSION = 3
 
 
+class Place(NamedTuple):
+    """Where a tensor lies; `offset` in bytes from the start of the file."""
+
+    name: str
+    offset: int
+    size_bytes: int
+
+
+class Layout(NamedTuple):
+    """A file before it is written: what stands before the tensors, and where these will lie."""
+
+    header: bytes
+    places: tuple[Place, ...]
+    size_bytes: int
+
+
 class _Planned(NamedTuple):
     name: str
     shape: Sequence[int]
@@ -59,6 +75,27 @@ def write_gguf(
         _pad(file, alignment)
 
 
+def gguf_layout(
+    metadata: Mapping[str, Value | tuple[ValueType, Value]], tensors: Iterable[tuple[str, Sequence[int], BlockType]]
+) -> Layout:
+    """The same file that `write_gguf` makes, for who writes its tensors in another order; errors are the same."""
+    alignment = _alignment(metadata)
+    planned = list(_plan(((*tensor, _not_here) for tensor in tensors), alignment))
+    header = _header(metadata, planned)
+    start = _aligned(len(header), alignment)
+    places = tuple(Place(tensor.name, start + tensor.offset, tensor.size_bytes) for tensor in planned)
+    end = places[-1].offset + places[-1].size_bytes if places else start
+    return Layout(header.ljust(start, b"\0"), places, _aligned(end, alignment))
+
+
+def _not_here() -> NDArray[np.uint8]:
+    raise ValueError("the blocks of a layout are written elsewhere")
+
+
+def _aligned(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes its name, synced, when the block ends well, and vanishes when it does not."""
@@ -69,16 +106,29 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"the disk is full while writing {path}", hint="free some space and try again") from None
-        raise StoreError(f"{path} cannot be written: {error.strerror}", hint="write to another folder") from None
+        raise _said(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """What goes wrong on the disk while `path` is written, as DiskFull or StoreError."""
+    try:
+        yield
+    except OSError as error:
+        raise _said(error, path) from None
+
+
+def _said(error: OSError, path: Path) -> DiskFull | StoreError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"the disk is full while writing {path}", hint="free some space and try again")
+    return StoreError(f"{path} cannot be written: {error.strerror}", hint="write to another folder")
+
+
+def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -103,7 +153,7 @@ def _plan(tensors: Iterable[Tensor], alignment: int) -> Iterator[_Planned]:
         size = row_bytes(block_type, shape[-1] if shape else 1) * math.prod(shape[:-1])
         names.add(name)
         yield _Planned(name, shape, block_type, raw, offset, size)
-        offset += -(-size // alignment) * alignment
+        offset += _aligned(size, alignment)
 
 
 def _blocks(tensor: _Planned) -> NDArray[np.uint8]:

@@ -53,14 +53,17 @@ _SMALLEST_HALF = 2.0**-24
 _LEAST_WEIGHT = 1e-6  # of the average
 
 
-def encode(block_type: BlockType, values: NDArray[Any], weights: NDArray[Any] | None = None) -> Bytes:
+def encode(
+    block_type: BlockType, values: NDArray[Any], weights: NDArray[Any] | None = None, *, first_row: int = 0
+) -> Bytes:
     """Pack float values (..., columns) of any float dtype; returns uint8 (..., row_bytes).
 
     weights: the importance of each column, (columns,), or (experts, columns) for values (experts, rows, columns): how
     much a squared error there counts, as importance matrices have it; only the proportions matter, and a type without
     a choice (floats, Q8_0) takes no notice. The same values give the same bytes, whatever is encoded beside them.
-    Raises UnsupportedModel for a type without an encoder and for values too large for it, BadModelFile for values that
-    are not finite, for rows that are not whole blocks, and for weights that are negative, not finite or too few.
+    first_row: what errors call the first row. Raises UnsupportedModel for a type without an encoder and for values too
+    large for it, BadModelFile for values that are not finite, for rows that are not whole blocks, and for weights that
+    are negative, not finite or too few.
     """
     if block_type not in ENCODABLE:
         raise UnsupportedModel(
@@ -70,8 +73,11 @@ def encode(block_type: BlockType, values: NDArray[Any], weights: NDArray[Any] | 
     shape = (*values.shape[:-1], row_bytes(block_type, columns))
     importance = None if weights is None else checked_weights(weights, values.shape)
     if importance is None or importance.ndim == 1:
-        return _encode_rows(block_type, values, importance).reshape(shape)
-    packed = [_encode_rows(block_type, rows, line) for rows, line in zip(values, importance, strict=True)]
+        return _encode_rows(block_type, values, importance, first_row).reshape(shape)
+    packed = [
+        _encode_rows(block_type, rows, line, first_row + index * values.shape[-2])
+        for index, (rows, line) in enumerate(zip(values, importance, strict=True))
+    ]
     return np.concatenate(packed).reshape(shape)
 
 
@@ -93,7 +99,7 @@ def checked_weights(weights: NDArray[Any], shape: tuple[int, ...]) -> Floats | N
     return np.maximum(even, _LEAST_WEIGHT).astype(np.float32)
 
 
-def _encode_rows(block_type: BlockType, values: NDArray[Any], importance: Floats | None) -> Bytes:
+def _encode_rows(block_type: BlockType, values: NDArray[Any], importance: Floats | None, first_row: int) -> Bytes:
     per_block, block_bytes = BLOCK_LAYOUTS[block_type]
     blocks = values.reshape(-1, per_block)
     packed = np.empty((len(blocks), block_bytes), np.uint8)
@@ -102,7 +108,12 @@ def _encode_rows(block_type: BlockType, values: NDArray[Any], importance: Floats
     for start in range(0, len(blocks), step):
         chunk = blocks[start : start + step]
         beside = None if of_row is None else of_row[np.arange(start, start + len(chunk)) % len(of_row)]
-        packed[start : start + step] = _encode_chunk(block_type, chunk, beside)
+        try:
+            packed[start : start + step] = _encode_chunk(block_type, chunk, beside)
+        except _Unheld as refusal:
+            columns = values.shape[-1] if values.ndim else 1
+            row = first_row + (start + refusal.block) * per_block // columns
+            raise _refusal(block_type, refusal.value, row) from None
     return packed
 
 
@@ -110,7 +121,10 @@ def _encode_chunk(block_type: BlockType, blocks: NDArray[Any], importance: Float
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is refused as that
         chunk = np.ascontiguousarray(blocks, dtype=np.float32)
     largest = np.abs(chunk).max(axis=1)
-    _check(block_type, float(largest.max()))
+    held = largest <= np.float32(_LARGEST.get(block_type, _LARGEST_HALF))
+    if not held.all():
+        block = int(held.argmin())
+        raise _Unheld(block, float(largest[block]))
     if block_type in _SEARCHING_IF_WEIGHTED and importance is not None:
         return _SEARCHING_IF_WEIGHTED[block_type](_without_traces(chunk, largest), importance)
     if block_type in _SEARCHING:
@@ -124,12 +138,20 @@ def _without_traces(chunk: Floats, largest: Floats) -> Floats:
     return np.where(largest[:, None] < np.float32(_SMALLEST_HALF / 2), np.float32(0), chunk) + np.float32(0)
 
 
-def _check(block_type: BlockType, largest: float) -> None:
-    if not np.isfinite(largest):
-        raise BadModelFile(f"values to be encoded as {block_type.name} are not all finite numbers")
+class _Unheld(Exception):
+    """A block with a value that is not finite, or too large for its type."""
+
+    def __init__(self, block: int, value: float) -> None:
+        super().__init__(block, value)
+        self.block = block
+        self.value = value
+
+
+def _refusal(block_type: BlockType, value: float, row: int) -> BadModelFile | UnsupportedModel:
+    if not np.isfinite(value):
+        return BadModelFile(f"values to be encoded as {block_type.name} are not all finite numbers, first in row {row}")
     limit = _LARGEST.get(block_type, _LARGEST_HALF)
-    if largest > limit:
-        raise UnsupportedModel(
-            f"{block_type.name} holds values up to {limit:g}, but one of {largest:g} is to be encoded",
-            hint="keep this tensor as F32 or BF16",
-        )
+    return UnsupportedModel(
+        f"{block_type.name} holds values up to {limit:g}, but one of {value:g} is to be encoded, in row {row}",
+        hint="keep this tensor as F32 or BF16",
+    )

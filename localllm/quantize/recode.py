@@ -1,0 +1,67 @@
+"""Raw tensors of one type to raw tensors of another, rows in pieces so that no tensor is ever whole in float32."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localllm.errors import BadModelFile
+from localllm.formats.blocks import BlockType, decode, row_bytes
+from localllm.quantize.encode import checked_weights, encode
+
+Bytes = NDArray[np.uint8]
+
+_CHUNK_VALUES = 1 << 22
+_FLOATS = {BlockType.F32: "<f4", BlockType.F16: "<f2"}
+
+
+def recode(
+    source_type: BlockType,
+    target_type: BlockType,
+    raw: Bytes,
+    shape: Sequence[int],
+    *,
+    weights: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> Bytes:
+    """Blocks of `target_type`, uint8 (rows, row bytes), from those of `source_type`.
+
+    `weights` and errors as for `encode`; the row of a value that cannot be encoded is counted over all experts.
+    """
+    columns = int(shape[-1])
+    before = raw.reshape(-1, row_bytes(source_type, columns))
+    packed = np.empty((len(before), row_bytes(target_type, columns)), np.uint8)
+    importance = None if weights is None else checked_weights(weights, tuple(shape))
+    for first, last, line in _pieces(shape, importance):
+        values = decode(source_type, before[first:last], (last - first, columns))
+        packed[first:last] = encode(target_type, values, line, first_row=first)
+    return packed
+
+
+def _pieces(
+    shape: Sequence[int], importance: NDArray[np.float32] | None
+) -> Iterator[tuple[int, int, NDArray[np.float32] | None]]:
+    """(first row, row after the last, importance of its columns): a piece lies within one expert."""
+    rows = math.prod(shape[:-1])
+    per_expert = rows if importance is None or importance.ndim == 1 else int(shape[-2])
+    step = max(1, _CHUNK_VALUES // int(shape[-1]))
+    for expert, start in enumerate(range(0, rows, per_expert or 1)):
+        line = importance[expert] if importance is not None and importance.ndim > 1 else importance
+        for first in range(start, start + per_expert, step):
+            yield first, min(first + step, start + per_expert), line
+
+
+def check_finite(kind: BlockType, raw: Bytes, shape: Sequence[int]) -> None:
+    """BadModelFile, with the row, for floats that are not finite; blocks are taken as they are."""
+    if kind is BlockType.BF16:
+        bits = raw.view("<u2").reshape(-1, int(shape[-1]))
+        bad = (bits & np.uint16(0x7F80)) == 0x7F80
+    elif kind in _FLOATS:
+        bad = ~np.isfinite(raw.view(_FLOATS[kind])).reshape(-1, int(shape[-1]) if shape else 1)
+    else:
+        return
+    if bad.any():
+        row, column = divmod(int(bad.argmax()), bad.shape[-1])
+        raise BadModelFile(f"row {row} has a value that is no finite number, in column {column}")

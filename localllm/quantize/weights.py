@@ -1,0 +1,71 @@
+"""What is to be quantized: the tensors of a file, by the names that files give them, and its metadata."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localllm.formats.blocks import BlockType
+from localllm.formats.gguf_metadata import Value, ValueType
+from localllm.formats.gguf_read import GGUFFile
+from localllm.quantize.recipes import TensorFacts
+
+Bytes = NDArray[np.uint8]
+Typed = tuple[ValueType, Value]
+
+_OF_SPLIT_FILES = ("split.no", "split.count", "split.tensors.count")
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor; `shape` in numpy order. `raw` gives its blocks, uint8 (bytes,); `release` says they are done with."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: BlockType
+    raw: Callable[[], Bytes]
+    release: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Tensors in file order. `identity` is another one as soon as the files are."""
+
+    metadata: Mapping[str, Value | Typed]
+    tensors: tuple[Weight, ...]
+    identity: str
+
+    def facts(self) -> tuple[TensorFacts, ...]:
+        return tuple(TensorFacts(weight.name, weight.shape, weight.type) for weight in self.tensors)
+
+    def value(self, key: str) -> Value | None:
+        """A value of the metadata without its type; None where there is none."""
+        found = self.metadata.get(key)
+        return found[1] if isinstance(found, tuple) else found
+
+    def with_metadata(self, more: Mapping[str, Value | Typed]) -> "Weights":
+        """The same tensors with more keys, or others under the same names."""
+        return replace(self, metadata={**self.metadata, **more})
+
+
+def gguf_weights(file: GGUFFile) -> Weights:
+    """All tensors of an open file, whole or split, and its metadata without what tells of parts."""
+    metadata = {key: value for key, value in file.metadata.typed().items() if key not in _OF_SPLIT_FILES}
+    tensors = tuple(
+        Weight(info.name, info.shape, info.type, partial(file.raw, info.name), partial(file.release, info.name))
+        for info in file.tensors.values()
+    )
+    return Weights(metadata, tensors, identity_of(file.paths))
+
+
+def identity_of(paths: Iterable[Path]) -> str:
+    """A digest of names, sizes and times of change, not of what the files hold."""
+    digest = hashlib.sha256()
+    for path in paths:
+        status = path.stat()
+        digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
