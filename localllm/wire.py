@@ -154,7 +154,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
     prompt token (such a sequence reads no cached prefix). Greater `priority` runs first; within a priority the owners
     (empty: nobody in particular) get equal shares. Sequences share cached pages only within one `cache_salt`. With
     `pooled` the prompt is computed and nothing generated: its last chunk carries the vector. From `second_from` on the
-    prompt is the second text of a pair; 0: there is only one.
+    prompt is the second text of a pair; 0: there is only one. `lora` is the absolute path of an adapter, empty: none; what
+    it adds is multiplied by `lora_scale`. Cached pages are shared only within one adapter and scale.
     """
 
     request_id: str
@@ -172,6 +173,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
     pooled: Pooled | None = None
     num_given: int = 0
     second_from: int = 0
+    lora: str = ""
+    lora_scale: float = 1.0
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -196,6 +199,8 @@ class Probe(msgspec.Struct, frozen=True, tag="probe"):
     question_id: int
     prompt: list[int]
     cache_salt: str = ""
+    lora: str = ""
+    lora_scale: float = 1.0
 
 
 class AskPage(msgspec.Struct, frozen=True, tag="ask_page"):

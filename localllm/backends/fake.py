@@ -39,6 +39,7 @@ from localllm.engine.step import (
     StepResult,
     ZeroSlot,
 )
+from localllm.models.adapters import Adapter
 
 Tokens = NDArray[np.int64]
 HIDDEN = 8
@@ -78,6 +79,11 @@ def fake_logits(
         seed = mix64(seed ^ state.value)
     noise = _mix(np.arange(vocab_size, dtype=np.uint64) + np.uint64(seed))
     return ((noise >> np.uint64(40)).astype(np.float32) / np.float32(2**20) - 8).astype(np.float32)
+
+
+def _applied(row: Row) -> int:
+    """A number for the adapter of a row and its scale."""
+    return row.adapter + int(row.adapter_scale * 1000) if row.adapter else 0
 
 
 def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -151,6 +157,8 @@ class FakeBackend:
         self._traces: dict[SeqId, _Trace] = {}
         self._results: deque[StepResult] = deque()
         self._last_step = -1
+        self.adapters: set[int] = set()
+        self._num_adapters = 0
         self.is_closed = False
 
     # ---- the protocol
@@ -158,6 +166,15 @@ class FakeBackend:
     def allocate(self, num_pages: int, num_slots: int) -> None:
         self._cache = _Cache.empty(num_pages, self.layout.page_size)
         self._slots = [None] * num_slots
+
+    def add_adapter(self, adapter: Adapter) -> int:
+        self._num_adapters += 1
+        self.adapters.add(self._num_adapters)
+        return self._num_adapters
+
+    def drop_adapter(self, number: int) -> None:
+        _demand(number in self.adapters, f"adapter {number} is not there")
+        self.adapters.discard(number)
 
     def submit(self, plan: StepPlan) -> None:
         _demand(not self.is_closed, "the backend is closed")
@@ -233,6 +250,7 @@ class FakeBackend:
         _demand(len(row.tables) == len(self.layout.groups), "a page table per group is needed")
         _demand((row.slot != NO_SLOT) == self.layout.has_state, "a slot is for models with state, and for all of them")
         _demand(not row.atomic or row.start == 0, "an atomic row starts at 0")
+        _demand(row.adapter == 0 or row.adapter in self.adapters, f"adapter {row.adapter} is not there")
         for group, table in enumerate(row.tables):
             self._check_table(row, group, table, end)
         self._check_want(row)
@@ -337,7 +355,7 @@ class FakeBackend:
             chosen = np.zeros(self.vocab_size, np.float32)
             chosen[self._answer(visible[0].tolist())] = 8.0
             return chosen
-        return fake_logits(visible, states[index] if states else None, self.vocab_size, row.adapter)
+        return fake_logits(visible, states[index] if states else None, self.vocab_size, _applied(row))
 
     def _visible(self, row: Row, index: int) -> list[Tokens]:
         """What the token at this index of the row sees in each group, read through the pages."""

@@ -18,7 +18,6 @@ from localllm.backends.formulas import (
     attend,
     convolve,
     gate_times_up,
-    gated_norm,
     rotate,
     route,
     sigmoid,
@@ -27,6 +26,7 @@ from localllm.backends.formulas import (
 )
 from localllm.backends.named import NamedWeights
 from localllm.backends.paged import PagedMemory
+from localllm.backends.recurrences import delta_net
 from localllm.backends.state_space import scan
 from localllm.engine.step import BackendInfo, CommitDraft, StepPlan, StepResult
 from localllm.formats.blocks import BlockType, decode, row_bytes
@@ -273,6 +273,21 @@ class ReferenceOps:
             out[first:end] = scan(*own, *weights, spec, state)
         return out
 
+    def delta_net(
+        self, x: Floats, beta: Floats, decay: Floats, rate: Tensor, bias: Tensor, spec: DeltaNetSpec, layer: int
+    ) -> Floats:
+        batch = self.batch
+        out = np.empty((len(x), spec.num_value_heads * spec.value_dim), np.float32)
+        for row, (first, end) in enumerate(zip(batch.row_starts, batch.row_starts[1:], strict=False)):
+            state = self._memory.state(layer, int(batch.slots[row]), part=1)
+            inputs = [each[first:end] for each in (x, beta, decay)]
+            run = partial(_delta_net, inputs=inputs, rate=rate.values, bias=bias.values, spec=spec)
+            seq = self._plan.rows[row].seq
+            if self._memory.trails.wants(seq):
+                self._memory.trails.keep(seq, layer, partial(_after, run, state.copy()), part=1)
+            out[first:end] = run(state, end - first)
+        return out
+
     def _convolved(self, inputs: Floats, kernel: Tensor, spec: RecurrentSpec, layer: int) -> Floats:
         """The convolution over each row's own tokens and their past, which becomes the next one's."""
         batch = self.batch
@@ -407,6 +422,20 @@ class ReferenceBackend:
     def close(self) -> None:
         self._done.clear()
         self._memory.allocate(0, 0)
+
+
+def _delta_net(
+    state: Floats, num_tokens: int, *, inputs: list[Floats], rate: Floats, bias: Floats, spec: DeltaNetSpec
+) -> Floats:
+    x, beta, decay = (each[:num_tokens] for each in inputs)
+    return delta_net(state, x, beta, decay, rate, bias, spec)
+
+
+def _after(run: Callable[[Floats, int], Floats], before: Floats, num_tokens: int) -> Floats:
+    """The state after so many tokens of a row that began with `before`."""
+    state = before.copy()
+    run(state, num_tokens)
+    return state
 
 
 def _stretch(line: Floats, length: int, first: int) -> Floats:

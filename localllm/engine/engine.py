@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from localllm.engine.adapters import AdapterShelf, ReadAdapter
 from localllm.engine.guides import Guide, Guides, is_guided, mask_of
-from localllm.engine.limits import Limits, no_writer
+from localllm.engine.limits import Limits, judges_only, no_judge, no_writer
 from localllm.engine.looking import answer_to
 from localllm.engine.memory import Memory
 from localllm.engine.scheduler import NO_DRAFTS, Drafts, Scheduler, rank_at
@@ -24,7 +24,8 @@ from localllm.engine.step import Backend, RowResult, StepPlan, StepResult, Want
 from localllm.engine.views import Counters, row_views, snapshot
 from localllm.engine.whole import joined
 from localllm.errors import InvalidRequest, LocalLLMError, NothingAllowed
-from localllm.wire import Answer, FinishReason, Question, RowView, Snapshot, Submit, TokenChunk
+from localllm.models.heads import Head
+from localllm.wire import Answer, FinishReason, Pooled, Pooling, Question, RowView, Snapshot, Submit, TokenChunk
 
 _GUIDE_WAIT_S = 0.02
 
@@ -45,7 +46,8 @@ class Engine:
     `num_pages` pages of `page_size` tokens (the layout's), at most `token_budget` tokens a step and `max_sequences`
     sequences at a time. `drafter` guesses tokens to be checked, where the backend does not overlap steps: a guess can
     only be made once the last token is known. `is_encoder`: sequences are computed whole, in one step, and only give
-    vectors. `guides` bound what sequences say, where a Submit asks for it.
+    vectors. `head`: what becomes of these. `guides` bound what sequences say, where a Submit asks for it.
+    `read_adapter` opens the adapters that sequences name.
     NotEnoughMemory when the backend cannot hold the pool.
     """
 
@@ -65,6 +67,8 @@ class Engine:
         drafter: Drafter | None = None,
         guides: Guides | None = None,
         is_encoder: bool = False,
+        head: Head | None = None,
+        read_adapter: ReadAdapter | None = None,
     ) -> None:
         layout = backend.layout
         if page_size != layout.page_size:
@@ -83,7 +87,9 @@ class Engine:
         self._last_step: _InFlight | None = None
         self._sequences: dict[str, Running] = {}
         self._guides = guides
+        self.adapters = AdapterShelf(backend, read_adapter)
         self.is_encoder = is_encoder
+        self._head = head
         self._unguided: dict[Running, Future[Guide]] = {}  # they start when their guides are there
         self._num_added = 0
         self._num_planned = 0
@@ -102,12 +108,30 @@ class Engine:
         never run, however long it waited."""
         if is_guided(submit) and self._guides is None:
             raise InvalidRequest("this engine follows no constraints", param="constraint")
-        if self.is_encoder and submit.pooled is None:
-            raise no_writer()
+        self._check_kind(submit.pooled)
         limit = self.limits.end_of(submit)
         seed = submit.sampling.seed
-        whole = None if submit.pooled is None else Want(pooled=submit.pooled)
+        whole = None if submit.pooled is None else Want(pooled=self._pooling(submit.pooled))
         self._queue(submit, limit=limit, seed=secrets.randbits(63) if seed is None else seed, whole=whole)
+
+    def _check_kind(self, pooled: Pooled | None) -> None:
+        """That the model can do what is asked: write, make vectors, or judge pairs of texts."""
+        judges = self._head is not None and self._head.judges
+        if judges is not (pooled == "rank"):
+            raise judges_only() if judges else no_judge()
+        if self.is_encoder and pooled is None:
+            raise no_writer()
+
+    def _pooling(self, pooled: Pooled) -> Pooling:
+        if pooled != "rank":
+            return pooled
+        assert self._head is not None, "checked"
+        return self._head.spec.pooling
+
+    def _behind(self, answer: RowResult) -> NDArray[np.float32]:
+        """A pooled vector as the model's head leaves it."""
+        assert answer.pooled is not None
+        return answer.pooled if self._head is None else self._head(answer.pooled)
 
     def abort(self, request_id: str) -> bool:
         """Forget a sequence; its pages are free at once. False when it is not known (any more). Nothing more is said
@@ -130,6 +154,7 @@ class Engine:
         sequence = Running(self._num_added, submit, limit=limit, seed=seed, rank=rank, whole=whole, atomic=is_atomic)
         if submit.sampling.allowed_token_ids:
             sequence.allowed = mask_of(submit.sampling.allowed_token_ids, self._backend.vocab_size)
+        sequence.adapter = self.adapters.hold(submit.lora)
         self._sequences[submit.request_id] = sequence
         sequence.added_s = self._clock()
         if self._guides is not None and sequence.generates and is_guided(submit):
@@ -186,6 +211,8 @@ class Engine:
                 self.scheduler.add(sequence)
 
     def _fill(self) -> None:
+        if not self._in_flight:
+            self.adapters.settle()
         while len(self._in_flight) < self._depth:
             self.scheduler.now_s = self._clock()
             planned = self.scheduler.plan(self._num_planned, self._drafts())
@@ -320,6 +347,7 @@ class Engine:
 
     def _drop(self, sequence: Running) -> None:
         sequence.is_finished = True
+        self.adapters.release(sequence.lora)
         del self._sequences[sequence.request_id]
         guide = self._unguided.pop(sequence, None)
         if guide is None:
@@ -329,7 +357,15 @@ class Engine:
 
     # ---- whole answers: embeddings, evaluation, calibration
 
-    def run_rows(self, prompts: Sequence[Sequence[int]], want: Want, *, atomic: bool = False) -> list[RowResult]:
+    def run_rows(
+        self,
+        prompts: Sequence[Sequence[int]],
+        want: Want,
+        *,
+        atomic: bool = False,
+        seconds: Sequence[int] = (),
+        lora: str = "",
+    ) -> list[RowResult]:
         """Compute prompts as the scheduler finds room, and return of each what `want` asks: `pooled` vector (hidden,),
         `logits` ("last" or "all") and, with `targets` non-empty, scores of each prompt's own next tokens.
 
@@ -340,7 +376,9 @@ class Engine:
             raise no_writer()
         for prompt in prompts:
             self.limits.check_prompt(prompt, num_more=0, atomic=atomic or self.is_encoder)
-        sequences = [self._queue_whole(prompt, want, atomic) for prompt in prompts]
+        starts = seconds or [0] * len(prompts)
+        pairs = zip(prompts, starts, strict=True)
+        sequences = [self._queue_whole(prompt, want, atomic, start, lora) for prompt, start in pairs]
         try:
             while any(not sequence.is_finished for sequence in sequences):
                 self._held_back.extend(self._step())
@@ -350,13 +388,16 @@ class Engine:
                     self._drop(sequence)
         return [joined(sequence.parts, want) for sequence in sequences]
 
-    def pool(self, prompts: Sequence[Sequence[int]], kind: Literal["mean", "last", "first"]) -> NDArray[np.float32]:
-        """Pooled vectors of the prompts, float32 (prompts, hidden); errors as of `run_rows`."""
-        answers = self.run_rows(prompts, Want(pooled=kind))
-        return np.stack([answer.pooled for answer in answers if answer.pooled is not None])
+    def pool(self, prompts: Sequence[Sequence[int]], kind: Pooled, seconds: Sequence[int] = ()) -> NDArray[np.float32]:
+        """Pooled vectors of the prompts as the model's head leaves them, float32 (prompts, hidden); of `rank` the
+        logits of pairs, (prompts, 1). `seconds`: where in each prompt a second text begins. Errors as of `run_rows`."""
+        self._check_kind(kind)
+        answers = self.run_rows(prompts, Want(pooled=self._pooling(kind)), seconds=seconds)
+        return np.stack([self._behind(answer) for answer in answers])
 
-    def _queue_whole(self, prompt: Sequence[int], want: Want, atomic: bool) -> Running:
-        submit = Submit(request_id=f"rows/{self._num_added + 1}", prompt=list(prompt), max_tokens=0)
+    def _queue_whole(self, prompt: Sequence[int], want: Want, atomic: bool, second_from: int, lora: str) -> Running:
+        name = f"rows/{self._num_added + 1}"
+        submit = Submit(request_id=name, prompt=list(prompt), max_tokens=0, second_from=second_from, lora=lora)
         own = replace(want, sample=None, targets=tuple(prompt[1:]) if want.targets else ())
         sequence = self._queue(submit, limit=len(prompt), seed=0, whole=own, atomic=atomic)
         sequence.is_awaited = True
@@ -389,7 +430,7 @@ class Engine:
             num_computed=sequence.num_reported,
             waited_s=waited_s,
             finish="length" if is_last else None,
-            vector=_vector_bytes(joined(sequence.parts, want)) if is_last else b"",
+            vector=_vector_bytes(self._behind(joined(sequence.parts, want))) if is_last else b"",
         )
 
     # ---- looking in
@@ -404,7 +445,7 @@ class Engine:
 
     def answer(self, question: Question) -> Answer:
         """What is cached, or what a page holds. Asking changes nothing."""
-        return answer_to(question, self.memory, self._sequences.values())
+        return answer_to(question, self.memory, self._sequences.values(), self.adapters.number_of)
 
     def check(self) -> None:
         """Every invariant of pages and their holders, for tests and idle moments; AssertionError names a broken one."""
@@ -424,7 +465,6 @@ def _failed(sequence: Running, error: LocalLLMError) -> RowResult:
     return RowResult(sequence.seq_id, error=error.message, error_code=error.code)
 
 
-def _vector_bytes(answer: RowResult) -> bytes:
-    """A pooled vector as it travels: little-endian float32."""
-    assert answer.pooled is not None
-    return answer.pooled.astype("<f4").tobytes()
+def _vector_bytes(vector: NDArray[np.float32]) -> bytes:
+    """As it travels: little-endian float32."""
+    return vector.astype("<f4").tobytes()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from localllm.engine.memory import Memory
 from localllm.engine.pages import FREE, Link, PagePool
@@ -15,19 +15,24 @@ MAX_LINKS = 64
 _HASH_BYTES = 4
 
 
-def answer_to(question: Question, memory: Memory, sequences: Iterable[Sequence]) -> Answer:
-    """`sequences` are all that the engine knows."""
+def answer_to(
+    question: Question, memory: Memory, sequences: Iterable[Sequence], adapter_of: Callable[[str], int | None]
+) -> Answer:
+    """`sequences` are all that the engine knows; `adapter_of`: the number of one that is loaded, by its path."""
     if isinstance(question, Probe):
-        return Probed(question.question_id, num_cached(question, memory))
+        adapter = adapter_of(question.lora)
+        return Probed(question.question_id, 0 if adapter is None else num_cached(question, memory, adapter))
     return page_answer(question.question_id, question.page, memory, [each for each in sequences if each.holding])
 
 
-def num_cached(question: Probe, memory: Memory) -> int:
+def num_cached(question: Probe, memory: Memory, adapter: int = 0) -> int:
     """Tokens of the prompt that a sequence would find computed if it began now."""
     if len(question.prompt) < 2:
         return 0  # the last token is always computed
-    submit = Submit(request_id="", prompt=question.prompt, cache_salt=question.cache_salt)
-    hit = memory.probe(Sequence(0, submit, limit=len(question.prompt), seed=0, rank=0))
+    submit = Submit(
+        request_id="", prompt=question.prompt, cache_salt=question.cache_salt, lora_scale=question.lora_scale
+    )
+    hit = memory.probe(Sequence(0, submit, limit=len(question.prompt), seed=0, rank=0, adapter=adapter))
     return hit.num_pages * memory.page_size if hit else 0
 
 

@@ -257,7 +257,7 @@ class Memory:
 
     def _chain_so_far(self, sequence: Sequence) -> list[ChainHash]:
         if not sequence.chain:
-            sequence.chain.append(self.pool.root(sequence.cache_salt, sequence.adapter))
+            sequence.chain.append(self.pool.root(sequence.cache_salt, sequence.adapter, sequence.adapter_scale))
         return sequence.chain
 
     def _extend_chain(self, sequence: Sequence, chain: list[ChainHash], num_pages: int) -> None:

@@ -132,6 +132,7 @@ class Row:
     adapter: int = 0
     atomic: bool = False
     second_from: int = 0
+    adapter_scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from localllm import wire
 from localllm.engine.step import Want
 from localllm.errors import BadLogits, InvalidRequest, LocalLLMError
+from localllm.runtime.adapters import Lora, adapter_path, adapter_paths, checked_scale
 from localllm.runtime.attention import AttentionMaps, attention_of
 from localllm.runtime.load import load_engine, load_text
 from localllm.runtime.names import find_entry
@@ -84,13 +85,17 @@ class LLM:
 
     `model` is a pulled name, a file or a folder. Settings are those of `localllm config list` (backend, threads,
     device, kv_type, kv_pages, context_length, ...). `quantize`: round float weights to q8_0, q4_0 or q4_k while they
-    load. All prompts of one call are batched.
+    load. `lora`: the folder or file of an adapter that is applied where a call names no other. All prompts of one call
+    are batched.
     """
 
-    def __init__(self, model: str | Path, *, quantize: str = "", **settings: Any) -> None:
+    def __init__(
+        self, model: str | Path, *, quantize: str = "", lora: str | Path | None = None, **settings: Any
+    ) -> None:
         self._is_closed = False
         self.settings = _settings(settings)
         self.entry = find_entry(model, self.settings)
+        self.lora = adapter_path(lora, next(iter(self.entry.adapters), ""))
         path = Path(self.entry.path)
         # in this process: a script's LLM starts no other
         self.text = load_text(path, template=self.entry.jinja_template, isolated=False)
@@ -117,20 +122,24 @@ class LLM:
         max_tokens: int | None = 256,
         stop: str | Sequence[str] | None = None,
         logprobs: int | None = None,
+        lora: Lora | Sequence[Lora] = None,
+        lora_scale: float = 1.0,
         **sampling: Any,
     ) -> list[Completion]:
         """Continue every prompt (text or token ids). Sampling keywords are the fields of `wire.SamplingParams`; what is
-        not given comes from the model's own defaults, `stop` too. `max_tokens` None: until the context is full."""
+        not given comes from the model's own defaults, `stop` too. `max_tokens` None: until the context is full. `lora`:
+        the path of an adapter, or a list with one for each prompt; an empty text: none, not even the LLM's own."""
         params = self._sampling(sampling)
         stops = _stops(self.entry.params.get("stop", ()) if stop is None else stop)
         _refuse_unless_count("max_tokens", max_tokens)
         _refuse_unless_count("logprobs", logprobs)
-        running = {
-            self._submit(ids, params, max_tokens, top_logprobs=logprobs): _Running(
-                ids, TokenStream(self.text.tokenizer, stop=stops, continuation=True)
-            )
-            for ids in self._prompt_ids(prompts)
-        }
+        all_ids = list(self._prompt_ids(prompts))
+        adapters, scale = adapter_paths(lora, len(all_ids), self.lora), checked_scale(lora_scale)
+        running: dict[str, _Running] = {}
+        for ids, adapter in zip(all_ids, adapters, strict=True):
+            stream = TokenStream(self.text.tokenizer, stop=stops, continuation=True)
+            name = self._submit(ids, params, max_tokens, adapter, top_logprobs=logprobs, lora_scale=scale)
+            running[name] = _Running(ids, stream)
         self._run(running)
         return [one.completion() for one in running.values()]
 
@@ -151,14 +160,14 @@ class LLM:
     def score(self, text: Prompt) -> Score:
         """Log-probabilities of every token of a text after the first."""
         ids = self._ids(text)
-        request = self._submit(ids, wire.SamplingParams(temperature=0.0), 0, prompt_logprobs=0)
+        request = self._submit(ids, wire.SamplingParams(temperature=0.0), 0, self.lora, prompt_logprobs=0)
         running = {request: _Running(ids, TokenStream(self.text.tokenizer))}
         self._run(running)
         return Score(ids, [None, *(entry.logprob for entry in running[request].prompt_logprobs)])
 
     def logits(self, text: Prompt) -> NDArray[np.float32]:
         """What the model computes for every next token, before any sampling: (tokens, vocab) float32."""
-        (answer,) = self.engine.run_rows([self._ids(text)], Want(logits="all"))
+        (answer,) = self.engine.run_rows([self._ids(text)], Want(logits="all"), lora=self.lora)
         assert answer.logits is not None, "they were asked for"
         return answer.logits
 
@@ -213,9 +222,11 @@ class LLM:
         ids: list[int],
         params: wire.SamplingParams,
         max_tokens: int | None,
+        lora: str,
         *,
         top_logprobs: int | None = None,
         prompt_logprobs: int | None = None,
+        lora_scale: float = 1.0,
     ) -> str:
         request_id = f"llm-{next(self._numbers)}"
         self.engine.add(
@@ -227,6 +238,8 @@ class LLM:
                 stop_ids=sorted(self.text.tokenizer.eog_ids),
                 top_logprobs=top_logprobs,
                 prompt_logprobs=prompt_logprobs,
+                lora=lora,
+                lora_scale=lora_scale,
             )
         )
         return request_id

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localllm import wire
 from localllm.backends.select import BackendOptions, has_to_measure, open_backend
+from localllm.engine.adapters import ReadAdapter
 from localllm.engine.engine import Engine
 from localllm.engine.speculative import drafter_for
 from localllm.engine.step import Backend, CacheLayout
@@ -20,6 +21,10 @@ from localllm.errors import NotEnoughMemory
 from localllm.formats.gguf_read import GGUFFile
 from localllm.formats.json_file import read_json_object
 from localllm.models.config import ModelConfig
+from localllm.models.families import is_encoder_architecture
+from localllm.models.heads import Head, head_from_gguf, is_judge
+from localllm.models.open_adapter import open_adapter
+from localllm.models.source import WeightSource
 from localllm.runtime.constraints import Constraints
 from localllm.runtime.folder_facts import (
     GGUF_SAMPLING_KEYS,
@@ -30,10 +35,12 @@ from localllm.runtime.folder_facts import (
 )
 from localllm.runtime.open_model import open_model
 from localllm.runtime.place import place_of
+from localllm.runtime.sentence_files import Prompts, judging_words, longest_text, prompts
 from localllm.runtime.watched import WatchedSource
 
 if TYPE_CHECKING:
     from localllm.tokens.chat import ChatTemplate
+    from localllm.tokens.pairs import PairForm
     from localllm.tokens.specials import FillIn
     from localllm.tokens.tokenizer import Tokenizer
 
@@ -51,11 +58,14 @@ def ignore_progress(stage: str, done_bytes: int, total_bytes: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A backend with weights, not yet given any pages. `notes`: what is to be said of its weights."""
+    """A backend with weights, not yet given any pages. `notes`: what is to be said of its weights. `head`: layers over
+    pooled vectors, which no backend has. `read_adapter` opens adapters of it."""
 
     config: ModelConfig
     backend: Backend
     notes: tuple[str, ...] = ()
+    head: Head | None = None
+    read_adapter: ReadAdapter | None = None
 
 
 def load_backend(
@@ -68,12 +78,19 @@ def load_backend(
         config = replace(config, context_length=min(options.context_length, config.context_length))
     if config.is_encoder:  # a text is computed in one step
         options = replace(options, max_tokens_per_step=max(options.max_tokens_per_step, config.context_length))
+    head = opened.read_head()
     is_first = has_to_measure(name, opened.source, options)
     progress("measuring the backends, this once" if is_first else "loading weights", 0, 0 if is_first else total)
     source = WatchedSource(opened.source, lambda share: progress("loading weights", int(share * total), total))
     backend = open_backend(name, config, source, options)
     progress("loading weights", total, total)
-    return LoadedModel(config, backend, opened.notes)
+    return LoadedModel(config, backend, opened.notes, head, adapter_reader(config, opened.source))
+
+
+def adapter_reader(config: ModelConfig, source: WeightSource) -> ReadAdapter:
+    """Opens adapters of a model by their paths; of the weights it keeps the shapes only."""
+    infos = {name: source.info(name) for name in source.names()}
+    return lambda path: open_adapter(Path(path), config, infos.get)
 
 
 def backend_options(load: wire.Load) -> BackendOptions:
@@ -110,6 +127,8 @@ def load_engine(load: wire.Load, progress: ProgressCallback = ignore_progress) -
         num_checkpoints=states.num_kept,
         drafter=drafter_for(load.speculation, model.backend.info),
         is_encoder=model.config.is_encoder,
+        head=model.head,
+        read_adapter=model.read_adapter,
         guides=Constraints(Path(load.path), model.backend.vocab_size),
     )
     return engine, _ready(load, model, num_pages, states, time.monotonic() - started)
@@ -178,7 +197,9 @@ def pages_that_fit(layout: CacheLayout, context_length: int, max_sequences: int,
 class TextSide:
     """What turns messages into ids and ids into text, with the model's own defaults. Holds no weights. `pooling` makes
     one vector of a text: as the file says, else the last token's, which has seen all others. `fill_in`: what is around
-    a gap that the model fills; None where it cannot."""
+    a gap that the model fills; None where it cannot. `pair_form`: how pairs of texts are put to a model that judges
+    them and does nothing else; None for all others. `prompts`: what it wants before texts. `context_length` is that of
+    a text: models of embeddings may be for shorter ones than they have positions."""
 
     tokenizer: Tokenizer
     template: ChatTemplate
@@ -187,6 +208,8 @@ class TextSide:
     architecture: str
     pooling: wire.Pooling = "last"
     fill_in: FillIn | None = None
+    pair_form: PairForm | None = None
+    prompts: Prompts = field(default_factory=Prompts)
 
 
 def load_text(path: Path, *, template: str | None = None, isolated: bool = True) -> TextSide:
@@ -196,6 +219,7 @@ def load_text(path: Path, *, template: str | None = None, isolated: bool = True)
     this one under a gauge.
     """
     # deferred: the worker imports this module and must not carry tokenizers and jinja2
+    from localllm.tokens.pairs import PairForm
     from localllm.tokens.tokenizer import Tokenizer
 
     place = place_of(path)
@@ -204,6 +228,9 @@ def load_text(path: Path, *, template: str | None = None, isolated: bool = True)
     with GGUFFile.open(place.path) as file:
         metadata = file.metadata
         tokenizer = Tokenizer.from_gguf(metadata)
+        is_encoder = is_encoder_architecture(file.architecture)
+        head = head_from_gguf(metadata, file.tensors, is_encoder=is_encoder)
+        form = PairForm(_pair_template(metadata, file.architecture, is_encoder)) if head and head.judges else None
         return TextSide(
             tokenizer=tokenizer,
             template=tokenizer.chat_template(source=template, isolated=isolated),
@@ -212,6 +239,7 @@ def load_text(path: Path, *, template: str | None = None, isolated: bool = True)
             architecture=file.architecture,
             pooling=gguf_pooling(metadata, file.architecture),
             fill_in=_fill_in(tokenizer, metadata),
+            pair_form=form,
         )
 
 
@@ -220,15 +248,36 @@ def _text_of_folder(folder: Path, template: str | None, isolated: bool) -> TextS
 
     config = read_json_object(folder / "config.json")
     tokenizer = Tokenizer.from_folder(folder)
+    longest = [size for size in (context_length_of(config), longest_text(folder)) if size]
     return TextSide(
         tokenizer=tokenizer,
         template=tokenizer.chat_template(source=template, isolated=isolated),
         default_sampling=folder_sampling(folder),
-        context_length=context_length_of(config),
+        context_length=min(longest, default=0),
         architecture=str(config.get("model_type", "")),
         pooling=folder_pooling(folder),
         fill_in=_fill_in(tokenizer, {}),
+        pair_form=_pair_form(folder, config),
+        prompts=prompts(folder),
     )
+
+
+def _pair_form(folder: Path, config: Mapping[str, Any]) -> PairForm | None:
+    from localllm.tokens.pairs import QWEN3, PairForm  # deferred: see load_text
+
+    if not is_judge(config) and judging_words(folder, config) is None:
+        return None
+    return PairForm(QWEN3 if config.get("model_type") == "qwen3" else "")
+
+
+def _pair_template(metadata: Mapping[str, Any], architecture: str, is_encoder: bool) -> str:
+    """The file's own, as llama.cpp's converter writes it."""
+    from localllm.tokens.pairs import QWEN3  # deferred: see load_text
+
+    said = metadata.get("tokenizer.chat_template.rerank")
+    if isinstance(said, str) and not is_encoder:
+        return said
+    return QWEN3 if architecture == "qwen3" else ""
 
 
 def _fill_in(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> FillIn | None:
