@@ -12,16 +12,19 @@ from localllm.models.config import (
     AttentionSpec,
     LatentSpec,
     LayerSpec,
+    Mixer,
     ModelConfig,
     PositionGrowth,
     RopeSpec,
     ShortConvSpec,
 )
+from localllm.models.delta_facts import delta_net, is_delta_net
 from localllm.models.expert_facts import moe_spec
 from localllm.models.facts import Facts
 from localllm.models.families import Family
-from localllm.models.shared_kv import kv_source
 from localllm.models.rope_facts import RopeFactors, mscale, rope_spec
+from localllm.models.shared_kv import kv_source
+from localllm.models.state_space_facts import has_state_space, state_space_spec
 
 MAX_LAYERS = 1024  # far above any model; a hostile count must not become a long loop
 MAX_WIDTH = 1 << 20
@@ -100,13 +103,32 @@ def activation(facts: Facts, family: Family) -> Activation:
 
 
 def _layer(facts: Facts, family: Family, factors: RopeFactors, index: int, tensor_names: Collection[str]) -> LayerSpec:
-    is_conv = f"blk.{index}.shortconv.conv.weight" in tensor_names
-    mixer = _short_conv(facts) if is_conv else _attention(facts, family, factors, index)
+    mixer = _mixer(facts, family, factors, index, tensor_names)
     has_router = f"blk.{index}.ffn_gate_inp.weight" in tensor_names
     is_dense = index < facts.num_dense_layers or (f"blk.{index}.ffn_down.weight" in tensor_names and not has_router)
     has_experts = facts.num_experts > 0 and not is_dense
     choice_bias = f"blk.{index}.exp_probs_b.bias" in tensor_names
-    return LayerSpec(mixer, moe_spec(facts, family, choice_bias) if has_experts else None)
+    experts = moe_spec(facts, family, choice_bias) if has_experts else None
+    if family.has_halves and mixer is not None:
+        return LayerSpec(mixer, feeds=False)
+    stands_beside = isinstance(mixer, AttentionSpec) and has_state_space(index, tensor_names)
+    return LayerSpec(mixer, experts, beside=state_space_spec(facts) if stands_beside else None)
+
+
+def _mixer(
+    facts: Facts, family: Family, factors: RopeFactors, index: int, tensor_names: Collection[str]
+) -> Mixer | None:
+    """What tensors of the layer tell it is."""
+    attends = f"blk.{index}.attn_q.weight" in tensor_names
+    if has_state_space(index, tensor_names) and not attends:
+        return state_space_spec(facts)
+    if family.has_halves and not attends:
+        return None
+    if f"blk.{index}.shortconv.conv.weight" in tensor_names:
+        return _short_conv(facts)
+    if is_delta_net(index, tensor_names):
+        return delta_net(facts, family.tiles_delta_heads)
+    return _attention(facts, family, factors, index)
 
 
 def _short_conv(facts: Facts) -> ShortConvSpec:
@@ -150,7 +172,9 @@ def _windows(facts: Facts, family: Family) -> tuple[bool, ...]:
     return tuple(facts.window > 0 and has_window(facts, family, index) for index in range(facts.num_layers))
 
 
-def _with_values_of_keys(layers: list[LayerSpec], family: Family, tensor_names: Collection[str]) -> tuple[LayerSpec, ...]:
+def _with_values_of_keys(
+    layers: list[LayerSpec], family: Family, tensor_names: Collection[str]
+) -> tuple[LayerSpec, ...]:
     """Layers without a window that all lack a matrix for values make them with the keys' one."""
     owners = [
         index
@@ -209,7 +233,7 @@ def has_window(facts: Facts, family: Family, index: int) -> bool:
 
 
 def has_rope(facts: Facts, family: Family, index: int) -> bool:
-    if not facts.has_rope or family.learned_positions:
+    if not facts.has_rope or not family.turns or family.learned_positions:
         return False
     if facts.rope_layers:
         if len(facts.rope_layers) != facts.num_layers:

@@ -70,7 +70,7 @@ def _of_layer(per_layer: Config, index: int, config: Config) -> tuple[int, int |
 def _check_table(config: Config) -> None:
     rows, size = config.get("vocab_size_per_layer_input"), config.get("vocab_size")
     if config.get("hidden_size_per_layer_input") and rows is not None and rows != size:
-        raise UnsupportedModel(f"vocab_size_per_layer_input is {rows}, but this build knows only {size}, the vocab_size")
+        raise UnsupportedModel(f"vocab_size_per_layer_input is {rows}, but vocab_size is {size}, and they must be equal")
 
 
 def _whole(config: Config, name: str, default: int | None = None) -> int:

@@ -16,7 +16,7 @@ from localllm.models.source import LOOKED_UP
 
 
 def all_token_inputs(ops: Ops[A, W], x: A, weights: Weights[W], config: ModelConfig) -> A:
-    """(T, layers * config.token_inputs), layer after layer: the tokens' rows, and what their embeddings x make of it."""
+    """(T, layers * config.token_inputs), layer after layer: rows of the tokens, and what their embeddings x say."""
     rows = ops.embed(weights[TABLE], scale=math.sqrt(config.token_inputs))
     made = ops.scale(ops.linear(x, weights["per_layer_model_proj.weight"]), 1 / math.sqrt(config.hidden_size))
     made = ops.rms_norm(made, weights["per_layer_proj_norm.weight"], config.norm_eps)

@@ -16,7 +16,7 @@ from localllm.backends.metal.shortage import shortage
 from localllm.backends.metal.weights import Dense, OnUse, Quantized, Weight
 from localllm.backends.named import NamedWeights
 from localllm.formats.blocks import BlockType, decode
-from localllm.models.source import WeightInfo, WeightSource
+from localllm.models.source import LOOKED_UP, WeightInfo, WeightSource
 
 FLOATS = (BlockType.F32, BlockType.F16, BlockType.BF16)
 SHARE_FOR_WEIGHTS = 0.7
@@ -31,13 +31,14 @@ class Tensors(NamedWeights[Weight]):
 
     def __init__(self, source: WeightSource, precision: Precision, decodes: bool | None = None) -> None:
         infos = [info for name in source.names() if (info := source.info(name)) is not None]
-        self._once = _fit(infos, precision) if decodes is None else decodes
+        moved = [info for info in infos if info.name not in LOOKED_UP]
+        self._once = _fit(moved, precision) if decodes is None else decodes
         self._precision = precision
         super().__init__({})
         for info in infos:
             with shortage(f"there is no memory for the tensor {info.name}", "choose a smaller quantization"):
                 self._weights[info.name] = self._load(source, info)
-        self.notes = tuple(_notes(infos, precision, self._once))
+        self.notes = tuple(_notes(moved, precision, self._once))
 
     @property
     def size_bytes(self) -> int:
@@ -48,7 +49,7 @@ class Tensors(NamedWeights[Weight]):
 
     def _load(self, source: WeightSource, info: WeightInfo) -> Weight:
         raw = source.raw(info.name)
-        if not self._once and _has_no_layout(info):
+        if info.name in LOOKED_UP or (not self._once and _has_no_layout(info)):
             return OnUse(info.type, raw, info.shape)  # keeps the file's pages
         weight = load(info.type, raw, info.shape, self._precision)
         source.release(info.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -16,14 +16,14 @@ from localllm.backends.named import NamedWeights
 from localllm.backends.torch.blocks import FLOAT_TYPES, TORCH_DECODABLE, decode_rows
 from localllm.backends.torch.library import free_bytes
 from localllm.errors import BadModelFile, UnsupportedModel
-from localllm.formats.blocks import BlockType, row_bytes
-from localllm.models.source import WeightInfo, WeightSource
+from localllm.formats.blocks import BlockType, decode, row_bytes
+from localllm.models.source import LOOKED_UP, WeightInfo, WeightSource
 
 Compute = Literal["auto", "float32", "float16", "bfloat16"]
 """What matrices are multiplied in. `auto`: float32 on a processor and for float32 weights, else float16, which holds
 more digits than bfloat16 and all weights that people train."""
 
-EXACT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "shortconv.conv.weight", ".bias")
+EXACT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "shortconv.conv.weight", "ssm_conv1d.weight", ".bias")
 """Names of small tensors that stay float32: a router that rounds chooses other experts."""
 
 SHARE_FOR_DECODED = 0.5
@@ -79,6 +79,21 @@ class Weight:
         return values.view(len(indices), rows, columns)
 
 
+@dataclass(frozen=True, slots=True)
+class Table(Weight):
+    """Rows that are only looked up: their blocks stay where they are, on the host, and are decoded when used.
+
+    `store` is on the device, and empty.
+    """
+
+    blocks: NDArray[np.uint8] = field(kw_only=True)
+    kind: BlockType = field(kw_only=True)
+
+    def rows(self, indices: Tensor) -> Tensor:
+        chosen = np.asarray(self.blocks[indices.cpu().numpy()])
+        return torch.from_numpy(decode(self.kind, chosen, (len(chosen), self.shape[1]))).to(self.store.device)
+
+
 class Weights(NamedWeights[Weight]):
     """All weights of a source, loaded when this is made; `notes` say what a person should know of how they are kept.
 
@@ -89,7 +104,8 @@ class Weights(NamedWeights[Weight]):
     def __init__(self, source: WeightSource, device: torch.device, compute: Compute, keep_decoded: bool | None) -> None:
         self._source, self._device, self._compute = source, device, compute
         infos = [info for name in source.names() if (info := source.info(name)) is not None]
-        decoded, free = sum(map(self._decoded_bytes, infos)), free_bytes(device)
+        moved = (info for info in infos if info.name not in LOOKED_UP)
+        decoded, free = sum(map(self._decoded_bytes, moved)), free_bytes(device)
         self._keeps_decoded = decoded < SHARE_FOR_DECODED * free if keep_decoded is None else keep_decoded
         super().__init__({info.name: self._load(info) for info in infos})
         self.notes = self._describe(decoded, free)
@@ -127,6 +143,9 @@ class Weights(NamedWeights[Weight]):
                 hint="choose another quantization of the model, for example Q4_K_M or Q8_0",
             )
         blocks, product = self._blocks(info), self._product_type(info)
+        if info.name in LOOKED_UP:
+            nothing = torch.empty(0, dtype=product, device=self._device)
+            return Table(info.name, info.shape, nothing, product, blocks=blocks, kind=info.type)
         weight = self._decoded(info, blocks, product) if self._is_decoded(info, product) else None
         if weight is None:
             weight = self._kept(info, blocks, product)
