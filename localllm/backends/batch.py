@@ -89,7 +89,8 @@ class _Steady:
     @classmethod
     def of(cls, num_rows: int) -> _Steady:
         no_slots = np.full(num_rows, NO_SLOT, np.int32)
-        return cls(np.arange(num_rows + 1, dtype=np.int32), no_slots, np.zeros(num_rows, np.bool_), np.zeros(num_rows, np.int32))
+        counts, types = np.arange(num_rows + 1, dtype=np.int32), np.zeros(num_rows, np.int32)
+        return cls(counts, no_slots, np.zeros(num_rows, np.bool_), types)
 
 
 class Flattener:

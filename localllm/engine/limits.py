@@ -77,6 +77,22 @@ def no_writer() -> InvalidRequest:
     )
 
 
+def judges_only() -> InvalidRequest:
+    """What a model with a head that judges says to whoever asks it for anything else."""
+    return InvalidRequest(
+        "this model is a reranker: it judges how well two texts go together, and makes neither texts nor vectors",
+        hint="ask /v1/rerank, or LLM.rank; for embeddings choose another model",
+        param="model",
+    )
+
+
+def no_judge() -> InvalidRequest:
+    """What any other model says to whoever asks it to judge."""
+    return InvalidRequest(
+        "this model has no head that judges pairs of texts", hint="choose a reranker", param="model"
+    )
+
+
 def _check_logprobs(number: int | None, param: str) -> None:
     if number is not None and not 0 <= number <= MAX_LOGPROBS:
         raise InvalidRequest(f"{param} must be between 0 and {MAX_LOGPROBS}, not {number}", param=param)

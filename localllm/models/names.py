@@ -14,6 +14,7 @@ from typing import Literal
 from localllm.errors import UnsupportedModel
 from localllm.models.delta_rows import DeltaCut, GatedCut
 from localllm.models.families import Family
+from localllm.models.state_space import IN, IN_CUTS, InCut
 
 Cut = Literal[
     "",
@@ -39,6 +40,8 @@ Cut = Literal[
     GatedCut,
     DeltaCut,
     "tiled columns",
+    # of state spaces: see models/state_space.py
+    InCut,
 ]
 
 
@@ -278,6 +281,40 @@ _QWEN35: Table = {
     "linear_attn.norm": whole("ssm_norm"),
     "linear_attn.out_proj": (Target("ssm_out", "tiled columns"),),
 }
+
+
+def state_space(module: str) -> Table:
+    """A Mamba-2 mixer."""
+    return {
+        f"{module}.in_proj": tuple(Target(name, cut) for name, cut in zip(IN, IN_CUTS, strict=True)),
+        f"{module}.conv1d": whole("ssm_conv1d"),
+        f"{module}.dt_bias": whole("ssm_dt.bias"),
+        f"{module}.A_log": whole("ssm_a"),
+        f"{module}.D": whole("ssm_d"),
+        f"{module}.norm": whole("ssm_norm"),
+        f"{module}.out_proj": whole("ssm_out"),
+    }
+
+
+_BESIDE_MAMBA: Table = {
+    **state_space("mamba"),
+    "pre_ff_layernorm": whole("ffn_norm"),
+    **{f"feed_forward.{part}_proj": whole(f"ffn_{part}") for part in ("gate", "up", "down")},
+}
+# a block is one mixer of four kinds, all under one name
+_NEMOTRON_H: Table = {
+    **state_space("mixer"),
+    "norm": whole("attn_norm"),
+    **{f"mixer.{part}_proj": whole(f"attn_{part}") for part in ("q", "k", "v")},
+    "mixer.o_proj": whole("attn_output"),
+    **{f"mixer.{part}_proj": whole(f"ffn_{part}") for part in ("up", "down")},
+    **{f"mixer.experts.{part}_proj": whole(f"ffn_{part}_exps.weight") for part in ("up", "down")},
+    **{f"mixer.switch_mlp.{old}": whole(f"ffn_{part}_exps") for old, part in (("fc1", "up"), ("fc2", "down"))},
+    **{f"mixer.shared_experts.{part}_proj": whole(f"ffn_{part}_shexp") for part in ("up", "down")},
+    "mixer.gate": whole("ffn_gate_inp"),
+    "mixer.gate.e_score_correction_bias": whole("exp_probs_b.bias"),
+}
+_GRANITE_HYBRID: Table = {**_BESIDE_MAMBA, **_GRANITE_EXPERTS}
 OF_FAMILY: Mapping[str, Table] = MappingProxyType(
     {
         "gemma2": _GEMMA,
@@ -286,6 +323,11 @@ OF_FAMILY: Mapping[str, Table] = MappingProxyType(
         "olmo2": _NORMS_AFTER,
         "granite": _SHARED_MLP,
         "granitemoe": _GRANITE_EXPERTS,
+        "granitehybrid": _GRANITE_HYBRID,
+        "nemotron_h": _NEMOTRON_H,
+        "nemotron_h_moe": _NEMOTRON_H,
+        "falcon-h1": _BESIDE_MAMBA,
+        "mamba2": _NEMOTRON_H,
         "starcoder2": _STARCODER2,
         "glm4": _GLM4,
         "exaone4": _NORMS_AFTER,
@@ -318,6 +360,9 @@ TOP: Mapping[str, str] = MappingProxyType(
         "embed_out": "output",
         "final_layer_norm": "output_norm",
         "word_embeddings": "token_embd",
+        "embeddings": "token_embd",
+        "norm_f": "output_norm",
+        "final_layernorm": "output_norm",
         "wte": "token_embd",
         "wpe": "position_embd",
         "ln_f": "output_norm",
@@ -331,13 +376,14 @@ TOP: Mapping[str, str] = MappingProxyType(
         "final_norm": "output_norm",
     }
 )
-_EXPERT = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(\d+)\.(\w+)\.weight")
+_EXPERT = re.compile(r"(?:mlp|block_sparse_moe|feed_forward|mixer)\.experts\.(\d+)\.(\w+)\.weight")
 _EXPERT_PARTS: Mapping[str, str] = MappingProxyType(
     {"w1": "gate", "gate_proj": "gate", "w3": "up", "up_proj": "up", "w2": "down", "down_proj": "down"}
 )
 _HEAD_NORM = re.compile(r"self_attn\.([qk])_layernorm\.norms\.(\d+)\.weight")
 _LAYER = re.compile(r"(?:layers?|h)\.(\d+)\.(.+)")
 _PREFIXES = (
+    *("model.backbone.", "language_model.backbone.", "backbone."),
     *("model.language_model.", "language_model.model.", "language_model.", "model.", "transformer.", "gpt_neox."),
     *("bert.encoder.", "bert.", "roberta.encoder.", "roberta.", "encoder."),
 )
@@ -386,7 +432,12 @@ def pieces_of(
             found.setdefault(canonical, []).append(piece)
     for pieces in found.values():
         pieces.sort(key=lambda piece: piece.order)
-    return found
+    return found if any(".ffn_up_exps." in name for name in found) else _without_experts(found)
+
+
+def _without_experts(found: dict[str, list[Piece]]) -> dict[str, list[Piece]]:
+    """Shared experts without others are a feed-forward like any."""
+    return {name.replace("_shexp.", "."): pieces for name, pieces in found.items()}
 
 
 def _heads(tensors: list[str]) -> dict[str, str]:

@@ -18,8 +18,10 @@ from localllm.models.config import (
     ModelConfig,
     MoeSpec,
     ShortConvSpec,
+    StateSpaceSpec,
 )
 from localllm.models.source import WeightSource
+from localllm.models.state_space import IN, in_widths
 from localllm.models.token_inputs import TABLE
 
 UNREAD = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
@@ -98,6 +100,9 @@ def expected_tensors(config: ModelConfig, source: WeightSource) -> Iterator[Expe
 
 def _layer(layer: LayerSpec, config: ModelConfig, source: WeightSource, prefix: str) -> Iterator[Expected]:
     hidden = config.hidden_size
+    if layer.mixer is None or not layer.feeds:
+        yield from _half(layer, config, source, prefix)
+        return
     has_sums = _has_sums(source, prefix)
     for name in ("attn_output_norm", "layer_output_norm"):
         yield from _norm(name, hidden, is_required=has_sums)
@@ -107,24 +112,12 @@ def _layer(layer: LayerSpec, config: ModelConfig, source: WeightSource, prefix: 
         if not (lacks and config.is_encoder and (prefix, before) == ("blk.0.", "attn_norm")):  # the embedding's will do
             yield from _norm(before, hidden, is_required=not (may_lack or has_sums))
         yield from _norm(after, hidden)
-    if isinstance(layer.mixer, ShortConvSpec):
-        yield from _short_conv(layer.mixer, hidden)
-    elif isinstance(layer.mixer, DeltaNetSpec):
-        yield from _delta_net(layer.mixer, hidden)
-    elif not isinstance(layer.mixer, AttentionSpec):
-        raise UnsupportedModel(f"this build cannot run layers of the kind {type(layer.mixer).__name__}")
-    elif layer.mixer.latent is not None:
-        yield from _latent(layer.mixer, layer.mixer.latent, hidden)
-    else:
-        yield from _attention(layer.mixer, hidden)
+    yield from _mixer(layer, hidden)
     stands_beside = source.info(f"{prefix}pre_ffw_norm_2.weight") is not None
     if layer.moe is None or stands_beside:
-        width = _width(source, f"{prefix}ffn_up.weight", 0)
-        yield from _linear("ffn_up", width, hidden)  # first, as it tells the width: where it lacks, it is named
-        yield from _linear("ffn_gate", width, hidden, is_required=False)
-        yield from _linear("ffn_down", hidden, width)
+        yield from _feed_forward(hidden, source, prefix)
     if layer.moe is not None:
-        yield from _experts(layer.moe, hidden, source, prefix)
+        yield from _experts(layer.moe, config, source, prefix)
         for name in ("post_ffw_norm_1", "post_ffw_norm_2", "pre_ffw_norm_2"):
             yield Expected(f"{name}.weight", ((hidden,),), stands_beside)
         yield Expected("ffn_gate_inp.scale", ((hidden,),), stands_beside)
@@ -134,6 +127,47 @@ def _layer(layer: LayerSpec, config: ModelConfig, source: WeightSource, prefix: 
         yield Expected("proj.weight", ((hidden, config.token_inputs),))
         yield Expected("post_norm.weight", ((hidden,),))
     yield Expected("layer_output_scale.weight", ((1,),), False)
+
+
+def _half(layer: LayerSpec, config: ModelConfig, source: WeightSource, prefix: str) -> Iterator[Expected]:
+    """A block that is a mixer or a feed-forward alone."""
+    yield from _norm("attn_norm", config.hidden_size, is_required=True)
+    if layer.mixer is not None:
+        yield from _mixer(layer, config.hidden_size)
+    elif layer.moe is not None:
+        yield from _experts(layer.moe, config, source, prefix)
+    else:
+        yield from _feed_forward(config.hidden_size, source, prefix)
+
+
+def _mixer(layer: LayerSpec, hidden: int) -> Iterator[Expected]:
+    if isinstance(layer.mixer, ShortConvSpec):
+        yield from _short_conv(layer.mixer, hidden)
+    elif isinstance(layer.mixer, DeltaNetSpec):
+        yield from _delta_net(layer.mixer, hidden)
+    elif isinstance(layer.mixer, AttentionSpec):
+        latent = layer.mixer.latent
+        yield from _attention(layer.mixer, hidden) if latent is None else _latent(layer.mixer, latent, hidden)
+    if isinstance(layer.recurrent, StateSpaceSpec):
+        yield from _state_space(layer.recurrent, hidden)
+
+
+def _feed_forward(hidden: int, source: WeightSource, prefix: str) -> Iterator[Expected]:
+    width = _width(source, f"{prefix}ffn_up.weight", 0)
+    yield from _linear("ffn_up", width, hidden)  # first, as it tells the width: where it lacks, it is named
+    yield from _linear("ffn_gate", width, hidden, is_required=False)
+    yield from _linear("ffn_down", hidden, width)
+
+
+def _state_space(spec: StateSpaceSpec, hidden: int) -> Iterator[Expected]:
+    for name, width in zip(IN, in_widths(spec), strict=True):
+        yield from _linear(name, width, hidden)
+    yield Expected("ssm_conv1d.weight", ((spec.channels, spec.kernel),))
+    yield Expected("ssm_conv1d.bias", ((spec.channels,),), False)
+    for name in ("ssm_a", "ssm_d", "ssm_dt.bias"):
+        yield Expected(name, ((spec.num_heads,),))
+    yield Expected("ssm_norm.weight", ((spec.inner,),), False)
+    yield from _linear("ssm_out", hidden, spec.inner)
 
 
 def _head(spec: HeadSpec, hidden: int, source: WeightSource) -> Iterator[Expected]:
@@ -205,7 +239,9 @@ def _delta_net(spec: DeltaNetSpec, hidden: int) -> Iterator[Expected]:
     yield Expected("ssm_out.weight", ((hidden, values),))
 
 
-def _experts(spec: MoeSpec, hidden: int, source: WeightSource, prefix: str) -> Iterator[Expected]:
+def _experts(spec: MoeSpec, config: ModelConfig, source: WeightSource, prefix: str) -> Iterator[Expected]:
+    """Those of a squared activation have no gate."""
+    hidden, has_gate = config.hidden_size, config.activation != "relu2"
     width = _width(source, f"{prefix}ffn_up_exps.weight", 1)
     yield from _linear("ffn_gate_inp", spec.num_experts, hidden)
     yield Expected("exp_probs_b.bias", ((spec.num_experts,),), False)
@@ -214,11 +250,12 @@ def _experts(spec: MoeSpec, hidden: int, source: WeightSource, prefix: str) -> I
         ("ffn_gate_exps", width, hidden),
         ("ffn_down_exps", hidden, width),
     ):
-        yield Expected(f"{name}.weight", ((spec.num_experts, out, wide),))
-        yield Expected(f"{name}.bias", ((spec.num_experts, out),), False)
-    shared = _width(source, f"{prefix}ffn_gate_shexp.weight", 0)
-    for name in ("ffn_gate_shexp", "ffn_up_shexp"):
-        yield Expected(f"{name}.weight", ((shared, hidden),), shared > 0)
+        if has_gate or name != "ffn_gate_exps":
+            yield Expected(f"{name}.weight", ((spec.num_experts, out, wide),))
+            yield Expected(f"{name}.bias", ((spec.num_experts, out),), False)
+    shared = _width(source, f"{prefix}ffn_up_shexp.weight", 0)
+    yield Expected("ffn_gate_shexp.weight", ((shared, hidden),), shared > 0 and has_gate)
+    yield Expected("ffn_up_shexp.weight", ((shared, hidden),), shared > 0)
     yield Expected("ffn_down_shexp.weight", ((hidden, shared),), shared > 0)
     yield Expected("ffn_gate_inp_shexp.weight", ((1, hidden),), False)
 

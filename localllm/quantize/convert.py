@@ -89,6 +89,14 @@ def convert(
     `extra`: metadata beside the model's own: name, tokenizer, chat template, sampling. `progress` gets the tensor's
     name, and bytes done and in all. Raises UnsupportedModel or BadModelFile before anything is written, DiskFull.
     """
+    metadata, tensors = converted(folder, target, extra)
+    write_gguf(path, metadata, _counted(tensors, progress))
+
+
+def converted(
+    folder: TensorFolder, target: BlockType | None, extra: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Tensor]]:
+    """What `convert` writes: the metadata, and the tensors in file order, each read when its blocks are asked for."""
     config, source = hf_model(folder)
     family = family_of(config.architecture)
     if config.activation != family.activation:
@@ -109,7 +117,7 @@ def convert(
         **gguf_from_facts(_as_files_say(facts, config, source), family.architecture),
         **extra,
     }
-    write_gguf(path, metadata, _counted(tensors, progress))
+    return metadata, tensors
 
 
 def _as_files_say(facts: Facts, config: ModelConfig, source: WeightSource) -> Facts:

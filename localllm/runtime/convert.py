@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from localllm.errors import StoreError, UsageError
 from localllm.formats.blocks import BlockType
+from localllm.formats.gguf_read import GGUFFile
 from localllm.formats.safetensors import SafetensorsFolder
 from localllm.models.mapping import hf_model
 from localllm.quantize.convert import Progress, convert, tell_nobody
+from localllm.quantize.weights import Weights, folder_weights, gguf_weights
 from localllm.runtime.folder_facts import GGUF_SAMPLING_KEYS, folder_sampling, gguf_pooling_type
 from localllm.runtime.place import Place, place_of
 from localllm.tokens.export import gguf_tokenizer
@@ -39,14 +43,30 @@ def convert_model(
     if not output.parent.is_dir():
         raise StoreError(f"the folder {output.parent} does not exist", hint="make it, or name another file with -o")
     with SafetensorsFolder.open(place.path) as folder:
-        config, _ = hf_model(folder)
-        extra: dict[str, Any] = {"general.name": _name(place)}
-        for name, value in folder_sampling(place.folder).items():
-            extra[GGUF_SAMPLING_KEYS[name]] = int(value) if name == "top_k" else float(value)
-        if (pooling := gguf_pooling_type(place.folder)) is not None:
-            extra[f"{config.architecture}.pooling_type"] = pooling
-        extra |= gguf_tokenizer(place.folder, vocab_size=config.vocab_size)
-        convert(folder, output, target, extra, progress)
+        convert(folder, output, target, _beside_weights(place, folder), progress)
+
+
+@contextmanager
+def open_weights(model: Path) -> Iterator[Weights]:
+    """The tensors and the metadata of a model, GGUF or safetensors, for quantize.quantize; errors as above."""
+    place = place_of(model)
+    if place.kind == "gguf":
+        with GGUFFile.open(place.path) as file:
+            yield gguf_weights(file)
+    else:
+        with SafetensorsFolder.open(place.path) as folder:
+            yield folder_weights(folder, _beside_weights(place, folder))
+
+
+def _beside_weights(place: Place, folder: SafetensorsFolder) -> dict[str, Any]:
+    """Metadata that the checkpoint's config does not have: name, sampling, pooling, tokenizer and templates."""
+    config, _ = hf_model(folder)
+    extra: dict[str, Any] = {"general.name": _name(place)}
+    for name, value in folder_sampling(place.folder).items():
+        extra[GGUF_SAMPLING_KEYS[name]] = int(value) if name == "top_k" else float(value)
+    if (pooling := gguf_pooling_type(place.folder)) is not None:
+        extra[f"{config.architecture}.pooling_type"] = pooling
+    return extra | gguf_tokenizer(place.folder, vocab_size=config.vocab_size)
 
 
 def _name(place: Place) -> str:

@@ -9,8 +9,10 @@ from typing import Any
 
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.formats.json_file import read_json_object
-from localllm.models.families import is_encoder_architecture, is_encoder_type
+from localllm.models.families import is_encoder_architecture, is_encoder_config
+from localllm.models.heads import RANK, is_judge
 from localllm.models.hf_families import padding_positions
+from localllm.runtime.sentence_files import modules
 from localllm.wire import SAMPLING_BOUNDS, Pooling
 
 GGUF_SAMPLING_KEYS = {
@@ -73,6 +75,11 @@ def context_length_of(config: Mapping[str, Any]) -> int:
 
 def gguf_pooling(metadata: Mapping[str, Any], architecture: str) -> Pooling:
     """What a GGUF file says of making one vector of a text; else the last token's, or of an encoder the mean."""
+    if not metadata.get(f"{architecture}.pooling_type", 1):
+        raise UnsupportedModel(
+            "the model file says that its vectors are not pooled (pooling_type 0): it has one for each token",
+            hint="choose a model of embeddings",
+        )
     said = metadata.get(f"{architecture}.pooling_type")
     usual: Pooling = "mean" if is_encoder_architecture(architecture) else "last"
     return _GGUF_POOLING.get(said, usual) if isinstance(said, int) else usual
@@ -85,16 +92,19 @@ def folder_pooling(folder: Path) -> Pooling:
 
 
 def gguf_pooling_type(folder: Path) -> int | None:
-    """The same, where it is said or the model is an encoder, as GGUF files number it."""
+    """The same, where it is said or the model is an encoder, as GGUF files number it; of judges of pairs theirs."""
+    if is_judge(_config(folder)):
+        return RANK
     said = folder_pooling(folder) if _is_encoder(folder) else _said_pooling(folder)
     return next((number for number, kind in _GGUF_POOLING.items() if kind == said), None)
 
 
 def _said_pooling(folder: Path) -> Pooling | None:
     """UnsupportedModel where a vector is made in another way, or goes on through more layers."""
-    if any(folder.glob("[0-9]_Dense/config.json")):
+    if any(folder.glob("[0-9]_Dense/config.json")) and not modules(folder):
         raise UnsupportedModel(
-            f"vectors of {folder.name} go on through layers after pooling (Dense), which this build does not know"
+            f"{folder.name} has layers after pooling (Dense), and no modules.json that says whether they are used",
+            hint="take the whole folder from the hub",
         )
     path = folder / "1_Pooling" / "config.json"
     said = read_json_object(path) if path.is_file() else {}
@@ -110,6 +120,9 @@ def _said_pooling(folder: Path) -> Pooling | None:
 
 
 def _is_encoder(folder: Path) -> bool:
+    return is_encoder_config(_config(folder))
+
+
+def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    said = read_json_object(path).get("model_type", "") if path.is_file() else ""
-    return is_encoder_type(said) if isinstance(said, str) else False
+    return read_json_object(path) if path.is_file() else {}

@@ -214,7 +214,15 @@ def _frame(special: SpecialTokens) -> dict[str, Any]:
     return {
         _K + "add_bos_token": special.bos_id is not None and special.prefix_ids == (special.bos_id,),
         _K + "add_eos_token": special.eos_id is not None and suffix == (special.eos_id,),
+        **_between(special),
     }
+
+
+def _between(special: SpecialTokens) -> dict[str, Any]:
+    """Whether another mark begins the second text of a pair, where texts have an end at all."""
+    if not special.suffix_ids or special.between_ids[:1] != special.suffix_ids:
+        return {}
+    return {_K + "add_sep_token": len(special.between_ids) == 2}
 
 
 def _sides(built: BuiltTokenizer) -> dict[str, Any]:

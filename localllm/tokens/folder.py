@@ -186,6 +186,7 @@ def _special_tokens(
     bos, eos = roles.get("bos"), roles.get("eos")
     eot = end_of_turn_id({}, marks, len(texts))
     prefix, suffix = _frame(core)
+    suffix = _with_wish(suffix, eos, config.get("add_eos_token"), at_end=True)
     return SpecialTokens(
         bos_id=bos,
         eos_id=eos,
@@ -194,7 +195,8 @@ def _special_tokens(
         unk_id=roles.get("unk"),
         sep_id=roles.get("sep"),
         prefix_ids=_with_wish(prefix, bos, config.get("add_bos_token"), at_end=False),
-        suffix_ids=_with_wish(suffix, eos, config.get("add_eos_token"), at_end=True),
+        suffix_ids=suffix,
+        between_ids=_between(core, suffix),
         eog_ids=end_of_generation_ids({}, marks, len(texts), (eos, eot, *end_ids(folder, len(texts)))),
     )
 
@@ -217,6 +219,17 @@ def _frame(core: Core) -> tuple[tuple[int, ...], tuple[int, ...]]:
         if framed[start : start + len(bare)] == bare:
             return tuple(framed[:start]), tuple(framed[start + len(bare) :])
     return (), ()
+
+
+def _between(core: Core, suffix: tuple[int, ...]) -> tuple[int, ...]:
+    """What the post-processor puts between the texts of a pair; else what ends one."""
+    bare = core.encode("a", add_special_tokens=False).ids
+    pair = core.encode("a", "a", add_special_tokens=True)
+    places = [index for index, number in enumerate(pair.sequence_ids) if number is not None]
+    firsts, seconds = places[: len(bare)], places[len(bare) :]
+    if not firsts or len(seconds) != len(bare):
+        return suffix
+    return tuple(pair.ids[firsts[-1] + 1 : seconds[0]])
 
 
 def _with_wish(frame: tuple[int, ...], token_id: int | None, wish: object, *, at_end: bool) -> tuple[int, ...]:

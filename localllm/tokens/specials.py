@@ -25,7 +25,8 @@ class TokenType(IntEnum):
 class SpecialTokens:
     """Ids of the tokens that are not text; None where the model has none.
 
-    `prefix_ids` and `suffix_ids` are what the model wants around every text; `eog_ids` end a generation.
+    `prefix_ids` and `suffix_ids` are what the model wants around every text, `between_ids` what is between the two
+    texts of a pair; `eog_ids` end a generation.
     """
 
     bos_id: int | None = None
@@ -36,6 +37,7 @@ class SpecialTokens:
     sep_id: int | None = None
     prefix_ids: tuple[int, ...] = ()
     suffix_ids: tuple[int, ...] = ()
+    between_ids: tuple[int, ...] = ()
     eog_ids: frozenset[int] = frozenset()
 
 

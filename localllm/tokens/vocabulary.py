@@ -160,7 +160,8 @@ def _special_tokens(
     bos, eos, pad, unk, sep = (metadata_id(said, f"{name}_token_id", vocab_size) for name in names)
     eot = end_of_turn_id(metadata, ids_by_text, vocab_size)
     adds_eos = metadata.get("tokenizer.ggml.add_eos_token", defaults.add_eos)
-    ends = (eos if adds_eos else sep if defaults.add_sep else None,)
+    end = eos if adds_eos else sep if defaults.add_sep else None
+    suffix = () if end is None else (end,)
     return SpecialTokens(
         bos_id=bos,
         eos_id=eos,
@@ -169,9 +170,18 @@ def _special_tokens(
         unk_id=unk,
         sep_id=sep,
         prefix_ids=(bos,) if bos is not None and metadata.get("tokenizer.ggml.add_bos_token", defaults.add_bos) else (),
-        suffix_ids=tuple(one for one in ends if one is not None),
+        suffix_ids=suffix,
+        between_ids=(*suffix, *_second_mark(metadata, suffix, sep)),
         eog_ids=end_of_generation_ids(metadata, ids_by_text, vocab_size, (eos, eot)),
     )
+
+
+def _second_mark(metadata: Mapping[str, Any], suffix: tuple[int, ...], sep: int | None) -> tuple[int, ...]:
+    """RoBERTa's kind ends the first text of a pair and begins the second; older files of XLM-R do not say so."""
+    is_old = metadata.get("tokenizer.ggml.model") == "t5"
+    if not suffix or not metadata.get("tokenizer.ggml.add_sep_token", is_old):
+        return ()
+    return suffix if sep is None else (sep,)
 
 
 def _whole_tokens(
