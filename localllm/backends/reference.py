@@ -18,6 +18,7 @@ from localllm.backends.formulas import (
     attend,
     convolve,
     gate_times_up,
+    gated_norm,
     rotate,
     route,
     sigmoid,
@@ -259,6 +260,9 @@ class ReferenceOps:
         mixed = self._convolved(x, kernel, spec, layer)
         return activate(mixed if bias is None else mixed + bias.values, "silu")
 
+    def gated_norm(self, x: Floats, gate: Floats, weight: Tensor | None, eps: float, run: int, gate_first: bool) -> Floats:
+        return gated_norm(x, gate, None if weight is None else weight.values, eps, run, gate_first)
+
     def state_space(
         self, x: Floats, step: Floats, rate: Tensor, bias: Tensor, skip: Tensor, spec: StateSpaceSpec, layer: int
     ) -> Floats:
@@ -321,7 +325,7 @@ class ReferenceOps:
         self,
         x: Floats,
         routing: Floats,
-        gate: Tensor,
+        gate: Tensor | None,
         up: Tensor,
         down: Tensor,
         activation: Activation,
@@ -332,19 +336,20 @@ class ReferenceOps:
         for index in np.unique(chosen):  # rising: the sum's order must not depend on who else is in the batch
             tokens, places = np.nonzero(chosen == index)
             inputs = x[tokens]
-            self._show_matrix(gate, index, inputs)
-            self._show_matrix(up, index, inputs)
-            of_gate, of_up, of_down = (0.0 if bias is None else bias.values[index] for bias in biases)
-            gates, ups = inputs @ gate.expert(index).T + of_gate, inputs @ up.expert(index).T + of_up
-            hidden = gate_times_up(gates, ups, activation)
-            self._show_matrix(down, index, hidden)
-            out = hidden @ down.expert(index).T + of_down
+            ups = self._of_expert(inputs, up, index, biases[1])
+            if gate is None:
+                hidden = activate(ups, activation)
+            else:
+                hidden = gate_times_up(self._of_expert(inputs, gate, index, biases[0]), ups, activation)
+            out = self._of_expert(hidden, down, index, biases[2])
             total[tokens] += routing[tokens, places, 1][:, None] * out
         return total
 
-    def _show_matrix(self, weight: Tensor, index: int, inputs: Floats) -> None:
+    def _of_expert(self, inputs: Floats, weight: Tensor, index: int, bias: Tensor | None) -> Floats:
         if self._tap is not None:
             self._tap("matrix", f"{weight.name}[{index}]", inputs)
+        product: Floats = inputs @ weight.expert(index).T
+        return product if bias is None else product + bias.values[index]
 
     def pool(self, x: Floats) -> None:
         self.hidden = x

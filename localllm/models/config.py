@@ -79,7 +79,7 @@ class AttentionSpec:
 
     Query heads of one group (num_heads / num_kv_heads neighbours) share a KV head. `rope` None: no positions.
     `query_growth`: queries are multiplied by it, keys are not. `latent`: sizes are those of the cache then.
-    `kv_from`: the layer whose keys and values this one reads; it has none of its own, and writes none. `norms_values`:
+    `gated`: what comes out of it is multiplied by the sigmoid of a gate as wide. `kv_from`: the layer whose keys and values this one reads; it has none of its own, and writes none. `norms_values`:
     each head's values are normed, without weights. `values_are_keys`: they are made by the keys' matrix.
     """
 
@@ -94,6 +94,7 @@ class AttentionSpec:
     causal: bool = True
     query_growth: PositionGrowth | None = None
     latent: LatentSpec | None = None
+    gated: bool = False
     kv_from: int | None = None
     norms_values: bool = False
     values_are_keys: bool = False

@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from typing import Generic
 
-from localllm.models.config import AttentionSpec, DeltaNetSpec, LayerSpec, ModelConfig, MoeSpec, ShortConvSpec, StateSpaceSpec
+from localllm.models.config import (
+    AttentionSpec,
+    DeltaNetSpec,
+    LayerSpec,
+    ModelConfig,
+    MoeSpec,
+    ShortConvSpec,
+    StateSpaceSpec,
+)
 from localllm.models.delta_net import mix_delta_net
 from localllm.models.latent import attend_latent
 from localllm.models.ops import A, Ops, W, Weights
@@ -133,10 +141,12 @@ class Decoder(Generic[A, W]):
         if spec.kv_from is not None:
             return self.attend_to_others(x, scope, index, spec)
         ops = self.ops
-        names = ("attn_q", "attn_k") if spec.values_are_keys else ("attn_q", "attn_k", "attn_v")
+        names = ["attn_q", "attn_k"] if spec.values_are_keys else ["attn_q", "attn_k", "attn_v"]
+        names += ["attn_gate"] if spec.gated else []
         q, k, *rest = ops.linear_group(
             x, [scope[f"{name}.weight"] for name in names], [scope.get(f"{name}.bias") for name in names]
         )
+        gate = rest.pop() if spec.gated else None
         v = rest[0] if rest else k
         if spec.norms_values:
             v = ops.rms_norm(v, None, self.config.norm_eps, spec.value_dim)
@@ -145,6 +155,8 @@ class Decoder(Generic[A, W]):
         if spec.rope is not None and spec.query_rope is not None:
             q, k = ops.rope(q, spec.head_dim, spec.query_rope), ops.rope(k, spec.head_dim, spec.rope)
         seen = ops.attention(q, k, v, spec, index, scope.get("attn_sinks.weight"))
+        if gate is not None:
+            seen = ops.gate_rows(seen, gate)
         return ops.linear(seen, scope["attn_output.weight"], scope.get("attn_output.bias"))
 
     def attend_to_others(self, x: A, scope: Scope[W], index: int, spec: AttentionSpec) -> A:
@@ -197,13 +209,16 @@ class Decoder(Generic[A, W]):
             scope.get("ffn_down_exps.scale"),
         )
         names = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
-        gate, up, down = (scope[f"{name}.weight"] for name in names)
+        gate, up, down = scope.get(f"{names[0]}.weight"), *(scope[f"{name}.weight"] for name in names[1:])
         gate_bias, up_bias, down_bias = (scope.get(f"{name}.bias") for name in names)
         total = ops.experts(x, routing, gate, up, down, activation, (gate_bias, up_bias, down_bias))
-        shared_gate = scope.get("ffn_gate_shexp.weight")
-        if shared_gate is None:
+        shared_gate, shared_up = scope.get("ffn_gate_shexp.weight"), scope.get("ffn_up_shexp.weight")
+        if shared_up is None:
             return total
-        hidden = ops.gated(x, shared_gate, scope["ffn_up_shexp.weight"], activation)
+        if shared_gate is None:
+            hidden = ops.activate(ops.linear(x, shared_up), activation)
+        else:
+            hidden = ops.gated(x, shared_gate, shared_up, activation)
         shared = ops.linear(hidden, scope["ffn_down_shexp.weight"])
         opening = scope.get("ffn_gate_inp_shexp.weight")
         if opening is not None:

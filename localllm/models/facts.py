@@ -200,11 +200,6 @@ class Facts:
     conv_kernel: int = key(whole, "shortconv.l_cache", "conv_L_cache", default=0)
 
     # of Mamba-2 and of gated delta nets; see models/state_space_facts.py for what checkpoints call them
-    ssm_kernel: int = key(whole, "ssm.conv_kernel", default=0)
-    ssm_inner: int = key(whole, "ssm.inner_size", default=0)
-    ssm_state: int = key(whole, "ssm.state_size", default=0)
-    ssm_heads: int = key(whole, "ssm.time_step_rank", default=0)
-    ssm_groups: int = key(whole, "ssm.group_count", default=0)
     ssm_step_limits: tuple[float, ...] = key(reals, "", default=())
     ssm_kernel: int = key(whole, "ssm.conv_kernel", "linear_conv_kernel_dim", default=0)
     ssm_state: int = key(whole, "ssm.state_size", "linear_key_head_dim", default=0)

@@ -24,7 +24,8 @@ class Family:
     `adds_one_to_norms`: safetensors keep norms less one. `fuses_qkv`, `fuses_gate_up`, `fuses_expert_gates`: as GGUF
     files of the family have them. `attention_scale` 0: by the head's size. `norms_values`: see AttentionSpec; layers
     without a matrix for values make them with the keys' one then. `gates_attention`: the matrix of queries has their
-    gates, too. `tiles_delta_heads`: see models/delta_rows.py.
+    gates, too. `tiles_delta_heads`: see models/delta_rows.py. `has_halves`: a block is a mixer or a feed-forward, not
+    both. `turns` False: no layer has rope.
     """
 
     architecture: str
@@ -58,12 +59,17 @@ class Family:
     norms_values: bool = False
     gates_attention: bool = False
     tiles_delta_heads: bool = False
+    has_halves: bool = False
+    turns: bool = True
     renames: tuple[tuple[str, str], ...] = ()
     """Names of tensors in a GGUF file (of a layer: without `blk.N.`), and the canonical names of what they are; they
     hold where the file has all of them."""
     hf_defaults: tuple[tuple[str, Any], ...] = ()
     """What checkpoints of the family leave out of their config.json."""
 
+
+ENDLESS_CONTEXT = 1 << 20
+"""Of models without attention, which say no length: what converters write."""
 
 ROWS = (
     # Mistral and Mixtral files say "llama", too; a window, where one is named, is on every layer
@@ -417,6 +423,53 @@ ROWS = (
         renames=(("post_attention_norm.weight", "ffn_norm.weight"),),
         hf_defaults=(("partial_rotary_factor", 0.25),),
     ),
+    # with Mamba-2; of the types that other rows have, too, these are the ones with state
+    Family(
+        architecture="granitehybrid",
+        title="Granite 4 -h, Bamba",
+        hf=("granitemoehybrid", "bamba"),
+        pairs_neighbours=True,
+        divides_logits=True,
+        scoring="softmax_chosen",
+        hf_defaults=(("rms_norm_eps", 1e-6),),
+    ),
+    Family(
+        architecture="falcon-h1",
+        title="Falcon-H1",
+        hf=("falcon_h1",),
+        renames=(("ffn_norm", "ffn_norm.weight"),),
+        hf_defaults=(("rms_norm_eps", 1e-5),),
+    ),
+    Family(
+        architecture="nemotron_h",
+        title="Nemotron-H, Nemotron Nano 2",
+        hf=("nemotron_h",),
+        activation="relu2",
+        has_halves=True,
+        turns=False,
+        hf_defaults=(("layer_norm_epsilon", 1e-5),),
+    ),
+    Family(
+        architecture="nemotron_h_moe",
+        title="Nemotron 3 Nano",
+        hf=("nemotron_h",),
+        activation="relu2",
+        has_halves=True,
+        turns=False,
+        scoring="sigmoid",
+        hf_defaults=(("layer_norm_epsilon", 1e-5),),
+    ),
+    Family(
+        architecture="mamba2",
+        title="Mamba-2",
+        hf=("mamba2",),
+        has_halves=True,
+        turns=False,
+        hf_defaults=(
+            *(("num_attention_heads", 0), ("num_key_value_heads", 0), ("max_position_embeddings", ENDLESS_CONTEXT)),
+            *(("layer_norm_epsilon", 1e-5), ("expand", 2), ("conv_kernel", 4), ("n_groups", 8)),
+        ),
+    ),
 )
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({row.architecture: row for row in ROWS})
@@ -447,7 +500,7 @@ def helper_refused(name: str) -> UnsupportedModel:
 
 
 def family_of_type(model_type: str) -> Family | None:
-    """The row of a `model_type` of Hugging Face."""
+    """The first row of a `model_type` of Hugging Face."""
     return next((family for family in ROWS if model_type in family.hf), None)
 
 
@@ -455,6 +508,17 @@ def is_encoder_architecture(architecture: str) -> bool:
     """Whether models of a GGUF architecture only make vectors."""
     family = FAMILIES.get(architecture)
     return family is not None and family.is_encoder
+
+
+def is_encoder_config(config: Mapping[str, Any]) -> bool:
+    """The same of a config.json: decoders may be trained to see both ways."""
+    model_type = config.get("model_type", "")
+    return isinstance(model_type, str) and (is_encoder_type(model_type) or sees_both_ways(config))
+
+
+def sees_both_ways(config: Mapping[str, Any]) -> bool:
+    """EmbeddingGemma, by its config.json."""
+    return config.get("model_type") == "gemma3_text" and config.get("use_bidirectional_attention") is True
 
 
 def is_encoder_type(model_type: str) -> bool:

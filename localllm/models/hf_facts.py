@@ -12,10 +12,11 @@ from localllm.models.families import FAMILIES, Family, family_of_type, helper_re
 from localllm.models.hf_families import adjusted
 from localllm.models.ready.methods import method_of
 from localllm.models.rope_facts import RopeFactors, mscale, natural_length
+from localllm.models.state_space_facts import architecture_of, counted
 
 Config = Mapping[str, Any]
 
-_LAYER_TYPES = ("full_attention", "sliding_attention", "attention", "conv", "linear_attention")
+_LAYER_TYPES = ("full_attention", "sliding_attention", "attention", "conv", "linear_attention", "mamba", "moe", "mlp")
 _REFUSED_FLAGS = {
     # what changes the arithmetic of a family that is otherwise known
     "scale_attn_by_inverse_layer_idx": "attention scaled by the layer's number",
@@ -42,7 +43,7 @@ def check_config(config: Config) -> Family:
         raise BadModelFile("config.json lacks model_type", hint="take the folder from the hub as it is there")
     if is_helper(str(config.get("model_type"))):
         raise helper_refused(str(config["model_type"]))
-    family = family_of_type(model_type)
+    family = _family_of(inner)
     if family is None:
         reason = f"this build cannot run the architecture {model_type!r}"
         if config.get("auto_map"):
@@ -58,6 +59,12 @@ def check_config(config: Config) -> Family:
     return family
 
 
+def _family_of(config: Config) -> Family | None:
+    """By its type, and where that is of several families by its layers."""
+    architecture = architecture_of(config)
+    return family_of_type(str(config["model_type"])) if architecture is None else FAMILIES[architecture]
+
+
 def known_types() -> set[str]:
     """Every `model_type` that is of some family."""
     return {name for family in FAMILIES.values() for name in family.hf}
@@ -66,7 +73,7 @@ def known_types() -> set[str]:
 def facts_from_hf(config: Config) -> Facts:
     """The facts of a checkpoint, told as a GGUF file would. BadModelFile names a key that is missing or odd."""
     family = check_config(config)
-    named = {name: value for name, value in text_config(config).items() if value is not None}
+    named = {name: value for name, value in counted(text_config(config)).items() if value is not None}
     inner = {**dict(family.hf_defaults), **named}
     facts = facts_from_config(inner)
     for name in ("rope_parameters", "rope_scaling"):

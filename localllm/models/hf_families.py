@@ -11,6 +11,7 @@ from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.models.delta_facts import delta_net_facts, qwen35_facts
 from localllm.models.facts import Facts
 from localllm.models.gemma4_facts import gemma4
+from localllm.models.state_space_facts import bamba, falcon_h1, granite_hybrid, mamba2, nemotron_h
 
 Config = Mapping[str, Any]
 _AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
@@ -84,15 +85,6 @@ def padding_positions(config: Config) -> int:
 
 def _gpt_oss(facts: Facts, config: Config) -> Facts:
     return replace(facts, expert_width=facts.feed_forward[0])
-
-
-def _granite4(facts: Facts, config: Config) -> Facts:
-    """Dense Granite 4 names the width of its shared experts, and may turn nothing."""
-    facts = replace(facts, has_rope=config.get("position_embedding_type") == "rope")
-    shared = config.get("shared_intermediate_size")
-    if isinstance(shared, int) and not facts.num_experts:
-        return replace(facts, feed_forward=(shared,), num_used_experts=0)
-    return facts
 
 
 def _granite_shared(facts: Facts, config: Config) -> Facts:
@@ -187,7 +179,11 @@ _ADJUST: Mapping[str, Callable[[Facts, Config], Facts]] = MappingProxyType(
         "gemma4_unified_text": gemma4,
         "gpt2": _gpt2,
         "gpt_oss": _gpt_oss,
-        "granitemoehybrid": _granite4,
+        "granitemoehybrid": granite_hybrid,
+        "bamba": bamba,
+        "falcon_h1": falcon_h1,
+        "nemotron_h": nemotron_h,
+        "mamba2": mamba2,
         "granitemoeshared": _granite_shared,
         "cohere": _cohere,
         "cohere2": _cohere2,

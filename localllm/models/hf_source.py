@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.formats.blocks import BlockType
 from localllm.models.config import AttentionSpec, LatentSpec, ModelConfig
+from localllm.models.delta_rows import DELTA_CUTS, GATED_CUTS, delta_of, delta_rows, gated_rows, joined_count, tiled_heads
 from localllm.models.names import Piece
 from localllm.models.rows import LatentPart, Order, attention_of, grouped_rows, latent_rows, turned_order
 from localllm.models.source import WeightInfo
+from localllm.models.state_space import IN_CUTS, in_rows, in_widths
+from localllm.models.state_space_facts import state_space_of
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -28,9 +31,13 @@ _TYPES: Mapping[str, BlockType] = {
     **{kind.name: kind for kind in (BlockType.Q4_0, BlockType.Q4_1, BlockType.Q5_0, BlockType.Q5_1, BlockType.Q8_0)},
 }
 _PLAIN = (BlockType.F32, BlockType.F16, BlockType.BF16)
-_SMALL = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "shortconv.conv.weight", "position_embd.weight")
+_SMALL = (
+    *("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_embd.weight"),
+    *("shortconv.conv.weight", "ssm_conv1d.weight"),
+)
 """What backends expect as floats."""
 _MXFP4_BLOCK = 32
+_BLOCK = 32  # columns of a block of _TYPES that are no plain floats
 
 
 class TensorInfo(Protocol):
@@ -132,7 +139,7 @@ class HFSource:
             shape = self._mxfp4_shape(piece)
         if piece.transposed and len(shape) > 1:
             shape = (*shape[:-2], shape[-1], shape[-2])
-        if name.endswith("shortconv.conv.weight") and len(shape) == 3 and shape[1] == 1:
+        if name.endswith(("shortconv.conv.weight", "ssm_conv1d.weight")) and len(shape) == 3 and shape[1] == 1:
             shape = (shape[0], shape[2])
         if _is_flat(name):
             shape = (math.prod(shape),)
@@ -177,6 +184,14 @@ class HFSource:
             return grouped_rows(piece.cut[-1], spec)
         if piece.cut in ("plain queries", "turned queries", "latent", "turned keys"):
             return self._latent_rows(piece, piece.cut, name, count)
+        if piece.cut in GATED_CUTS:
+            return self._gated_rows(piece, name, count)
+        if piece.cut in DELTA_CUTS:
+            return self._delta_rows(piece, name, count)
+        if piece.cut == "tiled columns":
+            return slice(None)
+        if piece.cut in IN_CUTS:
+            return self._state_space_rows(piece, name, count)
         if piece.cut and count % 2:
             raise BadModelFile(f"{piece.tensor} has {count} rows, which are no two equal halves")
         return {
@@ -207,22 +222,65 @@ class HFSource:
             raise BadModelFile(f"{piece.tensor} has {count} rows, but must have {end}")
         return latent_rows(part, spec, self._pairs_neighbours)
 
+    def _gated_rows(self, piece: Piece, name: str, count: int) -> Order:
+        spec = attention_of(name, self._config)
+        if spec is None or count != 2 * spec.num_heads * spec.head_dim:
+            raise BadModelFile(f"{piece.tensor} has {count} rows, which are no queries and their gates")
+        return gated_rows(piece.cut, spec)
+
+    def _delta_rows(self, piece: Piece, name: str, count: int) -> Order:
+        spec = delta_of(name, self._config)
+        if spec is None:
+            raise BadModelFile(f"{piece.tensor} belongs to no gated delta net")
+        rows = delta_rows(piece.cut, spec)
+        wanted = joined_count(piece.cut, spec) if piece.cut.startswith("joined") else len(rows)
+        if count != wanted:
+            raise BadModelFile(f"{piece.tensor} has {count} rows, but must have {wanted}")
+        return rows
+
+    def _state_space_rows(self, piece: Piece, name: str, count: int) -> slice:
+        spec = state_space_of(name, self._config)
+        if spec is None or count != sum(in_widths(spec)):
+            raise BadModelFile(f"{piece.tensor} has {count} rows, which are no input of a state space")
+        first, end = in_rows(IN_CUTS.index(piece.cut), spec)
+        return slice(first, end)
+
+    def _tiled_columns(self, piece: Piece, info: WeightInfo, values: NDArray[Any]) -> NDArray[Any]:
+        """Columns of heads in tiled order; of blocks, where a head is a whole number of them."""
+        spec = delta_of(info.name, self._config)
+        if spec is None or info.shape[-1] != spec.num_value_heads * spec.value_dim:
+            raise BadModelFile(f"{piece.tensor} has {info.shape[-1]} columns, which are no values of a gated delta net")
+        heads = tiled_heads(spec)
+        if info.type not in _PLAIN and spec.value_dim % _BLOCK and (heads != np.sort(heads)).any():
+            raise UnsupportedModel(
+                f"{piece.tensor} has heads of {spec.value_dim} values, which are no whole blocks",
+                hint="take the original weights, or a GGUF version",
+            )
+        rows = values.reshape(info.shape[0], spec.num_value_heads, -1)
+        return rows[:, heads].reshape(values.shape)
+
     def _bytes(self, piece: Piece, info: WeightInfo) -> Bytes:
         if piece.scales:
             return self._mxfp4_bytes(piece, info)
         if info.type == BlockType.F32:
             is_plain = self._folder.tensors[piece.tensor].dtype == "F32"
             values: NDArray[Any] = (self._folder.array if is_plain else self._folder.as_float32)(piece.tensor)
-            if self._adds_one and info.name.endswith("norm.weight"):
+            if self._adds_one and info.name.endswith("norm.weight") and not info.name.endswith("ssm_norm.weight"):
                 values = values + np.float32(1)
+            if piece.tensor.endswith(".A_log"):
+                values = -np.exp(values)
         else:
             values = self._folder.array(piece.tensor)
         if piece.transposed and values.ndim > 1:
             values = values.swapaxes(-1, -2)
         if _is_flat(info.name):
             values = values.reshape(-1)
+        if info.name.endswith("ssm_conv1d.weight") and values.ndim == 3:
+            values = values.squeeze(1)
         if piece.cut in ("head keys", "head values"):
             return _flat(self._of_heads(piece, info.name, values))
+        if piece.cut == "tiled columns":
+            return _flat(self._tiled_columns(piece, info, values))
         axis = _row_axis(info.name, values.shape)
         values = _taken(values, self._rows(piece, info.name, values.shape[axis]), axis)
         if self._pairs_neighbours:

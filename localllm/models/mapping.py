@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from localllm.errors import BadModelFile, UnsupportedModel
@@ -15,16 +16,17 @@ from localllm.models.assemble import config_from_facts
 from localllm.models.config import ModelConfig
 from localllm.models.facts import facts_from_gguf
 from localllm.models.families import FAMILIES, family_of, helper_refused, is_helper
-from localllm.models.hf_facts import check_config, facts_from_hf, guessing_layers_from, hf_rope_factors
 from localllm.models.heads import head_from_config, head_from_gguf
+from localllm.models.hf_facts import check_config, facts_from_hf, guessing_layers_from, hf_rope_factors, text_config
 from localllm.models.hf_families import padding_positions
 from localllm.models.hf_source import HFSource, TensorFolder
+from localllm.models.layer_scales import with_layer_scales
 from localllm.models.names import Piece, pieces_of
 from localllm.models.quirks import BlockFile, GGUFSource
 from localllm.models.ready.folder import ready_folder
 from localllm.models.rope_facts import NO_FACTORS, RopeFactors
+from localllm.models.scaled import ScaledSource, multipliers_of
 from localllm.models.shapes import check_tensors
-from localllm.models.layer_scales import with_layer_scales
 from localllm.models.shared_kv import unread
 from localllm.models.source import WeightSource
 from localllm.models.token_types import with_types_in_positions
@@ -121,12 +123,17 @@ def hf_model(folder: TensorFolder) -> tuple[ModelConfig, WeightSource]:
     pieces = pieces_of(folder.tensors, family, skips_from, judges=head is not None)
     if "output.weight" in pieces and facts.is_tied:
         del pieces["output.weight"]  # a copy of the embedding that some checkpoints carry along
+    multipliers = multipliers_of(text_config(folder.config))
+    if multipliers is not None and multipliers.unties:
+        pieces.setdefault("output.weight", pieces["token_embd.weight"])
     config = config_from_facts(facts, family, pieces, hf_rope_factors(facts), hf_vocab_size(folder, pieces))
     config = replace(config, head=head)
     for name in unread(pieces, config):
         del pieces[name]
     pairs = family.hf_pairs_neighbours and folder.config.get("rope_interleave") is not False
-    weights = HFSource(folder, pieces, config, family.adds_one_to_norms, pairs)
+    weights: WeightSource = HFSource(folder, pieces, config, family.adds_one_to_norms, pairs)
+    if multipliers is not None:
+        weights = ScaledSource(weights, partial(multipliers.factor_of, config))
     source = with_types_in_positions(
         weights, config.context_length, padding_positions(folder.config), keeps=head is not None
     )

@@ -84,7 +84,7 @@ class Ops(Protocol[A, W_contra]):
     def scale(self, x: A, factor: float) -> A: ...
 
     def gate_rows(self, x: A, gate: A) -> A:
-        """Every row of x times the sigmoid of its one value in `gate` (T, 1)."""
+        """x times the sigmoid of `gate`: of one value for each row (T, 1), or of as many as x has."""
 
     def linear_heads(self, x: A, weight: W_contra) -> A:
         """Head h of x times its own matrix: weight (heads, out, in), x (T, heads * in), to (T, heads * out)."""
@@ -163,13 +163,14 @@ class Ops(Protocol[A, W_contra]):
         self,
         x: A,
         routing: A,
-        gate: W_contra,
+        gate: W_contra | None,
         up: W_contra,
         down: W_contra,
         activation: Activation,
         biases: tuple[W_contra | None, W_contra | None, W_contra | None] = (None, None, None),
     ) -> A:
-        """The weighted sum of the chosen experts' gated feed-forwards, added in the order of expert index.
+        """The weighted sum of the chosen experts' feed-forwards, added in the order of expert index. No `gate`: they are
+        the activation of what `up` makes, and `down`.
 
         Weights are (experts, out, in); `biases` of gate, up and down are (experts, out).
         """

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile
 from localllm.formats.blocks import BlockType, decode
-from localllm.models.config import AttentionSpec, DeltaNetSpec, LatentSpec, ModelConfig
+from localllm.models.config import AttentionSpec, DeltaNetSpec, LatentSpec, ModelConfig, StateSpaceSpec
 from localllm.models.delta_rows import DeltaCut, delta_of, delta_rows, gated_rows, joined_count
 from localllm.models.families import Family
 from localllm.models.rows import LATENT_PARTS, Order, attention_of, latent_rows, turned_order
 from localllm.models.shared_kv import unread
 from localllm.models.source import WeightInfo
+from localllm.models.state_space import IN, in_rows, in_widths
+from localllm.models.state_space_facts import state_space_of
 
 Bytes = NDArray[np.uint8]
 
@@ -202,6 +204,12 @@ def split(
     if name.endswith(("attn_q_norm.weight", "attn_k_norm.weight", "exp_probs_b.bias")) and len(shape) == 2:
         size = math.prod(shape)
         return [(name, Cut((name,), 0, size, shape=(size,)))]
+    if re.search(r"\.ssm_(?:a|d|norm\.weight)$", name) and len(shape) == 2:
+        size = math.prod(shape)
+        return [(name, Cut((name,), 0, size, shape=(size,)))]
+    state_space = state_space_of(name, config)
+    if state_space is not None and ".ssm_in." in name:
+        return split_state_space(name, rows, state_space)
     delta = delta_of(name, config)
     if delta is not None:
         return split_delta(name, rows, delta)
@@ -250,6 +258,14 @@ def split_delta(tensor: str, rows: int, spec: DeltaNetSpec) -> list[tuple[str, C
             raise BadModelFile(f"{tensor} has {rows} rows, but must have {joined_count(cut, spec)}")
         found.append((f"{prefix}.{number}.{name}.{kind}", Cut((tensor,), 0, rows, delta_rows(cut, spec))))
     return found or [(tensor, Cut((tensor,), 0, rows))]
+
+
+def split_state_space(tensor: str, rows: int, spec: StateSpaceSpec) -> list[tuple[str, Cut]]:
+    """The gate, what the convolution takes in, and the steps lie one after another."""
+    if rows != sum(in_widths(spec)):
+        raise BadModelFile(f"{tensor} has {rows} rows, but must have {sum(in_widths(spec))}")
+    cuts = (Cut((tensor,), *in_rows(index, spec)) for index in range(len(IN)))
+    return [(tensor.replace(".ssm_in.", f".{name}."), cut) for name, cut in zip(IN, cuts, strict=True)]
 
 
 def split_gates(tensor: str, rows: int, spec: AttentionSpec) -> list[tuple[str, Cut]]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from localllm.models.config import StateSpaceSpec
 from localllm.models.ops import A, Ops, W, Weights
 
+InCut = Literal["ssm gate", "ssm input", "ssm steps"]
+IN_CUTS: tuple[InCut, ...] = ("ssm gate", "ssm input", "ssm steps")
 IN = ("ssm_gate", "ssm_in", "ssm_step")
 """What the input is projected to: the gate, what the convolution takes in, and each head's step. Files have one matrix
 of these rows, one after another."""
@@ -25,3 +29,9 @@ def mix_state_space(ops: Ops[A, W], x: A, scope: Weights[W], spec: StateSpaceSpe
 def in_widths(spec: StateSpaceSpec) -> tuple[int, ...]:
     """Rows of each of `IN`."""
     return spec.inner, spec.channels, spec.num_heads
+
+
+def in_rows(index: int, spec: StateSpaceSpec) -> tuple[int, int]:
+    """Where the rows of one of `IN` begin and end in the matrix that files have."""
+    widths = in_widths(spec)
+    return sum(widths[:index]), sum(widths[: index + 1])

@@ -123,8 +123,8 @@ class Emitter:
     def _embed(self, node: nodes.Embed) -> bool:
         out = self._shared(node.out)
         if node.weight.name in LOOKED_UP:
-            raw, kind = self._pack.kept(node.weight), int(node.weight.type)
-            self._program.lookup(raw, kind, *node.weight.shape, node.scale, out)
+            raw, (rows, columns) = self._pack.kept(node.weight), node.weight.shape
+            self._program.lookup(raw, int(node.weight.type), rows, columns, node.scale, out)
         else:
             self._program.embed(self._pack.matrix(node.weight), EMBEDDED.index(node.of), node.scale, out)
         return True
@@ -238,6 +238,28 @@ class Emitter:
         kernel, bias = self._pack.vector(node.kernel), self._pack.vector(node.bias)
         x, kept = self._floats(node.x), self._keep(spec.channels)
         self._program.causal_conv(x, kernel, bias, spec.kernel, spec.channels, place, kept, self._shared(node.out))
+        return True
+
+    def _statespace(self, node: nodes.StateSpace) -> bool:
+        spec, place = node.spec, self._state_places[node.layer][1].first
+        rate, bias, skip = map(self._pack.vector, (node.rate, node.bias, node.skip))
+        kept = self._keep(spec.inner + spec.num_groups * spec.state_dim + spec.num_heads)
+        self._program.state_space(
+            self._floats(node.x),
+            self._floats(node.step),
+            rate,
+            bias,
+            skip,
+            num_heads=spec.num_heads,
+            head_dim=spec.head_dim,
+            num_groups=spec.num_groups,
+            state_dim=spec.state_dim,
+            least=spec.step_limits[0],
+            most=spec.step_limits[1],
+            state_offset=place,
+            kept=kept,
+            out=self._shared(node.out),
+        )
         return True
 
     def _keep(self, width: int) -> int:

@@ -283,6 +283,18 @@ class DeltaNet(Node):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class StateSpace(Node):
+    out: Value
+    x: Value
+    step: Value
+    rate: Weight
+    bias: Weight
+    skip: Weight
+    spec: StateSpaceSpec
+    layer: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Route(Node):
     """Router logits to (experts, weights), `num_used` of each."""
 

@@ -182,6 +182,12 @@ class RecordingOps:
         out = Value(spec.channels)
         return self._keep(out, nodes.CausalConv(out, x, kernel, bias, spec, layer))
 
+    def state_space(
+        self, x: Value, step: Value, rate: Weight, bias: Weight, skip: Weight, spec: StateSpaceSpec, layer: int
+    ) -> Value:
+        out = Value(spec.inner)
+        return self._keep(out, nodes.StateSpace(out, x, step, rate, bias, skip, spec, layer))
+
     def route(
         self,
         x: Value,
@@ -199,12 +205,16 @@ class RecordingOps:
         self,
         x: Value,
         routing: Value,
-        gate: Weight,
+        gate: Weight | None,
         up: Weight,
         down: Weight,
         activation: Activation,
         biases: tuple[Weight | None, Weight | None, Weight | None] = (None, None, None),
     ) -> Value:
+        if gate is None:
+            if activation != "relu2" or biases[1] is not None:
+                raise UnsupportedModel(f"there are no native kernels for experts with {activation} and without a gate")
+            gate, activation = up, "relu"  # a square is a product with itself
         out = Value(down.shape[1])
         return self._keep(out, nodes.Experts(out, x, routing, gate, up, down, activation, *biases))
 

@@ -12,6 +12,7 @@ from localllm.backends.layout import attention_specs
 from localllm.backends.metal.formulas import activate, attend, gate_times_up, gated_norm, rotate, route, softcap
 from localllm.backends.metal.memory import MetalMemory
 from localllm.backends.metal.precision import Precision
+from localllm.backends.metal.recurrences import delta_net
 from localllm.backends.metal.state_space import scan
 from localllm.backends.metal.views import AlikeView, ConvView, KvView, Pages, alike_view, conv_view, kv_view, line_of
 from localllm.backends.metal.weights import Weight
@@ -166,6 +167,11 @@ class MetalOps:
         mixed = self._convolved(x, kernel, spec, layer)
         return activate(mixed if bias is None else mixed + bias.values(), "silu")
 
+    def gated_norm(
+        self, x: mx.array, gate: mx.array, weight: Weight | None, eps: float, run: int, gate_first: bool
+    ) -> mx.array:
+        return gated_norm(x, gate, None if weight is None else weight.values(), eps, run, gate_first)
+
     def state_space(
         self, x: mx.array, step: mx.array, rate: Weight, bias: Weight, skip: Weight, spec: StateSpaceSpec, layer: int
     ) -> mx.array:
@@ -183,6 +189,25 @@ class MetalOps:
                 if self._memory.trails.wants(seq):
                     lone = slice(index, index + 1)
                     again = partial(_scanned, own[0][lone], own[1][lone], *weights, spec, before[lone])
+                    self._memory.trails.keep(seq, layer, again, part=1)
+        return mx.concatenate(outs)[view.back]
+
+    def delta_net(
+        self, x: mx.array, beta: mx.array, decay: mx.array, rate: Weight, bias: Weight, spec: DeltaNetSpec, layer: int
+    ) -> mx.array:
+        weights, view = (rate.values(), bias.values()), self._alike()
+        outs = []
+        for rows, tokens in view.parts:
+            slots = mx.array(self._batch.slots[rows])
+            own, before = (x[tokens], beta[tokens], decay[tokens]), self._memory.states(layer, slots, part=1)
+            out, after = delta_net(*own, *weights, spec, before)
+            outs.append(out.reshape(-1, out.shape[-1]))
+            self._memory.set_states(layer, slots, after, part=1)
+            for index, row in enumerate(rows.tolist()):
+                seq = self._plan.rows[row].seq
+                if self._memory.trails.wants(seq):
+                    lone = slice(index, index + 1)
+                    again = partial(_corrected, [each[lone] for each in own], weights, spec, before[lone])
                     self._memory.trails.keep(seq, layer, again, part=1)
         return mx.concatenate(outs)[view.back]
 
@@ -226,7 +251,7 @@ class MetalOps:
         self,
         x: mx.array,
         routing: mx.array,
-        gate: Weight,
+        gate: Weight | None,
         up: Weight,
         down: Weight,
         activation: Activation,
@@ -245,7 +270,11 @@ class MetalOps:
             return out if bias is None else out + bias.values()[experts]
 
         inputs = x[lines]
-        hidden = gate_times_up(product(inputs, gate, biases[0]), product(inputs, up, biases[1]), activation)
+        hidden = product(inputs, up, biases[1])
+        if gate is None:
+            hidden = activate(hidden, activation)
+        else:
+            hidden = gate_times_up(product(inputs, gate, biases[0]), hidden, activation)
         out = product(hidden, down, biases[2])
         parts = (out if back is None else out[back]).reshape(num_tokens, num_used, -1)
         return (parts * routing[:, :, 1:]).sum(axis=1)
@@ -264,6 +293,14 @@ class MetalOps:
         layout = self._memory.layout
         pages = Pages(self._batch.tables[group], layout.page_size, self._memory.num_pages, self._memory.width)
         return kv_view(self._batch, pages, layout.groups[group].window, causal)
+
+
+def _corrected(
+    inputs: list[mx.array], weights: tuple[mx.array, mx.array], spec: DeltaNetSpec, state: mx.array, num_tokens: int
+) -> mx.array:
+    """The state of a gated delta net after the first tokens of one row."""
+    x, beta, decay = (each[:, :num_tokens] for each in inputs)
+    return delta_net(x, beta, decay, *weights, spec, state)[1][0]
 
 
 def _stretch(line: mx.array, length: int, first: int) -> mx.array:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from localllm.backends.torch.formulas import gate_times_up
+from localllm.backends.torch.formulas import activate, gate_times_up
 from localllm.backends.torch.products import Products, check_width
 from localllm.backends.torch.weights import Weight
 from localllm.models.config import Activation
@@ -34,7 +34,7 @@ class Crowd:
 class Experts:
     """Matrices (experts, out, in) with biases (experts, out)."""
 
-    gate: Weight
+    gate: Weight | None
     up: Weight
     down: Weight
     activation: Activation
@@ -42,7 +42,7 @@ class Experts:
 
     def mix(self, x: Tensor, routing: Tensor, products: Products) -> Tensor:
         """x (T, in) and routing (T, num_used, 2) to the weighted sum (T, out), in the order of expert index."""
-        check_width(x, self.gate)
+        check_width(x, self.up)
         chosen = routing[:, :, 0].cpu().numpy().astype(np.int64)
         order = np.argsort(chosen, axis=1, kind="stable")
         choices = np.take_along_axis(chosen, order, axis=1)
@@ -59,9 +59,11 @@ class Experts:
     def _feed(self, x: Tensor, crowd: Crowd, products: Products) -> Tensor:
         """x (experts, most, in) to (experts * most, out)."""
         of_gate, of_up, of_down = self.biases
-        gates = self._linear(x, self.gate, of_gate, crowd, products)
-        ups = self._linear(x, self.up, of_up, crowd, products)
-        hidden = gate_times_up(gates, ups, self.activation)
+        hidden = self._linear(x, self.up, of_up, crowd, products)
+        if self.gate is None:
+            hidden = activate(hidden, self.activation)
+        else:
+            hidden = gate_times_up(self._linear(x, self.gate, of_gate, crowd, products), hidden, self.activation)
         return self._linear(hidden, self.down, of_down, crowd, products).flatten(0, 1)
 
     @staticmethod

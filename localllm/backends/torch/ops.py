@@ -15,10 +15,19 @@ from torch.nn import functional
 from localllm.backends.batch import Batch
 from localllm.backends.layout import layer_values
 from localllm.backends.torch.experts import Experts
-from localllm.backends.torch.formulas import activate, attend, convolve, gate_times_up, gated_norm, rotate, route, softcap
+from localllm.backends.torch.formulas import (
+    activate,
+    attend,
+    convolve,
+    gate_times_up,
+    rotate,
+    route,
+    softcap,
+)
 from localllm.backends.torch.memory import DeviceMemory
 from localllm.backends.torch.products import Products, check_width
 from localllm.backends.torch.reach import Pool, Reach, Span, reach, uploaded
+from localllm.backends.torch.recurrences import delta_net
 from localllm.backends.torch.state_space import scan
 from localllm.backends.torch.weights import Weight
 from localllm.engine.step import StepPlan
@@ -190,6 +199,9 @@ class TorchOps:
         mixed = self._mixed(x, kernel, spec, layer)
         return functional.silu(mixed if bias is None else mixed + bias.store)
 
+    def gated_norm(self, x: Tensor, gate: Tensor, weight: Weight | None, eps: float, run: int, gate_first: bool) -> Tensor:
+        return gated_norm(x, gate, None if weight is None else weight.store, eps, run, gate_first)
+
     def state_space(
         self, x: Tensor, step: Tensor, rate: Weight, bias: Weight, skip: Weight, spec: StateSpaceSpec, layer: int
     ) -> Tensor:
@@ -204,6 +216,23 @@ class TorchOps:
                 if self._memory.trails.wants(seq):
                     lone = slice(index, index + 1)
                     again = partial(_scanned, own[0][lone], own[1][lone], *weights, spec, before[lone])
+                    self._memory.trails.keep(seq, layer, again, part=1)
+        return out
+
+    def delta_net(
+        self, x: Tensor, beta: Tensor, decay: Tensor, rate: Weight, bias: Weight, spec: DeltaNetSpec, layer: int
+    ) -> Tensor:
+        out = x.new_empty((len(x), spec.num_value_heads * spec.value_dim))
+        states, weights = self._memory.state(layer, part=1), (rate.store, bias.store)
+        for rows, tokens in self.step.convolved:
+            slots = uploaded(self.step.batch.slots[rows], self._device)
+            own, before = (x[tokens], beta[tokens], decay[tokens]), states[slots]
+            out[tokens], states[slots] = delta_net(*own, *weights, spec, before)
+            for index, row in enumerate(rows.tolist()):
+                seq = self.step.plan.rows[row].seq
+                if self._memory.trails.wants(seq):
+                    lone = slice(index, index + 1)
+                    again = partial(_corrected, [each[lone] for each in own], weights, spec, before[lone])
                     self._memory.trails.keep(seq, layer, again, part=1)
         return out
 
@@ -238,7 +267,7 @@ class TorchOps:
         self,
         x: Tensor,
         routing: Tensor,
-        gate: Weight,
+        gate: Weight | None,
         up: Weight,
         down: Weight,
         activation: Activation,
@@ -295,6 +324,14 @@ class TorchOps:
             seq = self.step.plan.rows[row].seq
             if self._memory.trails.wants(seq):
                 self._memory.trails.keep(seq, layer, partial(_stretch, lines[index], past))
+
+
+def _corrected(
+    inputs: list[Tensor], weights: tuple[Tensor, Tensor], spec: DeltaNetSpec, state: Tensor, num_tokens: int
+) -> Tensor:
+    """The state of a gated delta net after the first tokens of one row."""
+    x, beta, decay = (each[:, :num_tokens] for each in inputs)
+    return delta_net(x, beta, decay, *weights, spec, state)[1][0]
 
 
 def _stretch(line: Tensor, length: int, first: int) -> Tensor:
