@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from localllm.formats.blocks import BlockType
 from localllm.formats.gguf_metadata import Value, ValueType
 from localllm.formats.gguf_read import GGUFFile
+from localllm.formats.gguf_write import Raw
+from localllm.formats.safetensors import SafetensorsFolder
+from localllm.quantize.convert import converted
 from localllm.quantize.recipes import TensorFacts
 
 Bytes = NDArray[np.uint8]
@@ -60,6 +64,21 @@ def gguf_weights(file: GGUFFile) -> Weights:
         for info in file.tensors.values()
     )
     return Weights(metadata, tensors, identity_of(file.paths))
+
+
+def folder_weights(folder: SafetensorsFolder, extra: Mapping[str, Any]) -> Weights:
+    """What a conversion of the folder writes, its matrices in the types they have there; `extra` as for `convert`."""
+    metadata, tensors = converted(folder, None, extra)
+    weights = (Weight(name, tuple(shape), kind, _reader(raw), _nothing) for name, shape, kind, raw in tensors)
+    return Weights(metadata, tuple(weights), identity_of(folder.paths))
+
+
+def _reader(raw: Raw) -> Callable[[], Bytes]:
+    return raw if callable(raw) else lambda: raw
+
+
+def _nothing() -> None:
+    """A conversion lets go of what it reads by itself."""
 
 
 def identity_of(paths: Iterable[Path]) -> str:
