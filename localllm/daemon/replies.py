@@ -54,7 +54,8 @@ class Ask:
     format: "Format | None" = None
     constraint: wire.Constraint | None = None
     thinking: wire.ThinkingBudget | None = None
-    pooled: wire.Pooling | None = None
+    pooled: wire.Pooled | None = None
+    second_from: int = 0
     num_given: int = 0
     shows_given: bool = False
 
@@ -364,6 +365,7 @@ class _Sequence:
         return None
 
     def _finish(self, piece: Piece, reason: Finish, stop: str | int | None) -> None:
+        self._note_pace()  # the last tokens came before the end
         piece.finish, piece.stop = reason, None if stop == DONE else stop
         self.is_finished = True
         self._reply.note_finish(reason)
@@ -393,6 +395,7 @@ def _submit(request_id: str, ask: Ask) -> wire.Submit:
         thinking=ask.thinking,
         pooled=ask.pooled,
         num_given=ask.num_given,
+        second_from=ask.second_from,
     )
 
 
