@@ -36,6 +36,7 @@ _KEPT = (
     "ffn_gate_inp.weight",
     "ffn_gate_inp_shexp.weight",
     "shortconv.conv.weight",
+    "ssm_conv1d.weight",
     "position_embd.weight",
 )
 _ENDS = frozenset({"token_embd.weight", "output.weight"})

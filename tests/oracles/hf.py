@@ -84,6 +84,16 @@ GRANITE = {
 TIED = {"tie_word_embeddings": True}
 HALF_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+DELTA = {
+    "head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_conv_kernel_dim": 4,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+}
 GLM_EXPERTS = {
     "n_routed_experts": 6,
     "num_experts_per_tok": 2,
@@ -101,6 +111,35 @@ LATENT = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 32,
     "first_k_dense_replace": 1,
+}
+SIZES_OF_STATE = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16}
+MAMBA = {
+    **SIZES_OF_STATE,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 8,
+    "layer_types": ["mamba", "attention", "mamba", "mamba"],
+}
+MULTIPLIERS = {
+    "embedding_multiplier": 2.5,
+    "lm_head_multiplier": 0.4,
+    "key_multiplier": 0.7,
+    "attention_in_multiplier": 1.3,
+    "attention_out_multiplier": 0.8,
+    "ssm_in_multiplier": 1.2,
+    "ssm_out_multiplier": 0.6,
+    "mlp_multipliers": [0.9, 0.5],
+    "ssm_multipliers": [0.5, 1.5, 0.7, 0.8, 1.1],
+}
+# transformers limits the steps of prompts, but not those of single tokens; the authors limit neither
+NEMOTRON = {
+    "head_dim": 16,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 16,
+    "ssm_state_size": 16,
+    "n_groups": 2,
+    "chunk_size": 8,
+    "time_step_min": 0.0,
+    "num_hidden_layers": None,
 }
 PATTERN = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
 
@@ -397,6 +436,92 @@ FAMILIES = (
             "tie_word_embeddings": True,
         },
     ),
+    # three value heads of a key head, and heads of another size for values
+    Family("qwen3 next", "Qwen3NextConfig", "qwen3next", {**DELTA, **EXPERTS, "shared_expert_intermediate_size": 32}),
+    Family("qwen3.5", "Qwen3_5TextConfig", "qwen35", {**DELTA, "tie_word_embeddings": True}),
+    Family(
+        "qwen3.5 moe",
+        "Qwen3_5MoeTextConfig",
+        "qwen35moe",
+        {**DELTA, **EXPERTS, "shared_expert_intermediate_size": 32, "linear_num_key_heads": 1},
+    ),
+    Family(
+        "granite 4 h",
+        "GraniteMoeHybridConfig",
+        "granitehybrid",
+        {**GRANITE, **MAMBA, "num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 96},
+    ),
+    Family(
+        "granite 4 h, experts and rope",
+        "GraniteMoeHybridConfig",
+        "granitehybrid",
+        {
+            **GRANITE,
+            **MAMBA,
+            **TIED,
+            "num_local_experts": 6,
+            "shared_intermediate_size": 40,
+            "mamba_n_groups": 2,
+            "position_embedding_type": "rope",
+        },
+    ),
+    Family(
+        "bamba",
+        "BambaConfig",
+        "granitehybrid",
+        {**SIZES_OF_STATE, "attn_layer_indices": [1, 3], "mamba_n_groups": 1, "mamba_chunk_size": 8},
+    ),
+    Family(
+        "falcon h1",
+        "FalconH1Config",
+        "falcon-h1",
+        {
+            **SIZES_OF_STATE,
+            **MULTIPLIERS,
+            **TIED,
+            "num_hidden_layers": 3,
+            "head_dim": 16,
+            "mamba_d_ssm": 96,
+            "mamba_n_heads": 6,
+            "mamba_n_groups": 2,
+            "mamba_chunk_size": 8,
+        },
+    ),
+    Family(
+        "falcon h1 with norms",
+        "FalconH1Config",
+        "falcon-h1",
+        {
+            **SIZES_OF_STATE,
+            **MULTIPLIERS,
+            "num_hidden_layers": 2,
+            "mamba_d_ssm": 128,
+            "mamba_n_groups": 2,
+            "mamba_rms_norm": True,
+            "mamba_norm_before_gate": False,
+        },
+    ),
+    Family("nemotron h", "NemotronHConfig", "nemotron_h", {**NEMOTRON, "hybrid_override_pattern": "M-M*-"}),
+    Family(
+        "nemotron 3 nano",
+        "NemotronHConfig",
+        "nemotron_h_moe",
+        {
+            **NEMOTRON,
+            "hybrid_override_pattern": "ME*EM",
+            "n_routed_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "moe_shared_expert_intermediate_size": 40,
+            "routed_scaling_factor": 2.5,
+        },
+    ),
+    Family(
+        "mamba 2",
+        "Mamba2Config",
+        "mamba2",
+        {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 2, "num_hidden_layers": 3, "chunk_size": 8},
+    ),
 )
 BY_NAME = {family.name: family for family in FAMILIES}
 WRITTEN_BY_HAND = tuple(
@@ -454,7 +579,8 @@ def make_model(family: Family) -> Any:
             for name, parameter in model.named_parameters():
                 is_norm = ("norm" in name or "ln_" in name) and name.endswith("weight")
                 spread = 0.2 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
-                centre = 1.0 if is_norm and family.architecture not in GEMMAS else 0.0
+                is_less_one = family.architecture in (*GEMMAS, *DELTAS) and not name.endswith("linear_attn.norm.weight")
+                centre = 1.0 if is_norm and not is_less_one else 0.0
                 centre = 1.0 if name.endswith(("router.scale", "per_expert_scale")) else centre
                 if family.architecture == "gemma4" and name.endswith("q_norm.weight"):
                     centre = 0.2  # its scores are not divided by the size of a head
@@ -532,6 +658,7 @@ NAMES = {
     "conv.out_proj": "shortconv.out_proj",
     "conv.conv": "shortconv.conv",
 }
+DELTAS = ("qwen3next", "qwen35", "qwen35moe")
 GEMMAS = ("gemma", "gemma2", "gemma3")
 GEMMA_NORMS = {
     "post_attention_layernorm": "post_attention_norm",

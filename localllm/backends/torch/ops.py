@@ -20,6 +20,7 @@ from localllm.backends.torch.formulas import (
     attend,
     convolve,
     gate_times_up,
+    gated_norm,
     rotate,
     route,
     softcap,
