@@ -1,0 +1,384 @@
+"""How far a model's next-token distributions are from another's of the same tokenizer: Kullback-Leibler divergence.
+
+Chunks and scored positions are those of `perplexity`: the second half of each chunk. Both models are loaded side by
+side where there is memory for both; else the base goes first, and its log-probabilities wait in a temporary file as
+float16. One chunk's logits are held at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localllm.engine.limits import no_writer
+from localllm.engine.step import NO_SLOT, NOTHING, Backend, PageId, Row, SeqId, SlotId, StepPlan, Want, ZeroSlot, run_step
+from localllm.errors import BadLogits, UsageError
+from localllm.formats.blocks import decode, row_bytes
+from localllm.lab.perplexity import chunked
+from localllm.models.source import WeightInfo, WeightSource
+from localllm.quantize.receipt import Errors, Worst
+from localllm.runtime.load import backend_options, load_backend, load_text
+from localllm.runtime.names import find_entry
+from localllm.runtime.open_model import open_model
+from localllm.runtime.presets import NO_WISH, LoadWish, load_order
+from localllm.settings import Settings
+
+Floats = NDArray[np.float32]
+Halves = NDArray[np.float16]
+
+DECODED_TOKENS = 32
+ROWS_AT_ONCE = 1 << 20  # values of two weights that are compared at a time
+NUM_WORST = 8
+MEMORY_SHARE = 0.7
+
+Progress = Callable[[int, int, float], None]
+"""Called after each chunk with chunks done, chunks in all and the mean divergence so far (of the base's turn: nan)."""
+
+
+def tell_nobody(done: int, total: int, mean: float) -> None:
+    """For callers that show nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Tokens per second: of the text that was measured on, and one after another behind half a chunk of it."""
+
+    prompt: float
+    decode: float
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two models. `perplexity` is of the scored tokens, `error` its standard error."""
+
+    model: str
+    size_bytes: int
+    perplexity: float
+    error: float
+    speeds: Speeds
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeightErrors:
+    """Root of the summed squares of the difference, by that of the base: of all weights, of each layer, and the worst
+    tensors. Empty where the models' weights have different shapes."""
+
+    all: float = 0.0
+    layers: tuple[float, ...] = ()
+    worst: tuple[Worst, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """In nats, over `tokens` positions; `kl_error` is the standard error of the mean. `same_top`: the share of positions
+    at which both find the same token likeliest. `ratio` of the perplexities (above 1: worse than the base)."""
+
+    model: Side
+    base: Side
+    tokens: int
+    chunks: int
+    context: int
+    kl_mean: float
+    kl_error: float
+    kl_median: float
+    kl_p99: float
+    kl_max: float
+    same_top: float
+    ratio: float
+    ratio_error: float
+    weights: WeightErrors
+
+
+def divergence(
+    model: str,
+    base: str,
+    text: str,
+    *,
+    context: int = 512,
+    settings: Settings,
+    wish: LoadWish = NO_WISH,
+    base_wish: LoadWish | None = None,
+    max_chunks: int = 0,
+    progress: Progress = tell_nobody,
+) -> Divergence:
+    """Of two models (names, files or folders) on a text. UsageError where their tokens are not the same, or the text is
+    shorter than two contexts. `max_chunks` 0: all."""
+    paths = [Path(find_entry(name, settings).path) for name in (model, base)]
+    chunks = _chunks(paths, text, context)[: max_chunks or None]
+    openers = [
+        _Opener(name, path, settings, chosen, context)
+        for name, path, chosen in zip((model, base), paths, (wish, base_wish or wish), strict=True)
+    ]
+    scores = _Scores()
+    with _base_answers(openers[1], openers[0], chunks, progress) as answers:
+        own = openers[0].open()
+        with closing(own):
+            for done, (chunk, expected) in enumerate(zip(chunks, answers, strict=True)):
+                scores.add(expected, own.log_probabilities(chunk), np.array(_scored(chunk)))
+                progress(done + 1, len(chunks), scores.mean)
+            side = own.side(scores.own_losses, chunks[0])
+    base_side = openers[1].told_side(scores.base_losses)
+    return scores.result(side, base_side, context, len(chunks), weight_errors(*paths))
+
+
+def _chunks(paths: Sequence[Path], text: str, context: int) -> list[list[int]]:
+    own, base = (load_text(path).tokenizer for path in paths)
+    if own.vocab_size != base.vocab_size or any(own.piece(i) != base.piece(i) for i in range(own.vocab_size)):
+        raise UsageError(
+            "the two models have different tokenizers, so their probabilities are not of the same tokens",
+            hint="compare a model with the one that it was made from",
+        )
+    bos = own.bos_id if own.add_bos else None
+    ids = own.encode(text, parse_special=False)
+    if ids != base.encode(text, parse_special=False):
+        raise UsageError("the two models split this text into different tokens", hint="give both the same tokenizer")
+    return chunked(ids, context, bos)
+
+
+def _scored(chunk: Sequence[int]) -> Sequence[int]:
+    """The tokens whose probabilities are compared: all behind the middle one."""
+    return chunk[len(chunk) // 2 + 1 :]
+
+
+class _Opener:
+    """How to load one of the models, and what is known of it afterwards."""
+
+    def __init__(self, name: str, path: Path, settings: Settings, wish: LoadWish, context: int) -> None:
+        self.name, self.path, self._context = name, path, context
+        load = load_order(find_entry(name, settings), settings, wish)
+        self._name, self._quantize = load.backend, load.quantize
+        self._options = replace(
+            backend_options(load), max_tokens_per_step=max(context, load.token_budget), context_length=context
+        )
+        self.size_bytes = sum(map(_bytes_of, _infos(open_model(path, load.quantize).source)))
+        self._told: Side | None = None
+
+    def open(self) -> _Model:
+        loaded = load_backend(self.path, self._name, self._options, quantize=self._quantize)
+        if loaded.config.is_encoder:
+            loaded.backend.close()
+            raise no_writer()
+        return _Model(self, loaded.backend, self._context)
+
+    def remember(self, side: Side) -> None:
+        self._told = side
+
+    def told_side(self, losses: Floats) -> Side:
+        assert self._told is not None, "the base was measured"
+        value, error = _perplexity(losses)
+        return replace(self._told, perplexity=value, error=error)
+
+
+class _Model:
+    """A loaded model that reads chunk after chunk, and how long that took."""
+
+    def __init__(self, opener: _Opener, backend: Backend, context: int) -> None:
+        self._opener, self._backend = opener, backend
+        layout = backend.layout
+        per_group = -(-context // layout.page_size)
+        backend.allocate(per_group * len(layout.groups), 1 if layout.has_state else 0)
+        self._tables = tuple(
+            tuple(PageId(page) for page in range(g * per_group, (g + 1) * per_group)) for g in range(len(layout.groups))
+        )
+        self._slot = SlotId(0) if layout.has_state else NO_SLOT
+        self._steps = self._read_tokens = 0
+        self._read_s = 0.0
+
+    def close(self) -> None:
+        self._backend.close()
+
+    def log_probabilities(self, chunk: Sequence[int]) -> Floats:
+        """(scored tokens, vocab)."""
+        middle = len(chunk) // 2
+        started = time.perf_counter()
+        self._step(chunk[:middle], 0, NOTHING)
+        logits = self._step(chunk[middle:-1], middle, Want(logits="all"))
+        self._read_s += time.perf_counter() - started
+        self._read_tokens += len(chunk) - 1
+        assert logits is not None
+        if not np.isfinite(logits).all():
+            raise BadLogits(f"{self._opener.name} gives logits that are no numbers")
+        return _log_softmax(logits)
+
+    def side(self, losses: Floats, chunk: Sequence[int]) -> Side:
+        value, error = _perplexity(losses)
+        prompt = self._read_tokens / max(self._read_s, 1e-9)
+        speeds = Speeds(prompt, self._decode_speed(chunk))
+        opener = self._opener
+        return Side(opener.name, opener.size_bytes, value, error, speeds, self._backend.info.name)
+
+    def _decode_speed(self, chunk: Sequence[int]) -> float:
+        half = len(chunk) // 2
+        self._step(chunk[:half], 0, NOTHING)
+        started = time.perf_counter()
+        tokens = chunk[half : half + DECODED_TOKENS]
+        for i, token in enumerate(tokens):
+            self._step([token], half + i, Want(targets=(token,)))
+        return len(tokens) / max(time.perf_counter() - started, 1e-9)
+
+    def _step(self, token_ids: Sequence[int], start: int, want: Want) -> Floats | None:
+        row = Row(SeqId(0), tuple(token_ids), start, self._tables, want, self._slot)
+        fresh = (ZeroSlot(self._slot),) if start == 0 and self._slot != NO_SLOT else ()
+        self._steps += 1
+        return run_step(self._backend, StepPlan(self._steps, (row,), fresh)).rows[0].logits
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)), np.float32)
+
+
+@contextmanager
+def _base_answers(
+    base: _Opener, other: _Opener, chunks: Sequence[Sequence[int]], progress: Progress
+) -> Iterator[Iterator[Floats]]:
+    """The base's log-probabilities, chunk by chunk: as they are asked for, or from a file that was written before."""
+    if _fit_together(base, other):
+        model = base.open()
+        with closing(model):
+            yield _live(model, chunks)
+            base.remember(model.side(np.zeros(1, np.float32), chunks[0]))
+        return
+    with tempfile.TemporaryFile() as file:
+        shape = _record(base, chunks, file, progress)
+        file.seek(0)
+        yield _recorded(file, shape, len(chunks))
+
+
+def _live(model: _Model, chunks: Sequence[Sequence[int]]) -> Iterator[Floats]:
+    return (model.log_probabilities(chunk) for chunk in chunks)
+
+
+def _fit_together(base: _Opener, other: _Opener) -> bool:
+    import psutil  # deferred: as in runtime/load
+
+    return base.size_bytes + other.size_bytes <= MEMORY_SHARE * psutil.virtual_memory().available
+
+
+def _record(base: _Opener, chunks: Sequence[Sequence[int]], file: BinaryIO, progress: Progress) -> tuple[int, int]:
+    model = base.open()
+    shape = (0, 0)
+    with closing(model):
+        for done, chunk in enumerate(chunks):
+            answers = model.log_probabilities(chunk)
+            # what is likely is near 0, where float16 is finest; nothing is lost that weighs
+            file.write(np.maximum(answers, np.float32(-60000)).astype(np.float16).data)
+            shape = answers.shape
+            progress(done + 1, len(chunks), math.nan)
+        base.remember(model.side(np.zeros(1, np.float32), chunks[0]))
+    return shape
+
+
+def _recorded(file: BinaryIO, shape: tuple[int, int], count: int) -> Iterator[Floats]:
+    size = 2 * shape[0] * shape[1]
+    for _ in range(count):
+        yield np.frombuffer(file.read(size), np.float16).astype(np.float32).reshape(shape)
+
+
+class _Scores:
+    """What is kept of each scored position: four numbers."""
+
+    def __init__(self) -> None:
+        self._kl: list[Floats] = []
+        self._own: list[Floats] = []
+        self._base: list[Floats] = []
+        self._same: list[NDArray[np.bool_]] = []
+
+    def add(self, base: Floats, own: Floats, targets: NDArray[np.int64]) -> None:
+        """Log-probabilities (positions, vocab); the last position has no target in the chunk and is left out."""
+        base, own = base[: len(targets)], own[: len(targets)]
+        divergences = np.einsum("tv,tv->t", np.exp(base), base - own, dtype=np.float64)
+        self._kl.append(np.maximum(divergences, 0).astype(np.float32))
+        at = np.arange(len(targets))
+        self._own.append(-own[at, targets])
+        self._base.append(-base[at, targets])
+        self._same.append(own.argmax(axis=1) == base.argmax(axis=1))
+
+    @property
+    def mean(self) -> float:
+        return float(np.concatenate(self._kl).mean(dtype=np.float64))
+
+    @property
+    def own_losses(self) -> Floats:
+        return np.concatenate(self._own)
+
+    @property
+    def base_losses(self) -> Floats:
+        return np.concatenate(self._base)
+
+    def result(self, own: Side, base: Side, context: int, chunks: int, weights: WeightErrors) -> Divergence:
+        kl = np.concatenate(self._kl).astype(np.float64)
+        ratio, ratio_error = _perplexity(self.own_losses - self.base_losses)
+        return Divergence(
+            model=own,
+            base=base,
+            tokens=len(kl),
+            chunks=chunks,
+            context=context,
+            kl_mean=float(kl.mean()),
+            kl_error=float(kl.std() / math.sqrt(max(len(kl) - 1, 1))),
+            kl_median=float(np.median(kl)),
+            kl_p99=float(np.quantile(kl, 0.99)),
+            kl_max=float(kl.max()),
+            same_top=float(np.concatenate(self._same).mean()),
+            ratio=ratio,
+            ratio_error=ratio_error,
+            weights=weights,
+        )
+
+
+def _perplexity(losses: Floats) -> tuple[float, float]:
+    """exp of the mean, and its standard error; of differences of losses: the ratio of perplexities."""
+    exact = losses.astype(np.float64)
+    value = math.exp(min(float(exact.mean()), 700.0))
+    return value, value * float(exact.std()) / math.sqrt(max(len(exact) - 1, 1))
+
+
+def weight_errors(model: Path, base: Path) -> WeightErrors:
+    """Of the weights of both files, a run of rows at a time."""
+    own, original = open_model(model).source, open_model(base).source
+    pairs = [(mine, theirs) for mine in _infos(own) if (theirs := original.info(mine.name)) is not None]
+    pairs = [(mine, theirs) for mine, theirs in pairs if mine.shape == theirs.shape and len(mine.shape) > 1]
+    errors = Errors([mine.name for mine, _ in pairs])
+    for mine, theirs in pairs:
+        errors.note(mine.name, *_squares(own, mine, original, theirs))
+        own.release(mine.name)
+        original.release(mine.name)
+    if not pairs:
+        return WeightErrors()
+    ranked = sorted(zip(errors.of_tensors(), (mine for mine, _ in pairs), strict=True), key=lambda each: -each[0])
+    worst = tuple(Worst(name=info.name, type=info.type.name, error=error) for error, info in ranked[:NUM_WORST])
+    return WeightErrors(errors.of_all(), tuple(errors.of_layers()), worst)
+
+
+def _squares(own: WeightSource, mine: WeightInfo, original: WeightSource, theirs: WeightInfo) -> tuple[float, float]:
+    """Of the difference, and of the base."""
+    columns = mine.shape[-1]
+    rows = math.prod(mine.shape[:-1])
+    packed = own.raw(mine.name).reshape(rows, -1), original.raw(theirs.name).reshape(rows, -1)
+    lost = total = 0.0
+    for at in range(0, rows, step := max(1, ROWS_AT_ONCE // columns)):
+        part, exact = (
+            decode(info.type, blocks[at : at + step].reshape(-1), (min(step, rows - at), columns)).astype(np.float64)
+            for info, blocks in zip((mine, theirs), packed, strict=True)
+        )
+        lost, total = lost + float(np.square(part - exact).sum()), total + float(np.square(exact).sum())
+    return lost, total
+
+
+def _infos(source: WeightSource) -> list[WeightInfo]:
+    return [info for name in source.names() if (info := source.info(name)) is not None]
+
+
+def _bytes_of(info: WeightInfo) -> int:
+    return row_bytes(info.type, info.shape[-1]) * math.prod(info.shape[:-1])
