@@ -25,6 +25,8 @@ from localllm.models.mapping import hf_model
 from localllm.models.rope import rope_frequencies
 from localllm.models.rows import LATENT_PARTS, attention_of, latent_rows, turned_order
 from localllm.models.source import WeightSource
+from localllm.models.state_space import IN
+from localllm.models.state_space_facts import state_space_of
 
 Bytes = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]
@@ -105,6 +107,11 @@ def converted(
             hint="run the folder as it is",
         )
     facts = facts_from_hf(folder.config)
+    if facts.ssm_step_limits:
+        raise UnsupportedModel(
+            f"GGUF files cannot say that steps are between {facts.ssm_step_limits[0]} and {facts.ssm_step_limits[1]}",
+            hint="run the folder as it is",
+        )
     tensors = [*_rope_tensors(config, facts), *_tensors(config, source, family, target)]
     types = {tensor[2] for tensor in tensors if len(tensor[1]) > 1}
     blocks = next((kind for kind in (BlockType.MXFP4, *_READY) if kind in types), None)
@@ -144,7 +151,17 @@ def _widths(config: ModelConfig, source: WeightSource) -> tuple[int, ...]:
     """Of the feed-forwards without experts: one number where all agree; empty where there are none."""
     infos = [source.info(f"blk.{index}.ffn_up.weight") for index in range(len(config.layers))]
     widths = [info.shape[0] for info in infos if info is not None]
+    if family_of(config.architecture).has_halves:
+        return tuple(_width_of_half(source, index) for index in range(len(config.layers)))
     return tuple(widths) if len(set(widths)) > 1 and len(widths) == len(infos) else tuple(widths[:1])
+
+
+def _width_of_half(source: WeightSource, index: int) -> int:
+    """0: the block is a mixer."""
+    dense, experts = (source.info(f"blk.{index}.ffn_up{kind}.weight") for kind in ("", "_exps"))
+    if dense is not None:
+        return dense.shape[0]
+    return 0 if experts is None else experts.shape[1]
 
 
 def _attention(config: ModelConfig) -> Iterator[AttentionSpec]:
@@ -189,8 +206,12 @@ def _tensors(config: ModelConfig, source: WeightSource, family: Family, target: 
 
 
 def _file_shape(name: str, shape: tuple[int, ...], config: ModelConfig) -> tuple[int, ...]:
-    """Layer norms of heads are (heads, values of a head) in files."""
-    spec = attention_of(name, config)
+    """Layer norms of heads are (heads, values of a head) in files, vectors of state spaces are matrices."""
+    spec, state_space = attention_of(name, config), state_space_of(name, config)
+    if state_space is not None and name.endswith((".ssm_a", ".ssm_d")):
+        return (*shape, 1)
+    if state_space is not None and name.endswith(".ssm_norm.weight"):
+        return (state_space.num_groups, shape[0] // state_space.num_groups)
     if config.norm == "layer" and spec is not None and name.endswith(("attn_q_norm.weight", "attn_k_norm.weight")):
         return (shape[0] // spec.head_dim, spec.head_dim)
     return shape
@@ -219,6 +240,10 @@ def _stored(config: ModelConfig, source: WeightSource, family: Family) -> Iterat
             continue
         if (parts := _with_gates(config, source, prefix, module, kind)) is not None:
             yield from parts
+            continue
+        if module in IN and state_space_of(name, config) is not None:
+            if module == IN[0]:
+                yield Stored(f"{prefix}ssm_in.{kind}", tuple(f"{prefix}{part}.{kind}" for part in IN))
             continue
         if family.fuses_qkv and module in _FUSED_QKV:
             if module == _FUSED_QKV[0]:

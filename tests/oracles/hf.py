@@ -138,7 +138,7 @@ NEMOTRON = {
     "ssm_state_size": 16,
     "n_groups": 2,
     "chunk_size": 8,
-    "time_step_min": 0.0,
+    "time_step_min": 1e-30,
     "num_hidden_layers": None,
 }
 PATTERN = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
