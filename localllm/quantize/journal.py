@@ -76,6 +76,10 @@ class Journal:
         self._file.flush()
         _append(self._lines, entry)
 
+    def flush(self) -> None:
+        """What was written can be read."""
+        self._file.flush()
+
     def finish(self) -> None:
         """Everything is written: the file gets its name once it is on the disk."""
         self._file.flush()
@@ -91,6 +95,14 @@ class Journal:
 
 def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
+
+
+def num_begun(path: Path) -> int:
+    """How many parts of it a run that ended early says to have finished."""
+    try:
+        return max(0, _journal_path(path).read_bytes().count(b"\n") - 1)
+    except FileNotFoundError:
+        return 0
 
 
 def _journal_path(path: Path) -> Path:

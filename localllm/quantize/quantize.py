@@ -18,7 +18,7 @@ from localllm.formats.blocks import BlockType
 from localllm.formats.gguf_metadata import Value
 from localllm.formats.gguf_write import Layout, Place, disk_errors, gguf_layout
 from localllm.quantize.convert import Progress, tell_nobody
-from localllm.quantize.journal import Journal, JournalEntry
+from localllm.quantize.journal import Journal, JournalEntry, partial_path
 from localllm.quantize.recipes import Plan, PlannedTensor, Recipe, recipe_of
 from localllm.quantize.recipes import plan as planned
 from localllm.quantize.recode import check_finite, recode
@@ -28,6 +28,13 @@ Importance = Callable[[str], NDArray[np.float32] | None]
 """The importance of a tensor's columns by its name, as `encode` takes it; None where nothing is known."""
 Rounding = Callable[[PlannedTensor, Bytes], Bytes | None]
 """Another way to round: a line of the plan and the tensor's source bytes to its blocks; None for the usual way."""
+
+
+Finishing = Callable[[Path], None]
+
+
+def leave_as_it_is(path: Path) -> None:
+    """For callers that have nothing to do with what is written."""
 
 
 def plan(
@@ -57,11 +64,13 @@ def quantize(
     replaces: bool = False,
     threads: int = 0,
     progress: Progress = tell_nobody,
+    finishing: Finishing = leave_as_it_is,
 ) -> None:
     """Write `path` as the plan says; a run that was killed goes on with the tensors it had not finished.
 
     `method` names what `rounding` does: a run resumes only what the same method began. `extra`: metadata beside the
-    source's. threads: 0 for all cores. `progress` gets a tensor's name, and the bytes written and in all.
+    source's. threads: 0 for all cores. `progress` gets a tensor's name, and the bytes written and in all. `finishing`
+    gets the path under which all is written, before the file has its name.
     Raises UsageError when `path` exists (without `replaces`), or when tensors in blocks would be rounded again
     (without `allow_requantize`); BadModelFile and UnsupportedModel with tensor and row for values that cannot be
     encoded; DiskFull, after which the same call goes on; StoreError.
@@ -76,6 +85,8 @@ def quantize(
         _check_room(path, layout.size_bytes - journal.kept_bytes)
         try:
             _write_tensors(source, plan, layout, journal, work, progress)
+            journal.flush()
+            finishing(partial_path(path))
         except (BadModelFile, UnsupportedModel):
             journal.discard()  # another try would end at the same tensor
             raise
