@@ -22,9 +22,8 @@ from localllm.engine.sequence import Sequence as Running
 from localllm.engine.speculative import Drafter, num_standing
 from localllm.engine.step import Backend, RowResult, StepPlan, StepResult, Want
 from localllm.engine.views import Counters, row_views, snapshot
-from localllm.engine.whole import joined
+from localllm.engine.whole import Head, joined
 from localllm.errors import InvalidRequest, LocalLLMError, NothingAllowed
-from localllm.models.heads import Head
 from localllm.wire import Answer, FinishReason, Pooled, Pooling, Question, RowView, Snapshot, Submit, TokenChunk
 
 _GUIDE_WAIT_S = 0.02
@@ -126,7 +125,7 @@ class Engine:
         if pooled != "rank":
             return pooled
         assert self._head is not None, "checked"
-        return self._head.spec.pooling
+        return self._head.pooling
 
     def _behind(self, answer: RowResult) -> NDArray[np.float32]:
         """A pooled vector as the model's head leaves it."""

@@ -1,14 +1,30 @@
-"""Joins the answers to the chunks of one prompt into the answer to the whole: scores, logits, pooled vectors."""
+"""Joins the answers to the chunks of one prompt into the answer to the whole: scores, logits, pooled vectors; and what
+a head makes of these."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localllm.engine.step import RowResult, Want
 from localllm.errors import BadLogits, LocalLLMError
+from localllm.wire import Pooling
+
+
+class Head(Protocol):
+    """Layers over a pooled vector, float32. `judges`: what comes out is the logit of a pair of texts."""
+
+    @property
+    def judges(self) -> bool: ...
+
+    @property
+    def pooling(self) -> Pooling:
+        """Whose vector it wants."""
+
+    def __call__(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
 
 def joined(parts: Sequence[tuple[int, RowResult]], want: Want) -> RowResult:

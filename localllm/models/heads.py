@@ -19,6 +19,7 @@ from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.formats.blocks import decode
 from localllm.models.config import HeadActivation, HeadSpec, ModelConfig
 from localllm.models.source import WeightSource
+from localllm.wire import Pooling
 
 Floats = NDArray[np.float32]
 RANK = 4
@@ -81,6 +82,10 @@ class Head:
     @property
     def judges(self) -> bool:
         return self.spec.judges
+
+    @property
+    def pooling(self) -> Pooling:
+        return self.spec.pooling
 
     def __call__(self, pooled: Floats) -> Floats:
         x = pooled

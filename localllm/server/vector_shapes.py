@@ -11,8 +11,8 @@ from localllm.server.fields import MAX_NAME_CHARS, MAX_PRIORITY, MAX_TIMEOUT_S, 
 
 MAX_INPUTS = 2048
 MAX_DIMENSIONS = 65_536
-METHOD = "cosine"
-"""How relevance is measured: the cosine of embeddings. No model with a ranking head is run."""
+Method = Literal["cosine", "cross-encoder"]
+"""How relevance is measured: the cosine of embeddings, or by a reranker that reads both texts together."""
 MAX_TOKENS = 2**31 - 1
 
 
@@ -93,7 +93,9 @@ class Document(msgspec.Struct, forbid_unknown_fields=True):
 class RerankRequest(VectorRequest, kw_only=True):
     """`POST /v1/rerank`: the form of Jina, Cohere and vLLM with `documents`, the one of TEI with `texts`.
 
-    The score of a document is the cosine between its embedding and that of the query, -1 to 1.
+    The score of a document is what a reranker says of it and the query, 0 to 1: the sigmoid of its logit (Qwen3: the
+    probability of "yes"), or with `raw_scores` the logit. Of any other model it is the cosine between its embedding
+    and that of the query, -1 to 1. Where a pair is to be cut, the document loses its end.
     """
 
     query: str
@@ -103,6 +105,7 @@ class RerankRequest(VectorRequest, kw_only=True):
     texts: Texts | None = None
     return_text: bool | None = None
     truncate: bool | None = None
+    raw_scores: bool | None = None
 
     def check(self) -> None:
         VectorRequest.check(self)
@@ -126,10 +129,12 @@ class RerankRequest(VectorRequest, kw_only=True):
 
 
 class ScoreRequest(VectorRequest, kw_only=True):
-    """`POST /v1/score`: how near texts are to each other, one to one, one to many, or pair by pair."""
+    """`POST /v1/score`: how near texts are to each other, one to one, one to many, or pair by pair; scores are those of
+    `/v1/rerank`."""
 
     text_1: str | Texts
     text_2: str | Texts
+    raw_scores: bool | None = None
 
     def check(self) -> None:
         VectorRequest.check(self)
@@ -188,12 +193,12 @@ class Ranked(msgspec.Struct):
 
 
 class Ranking(msgspec.Struct):
-    """Best first. `method` says what `relevance_score` is: the cosine of embeddings."""
+    """Best first. `method` says what `relevance_score` is: the cosine of embeddings, or a reranker's judgement."""
 
     id: str
     object: Literal["list"]
     model: str
-    method: Literal["cosine"]
+    method: Method
     results: list[Ranked]
     usage: VectorUsage
     warnings: list[str] | UnsetType = UNSET
@@ -216,7 +221,7 @@ class Scores(msgspec.Struct):
     object: Literal["list"]
     created: int
     model: str
-    method: Literal["cosine"]
+    method: Method
     data: list[Score]
     usage: VectorUsage
     warnings: list[str] | UnsetType = UNSET

@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from localllm import wire
 from localllm.daemon.replies import Ask
+from localllm.engine.limits import judges_only
 from localllm.errors import ContextExceeded, InvalidRequest, LocalLLMError
 from localllm.runtime.presets import load_order
 from localllm.server.asks import wish_of
@@ -88,7 +89,7 @@ class Embedded:
 
 
 @dataclass(slots=True)
-class _Prompts:
+class Prompts:
     """Makes the sequences of inputs; remembers how long they were."""
 
     inputs: Sequence[Input]
@@ -98,17 +99,10 @@ class _Prompts:
     lengths: list[int] = field(default_factory=list)
 
     def asks(self, wanted: Common, entry: Entry, text: "TextSide", settings: Settings, vocab_size: int) -> list[Ask]:
-        order = load_order(entry, settings, wish_of(wanted))
-        context_length = min(filter(None, (text.context_length, order.context_length)), default=sys.maxsize)
-        ask = Ask(
-            prompt=[],
-            sampling=wire.SamplingParams(temperature=0.0),
-            max_tokens=0,
-            priority=wanted.priority or 0,
-            cache_salt=wanted.cache_salt or "",
-            owner=wanted.user or "",
-            pooled=text.pooling,
-        )
+        if text.pair_form is not None:
+            raise judges_only()
+        context_length = longest_of(wanted, entry, text, settings)
+        ask = bare_ask(wanted, text.pooling)
         return [replace(ask, prompt=self._ids(each, text, vocab_size, context_length)) for each in self.inputs]
 
     def _ids(self, given: Input, text: "TextSide", vocab_size: int, context_length: int) -> list[int]:
@@ -122,10 +116,31 @@ class _Prompts:
             raise InvalidRequest(f"{self.param} names a token outside 0..{vocab_size - 1}", param=self.param)
         self.lengths.append(len(ids))
         if self.cut is None:
+            if len(ids) > context_length:
+                raise ContextExceeded(len(ids), context_length)
             return ids
         if isinstance(given, str) and self.add_special:
             return self.cut.of_text(ids, context_length, text.tokenizer.special_ids)
         return self.cut.of(ids, context_length)
+
+
+def longest_of(wanted: Common, entry: Entry, text: "TextSide", settings: Settings) -> int:
+    """Tokens of a text, with those around it."""
+    order = load_order(entry, settings, wish_of(wanted))
+    return min(filter(None, (text.context_length, order.context_length)), default=sys.maxsize)
+
+
+def bare_ask(wanted: Common, pooled: wire.Pooled) -> Ask:
+    """For a vector of a prompt that is still to come."""
+    return Ask(
+        prompt=[],
+        sampling=wire.SamplingParams(temperature=0.0),
+        max_tokens=0,
+        priority=wanted.priority or 0,
+        cache_salt=wanted.cache_salt or "",
+        owner=wanted.user or "",
+        pooled=pooled,
+    )
 
 
 async def embed(
@@ -146,7 +161,7 @@ async def embed(
     Without `cut` a text that does not fit is ContextExceeded. InvalidRequest names `param` for an input without tokens
     or with unknown ones, and `dimensions` for more than the model has. Call it within `attended`.
     """
-    prompts = _Prompts(inputs, param, cut, add_special)
+    prompts = Prompts(inputs, param, cut, add_special)
     try:
         opened = await desk.open(request, stack, wanted, prompts.asks)
     except ContextExceeded as error:
