@@ -137,6 +137,14 @@ def shapes(config: ModelConfig, extras: tuple[str, ...], width: int = WIDTH) -> 
     for index, layer in enumerate(config.layers):
         for name, shape in layer_shapes(layer, extras, hidden, width):
             yield f"blk.{index}.{name}", shape
+        if config.token_inputs:
+            yield f"blk.{index}.inp_gate.weight", (config.token_inputs, hidden)
+            yield f"blk.{index}.proj.weight", (hidden, config.token_inputs)
+            yield f"blk.{index}.post_norm.weight", (hidden,)
+    if config.token_inputs:
+        yield "per_layer_token_embd.weight", (VOCAB, config.token_inputs * len(config.layers))
+        yield "per_layer_model_proj.weight", (config.token_inputs * len(config.layers), hidden)
+        yield "per_layer_proj_norm.weight", (config.token_inputs,)
     yield "output_norm.weight", (hidden,)
     if config.norm == "layer":
         yield "output_norm.bias", (hidden,)
@@ -159,22 +167,26 @@ def layer_shapes(
         yield from latent_shapes(layer.mixer, layer.mixer.latent, hidden)
     else:
         yield from attention_shapes(layer.mixer, extras, hidden)
-    if layer.moe is None:
+    if layer.moe is None or "experts_beside" in extras:
         for name, out, columns in (("ffn_gate", width, hidden), ("ffn_up", width, hidden), ("ffn_down", hidden, width)):
             yield from linear_shapes(name, out, columns, extras)
-    else:
+    if layer.moe is not None:
         yield from moe_shapes(layer.moe, extras, hidden, width)
 
 
 def attention_shapes(
     spec: AttentionSpec, extras: tuple[str, ...], hidden: int
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
+    owns = spec.kv_from is None
     yield from linear_shapes("attn_q", spec.num_heads * spec.head_dim, hidden, extras)
-    yield from linear_shapes("attn_k", spec.num_kv_heads * spec.head_dim, hidden, extras)
-    yield from linear_shapes("attn_v", spec.num_kv_heads * spec.value_dim, hidden, extras)
+    if owns:
+        yield from linear_shapes("attn_k", spec.num_kv_heads * spec.head_dim, hidden, extras)
+    if owns and not spec.values_are_keys:
+        yield from linear_shapes("attn_v", spec.num_kv_heads * spec.value_dim, hidden, extras)
     yield from linear_shapes("attn_output", hidden, spec.num_heads * spec.value_dim, extras)
     if "qk_norm" in extras:
         yield "attn_q_norm.weight", (spec.head_dim,)
+    if "qk_norm" in extras and owns:
         yield "attn_k_norm.weight", (spec.head_dim,)
     if "wide_qk_norm" in extras:
         yield "attn_q_norm.weight", (spec.num_heads * spec.head_dim,)
@@ -213,6 +225,11 @@ def moe_shapes(
             yield f"ffn_{name}_exps.bias", (spec.num_experts, out)
         if "shared_expert" in extras:
             yield f"ffn_{name}_shexp.weight", (out, columns)
+    if "experts_beside" in extras:
+        for norm in ("post_ffw_norm_1", "post_ffw_norm_2", "pre_ffw_norm_2"):
+            yield f"{norm}.weight", (hidden,)
+        yield "ffn_gate_inp.scale", (hidden,)
+        yield "ffn_down_exps.scale", (spec.num_experts,)
     if "shared_gate" in extras:
         yield "ffn_gate_inp_shexp.weight", (1, hidden)
 
@@ -257,6 +274,11 @@ def wide(name: str, **changes: Any) -> World:
 
 HALVES = tuple(1.0 + 0.5 * i for i in range(8))
 WINDOWED = (*attending(window=9)[:1], PLAIN, *attending(window=9)[:1], PLAIN, *attending(window=9)[:1])
+WIDE_FULL = replace(ATTENTION, num_kv_heads=1, head_dim=32, value_dim=32, norms_values=True, values_are_keys=True)
+NEAR = replace(ATTENTION, window=9, norms_values=True)
+TWO_KINDS = (LayerSpec(NEAR, scale=0.8), LayerSpec(NEAR), LayerSpec(WIDE_FULL, scale=1.25))
+SHARING = (*TWO_KINDS, *(LayerSpec(replace(spec, kv_from=other, values_are_keys=False), scale=0.9)
+                         for spec, other in ((NEAR, 1), (NEAR, 1), (WIDE_FULL, 2))))  # fmt: skip
 HYBRID = (LayerSpec(CONV), PLAIN, LayerSpec(ShortConvSpec(4, HIDDEN)), PLAIN)
 
 OF_32_OR_ANY = (
@@ -347,6 +369,14 @@ WORLDS = (
     World("experts by sigmoid and bias", routed(scoring="sigmoid"), extras=("choice_bias", "shared_expert")),
     World("softmax over the chosen", routed(scoring="softmax_chosen"), {"activation": "swiglu_oai"}),
     World("experts with biases", routed(scoring="softmax_chosen"), {"activation": "swiglu_oai"}, extras=("bias",)),
+    World("two kinds of attention, values made as keys", TWO_KINDS, extras=("qk_norm", "post")),
+    World("keys and values of another layer", SHARING, extras=("qk_norm", "post")),
+    World("keys and values of another layer, without norms of heads", SHARING),
+    World("inputs of a layer's own", config={"token_inputs": 16, "activation": "gelu_tanh"}),
+    World("inputs of a layer's own in Q8_0", config={"token_inputs": 64}, extras=("post",), type=BlockType.Q8_0),
+    wide("inputs of a layer's own in Q4_K", config={"token_inputs": 256}, type=BlockType.Q4_K),
+    World("experts beside the feed-forward", routed(), extras=("experts_beside", "post")),
+    World("experts beside the feed-forward in Q8_0", routed(num_used=6), extras=("experts_beside",), type=BlockType.Q8_0),
     World("hybrid", HYBRID),
     World("hybrid with experts", (LayerSpec(CONV, MOE), LayerSpec(ATTENTION, MOE))),
     *(World(f"blocks of {kind.name}", type=kind) for kind in OF_32_OR_ANY),

@@ -17,6 +17,7 @@ class Plain:
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Doubles], sees_ahead: bool = False) -> None:
         self.config, self.weights, self.sees_ahead = config, weights, sees_ahead
+        self.kept: dict[str, tuple[Doubles, Doubles]] = {}
 
     def hidden(self, tokens: Sequence[int]) -> Doubles:
         """Final hidden states (tokens, hidden)."""
@@ -24,9 +25,26 @@ class Plain:
         x = weights["token_embd.weight"][list(tokens)] * config.embed_scale
         if config.learned_positions:
             x = x + weights["position_embd.weight"][: len(tokens)]
+        own = self.token_inputs(x, tokens) if config.token_inputs else None
         for index, layer in enumerate(config.layers):
             x = self.layer(x, f"blk.{index}.", layer)
+            if own is not None:
+                x = self.take_in(x, own[:, index], f"blk.{index}.")
+            x = x * layer.scale
         return self.norm(x, "output_norm")
+
+    def token_inputs(self, x: Doubles, tokens: Sequence[int]) -> Doubles:
+        """(tokens, layers, config.token_inputs)"""
+        config = self.config
+        shape = (len(tokens), len(config.layers), config.token_inputs)
+        rows = self.weights["per_layer_token_embd.weight"][list(tokens)].reshape(shape) * config.token_inputs**0.5
+        made = self.linear(x, "per_layer_model_proj").reshape(shape) / config.hidden_size**0.5
+        made = self.rms(made, "per_layer_proj_norm", config.norm_eps)
+        return np.asarray((rows + made) / 2**0.5)
+
+    def take_in(self, x: Doubles, own: Doubles, prefix: str) -> Doubles:
+        made = self.linear(gated(self.linear(x, prefix + "inp_gate"), own, self.config.activation), prefix + "proj")
+        return x + self.rms(made, prefix + "post_norm", self.config.norm_eps)
 
     def logits(self, tokens: Sequence[int]) -> Doubles:
         """(tokens, vocab)"""
@@ -49,8 +67,18 @@ class Plain:
             inner = self.norm(x, prefix + "ffn_norm")
         elif prefix + "ffn_norm.weight" in self.weights:
             inner = self.norm(before, prefix + "ffn_norm")
-        fed = self.feed_forward(inner, prefix) if layer.moe is None else self.experts(inner, prefix, layer.moe)
+        if layer.moe is not None and prefix + "pre_ffw_norm_2.weight" in self.weights:
+            fed = self.experts_beside(x, inner, prefix, layer.moe)
+        else:
+            fed = self.feed_forward(inner, prefix) if layer.moe is None else self.experts(inner, prefix, layer.moe)
         return x + self.norm(fed, prefix + "post_ffw_norm") * self.config.residual_scale
+
+    def experts_beside(self, x: Doubles, inner: Doubles, prefix: str, moe: MoeSpec) -> Doubles:
+        dense = self.norm(self.feed_forward(inner, prefix), prefix + "post_ffw_norm_1")
+        asked = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + self.config.norm_eps)
+        asked = asked * self.weights[prefix + "ffn_gate_inp.scale"] / self.config.hidden_size**0.5
+        mixed = self.experts(self.norm(x, prefix + "pre_ffw_norm_2"), prefix, moe, asked)
+        return dense + self.norm(mixed, prefix + "post_ffw_norm_2")
 
     def norm(self, x: Doubles, name: str) -> Doubles:
         weight = self.weights.get(name + ".weight")
@@ -68,13 +96,14 @@ class Plain:
         return x @ self.weights[name + ".weight"].T + self.weights.get(name + ".bias", np.zeros(1))
 
     def attention(self, x: Doubles, prefix: str, spec: AttentionSpec) -> Doubles:
-        q, k = (self.linear(x, f"{prefix}attn_{part}") for part in "qk")
-        q, k = (self.norm_heads(x, f"{prefix}attn_{part}_norm", spec.head_dim) for x, part in ((q, "q"), (k, "k")))
-        queries, keys = (turned(part.reshape(len(x), -1, spec.head_dim), spec.rope, self.config) for part in (q, k))
+        q = self.norm_heads(self.linear(x, f"{prefix}attn_q"), f"{prefix}attn_q_norm", spec.head_dim)
+        queries = turned(q.reshape(len(x), -1, spec.head_dim), spec.rope, self.config)
+        if spec.kv_from is None:
+            self.kept[prefix] = self.keys_and_values(x, prefix, spec)
+        keys, values = self.kept[prefix if spec.kv_from is None else f"blk.{spec.kv_from}."]
         if spec.query_growth is not None:
             growth = spec.query_growth
             queries = queries * [[[1 + growth.beta * math.log(1 + t // growth.every)]] for t in range(len(x))]
-        values = self.linear(x, prefix + "attn_v").reshape(len(x), -1, spec.value_dim)
         sinks = self.weights.get(prefix + "attn_sinks.weight")
         seen = [
             self.head(queries[:, h], keys[:, h * spec.num_kv_heads // spec.num_heads],
@@ -82,6 +111,16 @@ class Plain:
             for h in range(spec.num_heads)
         ]  # fmt: skip
         return self.linear(np.concatenate(seen, axis=1), prefix + "attn_output")
+
+    def keys_and_values(self, x: Doubles, prefix: str, spec: AttentionSpec) -> tuple[Doubles, Doubles]:
+        """(tokens, heads, size of a head) of each."""
+        raw = self.linear(x, f"{prefix}attn_k")
+        k = self.norm_heads(raw, f"{prefix}attn_k_norm", spec.head_dim)
+        values = raw if spec.values_are_keys else self.linear(x, f"{prefix}attn_v")
+        values = values.reshape(len(x), -1, spec.value_dim)
+        if spec.norms_values:
+            values = values / np.sqrt((values**2).mean(axis=-1, keepdims=True) + self.config.norm_eps)
+        return turned(k.reshape(len(x), -1, spec.head_dim), spec.rope, self.config), values
 
     def norm_heads(self, x: Doubles, name: str, head_dim: int) -> Doubles:
         if self.config.norm == "rms" or name + ".weight" not in self.weights:
@@ -131,8 +170,8 @@ class Plain:
             return self.linear(activated(up, self.config.activation), prefix + "ffn_down")
         return self.linear(gated(self.linear(x, prefix + "ffn_gate"), up, self.config.activation), prefix + "ffn_down")
 
-    def experts(self, x: Doubles, prefix: str, spec: MoeSpec) -> Doubles:
-        logits = self.linear(x, prefix + "ffn_gate_inp")
+    def experts(self, x: Doubles, prefix: str, spec: MoeSpec, asked: Doubles | None = None) -> Doubles:
+        logits = self.linear(x if asked is None else asked, prefix + "ffn_gate_inp")
         choice_bias = self.weights.get(prefix + "exp_probs_b.bias", np.zeros(spec.num_experts))
         out = np.array(
             [self.expert_mix(line, score, prefix, spec, choice_bias) for line, score in zip(x, logits, strict=True)]
@@ -165,6 +204,7 @@ class Plain:
             weights = np.exp(weights) / np.exp(weights).sum()
         elif spec.normalize:
             weights = weights / weights.sum()
+        weights = weights * self.weights.get(prefix + "ffn_down_exps.scale", np.ones(spec.num_experts))[chosen]
         parts = [f"{prefix}ffn_{part}_exps" for part in ("gate", "up", "down")]
         gate, up, down = (self.weights[f"{part}.weight"] for part in parts)
         none = np.zeros((spec.num_experts, 1))
