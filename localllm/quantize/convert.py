@@ -91,14 +91,15 @@ def convert(
     float32.
 
     `extra`: metadata beside the model's own: name, tokenizer, chat template, sampling. `progress` gets the tensor's
-    name, and bytes done and in all. `head`: layers over pooled vectors that are not in the checkpoint's own file. Raises UnsupportedModel or BadModelFile before anything is written, DiskFull.
+    name, and bytes done and in all. `head`: layers over pooled vectors that are not in the checkpoint's own file.
+    Raises UnsupportedModel or BadModelFile before anything is written, DiskFull.
     """
-    metadata, tensors = converted(folder, target, extra)
+    metadata, tensors = converted(folder, target, extra, head)
     write_gguf(path, metadata, _counted(tensors, progress))
 
 
 def converted(
-    folder: TensorFolder, target: BlockType | None, extra: Mapping[str, Any]
+    folder: TensorFolder, target: BlockType | None, extra: Mapping[str, Any], head: Head | None = None
 ) -> tuple[dict[str, Any], list[Tensor]]:
     """What `convert` writes: the metadata, and the tensors in file order, each read when its blocks are asked for."""
     config, source = hf_model(folder)
