@@ -41,10 +41,22 @@ def test_a_lone_full_layer_does_not_split_every_layer_off() -> None:
     assert layers_per_group([61, 1]) > 1
 
 
+def test_layers_that_read_the_keys_and_values_of_others_take_no_room() -> None:
+    windows = ([512] * 4 + [None]) * 3
+    owners = tuple(LayerSpec(replace(ATTENTION, window=window)) for window in windows)
+    sharers = tuple(LayerSpec(replace(ATTENTION, window=w, kv_from=13 if w else 14)) for w in windows + windows[:5])
+    alone, together = (ModelConfig("tiny", HIDDEN, 80, 128, layers) for layers in (owners, owners + sharers))
+    assert cache_layout(together, 16) == cache_layout(alone, 16)
+    places = kv_places(together, cache_layout(together, 16))
+    assert sorted(places) == list(range(35))
+    assert {places[layer] for layer in range(15, 35)} == {places[13], places[14]}
+
+
 @given(st.lists(st.sampled_from([None, 4, 100, 4096]), min_size=1, max_size=70))
 def test_every_layer_has_one_place_and_no_group_is_larger_than_its_room(windows: list[int | None]) -> None:
+    layers = tuple(LayerSpec(replace(ATTENTION, window=window)) for window in windows)
     layout = layout_of(windows, page_size=1, value_bytes=1)
-    places = kv_places(layout)
+    places = kv_places(ModelConfig("tiny", HIDDEN, 80, 128, layers), layout)
     assert sorted(places) == list(range(len(windows)))
     assert len({(place.group, place.index) for place in places.values()}) == len(windows)
     room = layout.page_bytes // 64
