@@ -364,6 +364,16 @@ def _joined_latent(config: ModelConfig, prefix: str, part: str, module: str, kin
     yield Stored(f"{prefix}{module}.{kind}", tuple(f"{prefix}{name}.{kind}" for name, _ in parts), np.argsort(rows))
 
 
+def stored_tensors(config: ModelConfig, source: WeightSource) -> dict[str, Stored]:
+    """What a file of the model has, by the names it gives."""
+    return {each.name: each for each in _stored(config, source, family_of(config.architecture))}
+
+
+def stored_blocks(source: WeightSource, stored: Stored, kind: BlockType) -> Bytes:
+    """The blocks of one of them, uint8 (bytes,), its rows in the order of files."""
+    return _reader(source, stored, kind)()
+
+
 def _reader(source: WeightSource, stored: Stored, kind: BlockType) -> Callable[[], Bytes]:
     def read() -> Bytes:
         blocks = np.concatenate([_as_type(source, part, kind) for part in stored.parts], axis=int(stored.of_experts))

@@ -62,6 +62,11 @@ class Journal:
         """Of the parts that an earlier run has finished."""
         return sum(entry.size_bytes for entry in self._kept.values())
 
+    @property
+    def num_kept(self) -> int:
+        """Of the parts that an earlier run has finished, how many there are."""
+        return len(self._kept)
+
     def has(self, name: str, of_what: str = "") -> bool:
         """Whether an earlier run has finished the part, made with the same."""
         entry = self._kept.get(name)
@@ -95,14 +100,6 @@ class Journal:
 
 def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
-
-
-def num_begun(path: Path) -> int:
-    """How many parts of it a run that ended early says to have finished."""
-    try:
-        return max(0, _journal_path(path).read_bytes().count(b"\n") - 1)
-    except FileNotFoundError:
-        return 0
 
 
 def _journal_path(path: Path) -> Path:

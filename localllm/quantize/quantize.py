@@ -69,8 +69,8 @@ def quantize(
     """Write `path` as the plan says; a run that was killed goes on with the tensors it had not finished.
 
     `method` names what `rounding` does: a run resumes only what the same method began. `extra`: metadata beside the
-    source's. threads: 0 for all cores. `progress` gets a tensor's name, and the bytes written and in all. `finishing`
-    gets the path under which all is written, before the file has its name.
+    source's. threads: 0 for all cores. `progress` gets a tensor's name, and the bytes written and in all; first,
+    where a run goes on, a sentence, the bytes that are there, and 0. `finishing` gets the path under which all is written, before the file has its name.
     Raises UsageError when `path` exists (without `replaces`), or when tensors in blocks would be rounded again
     (without `allow_requantize`); BadModelFile and UnsupportedModel with tensor and row for values that cannot be
     encoded; DiskFull, after which the same call goes on; StoreError.
@@ -83,6 +83,8 @@ def quantize(
     work = _Work(weights_of, rounding, threads or os.cpu_count() or 1)
     with disk_errors(path), Journal.open(path, job, layout.size_bytes) as journal:
         _check_room(path, layout.size_bytes - journal.kept_bytes)
+        if journal.num_kept:
+            progress(f"going on from tensor {journal.num_kept + 1} of {len(plan.tensors)}", journal.kept_bytes, 0)
         try:
             _write_tensors(source, plan, layout, journal, work, progress)
             journal.flush()
