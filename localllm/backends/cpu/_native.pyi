@@ -81,10 +81,24 @@ class Program:
     def take_rows(self, x: int, values: int, blocks: int) -> None: ...
     def rope(self, x: int, head_dim: int, angles: int, values: int, blocks: int) -> None: ...
     def pool(self, x: int) -> None: ...
-    def linear(self, x: int, matrix: int, bias: int, residual: int, scale: float, out: int, sync: bool) -> None: ...
-    def gated(
-        self, x: int, matrix: int, activation: int, gate_bias: int, up_bias: int, values: int, blocks: int
+    def linear(
+        self, x: int, matrix: int, bias: int, residual: int, scale: float, out: int, sync: bool, site: int = -1
     ) -> None: ...
+    def gated(
+        self,
+        x: int,
+        matrix: int,
+        activation: int,
+        gate_bias: int,
+        up_bias: int,
+        values: int,
+        blocks: int,
+        gate_site: int = -1,
+        up_site: int = -1,
+    ) -> None: ...
+    def add_site(self, rows: int, columns: int) -> int:
+        """A matrix that adapters may add to, for `site` of its products."""
+
     def head(self, x: int, matrix: int, scale: float, softcap: float) -> None: ...
     def attention(
         self,
@@ -111,6 +125,22 @@ class Program:
     ) -> None: ...
     def short_conv(
         self, x: int, weight: int, kernel: int, channels: int, state_offset: int, kept: int, out: int
+    ) -> None: ...
+    def delta_net(
+        self,
+        x: int,
+        beta: int,
+        decay: int,
+        rate: int,
+        bias: int,
+        num_key_heads: int,
+        num_value_heads: int,
+        key_dim: int,
+        value_dim: int,
+        tiled: bool,
+        state_offset: int,
+        kept: int,
+        out: int,
     ) -> None: ...
     def causal_conv(
         self, x: int, weight: int, bias: int, kernel: int, channels: int, state_offset: int, kept: int, out: int
@@ -154,6 +184,15 @@ class Program:
     def replay(self, recurrent: int, slot: int, inputs: NDArray[np.float32]) -> None: ...
 
     def types(self, types: NDArray[np.int32]) -> None: ...
+    def add_adapter(self) -> int:
+        """Its number, from 1 on; none comes twice."""
+
+    def add_part(
+        self, adapter: int, site: int, a: NDArray[np.float32], b: NDArray[np.float32], scale: float
+    ) -> None:
+        """a (rank, columns) and b (rows, rank) of the site."""
+
+    def drop_adapter(self, adapter: int) -> None: ...
     def step(
         self,
         token_ids: NDArray[np.int32],
@@ -166,6 +205,8 @@ class Program:
         needs_logits: NDArray[np.bool_],
         wants_hidden: bool,
         keeps_inputs: bool,
+        adapters: NDArray[np.int32] | None = None,
+        adapter_scales: NDArray[np.float32] | None = None,
     ) -> list[int]:
         """Run the program without the interpreter's lock; the index of the largest logit of each taken position."""
 

@@ -11,6 +11,7 @@ from localllm.backends.cpu._native import Program
 from localllm.backends.cpu.buffers import Buffer, Buffers, Kind
 from localllm.backends.cpu.nodes import Node, Value
 from localllm.backends.cpu.pack import NONE, Pack
+from localllm.backends.cpu.sites import Sites
 from localllm.backends.layout import KvPlace, kv_places, state_places
 from localllm.engine.step import CacheLayout
 from localllm.models.config import ModelConfig, PositionGrowth, RopeSpec
@@ -43,6 +44,7 @@ class Emitter:
         self._program = program
         self._context_length = context_length
         self._pack = Pack(program, source)
+        self.sites = Sites(program)
         self._buffers = Buffers(program)
         self._layer_bytes = layer_bytes
         self._windows = [group.window for group in layout.groups]
@@ -138,14 +140,17 @@ class Emitter:
             if node.residual in self._dying and node.residual is not node.x:
                 in_place = self._buffers.reuse(node.out, node.residual)
         out = in_place.id if in_place is not None else self._shared(node.out)
-        self._program.linear(x, matrix, bias, residual, node.scale, out, node.sync)
+        site = self.sites.of(node.weight, node.x)
+        self._program.linear(x, matrix, bias, residual, node.scale, out, node.sync, site)
         return node.sync
 
     def _gated(self, node: nodes.Gated) -> bool:
         matrix = self._pack.gated(node.gate, node.up)
         biases = self._pack.vector(node.gate_bias), self._pack.vector(node.up_bias)
         out = self._either(node.out, is_private=False)
-        self._program.gated(self._input(node, node.x), matrix, ACTIVATIONS.index(node.activation), *biases, **out)
+        sites = {"gate_site": self.sites.of(node.gate, node.x), "up_site": self.sites.of(node.up, node.x)}
+        kind = ACTIVATIONS.index(node.activation)
+        self._program.gated(self._input(node, node.x), matrix, kind, *biases, **out, **sites)
         return True
 
     def _activate(self, node: nodes.Activate) -> bool:
@@ -260,6 +265,15 @@ class Emitter:
             kept=kept,
             out=self._shared(node.out),
         )
+        return True
+
+    def _deltanet(self, node: nodes.DeltaNet) -> bool:
+        spec, place = node.spec, self._state_places[node.layer][1].first
+        inputs = [self._floats(value) for value in (node.x, node.beta, node.decay)]
+        weights = self._pack.vector(node.rate), self._pack.vector(node.bias)
+        shape = (spec.num_key_heads, spec.num_value_heads, spec.key_dim, spec.value_dim, spec.tiled)
+        kept = self._keep(spec.channels + 2 * spec.num_value_heads)
+        self._program.delta_net(*inputs, *weights, *shape, place, kept, self._shared(node.out))
         return True
 
     def _keep(self, width: int) -> int:

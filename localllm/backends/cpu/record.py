@@ -188,6 +188,12 @@ class RecordingOps:
         out = Value(spec.inner)
         return self._keep(out, nodes.StateSpace(out, x, step, rate, bias, skip, spec, layer))
 
+    def delta_net(
+        self, x: Value, beta: Value, decay: Value, rate: Weight, bias: Weight, spec: DeltaNetSpec, layer: int
+    ) -> Value:
+        out = Value(spec.num_value_heads * spec.value_dim)
+        return self._keep(out, nodes.DeltaNet(out, x, beta, decay, rate, bias, spec, layer))
+
     def route(
         self,
         x: Value,

@@ -1,10 +1,12 @@
 // The door to Python: plain numbers and numpy arrays in, arrays out. Long work runs without the interpreter's lock.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <optional>
 #include <stdexcept>
 #include <thread>
 
@@ -22,6 +24,7 @@ using Doubles = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device:
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Bools = nb::ndarray<const bool, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using FloatTable = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatView = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 using FloatLine = nb::ndarray<nb::numpy, float, nb::ndim<1>>;
 
@@ -81,7 +84,8 @@ void set_types(Program& program, const Ints& types) {
 
 std::vector<int32_t> run_step(Program& program, const Ints& token_ids, const Ints& positions, const Ints& row_starts,
                               const std::vector<IntTable>& tables, const Ints& slots, const Bools& atomic,
-                              const Ints& taken, const Bools& needs_logits, bool wants_hidden, bool keeps_inputs) {
+                              const Ints& taken, const Bools& needs_logits, bool wants_hidden, bool keeps_inputs,
+                              const std::optional<Ints>& adapters, const std::optional<Floats>& scales) {
     size_t rows = slots.size();
     expect(positions.size(), token_ids.size(), "positions");
     expect(row_starts.size(), rows + 1, "row_starts");
@@ -102,6 +106,12 @@ std::vector<int32_t> run_step(Program& program, const Ints& token_ids, const Int
     step.needs_logits = needs_logits.data();
     step.wants_hidden = wants_hidden;
     step.keeps_inputs = keeps_inputs;
+    if (adapters && scales) {
+        expect(adapters->size(), rows, "adapters");
+        expect(scales->size(), rows, "adapter_scales");
+        step.adapters = adapters->data();
+        step.adapter_scales = scales->data();
+    }
     for (const IntTable& table : tables) {
         expect(table.shape(0), rows, "a page table");
         step.tables.push_back({table.data(), static_cast<int>(table.shape(1))});
@@ -109,6 +119,17 @@ std::vector<int32_t> run_step(Program& program, const Ints& token_ids, const Int
     nb::gil_scoped_release released;
     program.run(step);
     return program.argmax();
+}
+
+void add_part(Program& program, int adapter, int site, const FloatTable& a, const FloatTable& b, float scale) {
+    const Site& to = program.adapters.site(site);
+    expect(a.shape(1), static_cast<size_t>(to.columns), "a row of A");
+    expect(b.shape(0), static_cast<size_t>(to.rows), "B");
+    expect(b.shape(1), a.shape(0), "a row of B");
+    if (a.shape(0) > (size_t{1} << 20)) throw std::invalid_argument("an adapter cannot have that rank");
+    int rank = static_cast<int>(a.shape(0));
+    nb::gil_scoped_release released;
+    program.adapters.add_part(adapter, site, a.data(), b.data(), rank, scale);
 }
 
 // Views live as long as the program, and show what the last step left.
@@ -233,18 +254,20 @@ void bind_recording(nb::class_<Program>& program) {
              "x"_a, "head_dim"_a, "angles"_a, "values"_a, "blocks"_a)
         .def("pool", &record_pool, "x"_a)
         .def("linear",
-             [](Program& p, int x, int matrix, int bias, int residual, float scale, int out, bool sync) {
+             [](Program& p, int x, int matrix, int bias, int residual, float scale, int out, bool sync, int site) {
                  LinearSpec spec{};
                  spec.x = x, spec.matrix = matrix, spec.bias = bias, spec.residual = residual;
-                 spec.scale = scale, spec.out = out, spec.sync = sync;
+                 spec.scale = scale, spec.out = out, spec.sync = sync, spec.site = site;
                  record_linear(p, spec);
              },
-             "x"_a, "matrix"_a, "bias"_a, "residual"_a, "scale"_a, "out"_a, "sync"_a)
+             "x"_a, "matrix"_a, "bias"_a, "residual"_a, "scale"_a, "out"_a, "sync"_a, "site"_a = NONE)
         .def("gated",
-             [](Program& p, int x, int matrix, int activation, int gate_bias, int up_bias, int values, int blocks) {
-                 record_gated(p, x, matrix, activation, gate_bias, up_bias, outputs(values, blocks));
+             [](Program& p, int x, int matrix, int activation, int gate_bias, int up_bias, int values, int blocks,
+                int gate_site, int up_site) {
+                 record_gated(p, x, matrix, activation, gate_bias, up_bias, outputs(values, blocks), {gate_site, up_site});
              },
-             "x"_a, "matrix"_a, "activation"_a, "gate_bias"_a, "up_bias"_a, "values"_a, "blocks"_a)
+             "x"_a, "matrix"_a, "activation"_a, "gate_bias"_a, "up_bias"_a, "values"_a, "blocks"_a, "gate_site"_a = NONE,
+             "up_site"_a = NONE)
         .def("head", &record_head, "x"_a, "matrix"_a, "scale"_a, "softcap"_a)
         .def("attention",
              [](Program& p, int q, int k, int v, int turned_q, int num_heads, int num_kv_heads, int head_dim,
@@ -259,6 +282,14 @@ void bind_recording(nb::class_<Program>& program) {
              "key_angles"_a, "sinks"_a, "values"_a, "blocks"_a)
         .def("short_conv", &record_short_conv, "x"_a, "weight"_a, "kernel"_a, "channels"_a, "state_offset"_a, "kept"_a,
              "out"_a)
+        .def("delta_net",
+             [](Program& p, int x, int beta, int decay, int rate, int bias, int num_key_heads, int num_value_heads, int key_dim,
+                int value_dim, bool tiled, size_t state_offset, int kept, int out) {
+                 DeltaNetSpec spec{num_key_heads, num_value_heads, key_dim, value_dim, tiled, state_offset};
+                 record_delta_net(p, x, beta, decay, rate, bias, spec, kept, out);
+             },
+             "x"_a, "beta"_a, "decay"_a, "rate"_a, "bias"_a, "num_key_heads"_a, "num_value_heads"_a, "key_dim"_a,
+             "value_dim"_a, "tiled"_a, "state_offset"_a, "kept"_a, "out"_a)
         .def("causal_conv", &record_causal_conv, "x"_a, "weight"_a, "bias"_a, "kernel"_a, "channels"_a, "state_offset"_a,
              "kept"_a, "out"_a)
         .def("route",
@@ -287,7 +318,13 @@ void bind_replay(nb::class_<Program>& program) {
         .def("replay", &replay, "recurrent"_a, "slot"_a, "inputs"_a)
         .def("types", &set_types, "types"_a)
         .def("step", &run_step, "token_ids"_a, "positions"_a, "row_starts"_a, "tables"_a, "slots"_a, "atomic"_a, "taken"_a,
-             "needs_logits"_a, "wants_hidden"_a, "keeps_inputs"_a)
+             "needs_logits"_a, "wants_hidden"_a, "keeps_inputs"_a, "adapters"_a = nb::none(),
+             "adapter_scales"_a = nb::none())
+        .def("add_site", [](Program& p, int rows, int columns) { return p.adapters.add_site(rows, columns); }, "rows"_a,
+             "columns"_a)
+        .def("add_adapter", [](Program& p) { return p.adapters.add(); })
+        .def("add_part", &add_part, "adapter"_a, "site"_a, "a"_a, "b"_a, "scale"_a)
+        .def("drop_adapter", [](Program& p, int adapter) { p.adapters.drop(adapter); }, "adapter"_a)
         .def("go_alone", &Program::go_alone, "steps"_a)
         .def("values", &view_values, "buffer"_a, "rows"_a)
         .def("logits", &view_logits, "rows"_a)

@@ -48,12 +48,30 @@ struct LinearSpec {
     float scale = 1.0f;
     int out;
     bool sync = true;  // false where the next instruction reads none of it
+    int site = NONE;   // where adapters add
 };
 void record_linear(Program&, const LinearSpec& spec);
 // One matrix per head, each on its own part of a row.
 void record_linear_heads(Program&, int x, const std::vector<int>& matrices, int out);
-void record_gated(Program&, int x, int matrix, int activation, int gate_bias, int up_bias, Outputs out);
+// Sites: where adapters add to gate and up; both or none.
+struct GatedSites {
+    int gate = NONE, up = NONE;
+};
+void record_gated(Program&, int x, int matrix, int activation, int gate_bias, int up_bias, Outputs out,
+                  GatedSites sites = {});
 void record_head(Program&, int x, int matrix, float scale, float softcap);
+
+// adapters.cpp
+// A x of the adapters, for sites that share x; the number that their `expand` needs.
+int record_shrink(Program&, const Buffer& x, const std::vector<int>& sites);
+struct GatedParts {
+    const Buffer *x, *values, *blocks;
+    const GatedMatrix* matrix;
+    Activation activation;
+    const float *gate_bias, *up_bias;
+    int gate_site, up_site;
+};
+void record_gated_apart(Program&, const GatedParts& parts);
 
 // attention.cpp
 struct AttentionSpec {
@@ -75,6 +93,15 @@ void record_attention(Program&, int q, int k, int v, int turned_q, const Attenti
 void record_short_conv(Program&, int x, int weight, int kernel, int channels, size_t state_offset, int kept, int out);
 // silu(convolution + bias); bias may be none.
 void record_causal_conv(Program&, int x, int weight, int bias, int kernel, int channels, size_t state_offset, int kept, int out);
+
+// delta_net.cpp
+struct DeltaNetSpec {
+    int num_key_heads, num_value_heads, key_dim, value_dim;
+    bool tiled;           // value heads share key heads modulo their number, not as neighbours
+    size_t state_offset;  // floats before this layer's matrices in a slot
+};
+// `kept`: a buffer as wide as x, beta and decay together, for Recurrent.
+void record_delta_net(Program&, int x, int beta, int decay, int rate, int bias, const DeltaNetSpec& spec, int kept, int out);
 
 // experts.cpp
 struct RouteSpec {

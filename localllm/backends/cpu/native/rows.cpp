@@ -3,6 +3,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "delta_kernels.h"
 #include "record.h"
 #include "sizes.h"
 
@@ -162,7 +163,9 @@ struct Scale : RowWise {
 // Rows times the sigmoid of one value each.
 struct GateRows : RowWise {
     const Buffer *x, *gate;
+    const DeltaKernels* loops;
     void compute(Program& program, int index, int tid, float* out) override {
+        if (gate->width > 1) return loops->gate(program.row(*x, index, tid), program.row(*gate, index, tid), width, out);
         float factor = 1.0f / (1.0f + std::exp(-*program.row(*gate, index, tid)));
         program.kernels.scale(program.row(*x, index, tid), factor, width, out);
     }
@@ -345,7 +348,9 @@ void record_gate_rows(Program& program, int x, int gate, Outputs out) {
     auto rows = std::make_unique<GateRows>();
     rows->x = &floats(program, x);
     rows->gate = &floats(program, gate);
-    if (rows->gate->width != 1) throw std::invalid_argument("a row takes one gate");
+    if (rows->gate->width != 1 && rows->gate->width != rows->x->width)
+        throw std::invalid_argument("a row takes one gate, or one for each of its values");
+    rows->loops = &find_delta_kernels(program.kernels.name);
     same_rows(*rows->x, program, out);
     same_rows(*rows->gate, program, out);
     int width = rows->x->width;
