@@ -19,13 +19,14 @@ from localllm.models.config import AttentionSpec, ModelConfig, RopeSpec
 from localllm.models.delta_rows import delta_of, delta_rows, gated_rows
 from localllm.models.facts import Facts, gguf_from_facts
 from localllm.models.families import Family, family_of
-from localllm.models.heads import LABELS, RANK, Dense, Head, head_from_gguf
+from localllm.models.heads import Head
 from localllm.models.hf_facts import facts_from_hf
 from localllm.models.hf_source import TensorFolder
 from localllm.models.mapping import hf_model
 from localllm.models.rope import rope_frequencies
 from localllm.models.rows import LATENT_PARTS, attention_of, latent_rows, turned_order
 from localllm.models.source import WeightSource
+from localllm.quantize.heads import head_tensors, told_of_head
 from localllm.models.state_space import IN
 from localllm.models.state_space_facts import state_space_of
 
@@ -115,7 +116,7 @@ def converted(
             f"GGUF files cannot say that steps are between {facts.ssm_step_limits[0]} and {facts.ssm_step_limits[1]}",
             hint="run the folder as it is",
         )
-    tensors = [*_rope_tensors(config, facts), *_tensors(config, source, family, target), *_of_head(head)]
+    tensors = [*_rope_tensors(config, facts), *_tensors(config, source, family, target), *head_tensors(head)]
     types = {tensor[2] for tensor in tensors if len(tensor[1]) > 1}
     blocks = next((kind for kind in (BlockType.MXFP4, *_READY) if kind in types), None)
     kind = blocks or target or max(types, default=BlockType.F32)
@@ -124,42 +125,11 @@ def converted(
         "general.type": "model",
         "general.file_type": _FILE_TYPES.get(kind, 0),
         "general.quantization_version": 2,
-        **_told_of_head(config, head),
+        **told_of_head(config, head),
         **gguf_from_facts(_as_files_say(facts, config, source), family.architecture),
         **extra,
     }
     return metadata, tensors
-
-
-def _told_of_head(config: ModelConfig, head: Head | None) -> dict[str, Any]:
-    """UnsupportedModel where files cannot say how the model judges."""
-    spec = head.spec if head is not None else config.head
-    if spec is None or not spec.judges:
-        return {}
-    usual = head_from_gguf(
-        {"general.architecture": config.architecture}, ["cls.output.weight"], is_encoder=config.is_encoder
-    )
-    if spec.words is None and usual is not None and (spec.pooling, spec.activation) != (usual.pooling, usual.activation):
-        raise UnsupportedModel(
-            f"GGUF files of {config.architecture} cannot say that pairs are judged by {spec.pooling} and"
-            f" {spec.activation}",
-            hint="run the folder as it is",
-        )
-    told: dict[str, Any] = {f"{config.architecture}.pooling_type": RANK}
-    return told if spec.words is None else {**told, f"{config.architecture}.classifier.output_labels": LABELS}
-
-
-def _of_head(head: Head | None) -> Iterator[Tensor]:
-    """Two words become a layer of two rows; layers of vectors are two, without biases."""
-    if head is None:
-        return
-    layers = [layer for layer in head.layers if isinstance(layer, Dense)]
-    names = ("cls.output.weight",) if head.judges else ("dense_2.weight", "dense_3.weight")
-    is_plain = all(layer.bias is None and layer.activation == "none" for layer in layers)
-    if not is_plain or len(layers) != len(names) or len(layers) != len(head.layers):
-        raise UnsupportedModel("GGUF files cannot say what becomes of this model's vectors", hint="run the folder as it is")
-    for name, layer in zip(names, layers, strict=True):
-        yield name, layer.weight.shape, BlockType.F32, encode(BlockType.F32, layer.weight)
 
 
 def _as_files_say(facts: Facts, config: ModelConfig, source: WeightSource) -> Facts:
