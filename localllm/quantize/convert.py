@@ -26,9 +26,9 @@ from localllm.models.mapping import hf_model
 from localllm.models.rope import rope_frequencies
 from localllm.models.rows import LATENT_PARTS, attention_of, latent_rows, turned_order
 from localllm.models.source import WeightSource
-from localllm.quantize.heads import head_tensors, told_of_head
 from localllm.models.state_space import IN
 from localllm.models.state_space_facts import state_space_of
+from localllm.quantize.heads import head_tensors, told_of_head
 
 Bytes = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]
