@@ -94,13 +94,21 @@ def check_parts(name: str, parts: Mapping[str, LowRank], info_of: InfoOf) -> Ada
     return Adapter(name, dict(parts))
 
 
+def is_adaptable(weight: str) -> bool:
+    """Whether backends can add to a weight of this canonical name."""
+    return weight.startswith("blk.") and weight.endswith(".weight") and _module(weight) in ADAPTABLE
+
+
+def _module(weight: str) -> str:
+    module = weight.removesuffix(".weight")
+    return module.split(".", 2)[-1] if module.startswith("blk.") else module
+
+
 def check_adaptable(name: str, weight: str) -> None:
     """UnsupportedModel where `weight` (canonical) is none that backends can add to."""
-    module = weight.removesuffix(".weight")
-    if module.startswith("blk."):
-        module = module.split(".", 2)[-1]
-    if module in ADAPTABLE:
+    if is_adaptable(weight):
         return
+    module = _module(weight)
     what = f"{module} of layer {weight.split('.')[1]}" if weight.startswith("blk.") else module
     if module.endswith("_exps"):
         what = f"the experts ({weight})"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from localllm import wire
 from localllm.engine.step import Want
-from localllm.errors import BadLogits, InvalidRequest, LocalLLMError
+from localllm.errors import BadLogits, ContextExceeded, InvalidRequest, LocalLLMError
 from localllm.runtime.adapters import Lora, adapter_path, adapter_paths, checked_scale
 from localllm.runtime.attention import AttentionMaps, attention_of
 from localllm.runtime.load import load_engine, load_text
@@ -171,16 +171,45 @@ class LLM:
         assert answer.logits is not None, "they were asked for"
         return answer.logits
 
-    def embed(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
+    def embed(self, texts: str | Sequence[str], *, prompt_name: str | None = None) -> NDArray[np.float32]:
         """A vector of length 1 for each text, as the daemon gives it: pooled as the model says, else the final hidden
-        state of the last token. (texts, hidden) float32."""
+        state of the last token. (texts, hidden) float32. `prompt_name`: of the texts that the model wants before
+        others (`LLM.text.prompts`); without it the model's default one, where it names one."""
         many = [texts] if isinstance(texts, str) else list(texts)
         if not many:
             raise InvalidRequest("there is no text to embed", hint="give one text or a list of texts", param="input")
-        vectors = self.engine.pool([self._ids(text) for text in many], self.text.pooling)
+        before = self.text.prompts.text_of(prompt_name)
+        vectors = self.engine.pool([self._embeddable(before + text) for text in many], self.text.pooling)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: NDArray[np.float32] = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
         return unit
+
+    def rank(self, query: str, documents: Sequence[str], *, raw_scores: bool = False) -> NDArray[np.float32]:
+        """How well each document answers the query, (documents,) float32: of a reranker 0 to 1, the sigmoid of its
+        logit, or with `raw_scores` the logit; of any other model the cosine of their vectors.
+
+        ContextExceeded for a pair that is too long.
+        """
+        texts = [documents] if isinstance(documents, str) else list(documents)
+        if not texts:
+            raise InvalidRequest("there is no document to rank", hint="give a list of texts", param="documents")
+        form = self.text.pair_form
+        if form is None:
+            vectors = self.embed([query, *texts])
+            return np.asarray(vectors[1:] @ vectors[0], np.float32)
+        if self._is_closed:
+            raise closed()
+        longest = min(filter(None, (self.text.context_length, self.engine.context_length)))
+        pairs = [form.pair(self.text.tokenizer, query, text, longest) for text in texts]
+        logits = self.engine.pool([pair.ids for pair in pairs], "rank", [pair.second_from for pair in pairs])[:, 0]
+        return logits if raw_scores else np.asarray(1 / (1 + np.exp(-logits.astype(np.float64))), np.float32)
+
+    def _embeddable(self, text: str) -> list[int]:
+        """ContextExceeded for more tokens than vectors of this model are for."""
+        ids, longest = self._ids(text), self.text.context_length
+        if longest and len(ids) > longest:
+            raise ContextExceeded(len(ids), longest)
+        return ids
 
     def attention(self, text: Prompt) -> AttentionMaps:
         """Which tokens each token of a text looks at, in every layer and head; computed on the reference backend, with
@@ -202,7 +231,7 @@ class LLM:
 
     def _ids(self, prompt: Prompt) -> list[int]:
         if self._is_closed:
-            raise InvalidRequest("this LLM is closed", hint="make a new one: LLM(model)")
+            raise closed()
         ids = self.text.tokenizer.encode(prompt) if isinstance(prompt, str) else _given_ids(prompt)
         if not ids:
             raise InvalidRequest("the prompt is empty", hint="give at least one token", param="prompt")
@@ -274,6 +303,11 @@ class LLM:
             one.text += one.stream.finish().text
             one.finish = chunk.finish
         return bool(one.finish)
+
+
+def closed() -> InvalidRequest:
+    """For whoever asks after the end."""
+    return InvalidRequest("this LLM is closed", hint="make a new one: LLM(model)")
 
 
 def _given_ids(prompt: Sequence[int]) -> list[int]:

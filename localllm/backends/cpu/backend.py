@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from localllm.backends.batch import Batch, Flattener, answer
+import numpy as np
+
+from localllm.backends.batch import Batch, Floats, Flattener, Ints, answer
 from localllm.backends.cpu.library import default_threads, require_kernels
 from localllm.backends.cpu.rooms import layer_bytes
 from localllm.backends.layout import cache_layout, state_bytes
@@ -19,7 +21,8 @@ from localllm.engine.step import (
     StepPlan,
     StepResult,
 )
-from localllm.errors import BadModelFile, InvalidRequest, NotEnoughMemory, UnsupportedModel
+from localllm.errors import BadModelFile, InvalidRequest, NotEnoughMemory
+from localllm.models.adapters import Adapter
 from localllm.models.config import ModelConfig
 from localllm.models.source import WeightSource
 from localllm.settings import KvType
@@ -84,6 +87,7 @@ class CpuBackend:
             raise BadModelFile(f"the model's tensors do not fit together: {error}") from None
         except MemoryError:
             raise NotEnoughMemory("there is no memory for the weights", hint="choose a smaller model") from None
+        self._sites = emitter.sites
         self._slots = Slots(self._program, emitter.kept)
         self._flattener = Flattener(len(self.layout.groups))
         self._done: deque[StepResult] = deque()
@@ -102,6 +106,12 @@ class CpuBackend:
             self._program.allocate(num_pages, num_slots)
         except (MemoryError, ValueError, RuntimeError):
             raise NotEnoughMemory(f"there is no memory for {num_pages} pages", hint="ask for fewer pages") from None
+
+    def add_adapter(self, adapter: Adapter) -> int:
+        return self._sites.add(adapter)
+
+    def drop_adapter(self, number: int) -> None:
+        self._program.drop_adapter(number)
 
     def submit(self, plan: StepPlan) -> None:
         """Compute the step. InvalidRequest where it names tokens, pages or slots that do not exist."""
@@ -136,17 +146,17 @@ class CpuBackend:
             self._slots.apply(op)
 
     def _compute(self, plan: StepPlan) -> tuple[RowResult, ...]:
-        if any(row.adapter for row in plan.rows):
-            raise UnsupportedModel("the cpu backend runs no adapters yet")
         batch = self._flattener.flatten(plan)
         before = self._slots.before(plan) if self.layout.has_state else {}
-        argmax = self._run(batch, keeps_inputs=bool(before))
+        argmax = self._run(batch, bool(before), *adapters_of(plan))
         self._slots.after(plan, batch, before)
         rows = self._answer(plan, batch, argmax)
         self._flattener.remember(rows)
         return rows
 
-    def _run(self, batch: Batch, keeps_inputs: bool) -> list[int]:
+    def _run(
+        self, batch: Batch, keeps_inputs: bool, adapters: Ints | None = None, scales: Floats | None = None
+    ) -> list[int]:
         """The largest logit of each taken position."""
         if self._has_types:
             self._program.types(batch.types)
@@ -161,9 +171,19 @@ class CpuBackend:
             batch.needs_logits,
             batch.wants_hidden,
             keeps_inputs,
+            adapters,
+            scales,
         )
 
     def _answer(self, plan: StepPlan, batch: Batch, argmax: list[int]) -> tuple[RowResult, ...]:
         logits = None if batch.only_argmax else self._program.logits(len(batch.taken))
         hidden = self._program.hidden(batch.num_tokens, self._hidden_size) if batch.wants_hidden else None
         return answer(plan, batch, logits, hidden, argmax)
+
+
+def adapters_of(plan: StepPlan) -> tuple[Ints | None, Floats | None]:
+    """Number and scale of each row's adapter; None in a step without any."""
+    if not any(row.adapter for row in plan.rows):
+        return None, None
+    numbers = np.array([row.adapter for row in plan.rows], np.int32)
+    return numbers, np.array([row.adapter_scale for row in plan.rows], np.float32)

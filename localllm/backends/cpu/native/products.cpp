@@ -28,6 +28,7 @@ struct Linear : Instruction {
     const Matrix* matrix;
     const float* bias;
     float scale;
+    int site, turn;
     void run(Program& program, int tid) override {
         LinearOut to{};
         to.y = program.row(*out, 0, tid);
@@ -36,8 +37,11 @@ struct Linear : Instruction {
         to.residual = residual ? program.row(*residual, 0, tid) : nullptr;
         to.residual_ld = residual ? residual->ld : 0;
         to.scale = scale;
-        program.kernels.linear(matrix->slices[static_cast<size_t>(tid)], matrix->type, matrix->columns,
-                               program.inputs(*x, tid), to);
+        const Slice& own = matrix->slices[static_cast<size_t>(tid)];
+        program.kernels.linear(own, matrix->type, matrix->columns, program.inputs(*x, tid), to);
+        if (site != NONE && !program.step().adapted.empty())
+            expand(program, {site, turn, 0, to.y, to.ld, own.first_group, own.num_groups, false, residual ? scale : 1.0f, 0,
+                             program.step().num_tokens});
     }
 };
 
@@ -121,6 +125,12 @@ void record_linear(Program& program, const LinearSpec& spec) {
     if (linear->residual && (linear->residual->quantized || linear->residual->width != linear->matrix->rows ||
                              linear->residual->taken != linear->x->taken))
         throw std::invalid_argument("a residual differs in shape from what is added");
+    linear->site = spec.site;
+    if (spec.site != NONE) {
+        if (program.adapters.site(spec.site).rows != linear->matrix->rows)
+            throw std::invalid_argument("an adapted matrix has other rows than its product");
+        linear->turn = record_shrink(program, *linear->x, {spec.site});
+    }
     program.add(std::move(linear));
 }
 
@@ -149,7 +159,8 @@ void record_linear_heads(Program& program, int x, const std::vector<int>& matric
     program.add(std::move(linear));
 }
 
-void record_gated(Program& program, int x, int matrix, int activation, int gate_bias, int up_bias, Outputs out) {
+void record_gated(Program& program, int x, int matrix, int activation, int gate_bias, int up_bias, Outputs out,
+                  GatedSites sites) {
     auto gated = std::make_unique<Gated>();
     gated->matrix = &program.gated_matrix(matrix);
     const GatedMatrix& weights = *gated->matrix;
@@ -170,6 +181,11 @@ void record_gated(Program& program, int x, int matrix, int activation, int gate_
     if (gated->blocks) {
         shared_output(*gated->blocks, weights.rows, true, gated->taken);
         gated->out.blocks_per_token = static_cast<int>(gated->blocks->ld);
+    }
+    if (sites.gate != NONE) {
+        record_gated_apart(program, {gated->x, gated->values, gated->blocks, gated->matrix, gated->out.activation,
+                                     gated->out.gate_bias, gated->out.up_bias, sites.gate, sites.up});
+        gated->on = On::plain;
     }
     program.add(std::move(gated));
 }

@@ -32,7 +32,7 @@ const Kernels& kernels_or_throw(const std::string& name) {
 }  // namespace
 
 Program::Program(int threads, const std::string& name, Limits sizes)
-    : kernels(kernels_or_throw(name)), limits(std::move(sizes)), team_(threads), packer_(team_) {}
+    : kernels(kernels_or_throw(name)), limits(std::move(sizes)), adapters(limits.max_tokens), team_(threads), packer_(team_) {}
 
 int Program::add_buffer(int width, bool quantized, bool is_private, bool taken) {
     if (width <= 0 || (quantized && width % BLOCK)) throw std::invalid_argument("a buffer cannot be so wide");
@@ -174,6 +174,7 @@ void Program::check(Step& step) const {
         check_row(step, row);
         std::fill(step.row_of.begin() + step.row_starts[row], step.row_of.begin() + step.row_starts[row + 1], row);
     }
+    check_adapters(step);
 }
 
 void Program::check_row(const Step& step, int row) const {
@@ -188,6 +189,20 @@ void Program::check_row(const Step& step, int row) const {
     if (limits.state_floats && (step.slots[row] < 0 || step.slots[row] >= num_slots_))
         refuse("a state slot", step.slots[row], num_slots_);
     check_pages(step, row);
+}
+
+void Program::check_adapters(Step& step) const {
+    step.adapted.clear();
+    for (int row = 0; step.adapters && row < step.num_rows; row++)
+        if (step.adapters[row] && step.adapter_scales[row] != 0.0f)
+            step.adapted.push_back({&adapters.find(step.adapters[row]), step.adapter_scales[row], step.row_starts[row],
+                                    step.row_starts[row + 1]});
+}
+
+void Program::add(std::unique_ptr<Instruction> instruction) {
+    if (instruction->on != On::adapted) plain_.push_back(instruction.get());
+    if (instruction->on != On::plain) adapted_.push_back(instruction.get());
+    instructions_.push_back(std::move(instruction));
 }
 
 void Program::check_pages(const Step& step, int row) const {
@@ -239,7 +254,7 @@ void Program::walk_together() {
 void Program::walk_alone() {
     FlushDenormals flush;
     for (int tid = 0; tid < threads(); tid++) turn_angles(tid);
-    for (auto& instruction : instructions_)
+    for (Instruction* instruction : walked())
         for (int tid = 0; tid < threads(); tid++) instruction->run(*this, tid);
 }
 
@@ -248,7 +263,7 @@ void Program::walk(int tid) {
         turn_angles(tid);
         team_.barrier(tid);
     }
-    for (auto& instruction : instructions_) {
+    for (Instruction* instruction : walked()) {
         instruction->run(*this, tid);
         if (instruction->sync && !is_single(instruction->taken, instruction->is_private)) team_.barrier(tid);
     }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "adapters.h"
 #include "kernels.h"
 #include "mapping.h"
 #include "matrix.h"
@@ -57,12 +58,19 @@ struct Step {
     std::vector<Table> tables;
     bool wants_hidden = false;
     bool keeps_inputs = false;
-    std::vector<int32_t> row_of;  // filled by the check
+    const int32_t* adapters = nullptr;  // per row, 0: none; null: no row has one
+    const float* adapter_scales = nullptr;
+    std::vector<int32_t> row_of;  // filled by the check, as is
+    std::vector<AdaptedRow> adapted;
 };
 
 class Program;
 
+// In which steps an instruction is walked: in all, in those without an adapter, in those with one.
+enum class On { every, plain, adapted };
+
 struct Instruction {
+    On on = On::every;
     bool sync = true;         // members meet after it
     bool is_private = false;  // with a single row every member does it for itself, without meeting
     bool taken = false;       // its rows are the taken ones
@@ -112,10 +120,10 @@ public:
     int add_gated_matrix(const RawMatrix& gate, const RawMatrix& up) { return keep(gated_, packer_.pack_gated(gate, up)); }
     int add_vector(const float* values, size_t count);
     int add_angles(const double* frequencies, size_t count, double factor, Growth growth);
-    void add(std::unique_ptr<Instruction> instruction) { instructions_.push_back(std::move(instruction)); }
+    void add(std::unique_ptr<Instruction> instruction);
     void add_recurrent(std::unique_ptr<Recurrent> instruction) {
         recurrent_.push_back(instruction.get());
-        instructions_.push_back(std::move(instruction));
+        add(std::move(instruction));
     }
 
     Buffer& buffer(int id) { return at(buffers_, id, "buffer"); }
@@ -150,6 +158,7 @@ public:
 
     const Kernels& kernels;
     const Limits limits;
+    Adapters adapters;
     std::vector<int32_t> types;  // of the step's tokens: which text of a pair they are of
     const Step& step() const { return *step_; }
     int threads() const { return team_.size(); }
@@ -184,6 +193,8 @@ private:
     void check(Step& step) const;
     void check_row(const Step& step, int row) const;
     void check_pages(const Step& step, int row) const;
+    void check_adapters(Step& step) const;
+    const std::vector<Instruction*>& walked() const { return step_->adapted.empty() ? plain_ : adapted_; }
     void walk(int tid);
     void walk_alone();
     void walk_together();
@@ -198,6 +209,7 @@ private:
     std::deque<std::vector<float>> vectors_;
     std::deque<Angles> angles_;
     std::vector<std::unique_ptr<Instruction>> instructions_;
+    std::vector<Instruction*> plain_, adapted_;  // what steps without and with adapters walk
     std::vector<Recurrent*> recurrent_;
 
     Mapping pages_, slots_;
