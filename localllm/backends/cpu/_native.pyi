@@ -145,6 +145,26 @@ class Program:
     def causal_conv(
         self, x: int, weight: int, bias: int, kernel: int, channels: int, state_offset: int, kept: int, out: int
     ) -> None: ...
+    def state_space(
+        self,
+        x: int,
+        step: int,
+        rate: int,
+        bias: int,
+        skip: int,
+        *,
+        num_heads: int,
+        head_dim: int,
+        num_groups: int,
+        state_dim: int,
+        least: float,
+        most: float,
+        state_offset: int,
+        kept: int,
+        out: int,
+    ) -> None:
+        """`kept`: values, what is written, and steps of each token."""
+
     def route(
         self,
         logits: int,

@@ -292,6 +292,14 @@ void bind_recording(nb::class_<Program>& program) {
              "value_dim"_a, "tiled"_a, "state_offset"_a, "kept"_a, "out"_a)
         .def("causal_conv", &record_causal_conv, "x"_a, "weight"_a, "bias"_a, "kernel"_a, "channels"_a, "state_offset"_a,
              "kept"_a, "out"_a)
+        .def("state_space",
+             [](Program& p, int x, int step, int rate, int bias, int skip, int num_heads, int head_dim, int num_groups,
+                int state_dim, float least, float most, size_t state_offset, int kept, int out) {
+                 StateSpaceSpec spec{num_heads, head_dim, num_groups, state_dim, least, most, state_offset};
+                 record_state_space(p, x, step, rate, bias, skip, spec, kept, out);
+             },
+             "x"_a, "step"_a, "rate"_a, "bias"_a, "skip"_a, nb::kw_only(), "num_heads"_a, "head_dim"_a, "num_groups"_a,
+             "state_dim"_a, "least"_a, "most"_a, "state_offset"_a, "kept"_a, "out"_a)
         .def("route",
              [](Program& p, int logits, int bias, int num_experts, int num_used, int scoring, bool normalize, float scale,
                 int out, int num_groups, int num_used_groups, int group_best, int scales) {

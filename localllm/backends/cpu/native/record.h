@@ -103,6 +103,15 @@ struct DeltaNetSpec {
 // `kept`: a buffer as wide as x, beta and decay together, for Recurrent.
 void record_delta_net(Program&, int x, int beta, int decay, int rate, int bias, const DeltaNetSpec& spec, int kept, int out);
 
+// state_space.cpp
+struct StateSpaceSpec {
+    int num_heads, head_dim, num_groups, state_dim;
+    float least, most;    // of a step
+    size_t state_offset;  // of the matrices in a slot
+};
+// x: values of all heads, then what groups write and what they read; rate, bias and skip: a number per head.
+void record_state_space(Program&, int x, int step, int rate, int bias, int skip, const StateSpaceSpec& spec, int kept, int out);
+
 // experts.cpp
 struct RouteSpec {
     int num_experts, num_used;

@@ -1,0 +1,3 @@
+#define LOCALLLM_AVX2 1
+#define STATE_SPACE_SET avx2_state_space_kernels
+#include "state_space_loops.h"
