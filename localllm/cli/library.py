@@ -13,7 +13,7 @@ from localllm.cli.failures import print_warning
 from localllm.cli.human import age_text, size_text, table
 from localllm.cli.invocation import Invocation
 from localllm.cli.output import print_json, print_text
-from localllm.errors import LocalLLMError, StoreError
+from localllm.errors import LocalLLMError, ModelNotFound, StoreError
 from localllm.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -177,6 +177,8 @@ def _name_of(library: "Library", model: str) -> str:
         return library.find(model).name
     except StoreError:
         return model  # its record is damaged: `rm` is the way to be rid of it
+    except ModelNotFound:
+        return library.removable(model)  # a tokenizer that came alone, or nothing
 
 
 def _unload(settings: Settings, name: str) -> None:

@@ -22,8 +22,12 @@ def pull(
     pull_model(invocation, invocation.settings(), model, is_quiet=quiet)
 
 
-def pull_model(invocation: Invocation, settings: "Settings", model: str, *, is_quiet: bool = False) -> "Entry":
-    """Pulls with progress; errors of the store pass through."""
+def pull_model(
+    invocation: Invocation, settings: "Settings", model: str, *, is_quiet: bool = False, to_run: bool = False
+) -> "Entry":
+    """Pulls with progress; errors of the store pass through. `to_run`: a tokenizer alone will not do."""
     library = open_runnable_library(settings)
+    if to_run:
+        library.refuse_tokenizer(model)
     with invocation.progress(is_quiet=is_quiet) as progress:
         return library.pull(model, progress.on_pull)

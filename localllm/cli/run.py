@@ -189,7 +189,7 @@ def ready_client(invocation: Invocation, settings: "Settings", conversation: Con
             raise
         from localllm.cli.pull import pull_model  # the store: only for a model that is not here
 
-        pull_model(invocation, settings, conversation.model)
+        pull_model(invocation, settings, conversation.model, to_run=True)
         load_model(invocation, client, conversation)
     return client
 

@@ -104,6 +104,16 @@ class Library:
 
         return search(self, self._plan(Ref("name", query), None, progress), query)
 
+    def refuse_tokenizer(self, text: str) -> None:
+        """ModelNotFound for a name that is only a tokenizer's: nothing that could run would come of a pull."""
+        if self._is_only_tokenizer(text):
+            raise self._unknown(parse_ref(text))
+
+    def _is_only_tokenizer(self, text: str) -> bool:
+        ref = parse_ref(text)
+        is_known = self.tokenizers.knows(text) and self.catalog.find(ref) is None
+        return is_known and self._own_ref(ref) is None
+
     # getting models
 
     def pull(self, text: str, progress: Say = _silent) -> Entry:
@@ -112,7 +122,7 @@ class Library:
         if ref.kind == "path":
             return self._at_path(ref)
         ref = self._full(ref)
-        if self.tokenizers.knows(text) and self.catalog.find(ref) is None:
+        if self._is_only_tokenizer(text):
             with self._locked(ref, progress):
                 return self.tokenizers.pull(text, progress)
         with self._locked(ref, progress):
@@ -258,12 +268,19 @@ class Library:
 
     def removable(self, text: str) -> str:
         """The full name of a model that `remove` would forget; raises what keeps it from that."""
-        return self._removable(parse_ref(text)).display
+        ref = parse_ref(text)
+        return text if self._is_only_tokenizer(text) and self.tokenizers.find(text) else self._removable(ref).display
 
     def remove(self, text: str) -> None:
         """Forgets the model and deletes the files that we brought and that no other model of ours needs."""
         from localllm.store.removal import delete_unneeded  # deferred: one command of many needs it
 
+        if self._is_only_tokenizer(text):
+            with self._locked(self._full(parse_ref(text)), _silent), self._store_lock():
+                gone = self.tokenizers.forget(text)
+                others, damaged = self.manifests.read_all()
+                delete_unneeded(gone, ([*others, *self.tokenizers.here()], damaged), self.settings.store_dir)
+            return
         own = self._removable(parse_ref(text))
         with self._locked(own, _silent), self._store_lock():
             try:

@@ -45,11 +45,9 @@ class TokenizerShelf:
 
     def path_of(self, name: str) -> Path | None:
         """The folder of a tokenizer that is here and whole; None where it has to be pulled."""
-        try:
-            record = msgspec.json.decode(self._record_of(name).read_bytes(), type=_Record)
-        except (OSError, msgspec.MsgspecError):
-            return None  # never pulled, or damaged: a pull makes it anew
-        return Path(record.path) if all(os.path.exists(file.path) for file in record.files) else None
+        record = self._read(name)
+        is_whole = record is not None and all(os.path.exists(file.path) for file in record.files)
+        return Path(record.path) if record is not None and is_whole else None
 
     def find(self, name: str) -> Path:
         """The folder of a tokenizer that is here. ModelNotFound says how to get it."""
@@ -75,6 +73,26 @@ class TokenizerShelf:
         write_atomic(target, msgspec.json.encode(record))
         say(PullEvent(kind="done", message=f"{known.name} is ready"))
         return _entry(known, fetched.path, fetched.files)
+
+    def here(self) -> list[Entry]:
+        """Those that are here, with their files."""
+        records = [(known, self._read(known.name)) for known in self.entries()]
+        return [_entry(known, Path(record.path), record.files) for known, record in records if record is not None]
+
+    def forget(self, name: str) -> Entry:
+        """Its record goes; the files are told, for whoever knows what else needs them. ModelNotFound."""
+        self.find(name)
+        known = self._known(name)
+        record = self._read(known.name)
+        self._record_of(known.name).unlink(missing_ok=True)
+        return _entry(known, Path(), () if record is None else record.files)
+
+    def _read(self, name: str) -> _Record | None:
+        """None for one that was never pulled, or whose record is damaged: a pull makes it anew."""
+        try:
+            return msgspec.json.decode(self._record_of(name).read_bytes(), type=_Record)
+        except (OSError, msgspec.MsgspecError):
+            return None
 
     def _fetch(self, known: TokenizerEntry, say: Say) -> Fetched:
         plan = Plan(name=known.name, settings=self._settings, say=say, free=self._free)

@@ -96,3 +96,32 @@ def test_a_name_that_nobody_knows_gets_a_suggestion(tmp_path: Path, hub: FakeHub
     with pytest.raises(ModelNotFound, match="no tokenizer cuter") as caught:
         library_at(tmp_path, hub).tokenizers.find("cuter")
     assert "cutter" in caught.value.hint
+
+
+def test_it_is_removed_with_the_files_that_we_brought(tmp_path: Path, hub: FakeHub, listener: Listener) -> None:
+    hub.repos[REPO] = tiny_folder()
+    library = library_at(tmp_path, hub)
+    with pytest.raises(ModelNotFound, match="not here"):
+        library.removable("cutter")
+    folder = Path(library.pull("cutter", listener).path)
+    assert library.removable("cutter") == "cutter"
+    library.remove("cutter")
+    assert library.tokenizers.path_of("cutter") is None and not (folder / "tokenizer.json").exists()
+    with pytest.raises(ModelNotFound, match="not here"):
+        library.remove("cutter")
+
+
+def test_removing_it_leaves_a_folder_that_was_there_before(tmp_path: Path, hub: FakeHub, listener: Listener) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(b"{}")
+    library = library_at(tmp_path, hub, Source(kind="path", path=str(tmp_path)))
+    library.pull("cutter", listener)
+    library.remove("cutter")
+    assert (tmp_path / "tokenizer.json").exists() and library.tokenizers.here() == []
+
+
+def test_a_pull_in_order_to_run_is_refused_before_it_begins(tmp_path: Path, hub: FakeHub) -> None:
+    library = library_at(tmp_path, hub)
+    with pytest.raises(ModelNotFound, match="only a tokenizer"):
+        library.refuse_tokenizer("cutter")
+    library.refuse_tokenizer("another")
+    assert hub.requests == []
