@@ -1,8 +1,8 @@
 """The dashboard, driven as a person would: against frames of a feed that nobody sends, and against a real daemon."""
 
 import asyncio
-import re
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
