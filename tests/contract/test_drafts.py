@@ -60,7 +60,7 @@ def run(backend: Backend, sampling: SamplingParams, drafter: Drafter | None) -> 
     return texts, engine.snapshot().num_accepted_tokens
 
 
-@pytest.mark.parametrize("name", ["llama", "windows in some layers", "window on every layer", "experts", "hybrid"])
+@pytest.mark.parametrize("name", ["llama", "windows in some layers", "window on every layer", "experts", "hybrid", "delta nets"])
 def test_drafts_leave_the_greedy_text_of_the_plain_transformer(host: Host, name: str) -> None:
     backend, config, source = host.open_world(BY_NAME[name])
     expected, _ = run(backend, GREEDY, None)
@@ -70,7 +70,7 @@ def test_drafts_leave_the_greedy_text_of_the_plain_transformer(host: Host, name:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("name", ["llama", "windows in some layers", "experts", "hybrid"])
+@pytest.mark.parametrize("name", ["llama", "windows in some layers", "experts", "hybrid", "delta nets"])
 def test_where_logits_do_not_depend_on_the_step_every_token_is_the_same(host: Host, name: str, sampling: str) -> None:
     backend, _, _ = host.open_world(BY_NAME[name])
     if not backend.info.same_in_any_step:

@@ -28,6 +28,7 @@ from tests.contract.worlds import BY_NAME, World, plain
 
 ALL = Want(logits="all")
 LLAMA, HYBRID, WINDOWS = BY_NAME["llama"], BY_NAME["hybrid"], BY_NAME["windows in some layers"]
+DELTA_NETS = BY_NAME["delta nets"]
 TOKENS = np.random.default_rng(4).integers(0, 80, 24).tolist()
 
 
@@ -121,7 +122,7 @@ def test_a_checkpoint_is_restored_into_any_slot_until_it_is_dropped(host: Host) 
 
 
 @pytest.mark.parametrize("num_accepted", [0, 1, 2, 3])
-@pytest.mark.parametrize("world", [LLAMA, HYBRID], ids=lambda world: world.name)
+@pytest.mark.parametrize("world", [LLAMA, HYBRID, DELTA_NETS], ids=lambda world: world.name)
 def test_rejected_draft_tokens_leave_no_trace(host: Host, world: World, num_accepted: int) -> None:
     backend, config, source = host.open_world(world)
     walk = Walk(backend)
@@ -136,6 +137,26 @@ def test_rejected_draft_tokens_leave_no_trace(host: Host, world: World, num_acce
     commit = CommitDraft(SeqId(1), num_accepted, 3)
     (result,) = walk.step((1, TOKENS[6 + num_accepted : 14], ALL), memory=[commit])
     host.check(result.logits, oracle.logits(TOKENS[:14])[6 + num_accepted :], world)
+
+
+@pytest.mark.parametrize("num_accepted", [0, 2, 3])
+@pytest.mark.parametrize("world", [HYBRID, DELTA_NETS], ids=lambda world: world.name)
+def test_where_steps_do_not_matter_going_back_leaves_the_bits_of_never_having_gone(
+    host: Host, world: World, num_accepted: int
+) -> None:
+    backend, _, _ = host.open_world(world)
+    if not backend.info.same_in_any_step:
+        pytest.skip(f"{host.name} does not promise this")
+    walk, straight = Walk(backend), Walk(host.open_world(world)[0])
+    walk.step((1, TOKENS[:5], ALL))
+    kept = TOKENS[5 : 6 + num_accepted]
+    walk.step((1, kept + [(token + 1) % 80 for token in TOKENS[6 + num_accepted : 9]], drafts(4)))
+    walk.held[1].position = 6 + num_accepted
+    commit = CommitDraft(SeqId(1), num_accepted, 3)
+    (result,) = walk.step((1, TOKENS[6 + num_accepted : 14], ALL), memory=[commit])
+    straight.step((1, TOKENS[: 6 + num_accepted], ALL))
+    (expected,) = straight.step((1, TOKENS[6 + num_accepted : 14], ALL))
+    np.testing.assert_array_equal(result.logits, expected.logits)
 
 
 def test_a_freed_page_below_the_window_is_never_read(host: Host) -> None:

@@ -12,6 +12,7 @@ from localllm.formats import blocks
 from localllm.formats.blocks import BlockType, decode
 from localllm.models.config import (
     AttentionSpec,
+    DeltaNetSpec,
     LatentSpec,
     LayerSpec,
     ModelConfig,
@@ -20,8 +21,10 @@ from localllm.models.config import (
     RopeScaling,
     RopeSpec,
     ShortConvSpec,
+    StateSpaceSpec,
 )
 from localllm.models.source import WeightInfo
+from localllm.models.state_space import IN, in_widths
 from localllm.quantize.encode import ENCODABLE, encode
 from tests.oracles.plain import Plain
 from tests.oracles.random_blocks import blocks_like
@@ -34,7 +37,7 @@ MOE = MoeSpec(num_experts=6, num_used=2)
 PLAIN = LayerSpec(ATTENTION)
 
 
-KEPT_FLOAT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "shortconv.conv.weight")
+KEPT_FLOAT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "shortconv.conv.weight", "ssm_conv1d.weight")
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ def draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> NDArray
     noise = rng.standard_normal(shape)
     if name.endswith("norm.weight"):
         return (1 + 0.2 * noise).astype(np.float32)
+    if name.endswith("ssm_a"):
+        return -np.abs(noise).astype(np.float32)  # what is kept of a state is a part of it
     if len(shape) == 1:
         return (0.3 * noise).astype(np.float32)
     spread = (1 if name.startswith("blk") else 4) / shape[-1] ** 0.5
@@ -155,23 +160,70 @@ def shapes(config: ModelConfig, extras: tuple[str, ...], width: int = WIDTH) -> 
 def layer_shapes(
     layer: LayerSpec, extras: tuple[str, ...], hidden: int = HIDDEN, width: int = WIDTH
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if layer.mixer is None or not layer.feeds:
+        yield "attn_norm.weight", (hidden,)
+        if layer.mixer is None:
+            yield from feed_forward_shapes(layer, extras, hidden, width)
+        else:
+            yield from mixer_shapes(layer, extras, hidden)
+        return
     for norm in ("attn_norm", "ffn_norm", *(("post_attention_norm", "post_ffw_norm") if "post" in extras else ())):
         yield f"{norm}.weight", (hidden,)
         if "norm_bias" in extras:
             yield f"{norm}.bias", (hidden,)
+    yield from mixer_shapes(layer, extras, hidden)
+    yield from feed_forward_shapes(layer, extras, hidden, width)
+
+
+def mixer_shapes(layer: LayerSpec, extras: tuple[str, ...], hidden: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     if isinstance(layer.mixer, ShortConvSpec):
         yield "shortconv.in_proj.weight", (3 * hidden, hidden)
         yield "shortconv.conv.weight", (hidden, layer.mixer.kernel)
         yield "shortconv.out_proj.weight", (hidden, hidden)
-    elif layer.mixer.latent is not None:
-        yield from latent_shapes(layer.mixer, layer.mixer.latent, hidden)
-    else:
-        yield from attention_shapes(layer.mixer, extras, hidden)
+    elif isinstance(layer.mixer, DeltaNetSpec):
+        yield from delta_shapes(layer.mixer, hidden)
+    elif isinstance(layer.mixer, AttentionSpec):
+        if layer.mixer.latent is not None:
+            yield from latent_shapes(layer.mixer, layer.mixer.latent, hidden)
+        else:
+            yield from attention_shapes(layer.mixer, extras, hidden)
+    if isinstance(layer.recurrent, StateSpaceSpec):
+        yield from state_space_shapes(layer.recurrent, hidden)
+
+
+def feed_forward_shapes(
+    layer: LayerSpec, extras: tuple[str, ...], hidden: int, width: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     if layer.moe is None or "experts_beside" in extras:
         for name, out, columns in (("ffn_gate", width, hidden), ("ffn_up", width, hidden), ("ffn_down", hidden, width)):
             yield from linear_shapes(name, out, columns, extras)
     if layer.moe is not None:
         yield from moe_shapes(layer.moe, extras, hidden, width)
+
+
+def delta_shapes(spec: DeltaNetSpec, hidden: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    values = spec.num_value_heads * spec.value_dim
+    yield "attn_qkv.weight", (spec.channels, hidden)
+    yield "attn_gate.weight", (values, hidden)
+    yield "ssm_beta.weight", (spec.num_value_heads, hidden)
+    yield "ssm_alpha.weight", (spec.num_value_heads, hidden)
+    yield "ssm_conv1d.weight", (spec.channels, spec.kernel)
+    yield "ssm_a", (spec.num_value_heads,)
+    yield "ssm_dt.bias", (spec.num_value_heads,)
+    yield "ssm_norm.weight", (spec.value_dim,)
+    yield "ssm_out.weight", (hidden, values)
+
+
+def state_space_shapes(spec: StateSpaceSpec, hidden: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for name, rows in zip(IN, in_widths(spec), strict=True):
+        yield f"{name}.weight", (rows, hidden)
+    yield "ssm_conv1d.weight", (spec.channels, spec.kernel)
+    yield "ssm_conv1d.bias", (spec.channels,)
+    yield "ssm_a", (spec.num_heads,)
+    yield "ssm_d", (spec.num_heads,)
+    yield "ssm_dt.bias", (spec.num_heads,)
+    yield "ssm_norm.weight", (spec.inner,)
+    yield "ssm_out.weight", (hidden, spec.inner)
 
 
 def attention_shapes(
@@ -184,6 +236,8 @@ def attention_shapes(
     if owns and not spec.values_are_keys:
         yield from linear_shapes("attn_v", spec.num_kv_heads * spec.value_dim, hidden, extras)
     yield from linear_shapes("attn_output", hidden, spec.num_heads * spec.value_dim, extras)
+    if spec.gated:
+        yield from linear_shapes("attn_gate", spec.num_heads * spec.value_dim, hidden, extras)
     if "qk_norm" in extras:
         yield "attn_q_norm.weight", (spec.head_dim,)
     if "qk_norm" in extras and owns:
@@ -279,6 +333,16 @@ NEAR = replace(ATTENTION, window=9, norms_values=True)
 TWO_KINDS = (LayerSpec(NEAR, scale=0.8), LayerSpec(NEAR), LayerSpec(WIDE_FULL, scale=1.25))
 SHARING = (*TWO_KINDS, *(LayerSpec(replace(spec, kv_from=other, values_are_keys=False), scale=0.9)
                          for spec, other in ((NEAR, 1), (NEAR, 1), (WIDE_FULL, 2))))  # fmt: skip
+DELTA_NETS = (
+    LayerSpec(DeltaNetSpec(2, 4, key_dim=8, value_dim=12, kernel=4)),
+    LayerSpec(replace(ATTENTION, gated=True)),
+    LayerSpec(DeltaNetSpec(2, 6, key_dim=20, value_dim=36, kernel=3, tiled=True)),
+)
+SPACE = StateSpaceSpec(num_heads=4, head_dim=16, num_groups=2, state_dim=16, kernel=4)
+# heads of no whole registers, and limited steps
+SPACE_ODD = StateSpaceSpec(num_heads=3, head_dim=21, num_groups=1, state_dim=5, kernel=2, step_limits=(0.3, 1.1))
+SPACES = (LayerSpec(SPACE), PLAIN, LayerSpec(replace(SPACE, head_dim=40, kernel=3)), PLAIN)
+GROUPED = replace(MOE, scoring="sigmoid", scale=2.5)
 HYBRID = (LayerSpec(CONV), PLAIN, LayerSpec(ShortConvSpec(4, HIDDEN)), PLAIN)
 
 OF_32_OR_ANY = (
@@ -378,6 +442,18 @@ WORLDS = (
     World("experts beside the feed-forward", routed(), extras=("experts_beside", "post")),
     World("experts beside the feed-forward in Q8_0", routed(num_used=6), extras=("experts_beside",), type=BlockType.Q8_0),
     World("hybrid", HYBRID),
+    World("delta nets", DELTA_NETS),
+    World("hybrid of state spaces", SPACES),
+    World("hybrid of state spaces in Q8_0", SPACES, type=BlockType.Q8_0),
+    World("state spaces beside attention", (LayerSpec(ATTENTION, beside=SPACE),) * 2, without=("ssm_norm.weight",)),
+    World(
+        "blocks of one half",
+        (LayerSpec(SPACE, feeds=False), LayerSpec(None), LayerSpec(ATTENTION, feeds=False), LayerSpec(None, GROUPED)),
+        {"activation": "relu2"},
+        extras=("shared_expert", "choice_bias"),
+        without=("ffn_gate.weight", "ffn_gate_exps.weight", "ffn_gate_shexp.weight"),
+    ),
+    World("state spaces alone", (LayerSpec(SPACE, feeds=False), LayerSpec(SPACE_ODD, feeds=False))),
     World("hybrid with experts", (LayerSpec(CONV, MOE), LayerSpec(ATTENTION, MOE))),
     *(World(f"blocks of {kind.name}", type=kind) for kind in OF_32_OR_ANY),
     *(wide(f"blocks of {kind.name}", type=kind) for kind in OF_256),

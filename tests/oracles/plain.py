@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from localllm.models.config import AttentionSpec, LayerSpec, ModelConfig, MoeSpec, RopeSpec, ShortConvSpec
+from localllm.models.config import AttentionSpec, DeltaNetSpec, LayerSpec, ModelConfig, MoeSpec, RopeSpec, ShortConvSpec
 from localllm.models.rope import rope_frequencies
+from tests.oracles.recurrent import delta_net
 
 Doubles = NDArray[np.float64]
 
@@ -57,6 +58,8 @@ class Plain:
         inner = self.norm(x, prefix + "attn_norm")
         if isinstance(layer.mixer, ShortConvSpec):
             mixed = self.short_conv(inner, prefix, layer.mixer)
+        elif isinstance(layer.mixer, DeltaNetSpec):
+            mixed = delta_net(inner, self.weights, prefix, layer.mixer, self.config.norm_eps)
         elif layer.mixer.latent is not None:
             mixed = self.latent_attention(inner, prefix, layer.mixer)
         else:
@@ -110,7 +113,10 @@ class Plain:
                       values[:, h * spec.num_kv_heads // spec.num_heads], spec, None if sinks is None else sinks[h])
             for h in range(spec.num_heads)
         ]  # fmt: skip
-        return self.linear(np.concatenate(seen, axis=1), prefix + "attn_output")
+        out = np.concatenate(seen, axis=1)
+        if spec.gated:
+            out = out / (1 + np.exp(-self.linear(x, prefix + "attn_gate")))
+        return self.linear(out, prefix + "attn_output")
 
     def keys_and_values(self, x: Doubles, prefix: str, spec: AttentionSpec) -> tuple[Doubles, Doubles]:
         """(tokens, heads, size of a head) of each."""
