@@ -88,6 +88,7 @@ COMMANDS: Mapping[str, Leaf | Branch] = {
     "update": Leaf("catalog:update", "Pull newer versions of models.", "Models"),
     "create": Leaf("create:create", "Make a model from a Modelfile.", "Models"),
     "convert": Leaf("convert:convert", "Write a model in safetensors as one GGUF file.", "Models"),
+    "quantize": Leaf("quantize:quantize", "Write a model in fewer bits, and say what that costs.", "Models"),
     "cp": Leaf("library:copy", "Give a model a second name.", "Models"),
     "rm": Leaf("library:remove", "Remove models.", "Models"),
     "where": Leaf("library:where", "Print the path of a model's file.", "Models"),

@@ -40,7 +40,7 @@ def convert(
     target = float_type(kind)
     path = model_path(model, invocation.settings())
     written = output or output_path(path, target)
-    with _leaving_tidily(), invocation.progress() as progress:
+    with leaving_tidily(), invocation.progress() as progress:
 
         def on_tensor(name: str, done_bytes: int, total_bytes: int) -> None:
             progress.update(f"writing {written.name}", done_bytes, total_bytes)
@@ -51,7 +51,7 @@ def convert(
 
 
 @contextmanager
-def _leaving_tidily() -> Iterator[None]:
+def leaving_tidily() -> Iterator[None]:
     """Whoever closes the terminal or ends this process finds no half-written file either."""
     numbers = (signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, _leave) for number in numbers]

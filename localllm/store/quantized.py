@@ -64,7 +64,9 @@ def quantized(source: Entry, way: Quantizing, store_dir: Path, free: FreeBytes, 
                 check_space(folder, way.size_of(Path(source.path)), free)
                 way.write(Path(source.path), target, source.name, source.digest, _teller(say, source, way))
         finally:
-            with contextlib.suppress(OSError):  # where there is something in it, it is the result or waits for a next try
+            with contextlib.suppress(
+                OSError
+            ):  # where there is something in it, it is the result or waits for a next try
                 folder.rmdir()
         say(PullEvent(kind="status", message="verifying sha256 digest"))
         record = ModelFile(
@@ -102,13 +104,22 @@ def _waiting(target: Path) -> PullEvent:
 def _teller(say: Say, source: Entry, way: Quantizing) -> Progress:
     message = f"quantizing {source.quantization or 'F16'} model to {way.label}"
 
+    resumed = 0
+
     def tell(name: str, done_bytes: int, total_bytes: int) -> None:
+        nonlocal resumed
         if not total_bytes:
-            say(PullEvent(kind="status", message=name))
+            resumed = resumed or done_bytes
+            say(PullEvent(kind="status", message=name, resumed_bytes=done_bytes))
             return
         say(
             PullEvent(
-                kind="progress", message=message, completed_bytes=done_bytes, total_bytes=total_bytes, file=way.label
+                kind="progress",
+                message=message,
+                completed_bytes=done_bytes,
+                total_bytes=total_bytes,
+                resumed_bytes=min(resumed, done_bytes),
+                file=way.label,
             )
         )
 

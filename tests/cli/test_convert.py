@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.cli.convert import _leaving_tidily
+from localllm.cli.convert import leaving_tidily
 from localllm.errors import UsageError
 from localllm.formats.gguf_write import atomic_file
 from localllm.runtime.convert import convert_model
@@ -15,7 +15,7 @@ from localllm.runtime.convert import convert_model
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_part_of_a_file(number: signal.Signals, tmp_path: Path) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(SystemExit) as left, _leaving_tidily(), atomic_file(tmp_path / "a.gguf") as file:
+    with pytest.raises(SystemExit) as left, leaving_tidily(), atomic_file(tmp_path / "a.gguf") as file:
         file.write(b"half")
         os.kill(os.getpid(), number)
         file.write(b"the other half")
