@@ -25,3 +25,14 @@ list(TRANSFORM NATIVE_SOURCES PREPEND ${NATIVE}/)
 
 # sums must not depend on what a compiler chooses to contract: every fused multiply-add is written out
 set(NATIVE_OPTIONS -Wall -Wextra -ffp-contract=off -fno-math-errno -Wno-psabi)
+
+# The encoders of localllm/quantize: a module of their own, as that room knows no backend.
+set(ENCODE_SOURCES encode.cpp encode_portable.cpp)
+if(ARCHITECTURE MATCHES "^(x86_64|AMD64|amd64)$")
+  list(APPEND ENCODE_SOURCES encode_avx2.cpp encode_avx512.cpp)
+  set_source_files_properties(${NATIVE}/encode_avx2.cpp PROPERTIES COMPILE_OPTIONS -mavx2)
+  set_source_files_properties(${NATIVE}/encode_avx512.cpp PROPERTIES COMPILE_OPTIONS
+      "-mavx2;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mprefer-vector-width=512")
+  set_source_files_properties(${NATIVE}/encode.cpp PROPERTIES COMPILE_DEFINITIONS LOCALLLM_HAS_X86_SETS)
+endif()
+list(TRANSFORM ENCODE_SOURCES PREPEND ${NATIVE}/)
