@@ -66,6 +66,7 @@ def config_from_facts(
         context_length=facts.context_length,
         layers=_with_values_of_keys(
             [_layer(facts, family, factors, index, tensor_names) for index in range(facts.num_layers)],
+            facts,
             family,
             tensor_names,
         ),
@@ -173,7 +174,7 @@ def _windows(facts: Facts, family: Family) -> tuple[bool, ...]:
 
 
 def _with_values_of_keys(
-    layers: list[LayerSpec], family: Family, tensor_names: Collection[str]
+    layers: list[LayerSpec], facts: Facts, family: Family, tensor_names: Collection[str]
 ) -> tuple[LayerSpec, ...]:
     """Layers without a window that all lack a matrix for values make them with the keys' one."""
     owners = [
@@ -181,7 +182,9 @@ def _with_values_of_keys(
         for index, layer in enumerate(layers)
         if isinstance(layer.mixer, AttentionSpec) and layer.mixer.window is None and layer.mixer.kv_from is None
     ]
-    if not family.norms_values or any(f"blk.{index}.attn_v.weight" in tensor_names for index in owners):
+    if not family.norms_values or facts.values_are_keys is False:
+        return tuple(layers)
+    if any(f"blk.{index}.attn_v.weight" in tensor_names for index in owners):
         return tuple(layers)
     for index in owners:
         mixer = layers[index].mixer

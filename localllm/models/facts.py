@@ -110,6 +110,7 @@ class Facts:
     window_head_dim: int = key(whole, "attention.key_length_swa", default=0)
     window_value_dim: int = key(whole, "attention.value_length_swa", default=0)
     num_shared_kv: int = key(whole, "attention.shared_kv_layers", "num_kv_shared_layers", default=0)
+    values_are_keys: bool | None = key(flag, "", "attention_k_eq_v", default=None)
     token_inputs: int | None = key(
         whole, "embedding_length_per_layer_input", "hidden_size_per_layer_input", default=None
     )

@@ -23,7 +23,13 @@ def run(backend: Backend, num_pages: int) -> tuple[dict[str, list[int]], Engine]
 
 
 @pytest.mark.parametrize("pool", ["wide", "tight"])
-@pytest.mark.parametrize("name", ["llama", "windows in some layers", "window on every layer", "experts", "hybrid"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("llama", "windows in some layers", "window on every layer", "experts", "hybrid"),
+        "keys and values of another layer",
+    ],
+)
 def test_every_stream_is_the_greedy_text_of_the_plain_transformer(host: Host, name: str, pool: str) -> None:
     backend, config, source = host.open_world(BY_NAME[name])
     num_groups = len(backend.layout.groups)

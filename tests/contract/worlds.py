@@ -440,7 +440,6 @@ WORLDS = (
     World("inputs of a layer's own in Q8_0", config={"token_inputs": 64}, extras=("post",), type=BlockType.Q8_0),
     wide("inputs of a layer's own in Q4_K", config={"token_inputs": 256}, type=BlockType.Q4_K),
     World("experts beside the feed-forward", routed(), extras=("experts_beside", "post")),
-    World("experts beside the feed-forward in Q8_0", routed(num_used=6), extras=("experts_beside",), type=BlockType.Q8_0),
     World("hybrid", HYBRID),
     World("delta nets", DELTA_NETS),
     World("hybrid of state spaces", SPACES),

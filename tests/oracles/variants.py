@@ -157,6 +157,42 @@ def gemma3(rng: random.Random) -> Settings:
     }
 
 
+def gemma4(rng: random.Random) -> Settings:
+    settings, count = {**common(rng), "hidden_size": 64}, rng.randint(2, 6)
+    types = [*layer_types(rng, count - 1), "full_attention"]
+    most = max(shared for shared in range(count) if set(types[: count - shared]) == set(types))
+    has_experts, own = flips(rng, 0.4), rng.choice([0, 0, 16, 40])
+    return {
+        **settings,
+        "num_hidden_layers": count,
+        "layer_types": types,
+        "sliding_window": rng.choice([3, 9, 300]),
+        "head_dim": rng.choice([8, 16, 24]),
+        "global_head_dim": rng.choice([8, 32]),
+        "num_global_key_value_heads": rng.choice([None, 1, settings["num_attention_heads"]]),
+        "attention_k_eq_v": flips(rng),
+        "attention_bias": flips(rng, 0.2),
+        "num_kv_shared_layers": rng.randint(0, most) if own else 0,  # transformers wants both together
+        "use_double_wide_mlp": flips(rng),
+        "hidden_size_per_layer_input": own,
+        "vocab_size_per_layer_input": settings["vocab_size"],
+        "final_logit_softcapping": rng.choice([None, 5.0]),
+        "hidden_activation": rng.choice(["gelu_pytorch_tanh", "gelu_pytorch_tanh", "silu"]),
+        "enable_moe_block": has_experts,
+        **({"num_experts": 6, "top_k_experts": rng.randint(1, 6), "moe_intermediate_size": 32} if has_experts else {}),
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": rng.choice([10000.0, 30000.0])},
+            "full_attention": rng.choice(
+                [
+                    {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
+                    {"rope_type": "proportional", "rope_theta": 5e4, "partial_rotary_factor": 0.5, "factor": 4.0},
+                    {"rope_type": "default", "rope_theta": 1e5},
+                ]
+            ),
+        },
+    }
+
+
 def phi3(rng: random.Random) -> Settings:
     settings = common(rng)
     head_dim = settings["hidden_size"] // settings["num_attention_heads"]
@@ -440,6 +476,7 @@ MAKERS: dict[str, tuple[str, str, Callable[[random.Random], Settings]]] = {
     "qwen3 moe": ("Qwen3MoeConfig", "qwen3moe", qwen3_moe),
     "gemma2": ("Gemma2Config", "gemma2", gemma2),
     "gemma3": ("Gemma3TextConfig", "gemma3", gemma3),
+    "gemma4": ("Gemma4TextConfig", "gemma4", gemma4),
     "phi3": ("Phi3Config", "phi3", phi3),
     "olmo2": ("Olmo2Config", "olmo2", olmo2),
     "olmo3": ("Olmo3Config", "olmo2", olmo3),
