@@ -32,7 +32,7 @@ from localllm.models.adapters import (
 from localllm.models.config import ModelConfig
 from localllm.models.families import Family, family_of
 from localllm.models.hf_source import HFSource
-from localllm.models.names import Piece, pieces_of
+from localllm.models.names import pieces_of_module
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -244,18 +244,13 @@ class _OneTensor:
 def _canonical(name: str, module: str, b: Floats, config: ModelConfig, family: Family) -> dict[str, Floats]:
     """The rows of B for each weight that the module's tensor makes."""
     tensor = f"{module}.weight"
-    try:
-        found = pieces_of([tensor], family)
-    except UnsupportedModel:
-        found = {}
+    found = pieces_of_module(module, family, any(layer.moe is not None for layer in config.layers))
     if not found:
         raise UnsupportedModel(f"the adapter {name} changes {_shown(module)}, which {family.title} does not have")
     for weight in found:
         check_adaptable(name, weight)
     # A and B are matrices of their own: they are (out, in) also where the module's tensor is (in, out)
-    pieces: dict[str, list[Piece]] = {
-        weight: [replace(piece, transposed=False) for piece in made] for weight, made in found.items()
-    }
+    pieces = {weight: [replace(piece, transposed=False)] for weight, piece in found.items()}
     source = HFSource(_OneTensor(tensor, b), pieces, config, False, family.hf_pairs_neighbours)
     rows = {weight: np.array(source.raw(weight).view(np.float32)) for weight in pieces}
     return {weight: values.reshape(-1, b.shape[1]) for weight, values in rows.items()}

@@ -435,6 +435,16 @@ def pieces_of(
     return found if any(".ffn_up_exps." in name for name in found) else _without_experts(found)
 
 
+def pieces_of_module(module: str, family: Family, has_experts: bool) -> dict[str, Piece]:
+    """The weights that one linear layer of a checkpoint makes; empty for one that the family does not have."""
+    table = {**LAYER, **OF_FAMILY.get(family.architecture, {})}
+    try:
+        found = {name: [piece] for name, piece in _read(f"{module}.weight", table, None)}
+    except UnsupportedModel:
+        return {}
+    return {name: pieces[0] for name, pieces in (found if has_experts else _without_experts(found)).items()}
+
+
 def _without_experts(found: dict[str, list[Piece]]) -> dict[str, list[Piece]]:
     """Shared experts without others are a feed-forward like any."""
     return {name.replace("_shexp.", "."): pieces for name, pieces in found.items()}

@@ -25,6 +25,7 @@ from localllm.backends.metal.shortage import shortage
 from localllm.backends.metal.weights import Weight
 from localllm.engine.step import BackendInfo, CommitDraft, SlotId, StepPlan, StepResult, Want, plain_row
 from localllm.errors import BadModelFile
+from localllm.models.adapters import Adapter
 from localllm.models.config import ModelConfig
 from localllm.models.decoder import Decoder
 from localllm.models.source import WeightSource
@@ -66,7 +67,7 @@ class MetalBackend:
         precision = precision or precision_for(config, device)
         self._weights = Tensors(source, precision, decodes)
         self._memory = MetalMemory(config, page_size, mx.float32 if kv_type == "f32" else mx.float16)
-        self._ops = MetalOps(config, self._memory, precision)
+        self._ops = MetalOps(config, self._memory, precision, self._weights.names)
         self._decoder: Decoder[mx.array, Weight] = Decoder(config, self._ops, self._weights)
         self._flattener = Flattener(len(self._memory.layout.groups))
         self._started: deque[Started] = deque()
@@ -86,6 +87,13 @@ class MetalBackend:
 
     def allocate(self, num_pages: int, num_slots: int) -> None:
         self._memory.allocate(num_pages, num_slots)
+
+    def add_adapter(self, adapter: Adapter) -> int:
+        with shortage(f"there is no memory for the adapter {adapter.name}", "use fewer adapters at once"):
+            return self._ops.adapters.add(adapter)
+
+    def drop_adapter(self, number: int) -> None:
+        self._ops.adapters.drop(number)
 
     def submit(self, plan: StepPlan) -> None:
         while self._started:  # tokens of this step may be what the last one samples

@@ -9,16 +9,14 @@ from numpy.typing import NDArray
 
 from localllm.backends.batch import Batch
 from localllm.engine.step import CopyPage, CopySlot, MemoryOp, ResizePool, RestoreState, SaveState, StepPlan, ZeroSlot
-from localllm.errors import InvalidRequest, UnsupportedModel
+from localllm.errors import InvalidRequest
 
 
 def check_rows(plan: StepPlan, batch: Batch, vocab_size: int, context_length: int, num_slots: int | None) -> None:
-    """InvalidRequest for numbers out of bounds, UnsupportedModel for an adapter. `num_slots` None: no layer has state.
+    """InvalidRequest for numbers out of bounds. `num_slots` None: no layer has state.
 
     Pages are checked where tables are read.
     """
-    if any(row.adapter for row in plan.rows):
-        raise UnsupportedModel("the metal backend runs no adapters")
     if any(not row.token_ids for row in plan.rows):
         raise InvalidRequest("a row has no tokens")
     inside("a token id", batch.token_ids, vocab_size)

@@ -44,6 +44,11 @@ class Tensors(NamedWeights[Weight]):
     def size_bytes(self) -> int:
         return sum(weight.size_bytes for weight in self._weights.values())
 
+    @property
+    def names(self) -> dict[int, str]:
+        """By the `id` of the weight."""
+        return {id(weight): name for name, weight in self._weights.items()}
+
     def clear(self) -> None:
         self._weights.clear()
 

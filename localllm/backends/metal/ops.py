@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import mlx.core as mx
 
+from localllm.backends.adapters import Stacks
 from localllm.backends.batch import Batch
 from localllm.backends.layout import attention_specs
 from localllm.backends.metal.formulas import activate, attend, gate_times_up, gated_norm, rotate, route, softcap
@@ -38,7 +39,12 @@ SORTED_FROM = 64
 class MetalOps:
     """The verbs for the step that `begin` named; what layers share of a step is kept until the next."""
 
-    def __init__(self, config: ModelConfig, memory: MetalMemory, precision: Precision) -> None:
+    def __init__(
+        self, config: ModelConfig, memory: MetalMemory, precision: Precision, names: Mapping[int, str]
+    ) -> None:
+        """`names` of the weights by their `id`."""
+        self._names = names
+        self.adapters: Stacks[mx.array] = Stacks(mx.array, lambda parts, axis: mx.concatenate(parts, axis=axis))
         self._context_length = config.context_length
         self._memory = memory
         self._kv_kinds = {(memory.group(layer), spec.causal) for layer, spec in attention_specs(config)}
@@ -49,6 +55,7 @@ class MetalOps:
     def begin(self, plan: StepPlan, batch: Batch) -> None:
         """InvalidRequest where a row's table lacks a page; then nothing has happened."""
         self._plan, self._batch = plan, batch
+        self.adapters.begin(plan, batch)
         self._kv_views = {key: self._kv_view(*key) for key in self._kv_kinds} if plan.rows else {}
         self._conv_views: dict[int, ConvView] = {}
         self._alike_rows: AlikeView | None = None
@@ -61,6 +68,9 @@ class MetalOps:
 
     def linear(self, x: mx.array, weight: Weight, bias: Weight | None = None) -> mx.array:
         product = weight.product(x)
+        stack = self.adapters.of(self._names.get(id(weight), ""))
+        if stack is not None:
+            product = product + ((x @ stack.a.T) * stack.factors) @ stack.b.T
         return product if bias is None else product + bias.values()
 
     def linear_group(
@@ -158,8 +168,8 @@ class MetalOps:
     def short_conv(
         self, x: mx.array, in_proj: Weight, kernel: Weight, out_proj: Weight, spec: ShortConvSpec, layer: int
     ) -> mx.array:
-        before, after, inner = mx.split(in_proj.product(x), 3, axis=1)
-        return out_proj.product(after * self._convolved(before * inner, kernel, spec, layer))
+        before, after, inner = mx.split(self.linear(x, in_proj), 3, axis=1)
+        return self.linear(after * self._convolved(before * inner, kernel, spec, layer), out_proj)
 
     def causal_conv(
         self, x: mx.array, kernel: Weight, bias: Weight | None, spec: DeltaNetSpec | StateSpaceSpec, layer: int

@@ -10,6 +10,7 @@ from localllm.backends.batch import Flattener, answer
 from localllm.backends.torch.library import describe, memory_named, open_device, require_torch, suitable_threads
 from localllm.engine.step import BackendInfo, CommitDraft, RowResult, StepPlan, StepResult
 from localllm.errors import LocalLLMError, UnsupportedModel
+from localllm.models.adapters import Adapter
 from localllm.models.config import ModelConfig
 from localllm.models.source import WeightSource
 
@@ -80,6 +81,12 @@ class TorchBackend:
         """NotEnoughMemory when the pools do not fit."""
         self._model.allocate(num_pages, num_slots)
 
+    def add_adapter(self, adapter: Adapter) -> int:
+        return self._model.add_adapter(adapter)
+
+    def drop_adapter(self, number: int) -> None:
+        self._model.drop_adapter(number)
+
     def submit(self, plan: StepPlan) -> None:
         """Compute the step. InvalidRequest where it names tokens, pages or slots that do not exist, NotEnoughMemory
         where it does not fit."""
@@ -107,8 +114,6 @@ class TorchBackend:
                 self._flattener.commit_draft(op)
 
     def _compute(self, plan: StepPlan) -> tuple[RowResult, ...]:
-        if any(row.adapter for row in plan.rows):
-            raise UnsupportedModel("the torch backend runs no adapters")
         batch = self._flattener.flatten(plan)
         computed = self._model.run(plan, batch)
         rows = answer(plan, batch, computed.logits, computed.hidden, computed.argmax)

@@ -16,6 +16,7 @@ from localllm.backends.torch.memory import DeviceMemory
 from localllm.backends.torch.ops import TorchOps
 from localllm.backends.torch.weights import Compute, Weight, Weights
 from localllm.engine.step import MemoryOp, StepPlan
+from localllm.models.adapters import Adapter
 from localllm.models.config import ModelConfig
 from localllm.models.decoder import Decoder
 from localllm.models.source import WeightSource
@@ -61,6 +62,14 @@ class TorchModel:
         self.memory.allocate(num_pages, num_slots)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def add_adapter(self, adapter: Adapter) -> int:
+        with memory_named(f"the adapter {adapter.name}", "use fewer adapters at once"):
+            return self._ops.adapters.add(adapter)
+
+    def drop_adapter(self, number: int) -> None:
+        self._ops.adapters.drop(number)
 
     @torch.inference_mode()
     def apply(self, op: MemoryOp) -> None:

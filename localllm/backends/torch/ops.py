@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from localllm.backends.adapters import Stacks
 from localllm.backends.batch import Batch
 from localllm.backends.layout import layer_values
 from localllm.backends.torch.experts import Experts
@@ -66,6 +67,7 @@ class TorchOps:
         self._config, self._memory, self._device = config, memory, device
         self._attention_type = attention_type
         self._products = Products(device)
+        self.adapters: Stacks[Tensor] = Stacks(lambda values: torch.from_numpy(values).to(device), torch.cat)
         self._step: Step | None = None
         self.hidden: Tensor | None = None
         self.logits: Tensor | None = None
@@ -73,6 +75,7 @@ class TorchOps:
     def begin(self, plan: StepPlan, batch: Batch) -> None:
         """InvalidRequest where a row names tokens, pages or slots that do not exist; nothing is computed then."""
         self.hidden = self.logits = None
+        self.adapters.begin(plan, batch)
         span = Span.of(batch)
         self._check(batch)
         self._step = Step(plan, batch, self._reaches(batch, span), self._convolved(batch, span), {})
@@ -93,7 +96,7 @@ class TorchOps:
         return rows if scale == 1.0 else rows * scale
 
     def linear(self, x: Tensor, weight: Weight, bias: Weight | None = None) -> Tensor:
-        return self._products.linear(x, weight, bias, is_bounded=False)
+        return self._adapted(x, weight, self._products.linear(x, weight, bias, is_bounded=False))
 
     def linear_group(self, x: Tensor, weights: Sequence[Weight], biases: Sequence[Weight | None]) -> tuple[Tensor, ...]:
         return tuple(self._of_norm(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
@@ -286,7 +289,14 @@ class TorchOps:
         self.logits = logits
 
     def _of_norm(self, x: Tensor, weight: Weight, bias: Weight | None) -> Tensor:
-        return self._products.linear(x, weight, bias, is_bounded=True)
+        return self._adapted(x, weight, self._products.linear(x, weight, bias, is_bounded=True))
+
+    def _adapted(self, x: Tensor, weight: Weight, product: Tensor) -> Tensor:
+        """With what the step's adapters add."""
+        stack = self.adapters.of(weight.name)
+        if stack is None:
+            return product
+        return torch.addmm(product, (x @ stack.a.t()) * stack.factors, stack.b.t())
 
     def _check(self, batch: Batch) -> None:
         low, high = int(batch.token_ids.min()), int(batch.token_ids.max())
