@@ -443,7 +443,13 @@ WORLDS = (
     World("hybrid", HYBRID),
     World("delta nets", DELTA_NETS),
     World("hybrid of state spaces", SPACES),
-    World("hybrid of state spaces in Q8_0", SPACES, type=BlockType.Q8_0),
+    # its inputs in halves: where they are rounded, values, what is written and what is read are, and multiply
+    World(
+        "a state space in Q8_0",
+        (LayerSpec(SPACE),),
+        type=BlockType.Q8_0,
+        types={f"{name}.weight": BlockType.F16 for name in IN},
+    ),
     World("state spaces beside attention", (LayerSpec(ATTENTION, beside=SPACE),) * 2, without=("ssm_norm.weight",)),
     World(
         "blocks of one half",

@@ -6,9 +6,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from localllm.models.config import AttentionSpec, DeltaNetSpec, LayerSpec, ModelConfig, MoeSpec, RopeSpec, ShortConvSpec
+from localllm.models.config import (
+    AttentionSpec,
+    DeltaNetSpec,
+    LayerSpec,
+    ModelConfig,
+    MoeSpec,
+    RopeSpec,
+    ShortConvSpec,
+    StateSpaceSpec,
+)
 from localllm.models.rope import rope_frequencies
 from tests.oracles.recurrent import delta_net
+from tests.oracles.state_space import state_space
 
 Doubles = NDArray[np.float64]
 
@@ -56,14 +66,9 @@ class Plain:
 
     def layer(self, x: Doubles, prefix: str, layer: LayerSpec) -> Doubles:
         inner = self.norm(x, prefix + "attn_norm")
-        if isinstance(layer.mixer, ShortConvSpec):
-            mixed = self.short_conv(inner, prefix, layer.mixer)
-        elif isinstance(layer.mixer, DeltaNetSpec):
-            mixed = delta_net(inner, self.weights, prefix, layer.mixer, self.config.norm_eps)
-        elif layer.mixer.latent is not None:
-            mixed = self.latent_attention(inner, prefix, layer.mixer)
-        else:
-            mixed = self.attention(inner, prefix, layer.mixer)
+        if layer.mixer is None or not layer.feeds:
+            return x + (self.feed(inner, prefix, layer) if layer.mixer is None else self.mix(inner, prefix, layer))
+        mixed = self.mix(inner, prefix, layer)
         before = x
         x = x + self.norm(mixed, prefix + "post_attention_norm") * self.config.residual_scale
         if not self.config.parallel:
@@ -73,8 +78,26 @@ class Plain:
         if layer.moe is not None and prefix + "pre_ffw_norm_2.weight" in self.weights:
             fed = self.experts_beside(x, inner, prefix, layer.moe)
         else:
-            fed = self.feed_forward(inner, prefix) if layer.moe is None else self.experts(inner, prefix, layer.moe)
+            fed = self.feed(inner, prefix, layer)
         return x + self.norm(fed, prefix + "post_ffw_norm") * self.config.residual_scale
+
+    def mix(self, inner: Doubles, prefix: str, layer: LayerSpec) -> Doubles:
+        if isinstance(layer.mixer, ShortConvSpec):
+            return self.short_conv(inner, prefix, layer.mixer)
+        if isinstance(layer.mixer, DeltaNetSpec):
+            return delta_net(inner, self.weights, prefix, layer.mixer, self.config.norm_eps)
+        if isinstance(layer.mixer, StateSpaceSpec):
+            return state_space(inner, self.weights, prefix, layer.mixer, self.config.norm_eps)
+        assert layer.mixer is not None
+        if layer.mixer.latent is not None:
+            return self.latent_attention(inner, prefix, layer.mixer)
+        seen = self.attention(inner, prefix, layer.mixer)
+        if layer.beside is not None:
+            seen = seen + state_space(inner, self.weights, prefix, layer.beside, self.config.norm_eps)
+        return seen
+
+    def feed(self, inner: Doubles, prefix: str, layer: LayerSpec) -> Doubles:
+        return self.feed_forward(inner, prefix) if layer.moe is None else self.experts(inner, prefix, layer.moe)
 
     def experts_beside(self, x: Doubles, inner: Doubles, prefix: str, moe: MoeSpec) -> Doubles:
         dense = self.norm(self.feed_forward(inner, prefix), prefix + "post_ffw_norm_1")
@@ -182,12 +205,12 @@ class Plain:
         out = np.array(
             [self.expert_mix(line, score, prefix, spec, choice_bias) for line, score in zip(x, logits, strict=True)]
         )
-        if prefix + "ffn_gate_shexp.weight" in self.weights:
-            hidden = gated(
-                self.linear(x, prefix + "ffn_gate_shexp"),
-                self.linear(x, prefix + "ffn_up_shexp"),
-                self.config.activation,
-            )
+        if prefix + "ffn_up_shexp.weight" in self.weights:
+            up = self.linear(x, prefix + "ffn_up_shexp")
+            if prefix + "ffn_gate_shexp.weight" in self.weights:
+                hidden = gated(self.linear(x, prefix + "ffn_gate_shexp"), up, self.config.activation)
+            else:
+                hidden = activated(up, self.config.activation)
             shared = self.linear(hidden, prefix + "ffn_down_shexp")
             if prefix + "ffn_gate_inp_shexp.weight" in self.weights:
                 shared = shared / (1 + np.exp(-self.linear(x, prefix + "ffn_gate_inp_shexp")))
@@ -212,13 +235,15 @@ class Plain:
             weights = weights / weights.sum()
         weights = weights * self.weights.get(prefix + "ffn_down_exps.scale", np.ones(spec.num_experts))[chosen]
         parts = [f"{prefix}ffn_{part}_exps" for part in ("gate", "up", "down")]
-        gate, up, down = (self.weights[f"{part}.weight"] for part in parts)
+        gate, up, down = (self.weights.get(f"{part}.weight") for part in parts)
+        assert up is not None and down is not None
         none = np.zeros((spec.num_experts, 1))
         of_gate, of_up, of_down = (self.weights.get(f"{part}.bias", none) for part in parts)
-        outputs = [
-            down[e] @ gated(gate[e] @ x + of_gate[e], up[e] @ x + of_up[e], self.config.activation) + of_down[e]
-            for e in chosen
-        ]
+        activation, outputs = self.config.activation, []
+        for e in chosen:
+            hidden = up[e] @ x + of_up[e]
+            opened = activated(hidden, activation) if gate is None else gated(gate[e] @ x + of_gate[e], hidden, activation)
+            outputs.append(down[e] @ opened + of_down[e])
         return sum((w * out for w, out in zip(weights, outputs, strict=True)), np.zeros(down.shape[1])) * spec.scale
 
     def short_conv(self, x: Doubles, prefix: str, spec: ShortConvSpec) -> Doubles:
