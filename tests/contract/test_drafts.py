@@ -20,6 +20,7 @@ RNG = np.random.default_rng(21)
 SHARED = RNG.integers(0, 80, 9).tolist()
 PROMPTS = {f"{n}": [*SHARED, *RNG.integers(0, 80, 1 + 4 * n).tolist()] for n in range(3)}
 NUM_NEW = 14
+STATES = ("hybrid", "hybrid of state spaces", "delta nets")
 SAMPLINGS = {
     "greedy": GREEDY,
     "penalties": SamplingParams(temperature=0.0, repetition_penalty=1.4, repeat_last_n=6, frequency_penalty=0.3),
@@ -60,7 +61,7 @@ def run(backend: Backend, sampling: SamplingParams, drafter: Drafter | None) -> 
     return texts, engine.snapshot().num_accepted_tokens
 
 
-@pytest.mark.parametrize("name", ["llama", "windows in some layers", "window on every layer", "experts", "hybrid", "delta nets"])
+@pytest.mark.parametrize("name", ["llama", "windows in some layers", "window on every layer", "experts", *STATES])
 def test_drafts_leave_the_greedy_text_of_the_plain_transformer(host: Host, name: str) -> None:
     backend, config, source = host.open_world(BY_NAME[name])
     expected, _ = run(backend, GREEDY, None)
@@ -70,7 +71,7 @@ def test_drafts_leave_the_greedy_text_of_the_plain_transformer(host: Host, name:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("name", ["llama", "windows in some layers", "experts", "hybrid", "delta nets"])
+@pytest.mark.parametrize("name", ["llama", "windows in some layers", "experts", *STATES])
 def test_where_logits_do_not_depend_on_the_step_every_token_is_the_same(host: Host, name: str, sampling: str) -> None:
     backend, _, _ = host.open_world(BY_NAME[name])
     if not backend.info.same_in_any_step:

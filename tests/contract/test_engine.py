@@ -28,6 +28,7 @@ def run(backend: Backend, num_pages: int) -> tuple[dict[str, list[int]], Engine]
     [
         *("llama", "windows in some layers", "window on every layer", "experts", "hybrid"),
         "keys and values of another layer",
+        *("hybrid of state spaces", "state spaces alone"),
     ],
 )
 def test_every_stream_is_the_greedy_text_of_the_plain_transformer(host: Host, name: str, pool: str) -> None:

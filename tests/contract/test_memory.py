@@ -28,6 +28,7 @@ from tests.contract.worlds import BY_NAME, World, plain
 
 ALL = Want(logits="all")
 LLAMA, HYBRID, WINDOWS = BY_NAME["llama"], BY_NAME["hybrid"], BY_NAME["windows in some layers"]
+SPACES = BY_NAME["state spaces beside attention"]
 DELTA_NETS = BY_NAME["delta nets"]
 TOKENS = np.random.default_rng(4).integers(0, 80, 24).tolist()
 
@@ -122,7 +123,7 @@ def test_a_checkpoint_is_restored_into_any_slot_until_it_is_dropped(host: Host) 
 
 
 @pytest.mark.parametrize("num_accepted", [0, 1, 2, 3])
-@pytest.mark.parametrize("world", [LLAMA, HYBRID, DELTA_NETS], ids=lambda world: world.name)
+@pytest.mark.parametrize("world", [LLAMA, HYBRID, DELTA_NETS, SPACES], ids=lambda world: world.name)
 def test_rejected_draft_tokens_leave_no_trace(host: Host, world: World, num_accepted: int) -> None:
     backend, config, source = host.open_world(world)
     walk = Walk(backend)
