@@ -45,7 +45,10 @@ KEYS = Branch(
 )
 EVAL = Branch(
     "Measure a model's quality.",
-    {"ppl": Leaf("evaluate:ppl", "Measure the perplexity of a text, by llama.cpp's method.")},
+    {
+        "ppl": Leaf("evaluate:ppl", "Measure the perplexity of a text, by llama.cpp's method."),
+        "kl": Leaf("evaluate:kl", "Measure how far a model is from the one that it was made from."),
+    },
     "Inside",
 )
 BENCH = Branch(
@@ -89,6 +92,7 @@ COMMANDS: Mapping[str, Leaf | Branch] = {
     "create": Leaf("create:create", "Make a model from a Modelfile.", "Models"),
     "convert": Leaf("convert:convert", "Write a model in safetensors as one GGUF file.", "Models"),
     "quantize": Leaf("quantize:quantize", "Write a model in fewer bits, and say what that costs.", "Models"),
+    "imatrix": Leaf("imatrix:imatrix", "Find out on a text which columns of a model's weights count.", "Models"),
     "cp": Leaf("library:copy", "Give a model a second name.", "Models"),
     "rm": Leaf("library:remove", "Remove models.", "Models"),
     "where": Leaf("library:where", "Print the path of a model's file.", "Models"),

@@ -1,10 +1,13 @@
-"""`localllm eval ppl`: perplexity of a model on a text file. Loads the model in this process; starts no daemon."""
+"""`localllm eval`: a model measured on a text, alone or against another. Loads models in this process; no daemon."""
 
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from localllm.cli.human import size_text
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson, Model
 from localllm.cli.loading import Backend, Device, KvType, Quantize, Threads, target_of
@@ -12,6 +15,7 @@ from localllm.cli.output import print_json, print_text
 from localllm.errors import UsageError
 
 if TYPE_CHECKING:
+    from localllm.lab.divergence import Divergence, Side
     from localllm.lab.perplexity import Perplexity
 
 
@@ -39,7 +43,7 @@ def ppl(
         def on_chunk(done: int, total: int, value: float) -> None:
             progress.status(f"chunk {done} of {total}: perplexity {value:.4f}")
 
-        text = _text_of(file)
+        text = text_of(file)
         result = perplexity(model, text, context=context, settings=settings, wish=wish, progress=on_chunk)
     if as_json:
         print_json(_fields(model, result))
@@ -50,7 +54,73 @@ def ppl(
         )
 
 
-def _text_of(path: Path) -> str:
+def kl(
+    ctx: typer.Context,
+    model: Model,
+    against: Annotated[
+        str, typer.Option("--against", "-a", metavar="BASE", help="The model it was made from.", show_default=False)
+    ],
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", help="A text file in UTF-8.", show_default="the text that comes with localllm"),
+    ] = None,
+    context: Annotated[int, typer.Option(help="Tokens in a chunk; the second half of each is compared.")] = 512,
+    chunks: Annotated[int, typer.Option(min=0, help="How many chunks at most; 0: all.")] = 0,
+    backend: Backend = None,
+    device: Device = None,
+    kv_type: KvType = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how far a model's probabilities are from another's, token by token."""
+    from localllm.lab.calibrate import default_text
+    from localllm.lab.divergence import divergence  # loads the engine
+
+    invocation = Invocation.of(ctx)
+    settings = invocation.settings(backend=backend, device=device, kv_type=kv_type, threads=threads)
+    with invocation.progress() as progress:
+
+        def on_chunk(done: int, total: int, mean: float) -> None:
+            said = "of the base" if math.isnan(mean) else f"mean divergence {mean:.5f}"
+            progress.status(f"chunk {done} of {total}: {said}")
+
+        text = default_text() if file is None else text_of(file)
+        found = divergence(
+            model, against, text, context=context, settings=settings, max_chunks=chunks, progress=on_chunk
+        )
+    if as_json:
+        print_json(asdict(found))
+    else:
+        print_text("\n".join(_lines(found)))
+
+
+def _lines(found: "Divergence") -> list[str]:
+    errors = found.weights
+    lines = [
+        f"mean KL       {found.kl_mean:.6f} ± {found.kl_error:.6f} nats over {found.tokens} tokens "
+        f"({found.chunks} chunks of {found.context})",
+        f"median, p99   {found.kl_median:.6f}, {found.kl_p99:.6f}; largest {found.kl_max:.4f}",
+        f"same top      {100 * found.same_top:.2f} % of the tokens",
+        f"perplexity    {found.model.perplexity:.4f} ± {found.model.error:.4f}, of the base "
+        f"{found.base.perplexity:.4f} ± {found.base.error:.4f}: {found.ratio:.4f} ± {found.ratio_error:.4f} times",
+        _side_line("model", found.model),
+        _side_line("base", found.base),
+    ]
+    if errors.layers:
+        lines.append(f"weights       relative error {errors.all:.5f}; the worst:")
+        lines += [f"    {worst.error:.5f}  {worst.type:<7} {worst.name}" for worst in errors.worst]
+    else:
+        lines.append("weights       have other shapes than those of the base: not compared")
+    return lines
+
+
+def _side_line(label: str, side: "Side") -> str:
+    speeds = f"reads {side.speeds.prompt:.1f}, writes {side.speeds.decode:.1f} tokens/s"
+    return f"{label:<13} {side.model}: {size_text(side.size_bytes)}, {speeds} on {side.backend}"
+
+
+def text_of(path: Path) -> str:
+    """A text file's text, or a UsageError."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

@@ -25,7 +25,7 @@ from localllm.errors import BadLogits, UsageError
 from localllm.formats.blocks import decode, row_bytes
 from localllm.lab.perplexity import chunked
 from localllm.models.source import WeightInfo, WeightSource
-from localllm.quantize.receipt import Errors, Worst
+from localllm.quantize.receipt import Errors
 from localllm.runtime.load import backend_options, load_backend, load_text
 from localllm.runtime.names import find_entry
 from localllm.runtime.open_model import open_model
@@ -69,13 +69,20 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightError:
+    name: str
+    type: str
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
 class WeightErrors:
     """Root of the summed squares of the difference, by that of the base: of all weights, of each layer, and the worst
     tensors. Empty where the models' weights have different shapes."""
 
     all: float = 0.0
     layers: tuple[float, ...] = ()
-    worst: tuple[Worst, ...] = ()
+    worst: tuple[WeightError, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +364,7 @@ def weight_errors(model: Path, base: Path) -> WeightErrors:
     if not pairs:
         return WeightErrors()
     ranked = sorted(zip(errors.of_tensors(), (mine for mine, _ in pairs), strict=True), key=lambda each: -each[0])
-    worst = tuple(Worst(name=info.name, type=info.type.name, error=error) for error, info in ranked[:NUM_WORST])
+    worst = tuple(WeightError(info.name, info.type.name, error) for error, info in ranked[:NUM_WORST])
     return WeightErrors(errors.of_all(), tuple(errors.of_layers()), worst)
 
 
