@@ -168,9 +168,11 @@ def show_fields(entry: "Entry") -> dict[str, Any]:
 
 def _file_sections(entry: "Entry") -> list[str]:
     from localllm.cli.show_file import file_rows  # opens the model's files
+    from localllm.models.names import left_out
 
     metadata, tensors = file_rows(entry)
-    return [section("Metadata", metadata), section("Tensors", tensors)]
+    unread = [[sentence] for sentence in left_out(name for name, *_ in tensors)]
+    return [section("Metadata", metadata), section("Tensors", tensors), section("Not used", unread)]
 
 
 def _items(value: Any) -> Iterable[Any]:

@@ -413,6 +413,17 @@ _NOT_TEXT = (
 """Parts of multimodal checkpoints that take pictures and sounds; the language model works without them."""
 
 
+def left_out(tensors: Iterable[str]) -> tuple[str, ...]:
+    """A sentence for each kind of parts that a checkpoint or a GGUF file has and that nobody reads."""
+    names = [tensor.removeprefix("model.") for tensor in tensors]
+    found = []
+    if any(name.startswith(_NOT_TEXT) for name in names):
+        found.append("the parts that see and hear are left out: this model takes text only")
+    if any(name.startswith(_GUESSING) or ".nextn." in name for name in names):
+        found.append("the parts that guess further tokens ahead are left out")
+    return tuple(found)
+
+
 def pieces_of(
     tensors: Iterable[str], family: Family, skips_from: int | None = None, *, judges: bool = False
 ) -> dict[str, list[Piece]]:

@@ -16,6 +16,7 @@ from localllm.models.config import HeadSpec, ModelConfig
 from localllm.models.heads import Dense, Head, read_head
 from localllm.models.hf_facts import check_config
 from localllm.models.mapping import gguf_model, hf_model
+from localllm.models.names import left_out
 from localllm.models.ready.folder import notes_of, ready_folder
 from localllm.models.source import WeightSource
 from localllm.runtime.folder_facts import folder_pooling
@@ -29,7 +30,8 @@ FLOATS = frozenset({BlockType.F32, BlockType.F16, BlockType.BF16})
 class OpenModel:
     """Weights are views of mapped files, which stay mapped as long as the source lives. `size_bytes` of the files.
 
-    `notes`: a sentence for each way in which weights are not read exactly as they are. `read_head` reads the layers
+    `notes`: a sentence for each way in which weights are not read exactly as they are, and for parts that are not read
+    at all. `read_head` reads the layers
     over pooled vectors.
     """
 
@@ -55,7 +57,7 @@ def _open_gguf(place: Place, quantize: str) -> OpenModel:
     if quantize:
         _refuse_quantized(file, place.path)
     config, source = gguf_model(file)
-    return OpenModel(config, source, file.size_bytes, read_head=partial(read_head, config, source))
+    return OpenModel(config, source, file.size_bytes, left_out(file.tensors), partial(read_head, config, source))
 
 
 def _refuse_quantized(file: GGUFFile, path: Path) -> None:
@@ -73,7 +75,7 @@ def _open_safetensors(place: Place) -> OpenModel:
     seen = ready_folder(folder)
     config, source = hf_model(seen)
     head = partial(head_of_folder, place.folder, folder.config, config, source)
-    return OpenModel(config, source, folder.size_bytes, notes_of(seen), head)
+    return OpenModel(config, source, folder.size_bytes, (*notes_of(seen), *left_out(folder.tensors)), head)
 
 
 def head_of_folder(path: Path, said: Mapping[str, Any], config: ModelConfig, source: WeightSource) -> Head | None:

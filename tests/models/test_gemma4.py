@@ -12,6 +12,7 @@ from localllm.backends.layout import cache_layout
 from localllm.errors import BadModelFile, LocalLLMError, UnsupportedModel
 from localllm.models.config import AttentionSpec, ModelConfig
 from localllm.models.mapping import config_from_gguf, hf_model, runnable
+from localllm.models.names import left_out
 from localllm.models.source import WeightSource
 from tests.models.test_checkpoints import MemoryFolder, checkpoint
 from tests.models.test_published_files import arrays_of, assert_same, converted, opened, values
@@ -109,6 +110,15 @@ def test_a_checkpoint_that_only_guesses_ahead_is_refused(name: str, tmp_path: Pa
     folder.config = {**folder.config, "model_type": name}
     with pytest.raises(UnsupportedModel, match="only guesses tokens ahead of a Gemma 4 model"):
         hf_model(folder)
+
+
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+    folder = checkpoint(DENSE, tmp_path)
+    assert left_out(folder.tensors) == ()
+    assert left_out(published(folder).tensors) == (
+        "the parts that see and hear are left out: this model takes text only",
+    )
+    assert left_out(["blk.46.nextn.eh_proj.weight"]) == ("the parts that guess further tokens ahead are left out",)
 
 
 def test_a_file_that_only_guesses_ahead_is_refused() -> None:
