@@ -72,7 +72,8 @@ def quantize(
     if compare:
         from localllm.cli.quantize_compare import compare_types  # loads the engine
 
-        compare_types(invocation, model, compare.split(","), order, text, picture, as_json=as_json)
+        types = compare.split(",")
+        compare_types(invocation, model, types, order, text, picture, imatrix, calibrate, as_json=as_json)
         return
     if not kind:
         raise UsageError("no type is named", hint="for example: localllm quantize MODEL q4_k_m")
