@@ -1,4 +1,5 @@
-"""Float values to blocks of any type that the decoder knows; the numpy twin that native encoders are judged against.
+"""Float values to blocks of any type that the decoder knows: natively where that is built, else in numpy, which is the
+law for both.
 
 Refuses by name: values that are not finite, and values that the scales of a block type cannot hold.
 """
@@ -15,6 +16,7 @@ from localllm.formats import blocks as plain
 from localllm.formats.blocks import BLOCK_LAYOUTS, PLAINLY_ENCODABLE, BlockType, row_bytes
 from localllm.quantize.codebooks import encode_iq4_nl, encode_iq4_xs, encode_mxfp4
 from localllm.quantize.k_quants import encode_q2_k, encode_q3_k, encode_q4_k, encode_q5_k, encode_q6_k
+from localllm.quantize.native import NATIVE, is_built, native_blocks
 from localllm.quantize.weighted import encode_q4_0, encode_q4_1, encode_q5_0, encode_q5_1
 
 Bytes = NDArray[np.uint8]
@@ -54,7 +56,12 @@ _LEAST_WEIGHT = 1e-6  # of the average
 
 
 def encode(
-    block_type: BlockType, values: NDArray[Any], weights: NDArray[Any] | None = None, *, first_row: int = 0
+    block_type: BlockType,
+    values: NDArray[Any],
+    weights: NDArray[Any] | None = None,
+    *,
+    first_row: int = 0,
+    threads: int = 1,
 ) -> Bytes:
     """Pack float values (..., columns) of any float dtype; returns uint8 (..., row_bytes).
 
@@ -65,6 +72,55 @@ def encode(
     large for it, BadModelFile for values that are not finite, for rows that are not whole blocks, and for weights that
     are negative, not finite or too few.
     """
+    if block_type not in NATIVE or not values.size or not is_built():
+        return numpy_encode(block_type, values, weights, first_row=first_row)
+    source = BlockType.F16 if values.dtype == np.float16 else BlockType.F32
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is refused as that
+        exact = np.ascontiguousarray(values, np.float16 if source is BlockType.F16 else np.float32)
+    raw = exact.view(np.uint8).reshape(-1)
+    return encode_raw(block_type, source, raw, values.shape, weights, first_row=first_row, threads=threads)
+
+
+def encode_raw(
+    block_type: BlockType,
+    source: BlockType,
+    raw: Bytes,
+    shape: tuple[int, ...],
+    weights: NDArray[Any] | None = None,
+    *,
+    first_row: int = 0,
+    threads: int = 1,
+) -> Bytes:
+    """The same, natively, for values that lie as F32, F16 or BF16 in a file: uint8 (bytes,). Only where it is built."""
+    columns = shape[-1] if shape else 1
+    size = row_bytes(block_type, columns)
+    importance = None if weights is None else checked_weights(weights, shape)
+    lines = [importance] if importance is None or importance.ndim == 1 else list(importance)
+    pieces = raw.reshape(len(lines), -1)
+    limit = _LARGEST.get(block_type, _LARGEST_HALF)
+    packed = []
+    for index, (piece, line) in enumerate(zip(pieces, lines, strict=True)):
+        blocks, refused = native_blocks(block_type, source, piece, columns, line, limit, threads)
+        if refused >= 0:
+            per_row, before = columns // BLOCK_LAYOUTS[block_type].values_per_block, index * len(blocks) // size
+            value = _largest_of(source, piece, refused, block_type)
+            raise _refusal(block_type, value, first_row + before + refused // per_row)
+        packed.append(blocks)
+    whole = packed[0] if len(packed) == 1 else np.concatenate(packed)
+    return whole.reshape(*shape[:-1], size)
+
+
+def _largest_of(source: BlockType, raw: Bytes, block: int, block_type: BlockType) -> float:
+    """The size of the largest value in a block; NaN where there is one."""
+    size = BLOCK_LAYOUTS[block_type].values_per_block * BLOCK_LAYOUTS[source].bytes_per_block
+    piece = raw[block * size : (block + 1) * size]
+    return float(np.abs(plain.decode(source, piece, (BLOCK_LAYOUTS[block_type].values_per_block,))).max())
+
+
+def numpy_encode(
+    block_type: BlockType, values: NDArray[Any], weights: NDArray[Any] | None = None, *, first_row: int = 0
+) -> Bytes:
+    """What `encode` gives, in numpy alone."""
     if block_type not in ENCODABLE:
         raise UnsupportedModel(
             f"values cannot be encoded as {block_type.name} by this build", hint="choose q8_0 or q4_k"

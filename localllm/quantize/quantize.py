@@ -69,8 +69,9 @@ def quantize(
     """Write `path` as the plan says; a run that was killed goes on with the tensors it had not finished.
 
     `method` names what `rounding` does: a run resumes only what the same method began. `extra`: metadata beside the
-    source's. threads: 0 for all cores. `progress` gets a tensor's name, and the bytes written and in all; first,
-    where a run goes on, a sentence, the bytes that are there, and 0. `finishing` gets the path under which all is written, before the file has its name.
+    source's. threads: 0 for all cores. `progress` gets a tensor's name, and the bytes written and in all; first, where
+    a run goes on, a sentence, the bytes that are there, and 0. `finishing` gets the path under which all is written,
+    before the file has its name.
     Raises UsageError when `path` exists (without `replaces`), or when tensors in blocks would be rounded again
     (without `allow_requantize`); BadModelFile and UnsupportedModel with tensor and row for values that cannot be
     encoded; DiskFull, after which the same call goes on; StoreError.
@@ -175,7 +176,7 @@ def _write_tensors(
 
 def _write_tensor(weight: Weight, line: PlannedTensor, place: Place, journal: Journal, work: _Work) -> None:
     importance = work.importance(line)
-    of_what = "" if importance is None else hashlib.sha256(np.ascontiguousarray(importance)).hexdigest()
+    of_what = "" if importance is None else hashlib.sha256(np.ascontiguousarray(importance).data).hexdigest()
     if journal.has(place.name, of_what):
         return
     try:
@@ -185,6 +186,6 @@ def _write_tensor(weight: Weight, line: PlannedTensor, place: Place, journal: Jo
     if blocks.dtype != np.uint8 or blocks.size != place.size_bytes:
         raise BadModelFile(f"tensor {line.name} has {blocks.nbytes} bytes, but its shape needs {place.size_bytes}")
     journal.write_at(place.offset, blocks.data)
-    digest = hashlib.sha256(blocks).hexdigest()
+    digest = hashlib.sha256(blocks.data).hexdigest()
     weight.release()
     journal.add(JournalEntry(place.name, place.offset, place.size_bytes, digest, of_what))

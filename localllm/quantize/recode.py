@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile
 from localllm.formats.blocks import BlockType, decode, row_bytes
-from localllm.quantize.encode import checked_weights, encode
+from localllm.quantize.encode import checked_weights, encode, encode_raw
+from localllm.quantize.native import NATIVE, READABLE, is_built
 
 Bytes = NDArray[np.uint8]
 
@@ -31,12 +32,15 @@ def recode(
     `weights` and errors as for `encode`; the row of a value that cannot be encoded is counted over all experts.
     """
     columns = int(shape[-1])
+    if source_type in READABLE and target_type in NATIVE and raw.size and is_built():
+        dims = tuple(map(int, shape))
+        return encode_raw(target_type, source_type, raw.reshape(-1), dims, weights, threads=threads)
     before = raw.reshape(-1, row_bytes(source_type, columns))
     packed = np.empty((len(before), row_bytes(target_type, columns)), np.uint8)
     importance = None if weights is None else checked_weights(weights, tuple(shape))
     for first, last, line in _pieces(shape, importance):
         values = decode(source_type, before[first:last], (last - first, columns))
-        packed[first:last] = encode(target_type, values, line, first_row=first)
+        packed[first:last] = encode(target_type, values, line, first_row=first, threads=threads)
     return packed
 
 

@@ -389,7 +389,7 @@ inline F iq4_point(F x) {
     F point = all(float(IQ4_VALUES[0]));
     for (int i = 0; i < 15; ++i) {
         float middle = (IQ4_VALUES[i] + IQ4_VALUES[i + 1]) / 2.0f;
-        point += pick(x >= middle, all(float(IQ4_VALUES[i + 1] - IQ4_VALUES[i])), F{});
+        point += x >= middle ? all(float(IQ4_VALUES[i + 1] - IQ4_VALUES[i])) : F{};
     }
     return point;
 }
