@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from localllm.engine.step import Backend, Row, Want
 from localllm.errors import InvalidRequest
 from localllm.formats.blocks import BlockType
 from localllm.formats.gguf_read import GGUFFile
+from localllm.formats.safetensors import SafetensorsFolder
 from localllm.models.adapters import Adapter
 from localllm.models.config import ModelConfig
 from localllm.models.mapping import gguf_model, hf_model
 from localllm.models.open_adapter import open_adapter
 from localllm.models.source import WeightSource
 from localllm.quantize.convert import convert
-from tests.contract.conftest import Host
+from tests.contract.conftest import HOSTS, Host
 from tests.contract.walk import Walk
 from tests.oracles.hf import FAMILIES, Family, as_folder, expected_logits, make_model
 from tests.oracles.lora import make_adapter
@@ -113,20 +115,24 @@ class Many:
     adapters: list[Adapter]
     plain: NDArray[np.float32]
     adapted: list[NDArray[np.float32]]
+    checkpoint: SafetensorsFolder
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Many:
     family = next(family for family in FAMILIES if family.name == "llama")
     model, folder = make_model(family), tmp_path_factory.mktemp("many")
-    config, source = hf_model(as_folder(model, folder))
+    checkpoint = as_folder(model, folder)
+    config, source = hf_model(checkpoint)
     adapted, adapters = [], []
     for index in range(NUM_ADAPTERS):
         targets = ["all-linear", ATTENTION, ["gate_proj"], ["up_proj", "v_proj"]][index % 4]
         path = folder / f"adapter-{index}"
-        adapted.append(make_adapter(model, path, index, PROMPT, r=1 + 3 * index, target_modules=targets))
+        rank = 1 + 3 * index
+        settings = {"r": rank, "lora_alpha": 2 * rank, "target_modules": targets}
+        adapted.append(make_adapter(model, path, index, PROMPT, **settings))
         adapters.append(open_adapter(path, config, source.info))
-    return Many(config, source, adapters, expected_logits(model, PROMPT), adapted)
+    return Many(config, source, adapters, expected_logits(model, PROMPT), adapted, checkpoint)
 
 
 def opened(host: Host, many: Many) -> tuple[Backend, Walk, list[int]]:
@@ -182,3 +188,31 @@ def test_a_dropped_adapter_is_refused_and_its_number_never_comes_again(host: Hos
     backend.close()
 
 
+
+
+@pytest.mark.parametrize("kind", [BlockType.Q4_0, BlockType.Q8_0, BlockType.F16])
+def test_adapters_add_to_quantized_weights(host: Host, many: Many, kind: BlockType, tmp_path: Path) -> None:
+    """Held to the reference with the same blocks: an adapter is not rounded with its base."""
+    backend, judge = (one.open(many.config, rounded(many, kind, tmp_path), "f32") for one in (host, HOSTS[0]))
+    seen = []
+    for each in (backend, judge):
+        walk = Walk(each)
+        numbers = [each.add_adapter(adapter) for adapter in many.adapters]
+        rows = [adapted_row(walk, 10 + number, PROMPT[:12], number) for number in (0, *numbers)]
+        together = [result.logits for result in walk.run(tuple(rows))]
+        alone = [walk.run((adapted_row(walk, 50 + number, PROMPT[:12], number),))[0].logits for number in (0, *numbers)]
+        for one, other in zip(together, alone, strict=True):
+            assert one is not None and other is not None
+            if each.info.same_in_any_step:
+                assert np.array_equal(one, other)
+        seen.append(together)
+        each.close()
+    is_float = kind == BlockType.F16
+    for ours, theirs in zip(*seen, strict=True):
+        assert theirs is not None
+        assert difference(ours, theirs) <= (host.tolerance if is_float else 1.5 * host.quantized)
+
+
+def rounded(many: Many, kind: BlockType, folder: Path) -> WeightSource:
+    convert(many.checkpoint, folder / f"{kind.name}.gguf", kind, {})
+    return gguf_model(GGUFFile.open(folder / f"{kind.name}.gguf"))[1]
