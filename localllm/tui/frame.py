@@ -93,7 +93,8 @@ class TopLine(Drawn):
             else:
                 line.put(title, ink("accent", bold=True, underline=ink.is_mono) if is_active else ink("muted"))
             self._spans.append((start, line.width, name))
-            line.put("   " if width >= 110 else "  " if width >= 90 else " ")
+            num_spaces = 3 if width >= 110 else 2 if width >= 78 else 1
+            line.put(" " * (num_spaces - (is_active and height == 1 and num_spaces > 1)))
         return line
 
     def _right(self, ink: Ink, width: int, taken: int) -> Line:
