@@ -15,6 +15,7 @@ from localllm.formats.gguf_metadata import Value, ValueType
 from localllm.formats.gguf_read import GGUFFile
 from localllm.formats.gguf_write import Raw
 from localllm.formats.safetensors import SafetensorsFolder
+from localllm.models.heads import Head
 from localllm.quantize.convert import converted
 from localllm.quantize.recipes import TensorFacts
 
@@ -66,9 +67,9 @@ def gguf_weights(file: GGUFFile) -> Weights:
     return Weights(metadata, tensors, identity_of(file.paths))
 
 
-def folder_weights(folder: SafetensorsFolder, extra: Mapping[str, Any]) -> Weights:
+def folder_weights(folder: SafetensorsFolder, extra: Mapping[str, Any], head: Head | None = None) -> Weights:
     """What a conversion of the folder writes, its matrices in the types they have there; `extra` as for `convert`."""
-    metadata, tensors = converted(folder, None, extra)
+    metadata, tensors = converted(folder, None, extra, head)
     weights = (Weight(name, tuple(shape), kind, _reader(raw), _nothing) for name, shape, kind, raw in tensors)
     return Weights(metadata, tuple(weights), identity_of(folder.paths))
 

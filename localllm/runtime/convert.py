@@ -11,12 +11,15 @@ from localllm.errors import StoreError, UsageError
 from localllm.formats.blocks import BlockType
 from localllm.formats.gguf_read import GGUFFile
 from localllm.formats.safetensors import SafetensorsFolder
+from localllm.models.heads import Head
 from localllm.models.mapping import hf_model
 from localllm.quantize.convert import Progress, convert, tell_nobody
 from localllm.quantize.weights import Weights, folder_weights, gguf_weights
 from localllm.runtime.folder_facts import GGUF_SAMPLING_KEYS, folder_sampling, gguf_pooling_type
+from localllm.runtime.open_model import head_of_folder
 from localllm.runtime.place import Place, place_of
 from localllm.tokens.export import gguf_tokenizer
+from localllm.tokens.pairs import QWEN3
 
 
 def output_path(model: Path, target: BlockType | None) -> Path:
@@ -43,7 +46,8 @@ def convert_model(
     if not output.parent.is_dir():
         raise StoreError(f"the folder {output.parent} does not exist", hint="make it, or name another file with -o")
     with SafetensorsFolder.open(place.path) as folder:
-        convert(folder, output, target, _beside_weights(place, folder), progress)
+        extra, head = _beside_weights(place, folder)
+        convert(folder, output, target, extra, progress, head)
 
 
 @contextmanager
@@ -55,18 +59,23 @@ def open_weights(model: Path) -> Iterator[Weights]:
             yield gguf_weights(file)
     else:
         with SafetensorsFolder.open(place.path) as folder:
-            yield folder_weights(folder, _beside_weights(place, folder))
+            yield folder_weights(folder, *_beside_weights(place, folder))
 
 
-def _beside_weights(place: Place, folder: SafetensorsFolder) -> dict[str, Any]:
-    """Metadata that the checkpoint's config does not have: name, sampling, pooling, tokenizer and templates."""
-    config, _ = hf_model(folder)
+def _beside_weights(place: Place, folder: SafetensorsFolder) -> tuple[dict[str, Any], Head | None]:
+    """Metadata that the checkpoint's config does not have: name, sampling, pooling, tokenizer and templates; and layers
+    over pooled vectors that are not in its own file."""
+    config, source = hf_model(folder)
+    head = None if config.head else head_of_folder(place.folder, folder.config, config, source)
     extra: dict[str, Any] = {"general.name": _name(place)}
     for name, value in folder_sampling(place.folder).items():
         extra[GGUF_SAMPLING_KEYS[name]] = int(value) if name == "top_k" else float(value)
     if (pooling := gguf_pooling_type(place.folder)) is not None:
         extra[f"{config.architecture}.pooling_type"] = pooling
-    return extra | gguf_tokenizer(place.folder, vocab_size=config.vocab_size)
+    extra |= gguf_tokenizer(place.folder, vocab_size=config.vocab_size)
+    if head is not None and head.judges:
+        extra |= {"tokenizer.chat_templates": ["rerank"], "tokenizer.chat_template.rerank": QWEN3}
+    return extra, head
 
 
 def _name(place: Place) -> str:

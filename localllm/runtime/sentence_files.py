@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from localllm.errors import BadModelFile, UnsupportedModel
+from localllm.errors import BadModelFile, InvalidRequest, UnsupportedModel
 from localllm.formats.json_file import read_json_object
 from localllm.formats.safetensors import SafetensorsFolder
 from localllm.models.config import HeadActivation
@@ -35,6 +35,16 @@ class Prompts:
 
     by_name: Mapping[str, str] = field(default_factory=dict)
     default: str = ""
+
+    def text_of(self, name: str | None) -> str:
+        """What to put before a text: of that name, or the default one. InvalidRequest names those there are."""
+        chosen = name or self.default
+        if chosen and chosen not in self.by_name:
+            known = ", ".join(self.by_name) or "none"
+            raise InvalidRequest(
+                f"this model has no prompt {chosen!r}"[:200], hint=f"it has {known}"[:500], param="prompt_name"
+            )
+        return self.by_name[chosen] if chosen else ""
 
 
 def modules(folder: Path) -> list[tuple[str, Path]]:

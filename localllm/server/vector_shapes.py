@@ -75,15 +75,19 @@ class VectorRequest(msgspec.Struct, kw_only=True):
 
 class EmbeddingRequest(VectorRequest, kw_only=True):
     """`POST /v1/embeddings`. `input`: a text, texts, token ids, or lists of token ids. Vectors have length 1, also the
-    shorter ones of `dimensions`; base64 is of little-endian float32."""
+    shorter ones of `dimensions`; base64 is of little-endian float32. `prompt_name`: of the texts that the model wants
+    before others (its config_sentence_transformers.json); without it the model's default one, where it names one."""
 
     input: str | Annotated[list[str | int | list[int]], _described(minItems=1)]
     encoding_format: Literal["float", "base64"] | None = None
+    prompt_name: Annotated[str, _described(maxLength=MAX_NAME_CHARS)] | None = None
     dimensions: Annotated[int, _described(minimum=1, maximum=MAX_DIMENSIONS)] | None = None
 
     def check(self) -> None:
         VectorRequest.check(self)
         within("dimensions", self.dimensions, 1, MAX_DIMENSIONS)
+        if len(self.prompt_name or "") > MAX_NAME_CHARS:
+            raise InvalidRequest(f"prompt_name may have at most {MAX_NAME_CHARS} characters", param="prompt_name")
 
 
 class Document(msgspec.Struct, forbid_unknown_fields=True):

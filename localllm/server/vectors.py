@@ -97,13 +97,15 @@ class Prompts:
     cut: Cut | None
     add_special: bool
     lengths: list[int] = field(default_factory=list)
+    prompt_name: str | None = None
 
     def asks(self, wanted: Common, entry: Entry, text: "TextSide", settings: Settings, vocab_size: int) -> list[Ask]:
         if text.pair_form is not None:
             raise judges_only()
         context_length = longest_of(wanted, entry, text, settings)
-        ask = bare_ask(wanted, text.pooling)
-        return [replace(ask, prompt=self._ids(each, text, vocab_size, context_length)) for each in self.inputs]
+        ask, before = bare_ask(wanted, text.pooling), text.prompts.text_of(self.prompt_name)
+        inputs = [before + each if isinstance(each, str) else each for each in self.inputs]
+        return [replace(ask, prompt=self._ids(each, text, vocab_size, context_length)) for each in inputs]
 
     def _ids(self, given: Input, text: "TextSide", vocab_size: int, context_length: int) -> list[int]:
         if isinstance(given, str):
@@ -154,6 +156,7 @@ async def embed(
     dimensions: int | None = None,
     add_special: bool = True,
     param: str = "input",
+    prompt_name: str | None = None,
 ) -> Embedded:
     """Vectors of length 1 of texts or token ids, of the first `dimensions` numbers each. `wanted` names the model and
     how to load it (`Common(model=...)` will do).
@@ -161,7 +164,7 @@ async def embed(
     Without `cut` a text that does not fit is ContextExceeded. InvalidRequest names `param` for an input without tokens
     or with unknown ones, and `dimensions` for more than the model has. Call it within `attended`.
     """
-    prompts = Prompts(inputs, param, cut, add_special)
+    prompts = Prompts(inputs, param, cut, add_special, prompt_name=prompt_name)
     try:
         opened = await desk.open(request, stack, wanted, prompts.asks)
     except ContextExceeded as error:
@@ -233,6 +236,7 @@ class Embedder:
             work = embed(
                 self._desk, request, stack, wanted.common(), inputs,
                 cut=cut_of(wanted), dimensions=wanted.dimensions, add_special=wanted.add_special_tokens is not False,
+                prompt_name=wanted.prompt_name,
             )  # fmt: skip
             done = await attended(request, work)
         shown = [

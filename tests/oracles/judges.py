@@ -26,7 +26,7 @@ JUDGES = (
 def make_judge(family: Family) -> Any:
     """The transformers model, float32, with weights large enough that every part matters."""
     torch, transformers = torch_and_transformers()
-    common = encoders.COMMON if family in JUDGES[:4] else hf.COMMON
+    common = hf.COMMON if family.architecture == "qwen3" else encoders.COMMON
     config = getattr(transformers, family.config)(**{**common, **family.settings}, attn_implementation="eager")
     with torch.random.fork_rng():
         torch.manual_seed(11)
