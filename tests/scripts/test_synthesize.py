@@ -18,6 +18,7 @@ from tests.scripts.loading import script
 synthesize = script("synthesize")
 TIED = synthesize.Shape(9, 256, 4, 1, 64, 512, 600, True, 10_000.0, 128)
 UNTIED = synthesize.Shape(17, 96, 3, 3, 32, 256, 600, False, 10_000.0, 128)
+HYBRID = synthesize.Shape(8, 256, 4, 1, 64, 512, 600, True, 10_000.0, 128, synthesize.DeltaShape(2, 4, 64))
 """More layers than a quarter of eighths, fewer query heads a group, and rows that hold no whole block of 256."""
 
 
@@ -35,10 +36,10 @@ def types_of(path: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Path]:
     folder = tmp_path_factory.mktemp("originals")
-    return {shape: write(folder / f"{shape.width}.gguf", "F16", shape) for shape in (TIED, UNTIED)}
+    return {shape: write(folder / f"{shape.layers}.gguf", "F16", shape) for shape in (TIED, UNTIED, HYBRID)}
 
 
-@pytest.mark.parametrize("shape", [TIED, UNTIED], ids=["tied", "untied"])
+@pytest.mark.parametrize("shape", [TIED, UNTIED, HYBRID], ids=["tied", "untied", "hybrid"])
 @pytest.mark.parametrize("recipe", [name for name in synthesize.RECIPES if name not in ("F32", "F16")])
 def test_a_recipe_puts_each_matrix_into_the_type_llama_cpp_chooses(
     originals: dict[Any, Path], recipe: str, shape: Any, tmp_path: Path
@@ -59,7 +60,7 @@ def test_the_shapes_have_as_many_weights_as_the_models_they_are_named_after() ->
         for size, shape in synthesize.SHAPES.items()
     }
     millions = {size: round(total / 1e6) for size, total in counts.items()}
-    assert millions == {"135m": 134, "1b": 1236, "3b": 3213, "8b": 8030}
+    assert millions == {"135m": 134, "1b": 1236, "3b": 3213, "8b": 8030, "hybrid-0.8b": 752, "hybrid-2b": 1881}
 
 
 def test_the_same_seed_gives_the_same_file_and_another_seed_another(tmp_path: Path) -> None:
