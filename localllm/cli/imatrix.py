@@ -1,4 +1,4 @@
-"""`localllm imatrix`: which columns of a model's weights count, found on a text. Computes in this process; no daemon."""
+"""`localllm imatrix`: which columns of a model's weights count, found on a text. Needs no daemon."""
 
 from pathlib import Path
 from typing import Annotated

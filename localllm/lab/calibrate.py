@@ -1,4 +1,4 @@
-"""What the inputs of a model's weights are like while it reads a text: importance matrices, and weights rounded by GPTQ.
+"""What the inputs of a model's weights are like while it reads a text: importance matrices, Hessians, and GPTQ by them.
 
 Computes on the reference verbs, with all chunks of the text in one step, so that a layer's weights are decoded once and
 their products are large. Weights of the ends (embedding, output) are not looked at, as in llama.cpp's llama-imatrix.
@@ -6,7 +6,6 @@ their products are large. Weights of the ends (embedding, output) are not looked
 
 from __future__ import annotations
 
-import math
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from localllm.backends.reference import ReferenceBackend, Tap
 from localllm.engine.step import NO_SLOT, PageId, Row, SeqId, SlotId, StepPlan, ZeroSlot, run_step
 from localllm.errors import LocalLLMError, UsageError
-from localllm.formats.blocks import BlockType, decode, row_bytes
+from localllm.formats.blocks import BlockType, decode
 from localllm.models.config import ModelConfig
 from localllm.models.source import WeightInfo, WeightSource
 from localllm.quantize.encode import encode
@@ -42,7 +41,7 @@ _MATRIX = re.compile(r"(.*)\[(\d+)\]", re.DOTALL)
 Progress = Callable[[int, int], None]
 """Called with how many weights have met their inputs, and how many there are."""
 Visit = Callable[[str, int, Floats], None]
-"""A weight's name, which of its matrices (0 where it has one), and its inputs (n, in)."""
+"""A weight's name, which of its matrices (0 where it has one), and its inputs (n, in), or what is made of them."""
 
 
 def tell_nobody(done: int, total: int) -> None:
@@ -81,65 +80,84 @@ def reading_of(model: Path, text: str, name: str, chunk_size: int = 512) -> Read
 def collect_importance(model: Path, reading: Reading, progress: Progress = tell_nobody) -> ImportanceMatrix:
     """Mean squares of the inputs of every weight of the layers. Typed errors for bad files."""
     opened = open_model(model)
-    shapes = _matrices(opened.source)
+    return importance(opened.config, opened.source, reading, progress)
+
+
+def importance(
+    config: ModelConfig, source: WeightSource, reading: Reading, progress: Progress = tell_nobody
+) -> ImportanceMatrix:
+    """As `collect_importance`, of weights that are open."""
+    shapes = {name: info.shape for name, info in _matrices(source).items()}
     collector = ImportanceCollector()
-    steps = _steps(reading.chunks, opened.source)
+    steps = _steps(reading.chunks, source)
     seen: set[tuple[int, str]] = set()
+    for step, chunks in enumerate(steps):
 
-    def visit(name: str, matrix: int, inputs: Floats) -> None:
-        shape = shapes[name].shape
-        collector.add(name, inputs, matrix, shape[0] if len(shape) == 3 else 1)
-        seen.add((number, name))
-        progress(len(seen), len(steps) * len(shapes))
+        def visit(name: str, matrix: int, inputs: Floats, step: int = step) -> None:
+            collector.add(name, inputs, matrix, shapes[name][0] if len(shapes[name]) == 3 else 1)
+            seen.add((step, name))
+            progress(len(seen), len(steps) * len(shapes))
 
-    for number, chunks in enumerate(steps):
-        read(opened.config, opened.source, chunks, visit)
-    return ImportanceMatrix(
-        MappingProxyType(collector.entries()), (reading.name,), len(reading.chunks), reading.chunk_size
-    )
+        read(config, source, chunks, visit)
+    entries = MappingProxyType(collector.entries())
+    return ImportanceMatrix(entries, (reading.name,), len(reading.chunks), reading.chunk_size)
 
 
 def hessians(
-    config: ModelConfig, source: WeightSource, reading: Reading, visit: Callable[[str, int, Floats], None]
+    config: ModelConfig,
+    source: WeightSource,
+    reading: Reading,
+    visit: Visit,
+    opened: Callable[[ReferenceBackend], None] = lambda backend: None,
 ) -> None:
-    """`visit` is called with a weight's name, which of its matrices, and X^T X (in, in) of its inputs, in the order of
-    the model: one is held at a time. Weights that share an input share the array."""
-    latest: list[Floats] = [np.empty((0, 0), np.float32)] * 2
+    """`visit` is called with a weight's name, which of its matrices, and X^T X (in, in) of its inputs X, in the order
+    of the model and before it is multiplied; one is held at a time. A text that is too long for one step is cut."""
+    held: list[Floats] = []
 
     def on_inputs(name: str, matrix: int, inputs: Floats) -> None:
-        if latest[0] is not inputs:
-            latest[:] = [inputs, inputs.T @ inputs]
-        visit(name, matrix, latest[1])
+        if not held or held[0] is not inputs:  # several weights have one input
+            held[:] = [inputs, inputs.T @ inputs]
+        visit(name, matrix, held[1])
 
-    read(config, source, _steps(reading.chunks, source)[0], on_inputs)
+    read(config, source, _steps(reading.chunks, source)[0], on_inputs, opened)
+
+
+TargetOf = Callable[[WeightInfo], BlockType | None]
 
 
 def compensated(
-    model: Path, reading: Reading, target_of: Callable[[WeightInfo], BlockType | None], progress: Progress = tell_nobody
+    model: Path, reading: Reading, target_of: TargetOf, progress: Progress = tell_nobody
 ) -> CompensatedSource:
-    """The model's weights rounded by GPTQ, each for inputs that come out of the layers rounded before it.
+    """The model's weights rounded by GPTQ, each for inputs that come out of the weights rounded before it.
 
     `target_of` says what a weight becomes, None to leave it as it is. Types that GPTQ does not know are rounded with
-    the importance of their columns instead. A text that is too long for one step is cut. Blocks are kept in a
-    temporary file. Embedding and output are rounded plainly, by `encode`.
+    the importance of their columns instead; what meets no inputs (embedding, output, experts that no token chose) is
+    rounded plainly. Blocks are kept in a temporary file.
     """
     opened = open_model(model)
-    rounder = _Rounder(opened.source, target_of, progress)
-    read(opened.config, opened.source, _steps(reading.chunks, opened.source)[0], rounder.on_inputs, rounder.on_backend)
+    return compensate(opened.config, opened.source, reading, target_of, progress)
+
+
+def compensate(
+    config: ModelConfig,
+    source: WeightSource,
+    reading: Reading,
+    target_of: TargetOf,
+    progress: Progress = tell_nobody,
+) -> CompensatedSource:
+    """As `compensated`, of weights that are open."""
+    rounder = _Rounder(source, target_of, progress)
+    hessians(config, source, reading, rounder.on_hessian, rounder.on_backend)
     return rounder.finished()
 
 
 class _Rounder:
     """Rounds a weight when its inputs are known, and lets the model go on with what came out."""
 
-    def __init__(
-        self, source: WeightSource, target_of: Callable[[WeightInfo], BlockType | None], progress: Progress
-    ) -> None:
+    def __init__(self, source: WeightSource, target_of: TargetOf, progress: Progress) -> None:
         self._source, self._target_of, self._progress = source, target_of, progress
         self._infos = _matrices(source)
         self._backend: ReferenceBackend | None = None
-        self._inputs: Floats = np.empty((0, 0), np.float32)
-        self._hessian: Floats = self._inputs
         self._out = CompensatedSource(source)
         self._experts: dict[str, dict[int, Bytes]] = {}
         self._done: set[str] = set()
@@ -147,47 +165,43 @@ class _Rounder:
     def on_backend(self, backend: ReferenceBackend) -> None:
         self._backend = backend
 
-    def on_inputs(self, name: str, matrix: int, inputs: Floats) -> None:
+    def on_hessian(self, name: str, matrix: int, hessian: Floats) -> None:
         info = self._infos[name]
         kind = self._target_of(info)
         self._done.add(name)
         self._progress(len(self._done), len(self._infos))
         if kind is None:
             return
-        if self._inputs is not inputs:
-            self._inputs, self._hessian = inputs, inputs.T @ inputs
+        values = _values(self._source, info)
         if len(info.shape) == 3:  # the run goes on with an expert as it was: its blocks lie among those of others
-            values = _values(self._source, info)[matrix]
-            self._experts.setdefault(name, {})[matrix] = self._rounded(info, kind, values)
+            self._experts.setdefault(name, {})[matrix] = _rounded(info, kind, values[matrix], hessian)
             return
-        blocks = self._rounded(info, kind, _values(self._source, info))
-        self._out.keep(info.name, kind, blocks)
+        self._out.keep(name, kind, _rounded(info, kind, values, hessian))
         assert self._backend is not None
         self._backend.weights[name].replace(kind, self._out.raw(name))
 
-    def _rounded(self, info: WeightInfo, kind: BlockType, values: Floats) -> Bytes:
-        try:
-            if kind in GPTQ_TYPES:
-                return gptq_encode(kind, values, self._hessian)
-            return encode(kind, values, self._hessian.diagonal())
-        except LocalLLMError as error:
-            raise type(error)(f"weight {info.name}: {error.message}", hint=error.hint) from error
-
     def finished(self) -> CompensatedSource:
-        """What met no inputs is rounded plainly."""
         for name in self._source.names():
             info = self._source.info(name)
             kind = None if info is None or name in self._out.kept else self._target_of(info)
             if info is None or kind is None or kind is info.type:
                 continue
-            experts = self._experts.pop(name, {})
-            values = _values(self._source, info)
+            values, experts = _values(self._source, info), self._experts.pop(name, {})
             if experts:
-                blocks = np.stack([experts.get(i, encode(kind, values[i])) for i in range(len(values))])
+                parts = [experts[i] if i in experts else encode(kind, values[i]) for i in range(len(values))]
+                self._out.keep(name, kind, np.stack(parts))
             else:
-                blocks = encode(kind, values)
-            self._out.keep(name, kind, blocks)
+                self._out.keep(name, kind, _rounded(info, kind, values))
         return self._out
+
+
+def _rounded(info: WeightInfo, kind: BlockType, values: Floats, hessian: Floats | None = None) -> Bytes:
+    try:
+        if hessian is None:
+            return encode(kind, values)
+        return gptq_encode(kind, values, hessian) if kind in GPTQ_TYPES else encode(kind, values, hessian.diagonal())
+    except LocalLLMError as error:
+        raise type(error)(f"weight {info.name}: {error.message}", hint=error.hint) from error
 
 
 class CompensatedSource:
@@ -287,9 +301,3 @@ def _packed(chunks: Sequence[Sequence[int]], tokens: int) -> Iterator[list[Seque
             step = []
         step.append(chunk)
     yield step
-
-
-def size_of(source: WeightSource) -> int:
-    """Bytes of all weights."""
-    infos = filter(None, map(source.info, source.names()))
-    return sum(row_bytes(info.type, info.shape[-1]) * math.prod(info.shape[:-1]) for info in infos)

@@ -14,13 +14,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localllm.engine.limits import no_writer
-from localllm.engine.step import NO_SLOT, NOTHING, Backend, PageId, Row, SeqId, SlotId, StepPlan, Want, ZeroSlot, run_step
+from localllm.engine.step import (
+    NO_SLOT,
+    NOTHING,
+    Backend,
+    PageId,
+    Row,
+    SeqId,
+    SlotId,
+    StepPlan,
+    Want,
+    ZeroSlot,
+    run_step,
+)
 from localllm.errors import BadLogits, UsageError
 from localllm.formats.blocks import decode, row_bytes
 from localllm.lab.perplexity import chunked
@@ -87,8 +99,8 @@ class WeightErrors:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """In nats, over `tokens` positions; `kl_error` is the standard error of the mean. `same_top`: the share of positions
-    at which both find the same token likeliest. `ratio` of the perplexities (above 1: worse than the base)."""
+    """In nats, over `tokens` positions; `kl_error` is the standard error of the mean. `same_top`: the share of
+    positions at which both find the same token likeliest. `ratio` of the perplexities: above 1 is worse."""
 
     model: Side
     base: Side

@@ -110,7 +110,8 @@ def _rows(block_type: BlockType, grid: _Grid, values: Floats, factor: Floats) ->
                 block = slice(at, at + per_block)
                 _catch_up(columns, errors, factor, start, at, min(at + per_block, end))
                 head = encode(block_type, np.ascontiguousarray(columns[block].T), weights[block])
-                scales = _Scales(*(np.ascontiguousarray(part.T) for part in grid.read(head)), per_block)
+                slopes, offsets = (np.ascontiguousarray(part.T) for part in grid.read(head))
+                scales = _Scales(slopes, offsets, per_block)
                 heads.append(head[:, : grid.head_bytes])
             elif at % _STRIDE == 0:
                 _catch_up(columns, errors, factor, start, at, min(at + _STRIDE, end))

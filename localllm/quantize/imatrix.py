@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from localllm.errors import BadModelFile
 from localllm.formats.blocks import BlockType, decode
 from localllm.formats.gguf_header import MAGIC
+from localllm.formats.gguf_metadata import Value
 from localllm.formats.gguf_read import GGUFFile
 from localllm.formats.gguf_write import Tensor, write_gguf
 from localllm.formats.mapped import file_size, read_prefix
@@ -128,7 +129,7 @@ class ImportanceCollector:
 
 def write_imatrix(path: Path, matrix: ImportanceMatrix) -> None:
     """The GGUF form, all or nothing. StoreError and DiskFull as any file."""
-    metadata = {
+    metadata: dict[str, Value] = {
         "general.type": "imatrix",
         "imatrix.datasets": list(matrix.datasets) or [""],
         "imatrix.chunk_count": matrix.num_chunks,
