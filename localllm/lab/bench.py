@@ -139,7 +139,7 @@ def _note(work: Work, samples: list[Sample], page_size: int) -> str:
 
 def layout_of(config: ModelConfig, ready: wire.Ready) -> CacheLayout:
     """The layout of a loaded model's cache."""
-    return replace(cache_layout(config, ready.page_size), page_bytes=ready.kv_bytes // ready.num_pages)
+    return replace(cache_layout(config, ready.page_size), page_bytes=ready.kv_bytes // max(1, ready.num_pages))
 
 
 def kv_type_of(layout: CacheLayout, config: ModelConfig) -> str:
