@@ -113,6 +113,7 @@ SETTINGS: tuple[Setting, ...] = (
     _row("max_requests_per_key", int, 0, "requests of one key under way; beyond that 429; 0: no limit", low=0),
     _row("max_tokens_per_key", int, 0, "prompt tokens of one key under way; beyond that 429; 0: no limit", low=0),
     _row("request_timeout_s", float, 0.0, "seconds after which a request is given up; 0: never", low=0.0),
+    _row("lora", str, "", "comma-separated adapters that requests may name: [NAME=]PATH[:SCALE]"),
     _row("max_loaded_models", int, 3, "models that stay loaded at the same time", low=1),
     _row("context_length", int, 0, "tokens a sequence may have; 0: the model's own maximum", low=0),
     _row("keep_alive", str, "5m", "how long an idle model stays loaded: 30s, 5m, 1h, 0, or -1 for ever"),
@@ -158,6 +159,7 @@ class Settings:
     max_requests_per_key: int
     max_tokens_per_key: int
     request_timeout_s: float
+    lora: str
     max_loaded_models: int
     context_length: int
     keep_alive: str

@@ -33,7 +33,7 @@ class Ask:
     """One sequence to run, prompt already in ids. `stop` are strings, `stop_ids` tokens that end it. `markup` says how
     the answer marks reasoning and tool calls, `keep_special` which special tokens those marks are. `format` is what
     `formats.settled` makes the `constraint` of. The last `num_given` ids of the prompt are the beginning of the answer;
-    its text counts as said, unless it `shows_given`."""
+    its text counts as said, unless it `shows_given`. `lora` is the path of an adapter."""
 
     prompt: list[int]
     sampling: wire.SamplingParams
@@ -58,6 +58,8 @@ class Ask:
     second_from: int = 0
     num_given: int = 0
     shows_given: bool = False
+    lora: str = ""
+    lora_scale: float = 1.0
 
 
 @dataclass(slots=True)
@@ -396,6 +398,8 @@ def _submit(request_id: str, ask: Ask) -> wire.Submit:
         pooled=ask.pooled,
         num_given=ask.num_given,
         second_from=ask.second_from,
+        lora=ask.lora,
+        lora_scale=ask.lora_scale,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from localllm.engine.step import Backend
-from localllm.errors import InvalidRequest, Overloaded
+from localllm.errors import BadModelFile, InvalidRequest, ModelNotFound, Overloaded, UnsupportedModel
 from localllm.models.adapters import Adapter
 
 MAX_ADAPTERS = 16
@@ -65,7 +65,10 @@ class AdapterShelf:
         if self._read is None:
             raise InvalidRequest("this engine runs no adapters", param="lora")
         self._make_room()
-        return _Held(self._backend.add_adapter(self._read(path)))
+        try:
+            return _Held(self._backend.add_adapter(self._read(path)))
+        except (BadModelFile, UnsupportedModel, ModelNotFound) as error:  # it is the request that names it
+            raise InvalidRequest(error.message, hint=error.hint, param="lora") from error
 
     def _make_room(self) -> None:
         while len(self._held) >= self._most:

@@ -35,6 +35,7 @@ from localllm.server.guard import Guard, Rules, callers_for
 from localllm.server.http import Disconnected, HttpError, Json, error_response
 from localllm.server.live import Live
 from localllm.server.looking import Looking
+from localllm.server.loras import LoraRoutes
 from localllm.server.manage import Manage, model_rows
 from localllm.server.metrics import Metrics
 from localllm.server.named import Answered, Named, wanted_id
@@ -43,6 +44,7 @@ from localllm.server.openai import OpenAI
 from localllm.server.operations import Directory, Operation, Surface
 from localllm.server.pages import Pages
 from localllm.server.preview import Previews
+from localllm.server.quantizing import Quantizations
 from localllm.server.ranking import Ranker
 from localllm.server.requests import Requests
 from localllm.server.response_store import ResponseStore
@@ -99,6 +101,7 @@ class Daemon:
         return (
             self,
             OpenAI(self.desk, f"localllm-{self.version}"),
+            LoraRoutes(self.desk),
             Responses(self.desk, self.kept),
             Anthropic(self.desk),
             Embedder(self.desk),
@@ -106,6 +109,7 @@ class Daemon:
             Ollama(self.desk, sources.open_shelf),
             Manage(self.settings, self.residency, request_stop),
             self.shelving,
+            Quantizations(self.residency, sources.open_shelf, self.shelving.pulls),
             Tokenizing(self.desk),
             Explaining(self.residency, Tokenizers(sources.library, sources.load_tokenizer, sources.open_shelf)),
             Looking(self.desk, self.version),

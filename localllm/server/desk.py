@@ -17,6 +17,7 @@ from localllm.daemon.formats import settled
 from localllm.daemon.grammars import Grammars
 from localllm.daemon.incremental import begin
 from localllm.daemon.journal import Journal, Record
+from localllm.daemon.loras import Applied, Loras, parsed_loras
 from localllm.daemon.quarantine import fingerprint_of, fingerprint_of_body
 from localllm.daemon.replies import Ask, Begun, Reply
 from localllm.daemon.residency import Residency, Wait, key_of
@@ -101,6 +102,7 @@ class Desk:
         self.residency = residency
         self.journal = journal
         self.grammars = Grammars()
+        self.loras = Loras(parsed_loras(settings.lora))
         self.admission = Admission(Bounds.of(settings))
         self.replies: set[Reply] = set()
         self.leashes: set[Leash] = set()
@@ -120,7 +122,9 @@ class Desk:
             ticket = self._admitted(request, stack)
             leash = self._leashed(stack, record, timeout_s)
             async with leash.opening():
-                return await self._opened(request, stack, wanted, make, _Entry(name, record, ticket, leash, priority))
+                base, lora = self._lora(name, wanted)
+                entry = _Entry(base, name, lora, record, ticket, leash, priority)
+                return await self._opened(request, stack, wanted, make, entry)
 
     async def read(self, request: Request, *, but_orders: bool = False) -> dict[str, Any]:
         """The body of a request for an answer. Who would be refused whatever it says is refused before it is read, but
@@ -137,6 +141,15 @@ class Desk:
     def check_open(self) -> None:
         if self.is_draining:
             raise Overloaded("the daemon is shutting down", hint="try again in a few seconds")
+
+    def _lora(self, name: str, wanted: Common) -> tuple[str, Applied | None]:
+        """The model's own name, and the adapter that a request names with it or beside it."""
+        base, named = self.loras.split(name)
+        if named is not None and wanted.lora is not None:
+            raise InvalidRequest(
+                f"the model {name} names an adapter already", hint="leave lora out, or ask for the model", param="lora"
+            )
+        return base, self.loras.chosen(wanted.lora) if named is None else Applied(named.path, named.scale)
 
     # ---- letting in
 
@@ -193,7 +206,7 @@ class Desk:
                 if asking is None:
                     asking = await self._asking(request, resident, wanted, make, entry)
                 reply = await self._submitted(stack, resident, asking, entry, load_s)
-                return Opened(entry.name, resident, asking.asks, reply, tuple(wait.evicted))
+                return Opened(entry.asked, resident, asking.asks, reply, tuple(wait.evicted))
             except WorkerCrashed:  # stopped by hand before it was asked anything: once it may come again
                 if is_second or not resident.was_stopped:
                     raise
@@ -205,7 +218,10 @@ class Desk:
         asks, fingerprints = await self._asks(resident, wanted, make)
         asks = await settled(asks, self.grammars)
         owner = caller_of(request).name or wanted.user or ""
+        own = next(iter(resident.entry.adapters), "")
+        lora = entry.lora or Applied(own)
         asks = [_placed(ask, entry.priority, owner, self.settings) for ask in asks]
+        asks = [replace(ask, lora=lora.path, lora_scale=lora.scale) for ask in asks]
         self.admission.settle(entry.ticket, len(asks), _num_tokens(asks), is_certain=wait_of(request).is_told)
         return _Asking(asks, fingerprints)
 
@@ -274,9 +290,11 @@ class _Asking:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A request that was let in."""
+    """A request that was let in. `asked` is the name it has for the model `name`, perhaps with an adapter."""
 
     name: str
+    asked: str
+    lora: Applied | None
     record: Record
     ticket: Ticket
     leash: Leash

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from localllm.daemon.keepalive import keep_alive_seconds
+from localllm.daemon.loras import check_lora
 from localllm.errors import InvalidRequest
 from localllm.server import unknowns
 from localllm.server.chat_checks import check_chat
@@ -126,6 +127,7 @@ class Common(msgspec.Struct, kw_only=True):
     guided_grammar: str | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | bool | None = None
+    lora: str | list[dict[str, Any]] | None = None
 
     def check(self) -> None:
         """InvalidRequest names the field that is out of bounds, or does not go with another."""
@@ -204,6 +206,7 @@ def parse(body: dict[str, Any], kind: type[R]) -> R:
 def _check(request: Common) -> None:
     _within(request, BOUNDS)
     _check_stops(request)
+    check_lora(request.lora)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("stream_options is only allowed with `stream`: true", param="stream_options")
     if request.stream and request.prompt_logprobs is not None:

@@ -7,6 +7,7 @@ Only what JSON schema can say is here: that two fields do not go together, mostl
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from localllm.daemon.loras import GOOD_NAME, MAX_LORAS, MAX_SCALE
 from localllm.runtime.presets import QUANTIZE
 from localllm.server import fields
 from localllm.server.chat_checks import MAX_CONTINUED_IDS, MAX_TOOLS
@@ -88,6 +89,11 @@ def _bias(*others: Schema) -> Schema:
     return OBJECT | {"propertyNames": names, "additionalProperties": values, "maxProperties": fields.MAX_CHOSEN}
 
 
+_LORA_NAME = TEXT | {"pattern": f"^{GOOD_NAME.pattern}$"}
+_SCALE = _or_null({"type": "number", "minimum": -MAX_SCALE, "maximum": MAX_SCALE})
+_LORA_BY_ID = _closed(("id",), id={"type": "integer", "minimum": 0}, scale=_SCALE)
+_LORA_BY_NAME = _closed(("name",), name=TEXT, scale=_SCALE)
+
 _COMMON: dict[str, Schema] = {
     "stop": _or_null(STOP, _list(STOP, most=fields.MAX_STOPS)),
     "logit_bias": _or_null(_bias({"const": False})),
@@ -102,6 +108,7 @@ _COMMON: dict[str, Schema] = {
     "bad_words": _or_null(_list(STOP, most=fields.MAX_BAD_WORDS)),
     "dry_sequence_breakers": _or_null(_list(STOP, most=fields.MAX_BREAKERS)),
     "guided_choice": _or_null(_list(TEXT, 1)),
+    "lora": _or_null(TEXT, _list({"anyOf": [_LORA_BY_ID, _LORA_BY_NAME]}, most=MAX_LORAS)),
     "response_format": _or_null(
         _kind("text"),
         _kind("json_object", schema=_or_null(OBJECT)),
@@ -357,6 +364,8 @@ BY_SHAPE: Mapping[str, Mapping[str, Schema]] = {
     },
     "LoadRequest": {"model": SOME},
     "StopRequest": {"model": SOME},
+    "LoadLora": {"lora_name": _LORA_NAME, "lora_path": SOME | {"pattern": "^[/~]"}, "scale": _SCALE},
+    "UnloadLora": {"lora_name": _LORA_NAME},
 }  # fmt: skip
 """What stands in for properties of a shape."""
 
@@ -373,7 +382,7 @@ REQUIRED: Mapping[str, Sequence[str]] = {
 CLOSED = (
     "ChatRequest", "CompletionRequest", "PreviewRequest", "EmbeddingRequest", "RerankRequest", "ScoreRequest",
     "ResponseRequest", "CountRequest", "ReasoningOptions", "TextOptions", "ResponseStreamOptions", "LoadRequest",
-    "StopRequest", "TokenizeRequest",
+    "StopRequest", "TokenizeRequest", "LoadLora", "UnloadLora",
 )  # fmt: skip
 """Shapes whose unknown fields are refused."""
 

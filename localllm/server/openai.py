@@ -17,6 +17,7 @@ from localllm.server.asks import chat_asks, completion_asks
 from localllm.server.desk import Desk, MakeAsks
 from localllm.server.fields import ChatRequest, CompletionRequest
 from localllm.server.http import Json, attended
+from localllm.server.loras import adapted_models
 from localllm.server.notes import Notes
 from localllm.server.operations import Operation
 from localllm.server.patience import streaming
@@ -56,11 +57,22 @@ class OpenAI:
         entries = await self._desk.residency.entries()
         if is_anthropic(request):
             return Json(models_body(entries))
-        return Json({"object": "list", "data": [_model_object(entry) for entry in entries]})
+        shown = [_model_object(entry) for entry in entries]
+        by_name = {model["id"]: model for model in shown}
+        adapted = [
+            by_name[base] | {"id": name, "parent": base}
+            for name, base in adapted_models(self._desk)
+            if base in by_name
+        ]
+        return Json({"object": "list", "data": shown + adapted})
 
     async def model(self, request: Request) -> Response:
-        entry = await self._desk.residency.find(request.path_params["name"])
-        return Json(model_body(entry) if is_anthropic(request) else _model_object(entry))
+        name = request.path_params["name"]
+        base, lora = self._desk.loras.split(name)
+        entry = await self._desk.residency.find(base)
+        if is_anthropic(request):
+            return Json(model_body(entry))
+        return Json(_model_object(entry) | ({} if lora is None else {"id": name, "parent": base}))
 
     # ---- answers
 

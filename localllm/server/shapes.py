@@ -229,6 +229,7 @@ class Model(msgspec.Struct):
     created: int
     owned_by: str
     max_model_len: int | UnsetType = UNSET
+    parent: str | UnsetType = UNSET
 
 
 class Models(msgspec.Struct):
