@@ -346,10 +346,13 @@ class ReferenceOps:
         return total
 
     def _of_expert(self, inputs: Floats, weight: Tensor, index: int, bias: Tensor | None) -> Floats:
-        if self._tap is not None:
-            self._tap("matrix", f"{weight.name}[{index}]", inputs)
+        self._show_matrix(weight, index, inputs)
         product: Floats = inputs @ weight.expert(index).T
         return product if bias is None else product + bias.values[index]
+
+    def _show_matrix(self, weight: Tensor, index: int, inputs: Floats) -> None:
+        if self._tap is not None:
+            self._tap("matrix", f"{weight.name}[{index}]", inputs)
 
     def pool(self, x: Floats) -> None:
         self.hidden = x

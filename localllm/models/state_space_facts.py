@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from localllm.errors import BadModelFile, UnsupportedModel
@@ -19,6 +20,16 @@ Config = Mapping[str, Any]
 STATE_LAYERS = ("mamba", "linear_attention", "M")
 EXPERT_LAYERS = ("moe", "E")
 _MOST = 1 << 20
+
+
+_WITHOUT_EXPERTS: Mapping[str, Any] = MappingProxyType(
+    {
+        **dict.fromkeys(("num_experts", "num_used_experts", "expert_width", "num_shared_experts"), 0),
+        **dict.fromkeys(("num_expert_groups", "num_used_groups"), 0),
+        "expert_norm": None,
+        "expert_scale": 1.0,
+    }
+)
 
 
 def layer_kinds(config: Config) -> tuple[str, ...]:
@@ -95,14 +106,21 @@ def nemotron_h(facts: Facts, config: Config) -> Facts:
         shared_expert_width=width if has_experts and isinstance(width, int) else 0,
     )
     if not has_experts:
-        facts = replace(facts, num_experts=0, num_used_experts=0, expert_width=0, num_shared_experts=0, expert_norm=None)
+        facts = replace(facts, **_WITHOUT_EXPERTS)
     return _with_state(facts, config)
 
 
 def mamba2(facts: Facts, config: Config) -> Facts:
     """Nothing but state spaces: head sizes are theirs, and there is no end to the context."""
     facts = replace(
-        facts, rms_eps=facts.layer_eps, head_dim=None, value_dim=None, rope_dims=None, feed_forward=(0,), activation=""
+        facts,
+        rms_eps=facts.layer_eps,
+        layer_eps=None,
+        head_dim=None,
+        value_dim=None,
+        rope_dims=None,
+        feed_forward=(0,),
+        activation="",
     )
     facts = _with_state(facts, config)
     return replace(facts, ssm_inner=_size(config, "num_heads") * _size(config, "head_dim"))

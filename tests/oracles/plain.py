@@ -242,8 +242,11 @@ class Plain:
         activation, outputs = self.config.activation, []
         for e in chosen:
             hidden = up[e] @ x + of_up[e]
-            opened = activated(hidden, activation) if gate is None else gated(gate[e] @ x + of_gate[e], hidden, activation)
-            outputs.append(down[e] @ opened + of_down[e])
+            if gate is None:
+                hidden = activated(hidden, activation)
+            else:
+                hidden = gated(gate[e] @ x + of_gate[e], hidden, activation)
+            outputs.append(down[e] @ hidden + of_down[e])
         return sum((w * out for w, out in zip(weights, outputs, strict=True)), np.zeros(down.shape[1])) * spec.scale
 
     def short_conv(self, x: Doubles, prefix: str, spec: ShortConvSpec) -> Doubles:

@@ -10,9 +10,7 @@ from localllm.models.config import StateSpaceSpec
 Doubles = NDArray[np.float64]
 
 
-def state_space(
-    x: Doubles, weights: Mapping[str, Doubles], prefix: str, spec: StateSpaceSpec, eps: float
-) -> Doubles:
+def state_space(x: Doubles, weights: Mapping[str, Doubles], prefix: str, spec: StateSpaceSpec, eps: float) -> Doubles:
     """A whole mixer: x (tokens, hidden) to the same."""
     gate, line, raw = (x @ weights[f"{prefix}ssm_{part}.weight"].T for part in ("gate", "in", "step"))
     kernel, bias = weights[prefix + "ssm_conv1d.weight"], weights[prefix + "ssm_conv1d.bias"]

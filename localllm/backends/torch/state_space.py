@@ -25,7 +25,7 @@ def scan(
     (G, n, heads * head_dim), and the next state."""
     num_rows, num_tokens, _ = x.shape
     width = spec.num_groups * spec.state_dim
-    values, written, read = x.split([spec.inner, width, width], dim=2)
+    values, written, read = torch.split(x, [spec.inner, width, width], dim=2)
     values = values.reshape(num_rows, num_tokens, spec.num_heads, spec.head_dim)
     written, read = (part.reshape(num_rows, num_tokens, spec.num_groups, -1) for part in (written, read))
     steps = functional.softplus(step + bias, threshold=math.inf).clamp(*spec.step_limits)
