@@ -136,6 +136,30 @@ ROWS = (
         ),
     ),
     Family(
+        architecture="gemma-embedding",
+        title="EmbeddingGemma (encoder)",
+        hf=(),  # gemma3_text that sees both ways
+        is_encoder=True,
+        activation="gelu_tanh",
+        embeds_times_sqrt=True,
+        full_every=6,
+        window_rope_base=10000.0,
+        scales_windowed=False,
+        head_width_scale_at=62,  # Gemma 3 27B
+        adds_one_to_norms=True,
+        # the multimodal checkpoints name only what differs from these
+        hf_defaults=(
+            ("tie_word_embeddings", True),
+            ("num_attention_heads", 8),
+            ("num_key_value_heads", 4),
+            ("head_dim", 256),
+            ("query_pre_attn_scalar", 256),
+            ("rms_norm_eps", 1e-6),
+            ("max_position_embeddings", 131072),
+            ("rope_theta", 1000000.0),
+        ),
+    ),
+    Family(
         architecture="gemma4",
         title="Gemma 4: E2B, E4B, 12B, 26B-A4B, 31B",
         hf=("gemma4_text", "gemma4_unified_text"),

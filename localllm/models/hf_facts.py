@@ -8,7 +8,7 @@ from typing import Any
 
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.models.facts import Facts, facts_from_config
-from localllm.models.families import FAMILIES, Family, family_of_type, helper_refused, is_helper
+from localllm.models.families import FAMILIES, Family, family_of_type, helper_refused, is_helper, sees_both_ways
 from localllm.models.hf_families import adjusted
 from localllm.models.ready.methods import method_of
 from localllm.models.rope_facts import RopeFactors, mscale, natural_length
@@ -51,7 +51,7 @@ def check_config(config: Config) -> Family:
         raise UnsupportedModel(reason, hint="it runs " + ", ".join(sorted(known_types())))
     method_of(config)
     for name, meaning in _REFUSED_FLAGS.items():
-        if inner.get(name) and inner[name] != "vision":  # of pictures only
+        if inner.get(name) and inner[name] != "vision" and not sees_both_ways(inner):  # vision: of pictures only
             raise UnsupportedModel(f"config.json asks for {meaning} ({name}), which this build does not know")
     for name, value in (("swiglu_limit", 7.0), ("swiglu_alpha", 1.702)):
         if inner.get(name) not in (None, value):
@@ -61,7 +61,7 @@ def check_config(config: Config) -> Family:
 
 def _family_of(config: Config) -> Family | None:
     """By its type, and where that is of several families by its layers."""
-    architecture = architecture_of(config)
+    architecture = "gemma-embedding" if sees_both_ways(config) else architecture_of(config)
     return family_of_type(str(config["model_type"])) if architecture is None else FAMILIES[architecture]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.models.delta_facts import delta_net_facts, qwen35_facts
 from localllm.models.facts import Facts
+from localllm.models.families import sees_both_ways
 from localllm.models.gemma4_facts import gemma4
 from localllm.models.state_space_facts import bamba, falcon_h1, granite_hybrid, mamba2, nemotron_h
 
@@ -40,6 +41,11 @@ def _bert(facts: Facts, config: Config) -> Facts:
     return replace(
         facts, is_causal=False, rope_dims=None, context_length=facts.context_length - padding_positions(config)
     )
+
+
+def _gemma3(facts: Facts, config: Config) -> Facts:
+    """EmbeddingGemma is one that sees both ways."""
+    return replace(facts, is_causal=False) if sees_both_ways(config) else facts
 
 
 def _nomic_bert(facts: Facts, config: Config) -> Facts:
@@ -172,6 +178,7 @@ def _size(config: Config, name: str) -> int:
 _ADJUST: Mapping[str, Callable[[Facts, Config], Facts]] = MappingProxyType(
     {
         "bert": _bert,
+        "gemma3_text": _gemma3,
         "nomic_bert": _nomic_bert,
         "modernbert": _modern_bert,
         **dict.fromkeys(_AFTER_PADDING, _bert),

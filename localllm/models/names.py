@@ -319,6 +319,7 @@ OF_FAMILY: Mapping[str, Table] = MappingProxyType(
     {
         "gemma2": _GEMMA,
         "gemma3": _GEMMA,
+        "gemma-embedding": _GEMMA,
         "gemma4": _GEMMA4,
         "olmo2": _NORMS_AFTER,
         "granite": _SHARED_MLP,

@@ -80,7 +80,8 @@ def expected_tensors(config: ModelConfig, source: WeightSource) -> Iterator[Expe
     """All tensors of a model. The widths of feed-forwards are those that the file's own matrices agree on."""
     yield Expected("token_embd.weight", ((config.vocab_size, config.hidden_size),))
     yield Expected("output.weight", ((config.vocab_size, config.hidden_size),), False)
-    yield from _norm("token_embd_norm" if config.is_encoder else "output_norm", config.hidden_size, is_required=True)
+    has_first = config.is_encoder and config.norm == "layer"
+    yield from _norm("token_embd_norm" if has_first else "output_norm", config.hidden_size, is_required=True)
     if config.is_encoder and not _has_sums(source, "blk.0."):
         yield from _norm("output_norm", config.hidden_size, is_required=True)
     if config.learned_positions or config.is_encoder:

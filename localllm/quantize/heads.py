@@ -15,11 +15,13 @@ AS_IT_IS = "run the folder as it is"
 
 
 def told_of_head(config: ModelConfig, head: Head | None) -> dict[str, Any]:
-    """Metadata of a model that judges. `head`: one that is not in the checkpoint's own file."""
+    """Metadata of a model that judges, or whose vectors go on. `head`: one that is not in the checkpoint's own file."""
     spec = head.spec if head is not None else config.head
-    if spec is None or not spec.judges:
+    if spec is None:
         return {}
     architecture = config.architecture
+    if not spec.judges:
+        return _sizes(architecture, head)
     said = head_from_gguf({"general.architecture": architecture}, ["cls.output.weight"], is_encoder=config.is_encoder)
     is_said = said is not None and (spec.pooling, spec.activation) == (said.pooling, said.activation)
     if spec.words is None and not is_said:
@@ -29,6 +31,14 @@ def told_of_head(config: ModelConfig, head: Head | None) -> dict[str, Any]:
         )
     told: dict[str, Any] = {f"{architecture}.pooling_type": RANK}
     return told if spec.words is None else {**told, f"{architecture}.classifier.output_labels": LABELS}
+
+
+def _sizes(architecture: str, head: Head | None) -> dict[str, Any]:
+    """llama.cpp does not take them from the tensors."""
+    told: dict[str, Any] = {}
+    for name, (_, shape, _, _) in zip(("dense_2", "dense_3"), head_tensors(head), strict=False):
+        told |= {f"{architecture}.{name}_feat_out": shape[0], f"{architecture}.{name}_feat_in": shape[1]}
+    return told
 
 
 def head_tensors(head: Head | None) -> Iterator[Tensor]:

@@ -156,3 +156,73 @@ def expected_of_words(folder: Path) -> NDArray[np.float32]:
             last = model(torch.tensor([[*head, *middle, *tail]])).logits[0, -1]
         logits.append(float(last[words["true_token_id"]] - last[words["false_token_id"]]))
     return np.array(logits, np.float32)
+
+
+def gemma_folder(folder: Path) -> Path:
+    """A decoder's layers that see both ways, two layers after the mean: as EmbeddingGemma."""
+    torch, transformers = torch_and_transformers()
+    core = Core(models.BPE())
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    core.train_from_iterator(
+        TEXT, trainers.BpeTrainer(vocab_size=300, special_tokens=XLM_MARKS, initial_alphabet=alphabet)
+    )
+    core.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    settings = {**COMMON, "vocab_size": core.get_vocab_size(), "num_hidden_layers": 7, "head_dim": 32}
+    settings |= {"query_pre_attn_scalar": 32, "sliding_window": 16, "use_bidirectional_attention": True}
+    config = transformers.Gemma3TextConfig(**settings, attn_implementation="eager")
+    with torch.random.fork_rng():
+        torch.manual_seed(13)
+        model = transformers.Gemma3TextModel(config).to(torch.float32).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                spread = 0.2 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
+                parameter.normal_(0.0, 0.5 if "embed" in name else spread)
+        dense = [torch.randn(96, 64) / 8, torch.randn(48, 96) / 8]
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    _saved(folder, model, core, names)
+    said = json.loads((folder / "config.json").read_text())
+    # transformers halves the window when it opens a config, and saves the half
+    (folder / "config.json").write_text(json.dumps({**said, "sliding_window": 16}))
+    kinds = ("Transformer", "Pooling", "Dense", "Dense", "Normalize")
+    paths = ("", "1_Pooling", "2_Dense", "3_Dense", "4_Normalize")
+    listed = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (kind, path) in enumerate(zip(kinds, paths, strict=True))
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    from safetensors.torch import save_file
+
+    for index, weight in enumerate(dense, 2):
+        place = folder / f"{index}_Dense"
+        place.mkdir()
+        sizes = {"in_features": weight.shape[1], "out_features": weight.shape[0], "bias": False}
+        activation = {"activation_function": "torch.nn.modules.linear.Identity"}
+        (place / "config.json").write_text(json.dumps(sizes | activation))
+        save_file({"linear.weight": weight.contiguous()}, place / "model.safetensors")
+    (folder / "4_Normalize").mkdir()
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 128, "do_lower_case": False}))
+    prompts = {"prompts": {"query": "task: search | query: ", "document": "title: none | text: "}}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts | {"default_prompt_name": None}))
+    return folder
+
+
+def expected_vectors(folder: Path, texts: list[str]) -> NDArray[np.float32]:
+    """The mean, both layers, length 1, as sentence-transformers would."""
+    torch, transformers = torch_and_transformers()
+    from safetensors.torch import load_file
+
+    model = transformers.Gemma3TextModel.from_pretrained(folder, attn_implementation="eager").eval()
+    assert model.config.sliding_window == 9 and model.config.use_bidirectional_attention
+    core = Core.from_file(str(folder / "tokenizer.json"))
+    vectors = []
+    for text in texts:
+        with torch.no_grad():
+            x = model(torch.tensor([core.encode(text).ids])).last_hidden_state[0].mean(0)
+            for index in (2, 3):
+                x = load_file(folder / f"{index}_Dense" / "model.safetensors")["linear.weight"] @ x
+        vectors.append((x / x.norm()).numpy())
+    return np.stack(vectors)
