@@ -260,7 +260,9 @@ class ReferenceOps:
         mixed = self._convolved(x, kernel, spec, layer)
         return activate(mixed if bias is None else mixed + bias.values, "silu")
 
-    def gated_norm(self, x: Floats, gate: Floats, weight: Tensor | None, eps: float, run: int, gate_first: bool) -> Floats:
+    def gated_norm(
+        self, x: Floats, gate: Floats, weight: Tensor | None, eps: float, run: int, gate_first: bool
+    ) -> Floats:
         return gated_norm(x, gate, None if weight is None else weight.values, eps, run, gate_first)
 
     def state_space(

@@ -203,7 +203,9 @@ class TorchOps:
         mixed = self._mixed(x, kernel, spec, layer)
         return functional.silu(mixed if bias is None else mixed + bias.store)
 
-    def gated_norm(self, x: Tensor, gate: Tensor, weight: Weight | None, eps: float, run: int, gate_first: bool) -> Tensor:
+    def gated_norm(
+        self, x: Tensor, gate: Tensor, weight: Weight | None, eps: float, run: int, gate_first: bool
+    ) -> Tensor:
         return gated_norm(x, gate, None if weight is None else weight.store, eps, run, gate_first)
 
     def state_space(

@@ -1,5 +1,4 @@
-"""The recurrence of Mamba-2 over tensors: within a stretch of tokens as products of matrices, from stretch to stretch as
-a state.
+"""The recurrence of Mamba-2 over tensors: products of matrices within a stretch of tokens, a state from one to the next.
 
 Source: Dao and Gu, Transformers are SSMs, 2024, section 6. A lone token is a stretch like any other.
 """
