@@ -26,6 +26,7 @@ from localllm.backends.formulas import (
     visible,
 )
 from localllm.backends.named import NamedWeights
+from localllm.backends.streams import add_streams, as_long_as, cut_low
 from localllm.backends.paged import PagedMemory
 from localllm.backends.recurrences import delta_net
 from localllm.backends.state_space import scan
@@ -138,7 +139,8 @@ class ReferenceOps:
         return self._batch
 
     def embed(self, weight: Tensor, of: Indices = "tokens", scale: float = 1.0) -> Floats:
-        return weight.rows(self.batch.indices(of)) * np.float32(scale)
+        indices = self.batch.indices(of)
+        return weight.rows(np.where(indices < weight.shape[0], indices, 0)) * np.float32(scale)
 
     def linear(self, x: Floats, weight: Tensor, bias: Tensor | None = None) -> Floats:
         if self._tap is not None:
@@ -202,6 +204,23 @@ class ReferenceOps:
     def gate_rows(self, x: Floats, gate: Floats) -> Floats:
         return x * sigmoid(gate)
 
+    def columns(self, x: Floats, first: int, count: int) -> Floats:
+        return x[:, first : first + count]
+
+    def mul_columns(self, x: Floats, weight: Tensor) -> Floats:
+        return x * weight.values
+
+    def add_streams(
+        self, x: Floats, y: Floats, coefs: Floats | None, size: int, plus: float = 0.0, first: int = 0
+    ) -> Floats:
+        return add_streams(x, y, coefs, size, plus, first)
+
+    def as_long_as(self, x: Floats, y: Floats) -> Floats:
+        return as_long_as(x, y)
+
+    def cut_low(self, x: Floats, spread: float) -> Floats:
+        return cut_low(x, spread)
+
     def linear_heads(self, x: Floats, weight: Tensor) -> Floats:
         heads = x.reshape(len(x), weight.shape[0], weight.shape[2])
         for head in range(weight.shape[0]):
@@ -250,7 +269,6 @@ class ReferenceOps:
     def short_conv(
         self, x: Floats, in_proj: Tensor, kernel: Tensor, out_proj: Tensor, spec: ShortConvSpec, layer: int
     ) -> Floats:
-        batch = self.batch
         before, after, inner = np.split(self.linear(x, in_proj), 3, axis=1)
         return self.linear(after * self._convolved(before * inner, kernel, spec, layer), out_proj)
 

@@ -12,11 +12,11 @@ from localllm.models.families import FAMILIES, Family, family_of_type, helper_re
 from localllm.models.hf_families import adjusted
 from localllm.models.ready.methods import method_of
 from localllm.models.rope_facts import RopeFactors, mscale, natural_length
-from localllm.models.state_space_facts import architecture_of, counted
+from localllm.models.state_space_facts import architecture_of, counted, layer_types_of
 
 Config = Mapping[str, Any]
 
-_LAYER_TYPES = ("full_attention", "sliding_attention", "attention", "conv", "linear_attention", "mamba", "moe", "mlp")
+_LAYER_TYPES = ("full_attention", "sliding_attention", "attention", "conv", "linear_attention")
 _REFUSED_FLAGS = {
     # what changes the arithmetic of a family that is otherwise known
     "scale_attn_by_inverse_layer_idx": "attention scaled by the layer's number",
@@ -88,7 +88,8 @@ def _layers(facts: Facts, config: Config) -> Facts:
     """Which layers have the window."""
     types = config.get("layer_types")
     if isinstance(types, list):
-        unknown = [str(item) for item in types if item not in _LAYER_TYPES]
+        known = (*_LAYER_TYPES, *layer_types_of(config))
+        unknown = [str(item) for item in types if item not in known]
         if unknown:
             raise UnsupportedModel(f"this build cannot run layers of the type {unknown[0]!r}")
     if config.get("use_sliding_window") is False or not facts.window:

@@ -45,6 +45,11 @@ def layer_kinds(config: Config) -> tuple[str, ...]:
     return tuple(map(str, types)) if isinstance(types, list) else ()
 
 
+def layer_types_of(config: Config) -> tuple[str, ...]:
+    """Kinds of layers that only these families have."""
+    return ("mamba", "moe", "mlp") if config.get("model_type") in ("granitemoehybrid", "nemotron_h") else ()
+
+
 def counted(config: Config) -> Config:
     """The same with the number of layers, which new checkpoints of Nemotron leave to the list of them."""
     if config.get("model_type") != "nemotron_h" or not (kinds := layer_kinds(config)):

@@ -1,4 +1,4 @@
-"""The recurrence of Mamba-2 over tensors: products of matrices within a stretch of tokens, a state from one to the next.
+"""The recurrence of Mamba-2 over tensors: matrix products within a stretch of tokens, a state from one to the next.
 
 Source: Dao and Gu, Transformers are SSMs, 2024, section 6. A lone token is a stretch like any other.
 """
