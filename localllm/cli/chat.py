@@ -11,7 +11,7 @@ from localllm.cli.failures import print_warning
 from localllm.cli.invocation import Invocation
 from localllm.cli.keeping import Keeper, conversation_of, greet, opened_history
 from localllm.cli.line_input import wants_history
-from localllm.cli.loading import Backend, Device, KvType, Quantize, Threads, wish_of
+from localllm.cli.loading import Backend, Device, KvType, Lora, Quantize, Threads, lora_of, wish_of
 from localllm.cli.run import HideThinking, KeepAlive, NoWordWrap, System, Verbose, talk
 from localllm.errors import LocalLLMError, UsageError
 from localllm.settings import Settings
@@ -37,6 +37,7 @@ def chat(
     kv_type: KvType = None,
     threads: Threads = None,
     quantize: Quantize = None,
+    lora: Lora = None,
 ) -> None:
     """Talk to the default model, or to the one named. `localllm chats list` names the chats that are kept."""
     invocation = Invocation.of(ctx)
@@ -46,6 +47,7 @@ def chat(
     named = as_seen_by_daemon(model) if model else ""
     conversation, keeper = begun(settings, named, which, goes_on=goes_on, is_kept=not no_keep and wants_history())
     conversation.system = system or conversation.system
+    conversation.lora = lora_of(lora)
     conversation.extras.update(wish_of(settings, quantize))
     if keepalive is not None:
         conversation.extras["keep_alive"] = keepalive

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from localllm.daemon.loras import NamedLora
 from localllm.errors import UsageError
 
 # Ollama's parameter names, the request fields they become, and their types
@@ -27,13 +28,15 @@ DAEMON_SETTINGS: Mapping[str, str] = {"num_ctx": "context_length", "num_gpu": "b
 
 @dataclass(slots=True)
 class Conversation:
-    """`parameters` holds Ollama's names with values of the right type."""
+    """`parameters` holds Ollama's names with values of the right type. `lora` is an adapter that the daemon has to be
+    told of first."""
 
     model: str
     system: str = ""
     messages: list[dict[str, str]] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
+    lora: NamedLora | None = None
 
     def set_parameter(self, name: str, values: list[str]) -> None:
         """UsageError for an unknown name or a value of the wrong type."""
@@ -51,7 +54,8 @@ class Conversation:
         if fields.get("max_tokens") in NO_LIMIT:
             del fields["max_tokens"]
         opening = [{"role": "system", "content": self.system}] if self.system else []
-        return {"model": self.model, "messages": opening + self.messages, **fields, **self.extras}
+        applied = {"lora": [{"name": self.lora.name, "scale": self.lora.scale}]} if self.lora else {}
+        return {"model": self.model, "messages": opening + self.messages, **fields, **self.extras, **applied}
 
     def say(self, role: str, text: str) -> None:
         self.messages.append({"role": role, "content": text})

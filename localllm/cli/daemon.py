@@ -10,7 +10,7 @@ import typer
 
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson
-from localllm.cli.loading import Backend, Device, KvType, Threads
+from localllm.cli.loading import Backend, Device, KvType, Loras, Threads, loras_of
 from localllm.cli.output import print_json, print_text
 from localllm.errors import StoreError
 from localllm.safe_text import sanitize
@@ -26,25 +26,33 @@ def serve(
     device: Device = None,
     kv_type: KvType = None,
     threads: Threads = None,
+    lora: Loras = None,
 ) -> None:
     """Run the daemon in the foreground. Ctrl-C or SIGTERM lets answers under way finish, then it ends."""
     from localllm.server.app import library_of  # the web framework is loaded by this command only
     from localllm.server.serving import run
 
     settings = Invocation.of(ctx).settings(
-        host=host, port=port, backend=backend, device=device, kv_type=kv_type, threads=threads
+        host=host, port=port, backend=backend, device=device, kv_type=kv_type, threads=threads, lora=loras_of(lora)
     )
     raise typer.Exit(run(settings, library_of(settings)))
 
 
 def start(
-    ctx: typer.Context, backend: Backend = None, device: Device = None, kv_type: KvType = None, threads: Threads = None
+    ctx: typer.Context,
+    backend: Backend = None,
+    device: Device = None,
+    kv_type: KvType = None,
+    threads: Threads = None,
+    lora: Loras = None,
 ) -> None:
     """Start the daemon if none runs."""
     from localllm.daemon.lifecycle import ensure_daemon, find_daemon  # see `connect.py`
 
     invocation = Invocation.of(ctx)
-    settings = invocation.settings(backend=backend, device=device, kv_type=kv_type, threads=threads)
+    settings = invocation.settings(
+        backend=backend, device=device, kv_type=kv_type, threads=threads, lora=loras_of(lora)
+    )
     if running := find_daemon(settings):
         print_text(f"the daemon runs already, at {running.url}")
         return
@@ -63,11 +71,16 @@ def stop(ctx: typer.Context) -> None:
 
 
 def restart(
-    ctx: typer.Context, backend: Backend = None, device: Device = None, kv_type: KvType = None, threads: Threads = None
+    ctx: typer.Context,
+    backend: Backend = None,
+    device: Device = None,
+    kv_type: KvType = None,
+    threads: Threads = None,
+    lora: Loras = None,
 ) -> None:
     """Stop the daemon and start a new one."""
     stop(ctx)
-    start(ctx, backend, device, kv_type, threads)
+    start(ctx, backend, device, kv_type, threads, lora)
 
 
 def status(ctx: typer.Context, as_json: AsJson = False) -> None:

@@ -1,10 +1,13 @@
 """The options that say how a model is to be open: backend, device, KV type, threads, quantization."""
 
+import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
+from localllm.daemon.loras import NamedLora, facts_of, parsed_lora
 from localllm.errors import UsageError
 from localllm.settings import OF_LOADING, Settings
 
@@ -25,6 +28,19 @@ Quantize = Annotated[
     str | None,
     typer.Option("--quantize", metavar="TYPE", help="Round float weights while they load: q8_0, q4_0 or q4_k."),
 ]
+Lora = Annotated[
+    str | None,
+    typer.Option("--lora", metavar="[NAME=]PATH[:SCALE]", help="Apply an adapter: its folder or file.", show_default=False),
+]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="[NAME=]PATH[:SCALE]",
+        help="An adapter that requests may name; may be given again.",
+        show_default=False,
+    ),
+]
 LOAD_FIELDS = (*OF_LOADING, "quantize")
 TARGETS = ("q8_0", "q4_0", "q4_k", "none")
 
@@ -34,6 +50,28 @@ def target_of(quantize: str | None) -> str | None:
     if quantize is not None and quantize.lower() not in TARGETS:
         raise UsageError(f"weights cannot be rounded to {quantize!r}", hint=f"choose one of {', '.join(TARGETS)}")
     return quantize.lower() if quantize is not None else None
+
+
+def lora_of(text: str | None) -> NamedLora | None:
+    """The adapter of a conversation. One without a name of its own gets one that no other path has."""
+    if text is None:
+        return None
+    found = parsed_lora(text)
+    if "=" in text.partition("/")[0]:
+        return found
+    return replace(found, name=f"{found.name}-{zlib.crc32(found.path.encode()):08x}")
+
+
+def loras_of(texts: list[str] | None) -> str | None:
+    """As the setting has them. ModelNotFound, BadModelFile or UnsupportedModel for one that no model could use."""
+    if not texts:
+        return None
+    found = [parsed_lora(text) for text in texts]
+    for lora in found:
+        if "," in lora.path:
+            raise UsageError(f"the path {lora.path} has a comma in it", hint="rename the adapter")
+        facts_of(lora.path)
+    return ",".join(f"{lora.name}={lora.path}:{lora.scale!r}" for lora in found)
 
 
 def wish_of(settings: Settings, quantize: str | None) -> Mapping[str, str | int]:

@@ -15,7 +15,7 @@ from localllm.cli.conversation import Conversation
 from localllm.cli.failures import EXIT_INTERRUPTED
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import Model
-from localllm.cli.loading import LOAD_FIELDS, Backend, Device, KvType, Quantize, Threads, wish_of
+from localllm.cli.loading import LOAD_FIELDS, Backend, Device, KvType, Lora, Quantize, Threads, lora_of, wish_of
 from localllm.errors import ModelNotFound, UsageError
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def run(
     kv_type: KvType = None,
     threads: Threads = None,
     quantize: Quantize = None,
+    lora: Lora = None,
 ) -> None:
     """Ask a model, or talk to it when no prompt is given. Text on stdin goes before the prompt."""
     given = {
@@ -81,7 +82,10 @@ def run(
     }
     invocation = Invocation.of(ctx)
     conversation = Conversation(
-        as_seen_by_daemon(model), system, parameters={k: v for k, v in given.items() if v is not None}
+        as_seen_by_daemon(model),
+        system,
+        parameters={k: v for k, v in given.items() if v is not None},
+        lora=lora_of(lora),
     )
     settings = invocation.settings(backend=backend, device=device, kv_type=kv_type, threads=threads)
     conversation.extras.update(wish_of(settings, quantize))
@@ -182,6 +186,8 @@ def ready_client(invocation: Invocation, settings: "Settings", conversation: Con
     with invocation.progress(delay_s=SHOW_AFTER_S) as progress:
         progress.status("starting the daemon")
         client = started_client(settings)
+    if conversation.lora is not None:
+        client.load_lora(conversation.lora.name, conversation.lora.path, conversation.lora.scale)
     try:
         load_model(invocation, client, conversation)
     except ModelNotFound:

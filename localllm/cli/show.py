@@ -11,6 +11,7 @@ from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson, Model, entry_fields, open_library
 from localllm.cli.output import print_json, print_text
 from localllm.errors import UsageError
+from localllm.store.names import looks_like_path
 
 if TYPE_CHECKING:
     from localllm.quantize.receipt import Measured, Receipt
@@ -37,11 +38,27 @@ def show(
     if len(wanted) > 1:
         names = ", ".join(f"'--{part}'" for part in PARTS[:-1])
         raise UsageError(f"only one of {names}, or '--{PARTS[-1]}' can be specified")
+    if looks_like_path(model) and show_adapter(model, as_json=as_json):
+        return
     entry = open_library(Invocation.of(ctx).settings()).find(model)
     if as_json:
         print_json(show_fields(entry))
     else:
         print_text(part_text(entry, wanted[0]) if wanted else info_text(entry, is_verbose=verbose))
+
+
+def show_adapter(text: str, *, as_json: bool) -> bool:
+    """Print what a path is that holds an adapter; False where it holds none."""
+    from localllm.cli.show_adapter import adapter_at, adapter_fields, adapter_rows  # opens files
+
+    facts = adapter_at(text)
+    if facts is None:
+        return False
+    if as_json:
+        print_json(adapter_fields(facts))
+    else:
+        print_text(section("Adapter", adapter_rows(facts)))
+    return True
 
 
 def part_text(entry: "Entry", part: str) -> str:
@@ -64,6 +81,7 @@ def info_text(entry: "Entry", *, is_verbose: bool = False) -> str:
     parts = [
         section("Model", model_rows(entry)),
         section("Capabilities", [[capability] for capability in entry.capabilities]),
+        section("Adapter", [["path", path] for path in entry.adapters]),
         section("Projector", [["path", entry.projector]] if entry.projector else []),
         section("Quantized here", receipt_rows(entry.receipt, is_verbose=is_verbose)),
         section("Parameters", parameter_rows(entry.params)),

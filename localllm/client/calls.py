@@ -137,6 +137,12 @@ class Client:
             if status != "ready":
                 raise self._transport.broken_off(None)
 
+    def load_lora(self, name: str, path: str, scale: float = 1.0) -> None:
+        """Lets requests name an adapter, whose path is on the daemon's machine."""
+        self._transport.post(
+            "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path, "scale": scale}, msgspec.Raw
+        )
+
     def chat(self, body: dict[str, Any]) -> Iterator[ChatChunk]:
         """Streams an answer; `body` is a request of `/v1/chat/completions`, to which usage and timings are added.
 

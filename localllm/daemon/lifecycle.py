@@ -128,7 +128,8 @@ def _environment(settings: Settings) -> dict[str, str]:
     from localllm.daemon.process import child_environment  # deferred: asyncio is not needed to find a daemon
 
     own = {"LOCALLLM_HOME": str(settings.home), "LOCALLLM_HOST": settings.host, "LOCALLLM_PORT": str(settings.port)}
-    flags = {BY_NAME[name].env: str(getattr(settings, name)) for name in OF_LOADING if settings.origin[name] == "flag"}
+    passed = (*OF_LOADING, "lora")
+    flags = {BY_NAME[name].env: str(getattr(settings, name)) for name in passed if settings.origin[name] == "flag"}
     return {**child_environment(), **own, **flags}
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -26,14 +26,16 @@ from localllm.store.modelfile import MAX_MODELFILE_BYTES, Modelfile, typed_param
 from localllm.store.names import looks_like_path, parse_ref
 from localllm.store.uploads import Upload, checked_digest
 
+if TYPE_CHECKING:
+    from localllm.store.quantized import Quantizing
+
 FIRST_WORD_S = 1.0
 """So long a refusal still gets a status of its own."""
 OCTETS = "application/octet-stream"
 _LINES = ((NDJSON, "Unless `stream` is false: objects with a `status`; the last is success, or an `error`."),)
 _UNSUPPORTED: Mapping[str, str] = {
-    "adapters": "no backend runs adapters yet: merge them into the model",
+    "adapters": "put an ADAPTER line into a Modelfile, or name the adapter in requests as `lora`",
     "draft_files": "drafts are not part of a model here",
-    "quantize": "`localllm convert` makes a smaller file, which can be sent then",
     "draft_quantize": "drafts are not part of a model here",
     "modelfile": "send `from`, `system`, `parameters` and so on as fields",
 }
@@ -85,9 +87,10 @@ class OllamaCreating:
         asked, headers = await read(request, shapes.OllamaCreateRequest)
         model = _new_name(asked.model or asked.name, "name")
         modelfile = _modelfile(asked)
+        more = {"way": await asyncio.to_thread(_way, asked.quantize)} if asked.quantize else {}
 
         def work(say: Callable[[PullEvent], None]) -> None:
-            self._open_shelf().create(model, modelfile, None, say, files=asked.files)
+            self._open_shelf().create(model, modelfile, None, say, files=asked.files, **more)
 
         job = self._join(f"create {parse_ref(model).key} {id(request)}", work)
         first = "parsing GGUF" if asked.files else f"using existing layers of {asked.from_}"
@@ -193,6 +196,16 @@ def _modelfile(asked: shapes.OllamaCreateRequest) -> Modelfile:
     )
 
 
+def _way(text: str) -> "Quantizing":
+    """InvalidRequest for a type that does not exist."""
+    from localllm.runtime.quantize import Order, way_of  # deferred: numpy and the formats come with it
+
+    try:
+        return way_of(Order(text))
+    except UsageError as error:
+        raise InvalidRequest(f"quantize: {error.message}", hint=error.hint, param="quantize") from None
+
+
 # ---- answers
 
 
@@ -266,7 +279,8 @@ def _shown(event: PullEvent) -> dict[str, Any] | None:
         return None
     if event.kind != "progress":
         return {"status": event.message}
-    shown: dict[str, Any] = {"status": f"pulling {event.sha256[:12] or event.file}"}
+    is_made = event.message.startswith("quantizing ")
+    shown: dict[str, Any] = {"status": event.message if is_made else f"pulling {event.sha256[:12] or event.file}"}
     if event.sha256:
         shown["digest"] = f"sha256:{event.sha256}"
     if event.total_bytes:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from localllm.errors import BadModelFile, ModelNotFound, UnsupportedModel, UsageError
+from localllm.errors import ModelNotFound, UnsupportedModel, UsageError
 from localllm.store.details import describe, refuse_unsafe
 from localllm.store.entry import Entry, ModelFile, PullEvent
 from localllm.store.folder import capabilities_of
@@ -36,8 +36,9 @@ _SAMPLING_NAMES = {"repeat_penalty": "repetition_penalty"}  # Ollama's to ours, 
 
 def derived_entry(library: Library, name: str, modelfile: Modelfile, folder: Path, say: Say) -> Entry:
     """The entry a Modelfile describes. What it does not set comes from the model it starts from."""
-    for adapter in modelfile.adapters:
-        _refuse_adapter(adapter, folder)
+    adapters = tuple(str(_adapter(text, folder)) for text in modelfile.adapters)
+    if len(adapters) > 1:
+        raise UnsupportedModel("a model can have one adapter, and this Modelfile has several ADAPTER lines")
     base = _base(library, modelfile, folder, say)
     _refuse_absurd(modelfile)
     notes = modelfile.warnings + tuple(_without_effect(modelfile))
@@ -56,6 +57,7 @@ def derived_entry(library: Library, name: str, modelfile: Modelfile, folder: Pat
         system=modelfile.system or base.system,
         license=modelfile.license or base.license,
         messages=modelfile.messages or base.messages,
+        adapters=adapters or base.adapters,
         draft=modelfile.draft or base.draft,
         parent=base.name,
         origin={**base.origin, **marks},
@@ -121,15 +123,13 @@ def _shards(paths: list[Path], starts: tuple[str, ...]) -> Entry:
     return describe(Entry(name=str(paths[0]), path=str(paths[0]), source="path", files=files))
 
 
-_NO_ADAPTER = "merge it into the model, or leave the ADAPTER line out"
+def _adapter(text: str, folder: Path) -> Path:
+    """An adapter that is one: what is wrong with it is said here, not at the first answer."""
+    from localllm.models.open_adapter import adapter_facts  # deferred: few models have one
 
-
-def _refuse_adapter(text: str, folder: Path) -> NoReturn:
-    """An answer without it would pass for one with it."""
     path = _local(text, folder)
     if path is None or not path.exists():
         raise ModelNotFound(f"the adapter {text} does not exist", hint="check the ADAPTER line")
     refuse_unsafe(path)
-    if path.is_file() and path.suffix.lower() not in (".gguf", ".safetensors"):
-        raise BadModelFile(f"the adapter {path.name} is neither GGUF nor safetensors")
-    raise UnsupportedModel(f"the adapter {text} cannot be applied: no backend runs adapters yet", hint=_NO_ADAPTER)
+    adapter_facts(path)
+    return path
