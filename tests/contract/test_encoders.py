@@ -66,7 +66,7 @@ def pair(opened: dict[str, Pair], request: pytest.FixtureRequest) -> Pair:
 def engine_of(host: Host, pair: Pair, kv_type: KvType = "auto", token_budget: int = 512) -> Engine:
     backend = host.open(pair.config, pair.source, kv_type)
     return Engine(
-        backend, context_length=64, num_pages=64, page_size=PAGE_SIZE, token_budget=token_budget, is_encoder=True
+        backend, context_length=64, num_pages=256, page_size=PAGE_SIZE, token_budget=token_budget, is_encoder=True
     )
 
 

@@ -22,6 +22,9 @@ COMMON = {
 MODERN = {"num_hidden_layers": 4, "local_attention": 16, "cls_token_id": 0, "sep_token_id": 1}
 MODERN |= {"bos_token_id": 0, "eos_token_id": 1}
 PATTERN = ["full_attention", "full_attention", "sliding_attention", "full_attention"]
+# transformers halves a window and adds one, each time it opens a config; of 2 it makes 2
+GEMMA = {"num_hidden_layers": 7, "num_key_value_heads": 2, "head_dim": 32, "query_pre_attn_scalar": 32}
+GEMMA |= {"sliding_window": 2, "use_bidirectional_attention": True, "tie_word_embeddings": True}
 
 ENCODERS = (
     Family("bert", "BertConfig", "bert"),
@@ -30,6 +33,7 @@ ENCODERS = (
     Family("nomic-bert", "NomicBertConfig", "nomic-bert"),
     Family("modernbert", "ModernBertConfig", "modern-bert", MODERN),
     Family("modernbert with few windows", "ModernBertConfig", "modern-bert", {**MODERN, "layer_types": PATTERN}),
+    Family("embedding gemma", "Gemma3TextConfig", "gemma-embedding", GEMMA),
     Family("xlm-roberta", "XLMRobertaConfig", "bert", {"pad_token_id": 1}),
 )
 
