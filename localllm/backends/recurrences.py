@@ -29,7 +29,7 @@ def delta_net(
 
 
 def heads_of(x: Floats, spec: DeltaNetSpec) -> tuple[Floats, Floats, Floats]:
-    """Queries and keys (n, value heads, key_dim) of length 1, queries over sqrt(key_dim); values (n, heads, value_dim)."""
+    """Queries and keys (n, value heads, key_dim) of length 1, queries over sqrt(key_dim); values."""
     width = spec.num_key_heads * spec.key_dim
     queries, keys, values = np.split(x, (width, 2 * width), axis=1)
     of_key_heads = (part.reshape(len(x), spec.num_key_heads, spec.key_dim) for part in (queries, keys))

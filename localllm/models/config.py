@@ -78,9 +78,10 @@ class AttentionSpec:
     """One attention layer. `window`: last tokens a query sees, itself included; None: all. `softcap` 0: none.
 
     Query heads of one group (num_heads / num_kv_heads neighbours) share a KV head. `rope` None: no positions.
-    `query_growth`: queries are multiplied by it, keys are not. `latent`: sizes are those of the cache then.
-    `gated`: what comes out of it is multiplied by the sigmoid of a gate as wide. `kv_from`: the layer whose keys and values this one reads; it has none of its own, and writes none. `norms_values`:
-    each head's values are normed, without weights. `values_are_keys`: they are made by the keys' matrix.
+    `query_growth`: queries are multiplied by it, keys are not. `latent`: sizes are those of the cache then. `gated`:
+    what comes out of it is multiplied by the sigmoid of a gate as wide. `kv_from`: the layer whose keys and values this
+    one reads; it has none of its own, and writes none. `norms_values`: each head's values are normed, without weights.
+    `values_are_keys`: they are made by the keys' matrix.
     """
 
     num_heads: int
@@ -200,12 +201,14 @@ class MoeSpec:
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """One block. `scale`: what comes out of it is multiplied by this. `mixer` None: it is a feed-forward alone;
+    """One block. `scale`: what comes out of it is multiplied by this. `spread`: the feed-forward's gate is cut so many
+    standard deviations above its mean; None: it is not. `mixer` None: it is a feed-forward alone;
     `feeds` False: it has none. `beside`: has the same input as the attention, and is added to it."""
 
     mixer: Mixer | None
     moe: MoeSpec | None = None
     scale: float = 1.0
+    spread: float | None = None
     beside: StateSpaceSpec | None = None
     feeds: bool = True
 
@@ -236,7 +239,8 @@ class ModelConfig:
     `is_encoder`: every token sees all others, and there are no logits. `parallel`: attention and feed-forward work on
     the same input, and both are added. `residual_scale` multiplies what a block adds, `logit_scale` multiplies the
     logits, `logit_softcap` 0: none. `context_length` is in tokens. `token_inputs`: how many numbers of its own each
-    layer is given for each token (see models/token_inputs.py).
+    layer is given for each token (see models/token_inputs.py). `streams`: of hidden states, side by side (see
+    models/altup.py); 0: one alone.
     """
 
     architecture: str
@@ -256,3 +260,4 @@ class ModelConfig:
     is_encoder: bool = False
     head: HeadSpec | None = None
     token_inputs: int = 0
+    streams: int = 0

@@ -26,8 +26,9 @@ def delta_net(facts: Facts, tiled: bool) -> DeltaNetSpec:
     if not 1 < facts.ssm_kernel <= MAX_KERNEL:
         raise BadModelFile(f"ssm.conv_kernel must be between 2 and {MAX_KERNEL}, not {facts.ssm_kernel}")
     if not 0 < groups <= heads <= MAX_HEADS or heads % groups:
-        raise BadModelFile(f"{heads} value heads (ssm.time_step_rank) cannot share {groups} key heads (ssm.group_count)")
-    if not 0 < facts.ssm_state <= MAX_HEAD_DIM or not 0 < facts.ssm_inner <= heads * MAX_HEAD_DIM or facts.ssm_inner % heads:
+        raise BadModelFile(f"{heads} value heads (ssm.time_step_rank) cannot share {groups} key heads (group_count)")
+    has_values = 0 < facts.ssm_inner <= heads * MAX_HEAD_DIM and facts.ssm_inner % heads == 0
+    if not 0 < facts.ssm_state <= MAX_HEAD_DIM or not has_values:
         raise BadModelFile(f"heads of {facts.ssm_state} keys make no values of {facts.ssm_inner} (ssm.inner_size)")
     return DeltaNetSpec(groups, heads, facts.ssm_state, facts.ssm_inner // heads, facts.ssm_kernel, tiled)
 

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.formats.blocks import BlockType
 from localllm.models.config import AttentionSpec, LatentSpec, ModelConfig
-from localllm.models.delta_rows import DELTA_CUTS, GATED_CUTS, delta_of, delta_rows, gated_rows, joined_count, tiled_heads
+from localllm.models.delta_rows import (
+    DELTA_CUTS,
+    GATED_CUTS,
+    delta_of,
+    delta_rows,
+    gated_rows,
+    joined_count,
+    tiled_heads,
+)
 from localllm.models.names import Piece
 from localllm.models.rows import LatentPart, Order, attention_of, grouped_rows, latent_rows, turned_order
 from localllm.models.source import WeightInfo
@@ -106,7 +114,7 @@ class HFSource:
         if len(shapes) > 1 or len(types) > 1:
             raise BadModelFile(f"the tensors that make {name} differ in shape or type ({pieces[0].tensor} and others)")
         (shape,), (block_type,) = shapes, types
-        if name.endswith("_exps.weight") and len(shape) == 2:
+        if name.endswith(("_exps.weight", "altup_proj.weight", "altup_unembd_proj.weight")) and len(shape) == 2:
             orders = [piece.order for piece in pieces]
             if orders != list(range(len(pieces))):
                 missing = next(index for index in range(len(orders) + 1) if index not in orders)

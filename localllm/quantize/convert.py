@@ -243,8 +243,8 @@ def _stored(config: ModelConfig, source: WeightSource, family: Family) -> Iterat
         if module in joined:
             yield from _joined_latent(config, prefix, module, joined[module], kind)
             continue
-        if (parts := _with_gates(config, source, prefix, module, kind)) is not None:
-            yield from parts
+        if (gates := _with_gates(config, source, prefix, module, kind)) is not None:
+            yield from gates
             continue
         if module in IN and state_space_of(name, config) is not None:
             if module == IN[0]:

@@ -38,7 +38,8 @@ Doubles expected_of(const Head& head) {
     for (int t = 0; t < head.tokens; t++)
         for (int c = 0; c < head.columns; c++) {
             double said = 0, read = 0;
-            for (int r = 0; r < head.key_dim; r++) said += head.keys[t * head.key_dim + r] * (state[r * head.columns + c] *= head.kept[t]);
+            for (int r = 0; r < head.key_dim; r++)
+                said += head.keys[t * head.key_dim + r] * (state[r * head.columns + c] *= head.kept[t]);
             double correction = (head.values[t * head.columns + c] - said) * head.strength[t];
             for (int r = 0; r < head.key_dim; r++) {
                 state[r * head.columns + c] += head.keys[t * head.key_dim + r] * correction;

@@ -185,6 +185,23 @@ class Emitter:
         how = (node.run, is_wide, node.eps, node.gate_first)
         return self._by_row(self._program.gated_norm, node.out, x, gate, weight, *how)
 
+    def _columns(self, node: nodes.Columns) -> bool:
+        return self._by_row(self._program.columns, node.out, self._floats(node.x), node.first, node.count)
+
+    def _mulcolumns(self, node: nodes.MulColumns) -> bool:
+        return self._by_row(self._program.mul_columns, node.out, self._floats(node.x), self._pack.vector(node.weight))
+
+    def _addstreams(self, node: nodes.AddStreams) -> bool:
+        coefs = NONE if node.coefs is None else self._floats(node.coefs)
+        parts = self._floats(node.x), self._floats(node.y), coefs
+        return self._by_row(self._program.add_streams, node.out, *parts, node.size, node.plus, node.first)
+
+    def _aslongas(self, node: nodes.AsLongAs) -> bool:
+        return self._by_row(self._program.as_long_as, node.out, self._floats(node.x), self._floats(node.y))
+
+    def _cutlow(self, node: nodes.CutLow) -> bool:
+        return self._by_row(self._program.cut_low, node.out, self._floats(node.x), node.spread)
+
     def _linearheads(self, node: nodes.LinearHeads) -> bool:
         matrices, x = self._pack.experts(node.weight), self._input(node, node.x)
         self._program.linear_heads(x, matrices, self._shared(node.out))
@@ -269,11 +286,21 @@ class Emitter:
 
     def _deltanet(self, node: nodes.DeltaNet) -> bool:
         spec, place = node.spec, self._state_places[node.layer][1].first
-        inputs = [self._floats(value) for value in (node.x, node.beta, node.decay)]
+        inputs = self._floats(node.x), self._floats(node.beta), self._floats(node.decay)
         weights = self._pack.vector(node.rate), self._pack.vector(node.bias)
-        shape = (spec.num_key_heads, spec.num_value_heads, spec.key_dim, spec.value_dim, spec.tiled)
         kept = self._keep(spec.channels + 2 * spec.num_value_heads)
-        self._program.delta_net(*inputs, *weights, *shape, place, kept, self._shared(node.out))
+        self._program.delta_net(
+            *inputs,
+            *weights,
+            num_key_heads=spec.num_key_heads,
+            num_value_heads=spec.num_value_heads,
+            key_dim=spec.key_dim,
+            value_dim=spec.value_dim,
+            tiled=spec.tiled,
+            state_offset=place,
+            kept=kept,
+            out=self._shared(node.out),
+        )
         return True
 
     def _keep(self, width: int) -> int:

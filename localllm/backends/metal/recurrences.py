@@ -25,8 +25,8 @@ def delta_net(
     outs = []
     for first in range(0, x.shape[1], STRETCH):
         own = slice(first, first + STRETCH)
-        parts = (each[:, :, own] for each in (queries, keys, values, kept, strength))
-        out, state = _stretch(*parts, state)
+        of_heads = queries[:, :, own], keys[:, :, own], values[:, :, own]
+        out, state = _stretch(*of_heads, kept[:, :, own], strength[:, :, own], state)
         outs.append(out)
     return mx.concatenate(outs, axis=2).swapaxes(1, 2).flatten(2), state
 
@@ -71,9 +71,7 @@ def heads_of(x: mx.array, spec: DeltaNetSpec) -> tuple[mx.array, mx.array, mx.ar
     width = spec.num_key_heads * spec.key_dim
     queries, keys, values = (part.reshape(*x.shape[:2], -1, size) for part, size in _parts(x, width, spec))
     query, key = (shared(unit(part), spec) for part in (queries, keys))
-    heads = (query / math.sqrt(spec.key_dim), key, values)
-    query, key, value = (each.swapaxes(1, 2) for each in heads)
-    return query, key, value
+    return (query / math.sqrt(spec.key_dim)).swapaxes(1, 2), key.swapaxes(1, 2), values.swapaxes(1, 2)
 
 
 def _parts(x: mx.array, width: int, spec: DeltaNetSpec) -> list[tuple[mx.array, int]]:

@@ -31,6 +31,7 @@ from localllm.backends.torch.products import Products, check_width
 from localllm.backends.torch.reach import Pool, Reach, Span, reach, uploaded
 from localllm.backends.torch.recurrences import delta_net
 from localllm.backends.torch.state_space import scan
+from localllm.backends.torch.streams import add_streams, as_long_as, cut_low
 from localllm.backends.torch.weights import Weight
 from localllm.engine.step import StepPlan
 from localllm.errors import BadModelFile, InvalidRequest
@@ -47,6 +48,7 @@ from localllm.models.config import (
 )
 from localllm.models.ops import Indices
 from localllm.models.rope import rope_tables
+from localllm.models.source import LOOKED_UP
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,9 @@ class TorchOps:
 
     def embed(self, weight: Weight, of: Indices = "tokens", scale: float = 1.0) -> Tensor:
         indices = self.step.batch.indices(of)
-        if indices.max() >= weight.shape[0]:
+        if weight.name in LOOKED_UP:
+            indices = np.where(indices < weight.shape[0], indices, 0)
+        elif indices.max() >= weight.shape[0]:
             raise InvalidRequest(f"{of} reach {indices.max()}, the tensor {weight.name} has {weight.shape[0]}")
         rows = weight.rows(uploaded(indices, self._device))
         return rows if scale == 1.0 else rows * scale
@@ -146,6 +150,23 @@ class TorchOps:
 
     def gate_rows(self, x: Tensor, gate: Tensor) -> Tensor:
         return x * torch.sigmoid(gate)
+
+    def columns(self, x: Tensor, first: int, count: int) -> Tensor:
+        return x[:, first : first + count]
+
+    def mul_columns(self, x: Tensor, weight: Weight) -> Tensor:
+        return x * weight.store
+
+    def add_streams(
+        self, x: Tensor, y: Tensor, coefs: Tensor | None, size: int, plus: float = 0.0, first: int = 0
+    ) -> Tensor:
+        return add_streams(x, y, coefs, size, plus, first)
+
+    def as_long_as(self, x: Tensor, y: Tensor) -> Tensor:
+        return as_long_as(x, y)
+
+    def cut_low(self, x: Tensor, spread: float) -> Tensor:
+        return cut_low(x, spread)
 
     def linear_heads(self, x: Tensor, weight: Weight) -> Tensor:
         num_heads, _, width = weight.shape
@@ -331,7 +352,7 @@ class TorchOps:
         return tuple(parts)
 
     def _keep_trails(self, rows: NDArray[np.int64], layer: int, lines: Tensor) -> None:
-        """`lines` (G, past + n, channels): states before the rows, then their inputs; a state is a stretch of its line."""
+        """`lines` (G, past + n, channels): states before the rows, then inputs; a state is a stretch of its line."""
         past = self._memory.state(layer).shape[1]
         for index, row in enumerate(rows.tolist()):
             seq = self.step.plan.rows[row].seq

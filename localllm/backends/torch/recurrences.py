@@ -31,8 +31,8 @@ def delta_net(
     outs = []
     for first in range(0, x.shape[1], STRETCH):
         own = slice(first, first + STRETCH)
-        parts = (each[:, :, own] for each in (queries, keys, values, kept, strength))
-        out, state = _stretch(*parts, state)
+        of_heads = queries[:, :, own], keys[:, :, own], values[:, :, own]
+        out, state = _stretch(*of_heads, kept[:, :, own], strength[:, :, own], state)
         outs.append(out)
     return torch.cat(outs, dim=2).transpose(1, 2).flatten(2), state
 
@@ -64,7 +64,8 @@ def inverse_of_unit(below: Tensor) -> Tensor:
     inverse = below.new_ones((*below.shape[:-2], size, 1, 1))
     width = 1
     while width < size:
-        blocks = below.unflatten(-1, (-1, 2 * width)).unflatten(-3, (-1, 2 * width))
+        pairs = size // width // 2
+        blocks = below.view(*below.shape[:-2], pairs, 2 * width, pairs, 2 * width)
         corner = blocks.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)[..., width:, :width]
         upper, lower = inverse[..., 0::2, :, :], inverse[..., 1::2, :, :]
         left = torch.cat([upper, -lower @ corner @ upper], dim=-2)
@@ -76,11 +77,10 @@ def inverse_of_unit(below: Tensor) -> Tensor:
 def heads_of(x: Tensor, spec: DeltaNetSpec) -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys (G, value heads, n, key_dim) of length 1, queries over sqrt(key_dim); values."""
     width = spec.num_key_heads * spec.key_dim
-    queries, keys, values = x.split((width, width, spec.num_value_heads * spec.value_dim), dim=2)
-    query, key = (shared(unit(part.unflatten(2, (spec.num_key_heads, -1))), spec) for part in (queries, keys))
-    heads = (query * spec.key_dim**-0.5, key, values.unflatten(2, (spec.num_value_heads, -1)))
-    query, key, value = (each.transpose(1, 2) for each in heads)
-    return query, key, value
+    queries, keys, values = x[..., :width], x[..., width : 2 * width], x[..., 2 * width :]
+    query, key = (shared(unit(part.reshape(*x.shape[:2], -1, spec.key_dim)), spec) for part in (queries, keys))
+    value = values.reshape(*x.shape[:2], -1, spec.value_dim)
+    return (query * spec.key_dim**-0.5).transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
 
 def shared(heads: Tensor, spec: DeltaNetSpec) -> Tensor:

@@ -25,12 +25,13 @@ struct Convolution : Recurrent {
         for (int row = 0; row < step.num_rows; row++) {
             float* state = program.state(row) + state_offset;
             for (int token = step.row_starts[row]; token < step.row_starts[row + 1]; token++)
-                for (int c = span.first; c < span.last; c += STEP) some(program, token, c, std::min(STEP, span.last - c), state, tid);
+                for (int c = span.first; c < span.last; c += STEP)
+                    some(program, token, c, std::min(STEP, span.last - c), state, tid);
         }
     }
 
     void replay(const Program&, float* slot, const float* inputs, int num_tokens) override {
-        for (int token = 0; token < num_tokens; token++) shift(slot + state_offset, inputs + static_cast<size_t>(token) * static_cast<size_t>(channels), 0, channels);
+        for (int token = 0; token < num_tokens; token++, inputs += channels) shift(slot + state_offset, inputs, 0, channels);
     }
 
 protected:
@@ -45,7 +46,7 @@ private:
         take(in, first, count, newest);
         for (int c = 0; c < count; c++) sums[c] = 0.0f;
         for (int i = 0; i + 1 < kernel; i++) {
-            const float *past = state + static_cast<size_t>(i) * static_cast<size_t>(channels) + first, *tap = weights(i) + first;
+            const float *past = input(state, i) + first, *tap = weights(i) + first;
             for (int c = 0; c < count; c++) sums[c] += past[c] * tap[c];
         }
         const float* last = weights(kernel - 1) + first;
@@ -58,10 +59,13 @@ private:
 
     // `newest`: of the channels from `first` on.
     void shift(float* state, const float* newest, int first, int count) const {
-        size_t width = static_cast<size_t>(channels), bytes = static_cast<size_t>(count) * sizeof(float);
-        for (int i = 0; i + 2 < kernel; i++) std::memcpy(state + static_cast<size_t>(i) * width + first, state + static_cast<size_t>(i + 1) * width + first, bytes);
-        if (kernel > 1) std::memcpy(state + static_cast<size_t>(kernel - 2) * width + first, newest, bytes);
+        size_t bytes = static_cast<size_t>(count) * sizeof(float);
+        for (int i = 0; i + 2 < kernel; i++) std::memcpy(input(state, i) + first, input(state, i + 1) + first, bytes);
+        if (kernel > 1) std::memcpy(input(state, kernel - 2) + first, newest, bytes);
     }
+
+    // Of the last kernel - 1, oldest first.
+    float* input(float* state, int i) const { return state + static_cast<size_t>(i) * static_cast<size_t>(channels); }
 
     const float* weights(int i) const { return taps.data() + static_cast<size_t>(i) * static_cast<size_t>(channels); }
 };
@@ -115,25 +119,29 @@ void prepare(Program& program, Convolution& conv, int x, int weight, int kernel,
     size_t state = checked_mul(static_cast<size_t>(kernel - 1), static_cast<size_t>(channels));
     if (checked_add(state_offset, state) > program.limits.state_floats)
         throw std::invalid_argument("a layer's state does not fit in its slot");
-    bool fits = conv.x->width / parts == channels && conv.x->width % parts == 0 && conv.kept->width == channels && conv.out->width == channels;
+    bool fits = conv.x->width / parts == channels && conv.x->width % parts == 0;
+    fits = fits && conv.kept->width == channels && conv.out->width == channels;
     if (!fits || !is_float(*conv.x, true) || !is_float(*conv.kept, false) || !is_float(*conv.out, false))
         throw std::invalid_argument("the inputs of a convolution have the wrong shape");
 }
 
 }  // namespace
 
-void record_short_conv(Program& program, int x, int weight, int kernel, int channels, size_t state_offset, int kept, int out) {
+void record_short_conv(Program& program, int x, int weight, int kernel, int channels, size_t state_offset, int kept,
+                       int out) {
     auto conv = std::make_unique<ShortConv>();
     prepare(program, *conv, x, weight, kernel, channels, state_offset, kept, out, 3);
     program.add_recurrent(std::move(conv));
 }
 
-void record_causal_conv(Program& program, int x, int weight, int bias, int kernel, int channels, size_t state_offset, int kept, int out) {
+void record_causal_conv(Program& program, int x, int weight, int bias, int kernel, int channels, size_t state_offset,
+                        int kept, int out) {
     auto conv = std::make_unique<CausalConv>();
     prepare(program, *conv, x, weight, kernel, channels, state_offset, kept, out, 1);
     conv->kernels = &program.kernels;
     if (bias != NONE) {
-        if (program.vector(bias).size() < static_cast<size_t>(channels)) throw std::invalid_argument("a convolution's bias is too short");
+        if (program.vector(bias).size() < static_cast<size_t>(channels))
+            throw std::invalid_argument("a convolution's bias is too short");
         conv->bias = program.vector(bias).data();
     }
     program.add_recurrent(std::move(conv));

@@ -34,8 +34,10 @@ struct DeltaColumns {
                 UNROLL for (int i = 0; i < N; i++) sums[c][i] = fma(at, L::read(from + i * L::COUNT), sums[c][i]);
             }
         for (; row < rows; row++)
-            UNROLL for (int i = 0; i < N; i++)
-                sums[0][i] = fma(L::every(key[row]), L::read(state + static_cast<size_t>(row) * ld + i * L::COUNT), sums[0][i]);
+            UNROLL for (int i = 0; i < N; i++) {
+                const float* from = state + static_cast<size_t>(row) * ld + i * L::COUNT;
+                sums[0][i] = fma(L::every(key[row]), L::read(from), sums[0][i]);
+            }
         add_up(sums);
     }
 
@@ -48,7 +50,8 @@ struct DeltaColumns {
     }
 
     static void token(const DeltaTask& task, size_t t) {
-        const float *key = task.keys + t * static_cast<size_t>(task.key_dim), *query = task.queries + t * static_cast<size_t>(task.key_dim);
+        size_t own = t * static_cast<size_t>(task.key_dim);
+        const float *key = task.keys + own, *query = task.queries + own;
         F sums[CHAINS][N], correction[N];
         read(task.state, task.ld, task.key_dim, key, sums);
         F kept = L::every(task.kept[t]), strength = L::every(task.strength[t]);
@@ -58,10 +61,14 @@ struct DeltaColumns {
             UNROLL for (int i = 0; i < N; i++) sums[c][i] = L::every(0.0f);
         int row = 0;
         for (; row + CHAINS <= task.key_dim; row += CHAINS)
-            UNROLL for (int c = 0; c < CHAINS; c++)
-                change(task.state + static_cast<size_t>(row + c) * task.ld, kept, L::every(key[row + c]), L::every(query[row + c]), correction, sums[c]);
-        for (; row < task.key_dim; row++)
-            change(task.state + static_cast<size_t>(row) * task.ld, kept, L::every(key[row]), L::every(query[row]), correction, sums[0]);
+            UNROLL for (int c = 0; c < CHAINS; c++) {
+                float* at = task.state + static_cast<size_t>(row + c) * task.ld;
+                change(at, kept, L::every(key[row + c]), L::every(query[row + c]), correction, sums[c]);
+            }
+        for (; row < task.key_dim; row++) {
+            float* at = task.state + static_cast<size_t>(row) * task.ld;
+            change(at, kept, L::every(key[row]), L::every(query[row]), correction, sums[0]);
+        }
         add_up(sums);
         UNROLL for (int i = 0; i < N; i++) store(task.out + t * task.out_ld + i * L::COUNT, sums[0][i]);
     }
@@ -74,7 +81,8 @@ struct DeltaColumns {
 // One column where no register fits.
 void delta_column(const DeltaTask& task) {
     for (size_t t = 0; t < static_cast<size_t>(task.num_tokens); t++) {
-        const float *key = task.keys + t * static_cast<size_t>(task.key_dim), *query = task.queries + t * static_cast<size_t>(task.key_dim);
+        size_t own = t * static_cast<size_t>(task.key_dim);
+        const float *key = task.keys + own, *query = task.queries + own;
         float said = 0.0f, out = 0.0f;
         for (int row = 0; row < task.key_dim; row++) said += key[row] * task.state[static_cast<size_t>(row) * task.ld];
         float correction = (task.values[t * task.values_ld] - said * task.kept[t]) * task.strength[t];

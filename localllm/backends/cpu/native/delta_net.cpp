@@ -61,7 +61,7 @@ struct DeltaNet : Recurrent {
         Mine mine{share(num_blocks(), tid, program.threads()), program.scratch(tid)};
         for (int row = 0; row < step.num_rows; row++) {
             int first = step.row_starts[row], count = step.row_starts[row + 1] - first;
-            Brought in{{program.row(*x, first, tid), x->ld}, {program.row(*beta, first, tid), beta->ld}, {program.row(*decay, first, tid), decay->ld}};
+            Brought in{rows(program, *x, first, tid), rows(program, *beta, first, tid), rows(program, *decay, first, tid)};
             walk(program.state(row) + spec.state_offset, in, count, mine, program.row(*out, first, tid), out->ld);
         }
     }
@@ -74,6 +74,10 @@ struct DeltaNet : Recurrent {
     }
 
 private:
+    static Rows rows(const Program& program, const Buffer& buffer, int first, int tid) {
+        return {program.row(buffer, first, tid), buffer.ld};
+    }
+
     void walk(float* state, const Brought& in, int count, const Mine& mine, float* to, size_t to_ld) const {
         int per_head = blocks_of_head();
         for (int block = mine.blocks.first; block < mine.blocks.last;) {
@@ -93,7 +97,8 @@ private:
     void prepare(const Brought& in, int head, int first, int count, float* scratch) const {
         int dim = spec.key_dim, shared = spec.num_value_heads / spec.num_key_heads;
         int at = (spec.tiled ? head % spec.num_key_heads : head / shared) * dim;
-        float *queries = scratch, *keys = queries + TOKENS * dim, *kept_of = keys + TOKENS * dim, *strength = kept_of + TOKENS;
+        float *queries = scratch, *keys = queries + TOKENS * dim;
+        float *kept_of = keys + TOKENS * dim, *strength = kept_of + TOKENS;
         float scale = 1.0f / std::sqrt(static_cast<float>(dim));
         for (int t = 0; t < count; t++) {
             const float* from = in.x.at(first + t) + at;
@@ -110,7 +115,7 @@ private:
                  float* to, size_t to_ld) const {
         int dim = spec.key_dim, at = head * spec.value_dim + column;
         DeltaTask task;
-        task.state = state + static_cast<size_t>(head) * static_cast<size_t>(dim) * static_cast<size_t>(spec.value_dim) + column;
+        task.state = state + static_cast<size_t>(head * dim) * static_cast<size_t>(spec.value_dim) + column;
         task.ld = static_cast<size_t>(spec.value_dim);
         task.key_dim = dim;
         task.columns = std::min(DELTA_COLUMNS, spec.value_dim - column);
@@ -128,7 +133,8 @@ private:
 
     void keep(Program& program, int tid) const {
         Span span = share(program.step().num_tokens, tid, program.threads());
-        size_t heads = static_cast<size_t>(spec.num_value_heads) * sizeof(float), wide = static_cast<size_t>(x->width) * sizeof(float);
+        size_t heads = static_cast<size_t>(spec.num_value_heads) * sizeof(float);
+        size_t wide = static_cast<size_t>(x->width) * sizeof(float);
         for (int token = span.first; token < span.last; token++) {
             float* to = program.row(*kept, token, tid);
             std::memcpy(to, program.row(*x, token, tid), wide);
@@ -142,7 +148,8 @@ bool is_float(const Buffer& buffer, int width) { return !buffer.quantized && !bu
 
 void check(const Program& program, const DeltaNet& net) {
     const DeltaNetSpec& spec = net.spec;
-    if (spec.num_key_heads < 1 || spec.num_value_heads < 1 || spec.num_value_heads % spec.num_key_heads || spec.num_value_heads > (1 << 16))
+    bool shares = spec.num_key_heads > 0 && spec.num_value_heads > 0 && spec.num_value_heads % spec.num_key_heads == 0;
+    if (!shares || spec.num_value_heads > (1 << 16))
         throw std::invalid_argument("value heads are no multiple of key heads");
     if (spec.key_dim < 1 || spec.key_dim > (1 << 12) || spec.value_dim < 1 || spec.value_dim > (1 << 12))
         throw std::invalid_argument("a head of a gated delta net has too many dimensions, or none");
@@ -150,7 +157,8 @@ void check(const Program& program, const DeltaNet& net) {
     if (checked_add(spec.state_offset, matrices) > program.limits.state_floats)
         throw std::invalid_argument("a layer's state does not fit in its slot");
     int channels = 2 * net.keys_width() + net.width();
-    bool fits = is_float(*net.x, channels) && is_float(*net.beta, spec.num_value_heads) && is_float(*net.decay, spec.num_value_heads);
+    bool fits = is_float(*net.x, channels);
+    for (const Buffer* buffer : {net.beta, net.decay}) fits = fits && is_float(*buffer, spec.num_value_heads);
     fits = fits && is_float(*net.out, net.width()) && !net.out->is_private;
     fits = fits && is_float(*net.kept, channels + 2 * spec.num_value_heads) && !net.kept->is_private;
     if (!fits) throw std::invalid_argument("the inputs of a gated delta net have the wrong shape");
@@ -158,7 +166,8 @@ void check(const Program& program, const DeltaNet& net) {
 
 }  // namespace
 
-void record_delta_net(Program& program, int x, int beta, int decay, int rate, int bias, const DeltaNetSpec& spec, int kept, int out) {
+void record_delta_net(Program& program, int x, int beta, int decay, int rate, int bias, const DeltaNetSpec& spec, int kept,
+                      int out) {
     auto net = std::make_unique<DeltaNet>();
     net->x = &program.buffer(x);
     net->beta = &program.buffer(beta);

@@ -20,6 +20,7 @@ namespace {
 
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using FloatTable = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Doubles = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -166,8 +167,9 @@ FloatLine view_slot(nb::handle self, int index) {
     return FloatLine(program.slot(index), {program.limits.state_floats}, self);
 }
 
-void replay(Program& program, int recurrent, int slot, nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu> inputs) {
-    if (inputs.shape(0) > INT32_MAX || inputs.shape(1) > INT32_MAX) throw std::invalid_argument("there are too many kept inputs");
+void replay(Program& program, int recurrent, int slot, const FloatTable& inputs) {
+    if (inputs.shape(0) > INT32_MAX || inputs.shape(1) > INT32_MAX)
+        throw std::invalid_argument("there are too many kept inputs");
     program.replay(recurrent, slot, inputs.data(), static_cast<int>(inputs.shape(0)), static_cast<int>(inputs.shape(1)));
 }
 
@@ -242,6 +244,31 @@ void bind_recording(nb::class_<Program>& program) {
                  record_gated_norm(p, x, gate, weight, {run, is_wide, eps, gate_first}, outputs(values, blocks));
              },
              "x"_a, "gate"_a, "weight"_a, "run"_a, "is_wide"_a, "eps"_a, "gate_first"_a, "values"_a, "blocks"_a)
+        .def("columns",
+             [](Program& p, int x, int first, int count, int values, int blocks) {
+                 record_columns(p, x, first, count, outputs(values, blocks));
+             },
+             "x"_a, "first"_a, "count"_a, "values"_a, "blocks"_a)
+        .def("mul_columns",
+             [](Program& p, int x, int weight, int values, int blocks) {
+                 record_mul_columns(p, x, weight, outputs(values, blocks));
+             },
+             "x"_a, "weight"_a, "values"_a, "blocks"_a)
+        .def("add_streams",
+             [](Program& p, int x, int y, int coefs, int size, float plus, int first, int values, int blocks) {
+                 record_add_streams(p, x, y, coefs, size, plus, first, outputs(values, blocks));
+             },
+             "x"_a, "y"_a, "coefs"_a, "size"_a, "plus"_a, "first"_a, "values"_a, "blocks"_a)
+        .def("as_long_as",
+             [](Program& p, int x, int y, int values, int blocks) {
+                 record_as_long_as(p, x, y, outputs(values, blocks));
+             },
+             "x"_a, "y"_a, "values"_a, "blocks"_a)
+        .def("cut_low",
+             [](Program& p, int x, float spread, int values, int blocks) {
+                 record_cut_low(p, x, spread, outputs(values, blocks));
+             },
+             "x"_a, "spread"_a, "values"_a, "blocks"_a)
         .def("linear_heads", &record_linear_heads, "x"_a, "matrices"_a, "out"_a)
         .def("quantize", &record_quantize, "x"_a, "blocks"_a)
         .def("take_rows",
