@@ -29,6 +29,7 @@ from localllm.models.state_space_facts import has_state_space, state_space_spec
 MAX_LAYERS = 1024  # far above any model; a hostile count must not become a long loop
 MAX_WIDTH = 1 << 20
 MAX_CONTEXT = 1 << 31
+MAX_STREAMS = 16
 
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -81,7 +82,26 @@ def config_from_facts(
         parallel=_is_parallel(facts, family, tensor_names),
         is_encoder=family.is_encoder,
         token_inputs=facts.token_inputs or 0,
+        streams=_streams(facts),
     )
+
+
+def _spread(facts: Facts, index: int) -> float | None:
+    """Where the layer's gate is cut."""
+    if not facts.spreads:
+        return None
+    if len(facts.spreads) != facts.num_layers:
+        raise BadModelFile(f"activation_sparsity_scale has {len(facts.spreads)} values for {facts.num_layers} layers")
+    return None if facts.spreads[index] == -math.inf else facts.spreads[index]
+
+
+def _streams(facts: Facts) -> int:
+    if facts.streams and (facts.active_stream or not 2 <= facts.streams <= MAX_STREAMS or not facts.token_inputs):
+        raise UnsupportedModel(
+            f"this build does not know {facts.streams} streams (altup) of which the one with the number "
+            f"{facts.active_stream} is computed, and layers take {facts.token_inputs} inputs of their own"
+        )
+    return facts.streams
 
 
 def _is_parallel(facts: Facts, family: Family, tensor_names: Collection[str]) -> bool:
@@ -113,7 +133,8 @@ def _layer(facts: Facts, family: Family, factors: RopeFactors, index: int, tenso
     if family.has_halves and mixer is not None:
         return LayerSpec(mixer, feeds=False)
     stands_beside = isinstance(mixer, AttentionSpec) and has_state_space(index, tensor_names)
-    return LayerSpec(mixer, experts, beside=state_space_spec(facts) if stands_beside else None)
+    spread = _spread(facts, index)
+    return LayerSpec(mixer, experts, spread=spread, beside=state_space_spec(facts) if stands_beside else None)
 
 
 def _mixer(

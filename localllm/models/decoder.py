@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Generic
 
+from localllm.models.altup import Streams
 from localllm.models.config import (
     AttentionSpec,
     DeltaNetSpec,
@@ -47,16 +49,29 @@ class Decoder(Generic[A, W]):
         """Embed, every layer, final norm, logits of the wanted positions, answers; an encoder ends with its vectors."""
         x = self.norm(self.embed(), self.weights, "token_embd_norm")
         inputs = all_token_inputs(self.ops, x, self.weights, self.config) if self.config.token_inputs else None
+        x = self.layers(x, inputs) if not self.config.streams or inputs is None else self.streamed(x, inputs)
+        x = self.norm(x, self.weights, "output_norm")
+        self.ops.pool(x)
+        if not self.config.is_encoder:
+            self.ops.sample(self.head(self.ops.take_rows(x)))
+
+    def layers(self, x: A, inputs: A | None) -> A:
         for index, layer in enumerate(self.config.layers):
             x = self.block(x, index, layer)
             if inputs is not None:
                 x = take_in(self.ops, x, inputs, Scope(self.weights, index), index, self.config)
             if layer.scale != 1.0:
                 x = self.ops.scale(x, layer.scale)
-        x = self.norm(x, self.weights, "output_norm")
-        self.ops.pool(x)
-        if not self.config.is_encoder:
-            self.ops.sample(self.head(self.ops.take_rows(x)))
+        return x
+
+    def streamed(self, x: A, inputs: A) -> A:
+        """All layers of a model with several streams."""
+        streams = Streams(self.config, self.ops)
+        x = streams.begin(x, self.weights)
+        for index, layer in enumerate(self.config.layers):
+            compute = partial(self.block, index=index, layer=layer)
+            x = streams.layer(x, inputs, Scope(self.weights, index), index, compute)
+        return streams.end(x, self.weights)
 
     def embed(self) -> A:
         config, ops, weights = self.config, self.ops, self.weights
@@ -80,14 +95,20 @@ class Decoder(Generic[A, W]):
         mixed = self.norm(self.mix(normed, scope, index, layer), scope, "post_attention_norm")
         if self.config.parallel:
             return self.beside(x, normed, mixed, scope, layer)
-        if scope.get("ffn_norm.weight") is not None and self.config.norm == "rms":
+        if scope.get("laurel_l.weight") is not None:
+            x = Streams(self.config, self.ops).around(x, normed, mixed, scope)
+            normed = self.norm(x, scope, "ffn_norm")
+        elif scope.get("ffn_norm.weight") is not None and self.config.norm == "rms":
             x, normed = self.ops.add_rms_norm(
                 x, mixed, scope["ffn_norm.weight"], self.config.norm_eps, self.config.residual_scale
             )
         else:
             x = self.ops.add(x, mixed, self.config.residual_scale)
             normed = self.norm(x, scope, "ffn_norm")
-        fed = self.norm(self.feed(x, normed, scope, layer.moe), scope, "post_ffw_norm")
+        if layer.spread is not None:
+            fed = self.norm(self.feed_sparsely(normed, scope, layer.spread), scope, "post_ffw_norm")
+        else:
+            fed = self.norm(self.feed(x, normed, scope, layer.moe), scope, "post_ffw_norm")
         return self.ops.add(x, fed, self.config.residual_scale)
 
     def half(self, x: A, scope: Scope[W], index: int, layer: LayerSpec) -> A:
@@ -174,6 +195,12 @@ class Decoder(Generic[A, W]):
         if weight is None or self.config.norm == "rms":
             return self.norm(x, scope, name)
         return self.ops.layer_norm(x, weight, scope.get(f"{name}.bias"), self.config.norm_eps, head_dim)
+
+    def feed_sparsely(self, x: A, scope: Scope[W], spread: float) -> A:
+        """A feed-forward whose gate is cut below a border before its activation."""
+        gate, up = self.ops.linear_group(x, [scope["ffn_gate.weight"], scope["ffn_up.weight"]], [None, None])
+        hidden = self.ops.gate_mul(self.ops.cut_low(gate, spread), up, self.config.activation)
+        return self.ops.linear(hidden, scope["ffn_down.weight"])
 
     def feed(self, x: A, normed: A, scope: Scope[W], moe: MoeSpec | None) -> A:
         """The feed-forward of x; experts beside a dense one have norms of their own, and so has their router."""

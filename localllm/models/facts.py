@@ -68,6 +68,15 @@ def flags(value: Any) -> tuple[bool, ...]:
     return tuple(bool(item) for item in value)
 
 
+def borders(value: Any) -> tuple[float, ...]:
+    """Numbers, of which minus infinity stands for none."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, (int, float)) for item in value):
+        raise ValueError("a list of numbers")
+    if any(math.isnan(item) or item == math.inf for item in value):
+        raise ValueError("a list of numbers")
+    return tuple(map(float, value))
+
+
 def windows(value: Any) -> tuple[bool, ...]:
     """Which layers have the window: truth values, or the layer types of a config.json."""
     if isinstance(value, (list, tuple)) and value and all(isinstance(item, str) for item in value):
@@ -110,6 +119,9 @@ class Facts:
     window_head_dim: int = key(whole, "attention.key_length_swa", default=0)
     window_value_dim: int = key(whole, "attention.value_length_swa", default=0)
     num_shared_kv: int = key(whole, "attention.shared_kv_layers", "num_kv_shared_layers", default=0)
+    streams: int = key(whole, "altup.num_inputs", "altup_num_inputs", default=0)
+    active_stream: int = key(whole, "altup.active_idx", "altup_active_idx", default=0)
+    spreads: tuple[float, ...] = key(borders, "activation_sparsity_scale", default=())
     values_are_keys: bool | None = key(flag, "", "attention_k_eq_v", default=None)
     token_inputs: int | None = key(
         whole, "embedding_length_per_layer_input", "hidden_size_per_layer_input", default=None

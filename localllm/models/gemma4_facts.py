@@ -20,7 +20,6 @@ def gemma4(facts: Facts, config: Config) -> Facts:
     own_dim, own_kv = facts.head_dim, facts.num_kv_heads
     if not isinstance(own_dim, int) or own_kv is None:
         raise BadModelFile("config.json lacks head_dim or num_key_value_heads")
-    _check_table(config)
     has_experts = config.get("enable_moe_block") is True
     return replace(
         facts,
@@ -65,12 +64,6 @@ def _of_layer(per_layer: Config, index: int, config: Config) -> tuple[int, int |
         raise UnsupportedModel(f"per_layer_config says of layer {index} what this build does not know: {own!r:.100}")
     num_kv = _whole(own, "num_key_value_heads") if "num_key_value_heads" in own else None
     return _whole(own if "head_dim" in own else config, "head_dim"), num_kv
-
-
-def _check_table(config: Config) -> None:
-    rows, size = config.get("vocab_size_per_layer_input"), config.get("vocab_size")
-    if config.get("hidden_size_per_layer_input") and rows is not None and rows != size:
-        raise UnsupportedModel(f"vocab_size_per_layer_input is {rows}, but vocab_size is {size}, and they must be equal")
 
 
 def _whole(config: Config, name: str, default: int | None = None) -> int:

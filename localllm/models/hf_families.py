@@ -11,6 +11,7 @@ from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.models.delta_facts import delta_net_facts, qwen35_facts
 from localllm.models.facts import Facts
 from localllm.models.families import sees_both_ways
+from localllm.models.gemma3n_facts import gemma3n
 from localllm.models.gemma4_facts import gemma4
 from localllm.models.state_space_facts import bamba, falcon_h1, granite_hybrid, mamba2, nemotron_h
 
@@ -182,6 +183,7 @@ _ADJUST: Mapping[str, Callable[[Facts, Config], Facts]] = MappingProxyType(
         "nomic_bert": _nomic_bert,
         "modernbert": _modern_bert,
         **dict.fromkeys(_AFTER_PADDING, _bert),
+        "gemma3n_text": gemma3n,
         "gemma4_text": gemma4,
         "gemma4_unified_text": gemma4,
         "gpt2": _gpt2,

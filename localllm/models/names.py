@@ -128,12 +128,26 @@ _NORMS_AFTER: Table = {
     "post_feedforward_layernorm": whole("post_ffw_norm"),
 }
 _GEMMA: Table = {**_NORMS_AFTER, "pre_feedforward_layernorm": whole("ffn_norm")}
-_GEMMA4: Table = {
+_TOKEN_INPUTS: Table = {
     **_GEMMA,
-    "layer_scalar": whole("layer_output_scale.weight"),
     "per_layer_input_gate": whole("inp_gate"),
     "per_layer_projection": whole("proj"),
     "post_per_layer_input_norm": whole("post_norm"),
+}
+_GEMMA3N: Table = {
+    **_TOKEN_INPUTS,
+    "altup.correct_output_scale": whole("altup_correct_scale.weight"),
+    "altup.correction_coefs": whole("altup_correct_coef"),
+    "altup.prediction_coefs": whole("altup_predict_coef"),
+    "altup.modality_router": whole("altup_router"),
+    "altup.router_norm": whole("altup_router_norm"),
+    "laurel.linear_left": whole("laurel_l"),
+    "laurel.linear_right": whole("laurel_r"),
+    "laurel.post_laurel_norm": whole("laurel_post_norm"),
+}
+_GEMMA4: Table = {
+    **_TOKEN_INPUTS,
+    "layer_scalar": whole("layer_output_scale.weight"),
     "pre_feedforward_layernorm_2": whole("pre_ffw_norm_2"),
     "post_feedforward_layernorm_1": whole("post_ffw_norm_1"),
     "post_feedforward_layernorm_2": whole("post_ffw_norm_2"),
@@ -320,6 +334,7 @@ OF_FAMILY: Mapping[str, Table] = MappingProxyType(
         "gemma2": _GEMMA,
         "gemma3": _GEMMA,
         "gemma-embedding": _GEMMA,
+        "gemma3n": _GEMMA3N,
         "gemma4": _GEMMA4,
         "olmo2": _NORMS_AFTER,
         "granite": _SHARED_MLP,
@@ -378,6 +393,7 @@ TOP: Mapping[str, str] = MappingProxyType(
     }
 )
 _EXPERT = re.compile(r"(?:mlp|block_sparse_moe|feed_forward|mixer)\.experts\.(\d+)\.(\w+)\.weight")
+_STREAM = re.compile(r"altup_(projections|unembed_projections)\.(\d+)\.weight")
 _EXPERT_PARTS: Mapping[str, str] = MappingProxyType(
     {"w1": "gate", "gate_proj": "gate", "w3": "up", "up_proj": "up", "w2": "down", "down_proj": "down"}
 )
@@ -480,7 +496,10 @@ def _read(tensor: str, table: Table, skips_from: int | None) -> list[tuple[str, 
         if tensor.startswith(prefix):
             rest = tensor.removeprefix(prefix)
             break
-    layer = _LAYER.fullmatch(rest)
+    layer, stream = _LAYER.fullmatch(rest), _STREAM.fullmatch(rest)
+    if stream is not None:
+        name = "altup_proj" if stream[1] == "projections" else "altup_unembd_proj"
+        return [(f"{name}.weight", Piece(tensor, order=int(stream[2])))]
     if layer is None:
         module, kind = _parts(rest)
         if module not in TOP or kind not in ("weight", "bias"):

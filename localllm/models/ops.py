@@ -44,7 +44,7 @@ class Ops(Protocol[A, W_contra]):
 
     def embed(self, weight: W_contra, of: Indices = "tokens", scale: float = 1.0) -> A:
         """Rows of `weight` for this step's token ids, for their positions, or for which text of a pair they are of,
-        times `scale`."""
+        times `scale`. Ids beyond a table that is LOOKED_UP have its first row."""
 
     def linear(self, x: A, weight: W_contra, bias: W_contra | None = None) -> A:
         """x @ weight.T + bias."""
@@ -85,6 +85,22 @@ class Ops(Protocol[A, W_contra]):
 
     def gate_rows(self, x: A, gate: A) -> A:
         """x times the sigmoid of `gate`: of one value for each row (T, 1), or of as many as x has."""
+
+    def columns(self, x: A, first: int, count: int) -> A:
+        """Some neighbouring values of each row: (T, count)."""
+
+    def mul_columns(self, x: A, weight: W_contra) -> A:
+        """Every row times the weight, value by value."""
+
+    def add_streams(self, x: A, y: A, coefs: A | None, size: int, plus: float = 0.0, first: int = 0) -> A:
+        """x (T, N * size) and y (T, M * size) are streams side by side: to stream n of x all m of y are added, each
+        times coefs[:, n * M + m] + plus; without `coefs` times plus. Streams before `first` stay as they are."""
+
+    def as_long_as(self, x: A, y: A) -> A:
+        """Every run of x that is as wide as y, made as long as the row of y; a mean square below 1e-5 counts as that."""
+
+    def cut_low(self, x: A, spread: float) -> A:
+        """relu(x - border), where a row's border is `spread` standard deviations above its mean."""
 
     def linear_heads(self, x: A, weight: W_contra) -> A:
         """Head h of x times its own matrix: weight (heads, out, in), x (T, heads * in), to (T, heads * out)."""

@@ -91,9 +91,14 @@ def expected_tensors(config: ModelConfig, source: WeightSource) -> Iterator[Expe
         yield from _head(config.head, config.hidden_size, source)
     if config.token_inputs:
         all_inputs = config.token_inputs * len(config.layers)
-        yield Expected(TABLE, ((config.vocab_size, all_inputs),))
+        rows = min(_width(source, TABLE, 0), config.vocab_size)  # tokens beyond are of pictures and sounds
+        yield Expected(TABLE, ((rows, all_inputs),))
         yield Expected("per_layer_model_proj.weight", ((all_inputs, config.hidden_size),))
         yield Expected("per_layer_proj_norm.weight", ((config.token_inputs,),))
+    if config.streams:
+        others = (config.streams - 1, config.hidden_size, config.hidden_size)
+        yield Expected("altup_proj.weight", (others,))
+        yield Expected("altup_unembd_proj.weight", (others,))
     for index, layer in enumerate(config.layers):
         for expected in _layer(layer, config, source, f"blk.{index}."):
             yield Expected(f"blk.{index}.{expected.name}", expected.shapes, expected.is_required)
@@ -128,6 +133,8 @@ def _layer(layer: LayerSpec, config: ModelConfig, source: WeightSource, prefix: 
         yield Expected("proj.weight", ((hidden, config.token_inputs),))
         yield Expected("post_norm.weight", ((hidden,),))
     yield Expected("layer_output_scale.weight", ((1,),), False)
+    if config.streams:
+        yield from _streamed(config.streams, hidden, source, prefix)
 
 
 def _half(layer: LayerSpec, config: ModelConfig, source: WeightSource, prefix: str) -> Iterator[Expected]:
@@ -182,6 +189,22 @@ def _head(spec: HeadSpec, hidden: int, source: WeightSource) -> Iterator[Expecte
         num_outputs = _width(source, "cls.output.weight", 0)
         yield from _linear("cls.output", 2 if num_outputs == 2 else 1, hidden)
     yield Expected("token_types.weight", ((2, hidden),), False)
+
+
+def _streamed(count: int, hidden: int, source: WeightSource, prefix: str) -> Iterator[Expected]:
+    """What a layer of several streams has besides."""
+    rank = _width(source, f"{prefix}laurel_l.weight", 0)
+    for name, shape in (
+        ("altup_router", (count, hidden)),
+        ("altup_predict_coef", (count * count, count)),
+        ("altup_correct_coef", (count, count)),
+        ("altup_router_norm", (hidden,)),
+        ("altup_correct_scale", (hidden,)),
+        ("laurel_l", (rank, hidden)),
+        ("laurel_r", (hidden, rank)),
+        ("laurel_post_norm", (hidden,)),
+    ):
+        yield Expected(f"{name}.weight", (shape,))
 
 
 def _has_sums(source: WeightSource, prefix: str) -> bool:

@@ -133,7 +133,6 @@ def odd_heads(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 REFUSED = (
-    (SMALL, {"vocab_size_per_layer_input": 79}, "vocab_size_per_layer_input is 79, but vocab_size is 80"),
     (SMALL, {"num_kv_shared_layers": 5}, "layer 2 shares keys and values, but no layer before it"),
     (SMALL, {"num_kv_shared_layers": 6}, "shared_kv_layers"),
     (SMALL, {"hidden_size_per_layer_input": 16}, r"per_layer_token_embd\.weight has the shape"),

@@ -51,6 +51,19 @@ class Family:
 
 
 GEMMA2 = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 9, "attn_logit_softcapping": 2.0}
+GEMMA3N = {
+    "tie_word_embeddings": True,
+    "num_hidden_layers": 5,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+    "num_kv_shared_layers": 2,
+    "head_dim": 16,
+    "sliding_window": 9,
+    "hidden_size_per_layer_input": 24,
+    "vocab_size_per_layer_input": 80,
+    "laurel_rank": 16,
+    "activation_sparsity_pattern": [0.9, 0.9, 0.5, 0.0, 0.0],
+    "final_logit_softcapping": 5.0,
+}
 GEMMA4 = {
     "tie_word_embeddings": True,
     "head_dim": 16,
@@ -233,6 +246,7 @@ FAMILIES = (
             "rope.scaling.factor": 8.0,
         },
     ),
+    Family("gemma 3n", "Gemma3nTextConfig", "gemma3n", GEMMA3N),
     Family("gemma 4", "Gemma4TextConfig", "gemma4", {**GEMMA4, "attention_k_eq_v": True, "num_hidden_layers": 5}),
     Family(
         "gemma 4, small",
@@ -582,7 +596,7 @@ def make_model(family: Family) -> Any:
                 is_less_one = family.architecture in (*GEMMAS, *DELTAS) and not name.endswith("linear_attn.norm.weight")
                 centre = 1.0 if is_norm and not is_less_one else 0.0
                 centre = 1.0 if name.endswith(("router.scale", "per_expert_scale")) else centre
-                if family.architecture == "gemma4" and name.endswith("q_norm.weight"):
+                if family.architecture in ("gemma3n", "gemma4") and name.endswith("q_norm.weight"):
                     centre = 0.2  # its scores are not divided by the size of a head
                 parameter.normal_(centre, 0.5 if "embed_tokens" in name or "wte" in name else spread)
     return model

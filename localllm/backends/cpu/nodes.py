@@ -201,6 +201,46 @@ class GatedNorm(Node):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Columns(Node):
+    out: Value
+    x: Value
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MulColumns(Node):
+    out: Value
+    x: Value
+    weight: Weight
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AddStreams(Node):
+    out: Value
+    x: Value
+    y: Value
+    coefs: Value | None
+    size: int
+    plus: float
+    first: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AsLongAs(Node):
+    out: Value
+    x: Value
+    y: Value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CutLow(Node):
+    out: Value
+    x: Value
+    spread: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class LinearHeads(Node):
     out: Value
     x: Value

@@ -138,6 +138,28 @@ class RecordingOps:
         out = Value(x.width, x.taken)
         return self._keep(out, nodes.GatedNorm(out, x, gate, weight, eps, run, gate_first))
 
+    def columns(self, x: Value, first: int, count: int) -> Value:
+        out = Value(count, x.taken)
+        return self._keep(out, nodes.Columns(out, x, first, count))
+
+    def mul_columns(self, x: Value, weight: Weight) -> Value:
+        out = Value(x.width, x.taken)
+        return self._keep(out, nodes.MulColumns(out, x, weight))
+
+    def add_streams(
+        self, x: Value, y: Value, coefs: Value | None, size: int, plus: float = 0.0, first: int = 0
+    ) -> Value:
+        out = Value(x.width, x.taken)
+        return self._keep(out, nodes.AddStreams(out, x, y, coefs, size, plus, first))
+
+    def as_long_as(self, x: Value, y: Value) -> Value:
+        out = Value(x.width, x.taken)
+        return self._keep(out, nodes.AsLongAs(out, x, y))
+
+    def cut_low(self, x: Value, spread: float) -> Value:
+        out = Value(x.width, x.taken)
+        return self._keep(out, nodes.CutLow(out, x, spread))
+
     def linear_heads(self, x: Value, weight: Weight) -> Value:
         if weight.shape[1] % LANES or (weight.takes_blocks and weight.shape[2] % BLOCK):
             raise UnsupportedModel(f"{weight.name} has heads of {weight.shape[1:]}, for which there are no kernels")

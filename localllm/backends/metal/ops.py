@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import mlx.core as mx
+import numpy as np
 
 from localllm.backends.adapters import Stacks
 from localllm.backends.batch import Batch
@@ -15,6 +16,7 @@ from localllm.backends.metal.memory import MetalMemory
 from localllm.backends.metal.precision import Precision
 from localllm.backends.metal.recurrences import delta_net
 from localllm.backends.metal.state_space import scan
+from localllm.backends.metal.streams import add_streams, as_long_as, cut_low
 from localllm.backends.metal.views import AlikeView, ConvView, KvView, Pages, alike_view, conv_view, kv_view, line_of
 from localllm.backends.metal.weights import Weight
 from localllm.engine.step import StepPlan
@@ -63,7 +65,8 @@ class MetalOps:
         self.hidden = self.logits = None
 
     def embed(self, weight: Weight, of: Indices = "tokens", scale: float = 1.0) -> mx.array:
-        rows = weight.rows(self._batch.indices(of))
+        indices = self._batch.indices(of)
+        rows = weight.rows(np.where(indices < weight.shape[0], indices, 0))
         return rows if scale == 1.0 else rows * scale
 
     def linear(self, x: mx.array, weight: Weight, bias: Weight | None = None) -> mx.array:
@@ -120,6 +123,23 @@ class MetalOps:
 
     def gate_rows(self, x: mx.array, gate: mx.array) -> mx.array:
         return x * mx.sigmoid(gate)
+
+    def columns(self, x: mx.array, first: int, count: int) -> mx.array:
+        return x[:, first : first + count]
+
+    def mul_columns(self, x: mx.array, weight: Weight) -> mx.array:
+        return x * weight.values()
+
+    def add_streams(
+        self, x: mx.array, y: mx.array, coefs: mx.array | None, size: int, plus: float = 0.0, first: int = 0
+    ) -> mx.array:
+        return add_streams(x, y, coefs, size, plus, first)
+
+    def as_long_as(self, x: mx.array, y: mx.array) -> mx.array:
+        return as_long_as(x, y)
+
+    def cut_low(self, x: mx.array, spread: float) -> mx.array:
+        return cut_low(x, spread)
 
     def linear_heads(self, x: mx.array, weight: Weight) -> mx.array:
         num_tokens, (num_heads, _, width) = x.shape[0], weight.shape

@@ -40,6 +40,13 @@ void record_take_rows(Program&, int x, Outputs out);
 void record_rope(Program&, int x, int head_dim, int angles, Outputs out);
 void record_pool(Program&, int x);
 
+// streams.cpp
+void record_columns(Program&, int x, int first, int count, Outputs out);
+void record_mul_columns(Program&, int x, int weight, Outputs out);
+void record_add_streams(Program&, int x, int y, int coefs, int size, float plus, int first, Outputs out);
+void record_as_long_as(Program&, int x, int y, Outputs out);
+void record_cut_low(Program&, int x, float spread, Outputs out);
+
 // products.cpp
 struct LinearSpec {
     int x, matrix;

@@ -1,6 +1,6 @@
 # Everything native but the Python module, and how it is compiled: also for tests/native, which needs no Python.
 set(NATIVE ${CMAKE_CURRENT_LIST_DIR})
-set(NATIVE_SOURCES program.cpp adapters.cpp rows.cpp products.cpp attention.cpp convolve.cpp delta_net.cpp delta_portable.cpp state_space.cpp state_space_portable.cpp experts.cpp matrix.cpp grids.cpp mapping.cpp
+set(NATIVE_SOURCES program.cpp adapters.cpp rows.cpp streams.cpp products.cpp attention.cpp convolve.cpp delta_net.cpp delta_portable.cpp state_space.cpp state_space_portable.cpp experts.cpp matrix.cpp grids.cpp mapping.cpp
     team.cpp dispatch.cpp kernels_portable.cpp)
 
 # macOS builds for another architecture than its own where it is told so, for two at once with the portable set alone
