@@ -8,7 +8,7 @@ from localllm.engine.step import NOTHING, Want
 from localllm.formats.blocks import BlockType
 from tests.contract.conftest import KvType
 from tests.contract.walk import Walk
-from tests.contract.worlds import BY_NAME, HYBRID, PLAIN, WINDOWED, World, build, routed
+from tests.contract.worlds import BY_NAME, HYBRID, PLAIN, SPACES, WINDOWED, World, build, routed
 
 pytest.importorskip("localllm.backends.cpu._native", reason="the native kernels have not been built")
 
@@ -22,6 +22,8 @@ WORLDS = (
     World("F16", (PLAIN, PLAIN), type=BlockType.F16),
     World("experts in Q8_0", routed(), type=BlockType.Q8_0),
     World("hybrid in Q4_1", HYBRID, type=BlockType.Q4_1),
+    World("state spaces in Q4_1", SPACES, type=BlockType.Q4_1),
+    BY_NAME["state spaces alone"],
     World("IQ4_NL", (PLAIN, PLAIN), type=BlockType.IQ4_NL),
     BY_NAME["several types in a layer"],
     BY_NAME["experts of several types"],
