@@ -21,10 +21,10 @@ def named_output(library: "Library", entry: "Entry", output: str, label: str, *,
 
     UsageError, StoreError for a place where nothing can be written.
     """
-    from localllm.store.names import looks_like_path, parse_ref
+    from localllm.store.names import looks_like_path, parse_ref, quantized_name
 
-    if not output and entry.source != "path":
-        output = f"{_short(entry.name)}-{label.lower()}"
+    if not output and not looks_like_path(entry.name):
+        output = quantized_name(entry.name, label)
     if output and not looks_like_path(output):
         return _new_name(library, output, parse_ref(output).kind, is_forced)
     path = Path(output).expanduser() if output else Path.cwd() / f"{_stem(Path(entry.path))}-{label}.gguf"
@@ -55,12 +55,6 @@ def _full(name: str) -> str:
     from localllm.store.names import parse_ref
 
     return parse_ref(name).display
-
-
-def _short(name: str) -> str:
-    """Of a hub's name only what follows the owner; a tag stays one."""
-    base, _, tag = name.rpartition("/")[2].partition(":")
-    return f"{base}:{tag}" if tag and tag != "latest" else base
 
 
 def _stem(path: Path) -> str:

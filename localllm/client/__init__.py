@@ -25,6 +25,8 @@ from localllm.daemon.shelf_shapes import (
     ModelFit,
     PullError,
     PullJob,
+    QuantizedSize,
+    QuantizedSizes,
     RemovedModel,
     TensorItem,
 )
@@ -49,6 +51,8 @@ __all__ = [
     "ModelFit",
     "PullError",
     "PullJob",
+    "QuantizedSize",
+    "QuantizedSizes",
     "RemovedModel",
     "RequestRow",
     "TensorItem",

@@ -12,6 +12,7 @@ from localllm.daemon.shelf_shapes import (
     ModelFits,
     PullJob,
     PullJobs,
+    QuantizedSizes,
     RemovedModel,
 )
 
@@ -56,6 +57,15 @@ class LibraryCalls:
     def pull(self, model: str) -> PullJob:
         """Starts a pull, or joins the one of this model; it goes on when we leave."""
         return self._transport.post(f"{BASE}/pulls", {"model": model}, PullJob)
+
+    def quantized_sizes(self, model: str) -> QuantizedSizes:
+        """What a model that is here would take in other types."""
+        return self._transport.post(f"{BASE}/quantizations/sizes", {"model": model}, QuantizedSizes)
+
+    def quantize(self, model: str, type_: str, name: str = "") -> PullJob:
+        """Makes a model of one that is here; it is listed with the pulls, and goes on when we leave."""
+        body = {"model": model, "type": type_, "name": name}
+        return self._transport.post(f"{BASE}/quantizations", body, PullJob)
 
     def pause(self, pull_id: str) -> PullJob:
         """Stops it for now; what was fetched stays."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from localllm.store.catalog import Catalog
     from localllm.store.modelfile import Modelfile
     from localllm.store.plan import CanRun, Say
+    from localllm.store.quantized import Quantizing
     from localllm.store.tokenizers import TokenizerShelf
     from localllm.store.uploads import Upload
 
@@ -47,7 +48,10 @@ class Shelf(Protocol):
         progress: "Say",
         *,
         files: Mapping[str, str] | None = None,
+        way: "Quantizing | None" = None,
     ) -> Entry: ...
+
+    def quantize(self, source: str, name: str, way: "Quantizing", progress: "Say") -> Entry: ...
 
     def copy(self, source: str, target: str) -> Entry: ...
 

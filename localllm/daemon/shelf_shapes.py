@@ -155,10 +155,13 @@ class PullError(msgspec.Struct, frozen=True, kw_only=True):
 
 class PullJob(msgspec.Struct, frozen=True, kw_only=True):
     """A model on its way. `total_bytes` is 0 until it is known; `said` is the last word of the work, `notices` what a
-    person should know of it. `error` of one that failed."""
+    person should know of it. `error` of one that failed. A quantization makes it of `source`, in the `type` named."""
 
     id: str
     model: str
+    kind: Literal["pull", "quantize"] = "pull"
+    source: str = ""
+    type: str = ""
     state: PullState = "queued"
     done_bytes: int = 0
     total_bytes: int = 0
@@ -173,6 +176,23 @@ class PullJobs(msgspec.Struct, frozen=True, kw_only=True):
     """In the order in which they were asked for."""
 
     pulls: tuple[PullJob, ...] = ()
+
+
+class QuantizedSize(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model would take in a type."""
+
+    type: str
+    size_bytes: int = 0
+    bits_per_weight: float = 0.0
+
+
+class QuantizedSizes(msgspec.Struct, frozen=True, kw_only=True):
+    """Types of fewer bits than the model has, the largest first. `refusal` says why it is not to be quantized."""
+
+    model: str
+    size_bytes: int = 0
+    types: tuple[QuantizedSize, ...] = ()
+    refusal: str = ""
 
 
 class RemovedModel(msgspec.Struct, frozen=True, kw_only=True):

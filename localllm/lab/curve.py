@@ -107,6 +107,7 @@ def picture(points: Sequence[Point], title: str, path: Path) -> None:
     axes.scatter(sizes, heights, color="#0b7a66", zorder=2)
     for point, size, height in zip(ordered, sizes, heights, strict=True):
         axes.annotate(point.name, (size, height), xytext=(5, 5), textcoords="offset points", fontsize=8)
+    axes.margins(0.12)
     axes.set_yscale("log")
     axes.set_xlabel("size, MB")
     axes.set_ylabel("mean KL divergence, nats")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm import __version__
+from localllm.errors import UsageError
 from localllm.formats.blocks import BlockType, decode, row_bytes
 from localllm.formats.gguf_metadata import ValueType
 from localllm.formats.gguf_read import GGUFFile
@@ -24,7 +25,7 @@ from localllm.quantize.imatrix import ImportanceMatrix
 from localllm.quantize.quantize import Rounding, plan, quantize
 from localllm.quantize.receipt import ERROR, LAYER_ERRORS, TENSOR_ERRORS, Errors, Receipt, as_metadata
 from localllm.quantize.receipt import with_errors as with_measured_errors
-from localllm.quantize.recipes import Plan, PlannedTensor, kept, recipe_of
+from localllm.quantize.recipes import RECIPES, Plan, PlannedTensor, kept, recipe_of
 from localllm.quantize.weights import Weights
 from localllm.runtime.convert import open_weights
 from localllm.store.names import looks_like_path
@@ -106,6 +107,23 @@ def _plan(weights: Weights, order: Order) -> Plan:
         keep=kept(order.keep),
         has_importance=order.has_importance,
     )
+
+
+def sizes_of(path: Path) -> list[tuple[str, int, float]]:
+    """For each recipe that makes the model smaller: its name, bytes, and bits per weight, the largest first. UsageError
+    where the weights are in blocks already."""
+    found = {}
+    with open_weights(path) as weights:
+        for recipe in RECIPES.values():
+            chosen = plan(weights, recipe)
+            if chosen.requantized():
+                raise UsageError(
+                    "its weights are quantized already, and rounding twice would only lose more",
+                    hint="start from a model with float weights",
+                )
+            if chosen.size_bytes < chosen.source_bytes:
+                found[recipe.name] = (recipe.name, chosen.size_bytes, chosen.bits_per_weight)
+    return sorted(found.values(), key=lambda each: -each[1])
 
 
 def quantize_model(

@@ -1,4 +1,5 @@
-"""Pulls as the daemon's own work: asked for once, they go on when whoever asked has left, until they are paused.
+"""Pulls and quantizations as the daemon's own work: asked for once, they go on when whoever asked has left, until they
+are paused.
 
 A few run at once, the others wait. A pause ends the thread and keeps the partial file; going on is a new thread that
 finds it. What was under way when the daemon ended is listed as paused by the next one.
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from localllm.daemon.shelf import OpenShelf
+from localllm.daemon.shelf import OpenShelf, Shelf
 from localllm.daemon.shelf_shapes import PullError, PullJob, PullState
 from localllm.errors import LocalLLMError, ModelNotFound, Overloaded
 from localllm.server.jobs import Job, Say
@@ -43,6 +44,8 @@ class Kept(msgspec.Struct, frozen=True):
     done_bytes: int = 0
     total_bytes: int = 0
     partials: tuple[str, ...] = ()
+    source: str = ""
+    type: str = ""
 
 
 class Progress:
@@ -112,10 +115,11 @@ class Progress:
 class Pull:
     """One model on its way. Belongs to the event loop's thread."""
 
-    def __init__(self, model: str, key: str) -> None:
+    def __init__(self, model: str, key: str, source: str = "", type_: str = "") -> None:
         self.id = uuid.uuid4().hex[:12]
         self.model = model
         self.key = key
+        self._source, self._type = source, type_
         self.state: PullState = "queued"
         self.ended_at = 0.0
         self._started = time.time()
@@ -137,14 +141,14 @@ class Pull:
     @classmethod
     def of(cls, kept: Kept) -> "Pull":
         """One that an earlier daemon began. UsageError where that kept nonsense."""
-        pull = cls(kept.model, parse_ref(kept.model).key)
+        pull = cls(kept.model, parse_ref(kept.model).key, kept.source, kept.type)
         pull.state = "paused"
         pull._progress.take_over(kept)
         return pull
 
     def kept(self) -> Kept:
         done, total, _, _ = self._progress.so_far(0.0)
-        return Kept(self.model, done, total, tuple(map(str, self._progress.partials())))
+        return Kept(self.model, done, total, tuple(map(str, self._progress.partials())), self._source, self._type)
 
     def shown(self) -> PullJob:
         error = self._error
@@ -153,6 +157,9 @@ class Pull:
         return PullJob(
             id=self.id,
             model=self.model,
+            kind="quantize" if self._source else "pull",
+            source=self._source,
+            type=self._type,
             state="checking" if is_checking else self.state,
             done_bytes=done,
             total_bytes=total,
@@ -166,10 +173,18 @@ class Pull:
     def run(self, open_shelf: OpenShelf, ended: Callable[[], None]) -> None:
         self.state, self._error = "running", None
         self._progress.begin_again()
-        job = Job(lambda say: open_shelf().pull(self.model, self._heard(say)), lambda _: None)
+        job = Job(lambda say: self._work(open_shelf(), self._heard(say)), lambda _: None)
         self._job = job
         job.start()
         self._listening = asyncio.create_task(self._listen(job, ended))
+
+    def _work(self, shelf: Shelf, say: Say) -> None:
+        if not self._source:
+            shelf.pull(self.model, say)
+            return
+        from localllm.runtime.quantize import Order, way_of  # deferred: numpy and the formats come with it
+
+        shelf.quantize(self._source, self.model, way_of(Order(self._type)), say)
 
     def _heard(self, say: Say) -> Say:
         """In the thread: progress is noted in full, before `say` passes over most of it, or ends the work."""
@@ -229,14 +244,20 @@ class Pulls:
     def start(self, model: str) -> Pull:
         """The pull of this model: one that is under way, one that stopped and goes on, or a new one. UsageError for
         what can be no model's name, Overloaded when too many are listed."""
-        key = parse_ref(model).key
+        return self._start(Pull(model.strip(), parse_ref(model).key))
+
+    def quantize(self, source: str, type_: str, name: str) -> Pull:
+        """The same for a model that is made of one that is here."""
+        return self._start(Pull(name, parse_ref(name).key, source, type_))
+
+    def _start(self, pull: Pull) -> Pull:
+        key = pull.key
         found = next((pull for pull in self._pulls.values() if pull.key == key and pull.state != "done"), None)
         if found is not None:
             return self._again(found)
         self._forget_old()
         if len(self._pulls) >= MAX_LISTED:
             raise Overloaded(f"{len(self._pulls)} pulls are listed already", hint="wait for some, or cancel them")
-        pull = Pull(model.strip(), key)
         self._pulls[pull.id] = pull
         self._run_next()
         return pull

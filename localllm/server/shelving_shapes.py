@@ -16,6 +16,15 @@ class ShelfModelRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
     model: Name
 
 
+class QuantizeModelRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A model that is here, and the type that it is to have, as in q4_k_m; `name` of the new model, else the model's
+    own with the type behind it."""
+
+    model: Name
+    type: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
+    name: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+
+
 class SearchModelsRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Words that all have to occur in the name, the licence, the architecture or what a model can do. `hub`: look
     there, too."""

@@ -255,10 +255,11 @@ class PartialFile:
 
 
 def discard_partial(path: Path) -> None:
-    """Deletes what a stopped download left; `path` is that of its `.partial` file: no other is touched."""
+    """Deletes what a stopped download, or a stopped quantization, left; `path` is that of its `.partial` file: no other
+    is touched."""
     if path.suffix != ".partial":
         return
-    for left in (path, path.with_name(path.name + ".json")):
+    for left in (path, path.with_name(path.name + ".json"), path.with_suffix(".journal")):
         left.unlink(missing_ok=True)
 
 

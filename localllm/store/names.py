@@ -72,6 +72,12 @@ def looks_like_path(text: str) -> bool:
     return text.lower().endswith(MODEL_SUFFIXES)
 
 
+def quantized_name(name: str, label: str) -> str:
+    """What a model is called that is made of this one: `smollm2:135m-q4_k_m`; a hub's owner is no part of it."""
+    base, _, tag = name.rpartition("/")[2].partition(":")
+    return f"{base}:{tag}-{label.lower()}" if tag and tag != "latest" else f"{base}:{label.lower()}"
+
+
 def suggestions(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     """The known names nearest to `name`, best first."""
     import difflib  # deferred: only a wrong name needs it

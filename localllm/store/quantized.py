@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from localllm.errors import UsageError
+from localllm.quantize.journal import partial_path
 from localllm.quantize.receipt import Receipt
 from localllm.store.blobs import FreeBytes, check_space, model_lock, sha256_of, stamp_of
 from localllm.store.details import describe
@@ -62,7 +63,7 @@ def quantized(source: Entry, way: Quantizing, store_dir: Path, free: FreeBytes, 
         try:
             if not target.is_file():
                 check_space(folder, way.size_of(Path(source.path)), free)
-                way.write(Path(source.path), target, source.name, source.digest, _teller(say, source, way))
+                way.write(Path(source.path), target, source.name, source.digest, _teller(say, source, way, target))
         finally:
             with contextlib.suppress(
                 OSError
@@ -101,7 +102,7 @@ def _waiting(target: Path) -> PullEvent:
     return PullEvent(kind="status", message=f"another process writes {target.name}; waiting for it")
 
 
-def _teller(say: Say, source: Entry, way: Quantizing) -> Progress:
+def _teller(say: Say, source: Entry, way: Quantizing, target: Path) -> Progress:
     message = f"quantizing {source.quantization or 'F16'} model to {way.label}"
 
     resumed = 0
@@ -120,6 +121,7 @@ def _teller(say: Say, source: Entry, way: Quantizing) -> Progress:
                 total_bytes=total_bytes,
                 resumed_bytes=min(resumed, done_bytes),
                 file=way.label,
+                partial=str(partial_path(target)),
             )
         )
 

@@ -279,7 +279,7 @@ def test_what_a_model_sets_holds_until_a_request_says_otherwise(base: Stocked) -
     ("fields", "named"),
     [
         ({"adapters": {"a": "sha256:" + "0" * 64}}, "adapters"),
-        ({"quantize": "q4_K_M"}, "quantize"),
+        ({"quantize": "q4_XL"}, "quantize"),
         ({"draft_files": {"a": "b"}}, "draft_files"),
         ({"modelfile": "FROM x"}, "modelfile"),
         ({"parameters": {"temprature": 1}}, "temprature"),

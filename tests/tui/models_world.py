@@ -17,6 +17,8 @@ from localllm.client import (
     ModelFit,
     PullError,
     PullJob,
+    QuantizedSize,
+    QuantizedSizes,
     RemovedModel,
     TensorItem,
 )
@@ -124,6 +126,7 @@ class Library:
         self.calls: list[tuple[str, str]] = []
         self.fails: dict[str, LocalLLMError] = {}
         self.notice = ""
+        self.sizes: QuantizedSizes | None = None
         self.of_hub: tuple[CatalogModel, ...] = ()
 
     def installed(self) -> InstalledModels:
@@ -176,6 +179,21 @@ class Library:
     def pull(self, model: str) -> PullJob:
         self._note("pull", model)
         self.jobs.append(pulling(model, 0.0, 0.0))
+        return self.jobs[-1]
+
+    def quantized_sizes(self, model: str) -> QuantizedSizes:
+        self._check("quantized_sizes")
+        return self.sizes or QuantizedSizes(
+            model=model, size_bytes=8 * GB,
+            types=tuple(
+                QuantizedSize(type=name, size_bytes=int(bits / 16 * 8 * GB), bits_per_weight=bits)
+                for name, bits in (("Q8_0", 8.5), ("Q5_K_M", 5.7), ("Q4_K_M", 4.85), ("Q2_K", 3.1))
+            ),
+        )  # fmt: skip
+
+    def quantize(self, model: str, type_: str, name: str = "") -> PullJob:
+        self._note("quantize", f"{model} {type_}")
+        self.jobs.append(pulling(f"{model}-{type_.lower()}", 0.0, 0.0, kind="quantize", source=model, type=type_))
         return self.jobs[-1]
 
     def pause(self, pull_id: str) -> PullJob:

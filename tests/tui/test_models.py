@@ -11,7 +11,7 @@ import pytest
 from rich.cells import cell_len
 from textual.pilot import Pilot
 
-from localllm.client import CatalogModel, CatalogModels, InstalledModels, PullJob
+from localllm.client import CatalogModel, CatalogModels, InstalledModels, PullJob, QuantizedSizes
 from localllm.daemon.feed import Frame, ModelRow
 from localllm.errors import LocalLLMError, NotEnoughMemory, StoreError
 from localllm.tui.app import LocalApp
@@ -22,6 +22,7 @@ from localllm.tui.models.pulls import amount_text, left_text
 from localllm.tui.models.screen import ModelsScreen
 from localllm.tui.models.sheet import Sheet
 from localllm.tui.models.state import Model, ModelsState, natural
+from localllm.tui.models.types import TypesPage
 from tests.tui.fakes import app_with
 from tests.tui.models_world import (
     DISK_FULL,
@@ -547,6 +548,40 @@ def test_a_models_pull_is_found_by_its_name() -> None:
 )
 def test_a_pull_says_how_much_and_how_long(job: PullJob, amount: str, left: str) -> None:
     assert (amount_text(job), left_text(job)) == (amount, left)
+
+
+async def test_q_lists_types_with_their_sizes_and_enter_makes_one(tmp_path: Path) -> None:
+    async with models(tmp_path / "home") as world:
+        await world.at("nomic-embed:137m")
+        await world.press("q")
+        await world.until(lambda: isinstance(world.app.screen, TypesPage))
+        await world.pilot.pause()
+        text = world.text
+        assert "Quantize nomic-embed:137m" in text and "of 8.0 GB" in text
+        assert [word for word in text.split() if word.startswith("q") and word[1].isdigit()] == [
+            "q8_0", "q5_k_m", "q4_k_m", "q2_k",
+        ]  # fmt: skip
+        await world.press("up", "enter")
+        await world.until(lambda: ("quantize", "nomic-embed:137m Q5_K_M") in world.library.calls)
+        await world.until(lambda: "137m-q5_k_m" in world.text)
+        assert isinstance(world.app.screen, ModelsScreen)
+
+
+async def test_what_is_not_to_be_quantized_says_why(tmp_path: Path) -> None:
+    library = Library()
+    library.sizes = QuantizedSizes(model="qwen3:4b", refusal="its weights are quantized already")
+    async with models(tmp_path / "home", library) as world:
+        await world.at("qwen3:4b")
+        await world.press("q")
+        await world.until(lambda: isinstance(world.app.screen, TypesPage))
+        await world.pilot.pause()
+        assert "Its weights are quantized already." in world.text
+        await world.press("escape")
+        await world.until(lambda: isinstance(world.app.screen, ModelsScreen))
+        assert not world.library.calls
+        await world.at("phi4:14b")
+        await world.press("q")
+        assert isinstance(world.app.screen, ModelsScreen)
 
 
 def test_text_is_wrapped_between_words() -> None:

@@ -13,6 +13,7 @@ from localllm.tui import words
 from localllm.tui.models.pages import MakeLines, TablePage, metadata_lines, template_lines, tensor_lines
 from localllm.tui.models.sheet import Question
 from localllm.tui.models.state import LOADED, Model
+from localllm.tui.models.types import TypesPage
 
 if TYPE_CHECKING:
     from localllm.client import Client
@@ -48,7 +49,10 @@ class ModelActs:
         if what == "cancel" or (what == "pull" and job is not None):
             await self._act_on_pull(what, job)
         elif model is not None:
-            acts = {"load": self._load, "unload": self._unload, "pull": self._pull, "remove": self._ask_to_remove}
+            acts = {
+                "load": self._load, "unload": self._unload, "pull": self._pull, "remove": self._ask_to_remove,
+                "quantize": self._quantize,
+            }  # fmt: skip
             await (acts[what](model) if what in acts else self._inspect(model, what))
 
     def _job(self) -> PullJob | None:
@@ -200,6 +204,28 @@ class ModelActs:
         self._screen.list.select(beside)  # not the same model in the catalog, far below
         self._local.say(f"{gone.removed} is removed, {words.size(gone.freed_bytes)} came free")
         self._screen.reload()
+
+    async def _quantize(self, model: Model) -> None:
+        if not model.is_here:
+            self._local.say(f"{model.name} can be quantized when it is here")
+            return
+        self._screen.begin(partial(self._ask_for_type, model.name), "inspect")
+
+    async def _ask_for_type(self, name: str) -> None:
+        try:
+            sizes = await self._local.link.ask(lambda client: client.library.quantized_sizes(name))
+        except LocalLLMError as error:
+            self._tell(error)
+            return
+
+        def take(chosen: str) -> None:
+            self._screen.begin(partial(self._start_quantizing, name, chosen), "quantize")
+
+        self._local.push_screen(TypesPage(sizes, take))
+
+    async def _start_quantizing(self, name: str, chosen: str) -> None:
+        if await self._do(lambda client: client.library.quantize(name, chosen)):
+            await self._screen.ask_for_pulls()
 
     async def _inspect(self, model: Model, what: str) -> None:
         if not model.is_here:

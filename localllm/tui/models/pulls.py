@@ -36,7 +36,7 @@ def left_text(job: PullJob) -> str:
     if job.state != "running":
         return "waiting" if job.state == "queued" else job.state
     if not job.bytes_per_s or not job.total_bytes:
-        return "connecting" if not job.done_bytes else words.UNKNOWN
+        return words.UNKNOWN if job.done_bytes else "starting" if job.kind == "quantize" else "connecting"
     left_s = (job.total_bytes - job.done_bytes) / job.bytes_per_s
     return f"{left_s:.0f} s left" if left_s < 59.5 else words.seconds(left_s)
 

@@ -52,6 +52,7 @@ class ModelsScreen(FrameScreen):
         Binding("t", "act('template')", "template", id="models.template", tooltip="Show its chat template and licence"),
         Binding("i", "act('tensors')", "tensors", id="models.tensors", tooltip="Show its tensors"),
         Binding("m", "act('metadata')", "metadata", id="models.metadata", tooltip="Show its metadata"),
+        Binding("q", "act('quantize')", "quantize", id="models.quantize", tooltip="Make a model of it in fewer bits"),
         Binding("left", "quant(-1)", "quant", show=False, id="models.quant_left", tooltip="The quantization above"),
         Binding("right", "quant(1)", "quant", show=False, id="models.quant_right", tooltip="The quantization below"),
     ]
