@@ -175,7 +175,7 @@ class Library:
         if files:
             return self._create_from_uploads(ref, modelfile, files, progress, way)
         entry = self._derived(ref, modelfile, folder or Path.cwd(), progress)
-        return self._commit_created(ref, self._quantized(entry, way, progress), progress)
+        return self._commit_created(ref, self._quantized(entry, way, progress, entry.parent), progress)
 
     def quantize(self, source: str, name: str, way: Quantizing, progress: Say = _silent) -> Entry:
         """A new model of our own: the source's template, parameters and licence with rounded weights. One of this name
@@ -195,14 +195,15 @@ class Library:
             receipt = msgspec.structs.replace(entry.receipt, measured=measured)
             return self._commit(ref, msgspec.structs.replace(entry, receipt=receipt))
 
-    def _quantized(self, entry: Entry, way: Quantizing | None, progress: Say) -> Entry:
+    def _quantized(self, entry: Entry, way: Quantizing | None, progress: Say, of: str = "") -> Entry:
+        """`of`: what the entry is made from, where its name is a new one."""
         if way is None:
             return entry
         from localllm.store.quantized import quantized  # deferred: few models are
 
-        name = entry.name
-        made = quantized(entry, way, self.settings.store_dir, self._free, progress)
-        return msgspec.structs.replace(made, name=name)
+        source = msgspec.structs.replace(entry, name=of or entry.name)
+        made = quantized(source, way, self.settings.store_dir, self._free, progress)
+        return msgspec.structs.replace(made, name=entry.name)
 
     def _derived(self, ref: Ref, modelfile: Modelfile, folder: Path, progress: Say) -> Entry:
         from localllm.store.create import derived_entry  # deferred: opens files, which `list` never does
@@ -229,7 +230,7 @@ class Library:
         try:
             started = dataclasses.replace(modelfile, from_=gathered.starts)
             entry = gathered.taken(self._derived(ref, started, gathered.folder, progress))
-            entry = msgspec.structs.replace(self._quantized(entry, way, progress), parent="")
+            entry = msgspec.structs.replace(self._quantized(entry, way, progress, entry.parent), parent="")
             return self._commit_created(ref, entry, progress)
         finally:
             self._forget_uploads(gathered)
