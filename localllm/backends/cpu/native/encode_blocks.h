@@ -15,17 +15,33 @@ constexpr float NO_SCALE = 2.9802322387695312e-08f;  // 2^-25: the scale of such
 
 // ---- reading: float32 values of some blocks, and whether all of them are held
 
+typedef uint16_t Halves __attribute__((vector_size(2 * ENCODE_LANES)));
+typedef uint8_t Numbers __attribute__((vector_size(ENCODE_LANES)));
+
+inline F halves_read(I halves) {
+    I rest = halves & 0x7fff;
+    F size = (F)(rest << 13) * 5.192296858534828e33f;  // as of_half
+    return (F)((I)size | ((rest >= 0x7c00) & 0x7f800000) | (halves & 0x8000) << 16);
+}
+
+// Whole blocks, so that all lanes are full
 inline void read_floats(const EncodeJob& job, size_t first, size_t count, float* out) {
     if (job.source == Floats::f32) {
         std::memcpy(out, job.values + 4 * first, 4 * count);
         return;
     }
-    const uint8_t* bytes = job.values + 2 * first;
-    for (size_t i = 0; i < count; ++i) {
-        uint16_t bits;
-        std::memcpy(&bits, bytes + 2 * i, 2);
-        out[i] = job.source == Floats::f16 ? of_half(bits) : float_of(static_cast<uint32_t>(bits) << 16);
+    for (size_t i = 0; i < count; i += W) {
+        Halves raw;
+        std::memcpy(&raw, job.values + 2 * (first + i), sizeof raw);
+        I bits = __builtin_convertvector(raw, I);
+        F values = job.source == Floats::f16 ? halves_read(bits) : (F)(bits << 16);
+        std::memcpy(out + i, &values, sizeof values);
     }
+}
+
+inline void put_numbers(I whole, uint8_t* out) {
+    Numbers small = __builtin_convertvector(whole, Numbers);
+    std::memcpy(out, &small, sizeof small);
 }
 
 inline F load(const float* x) {
@@ -98,7 +114,7 @@ inline void truncated(const float* x, float floor, float by, float half, int lev
         I whole = __builtin_convertvector((load(x + i) - floor) * by + half, I);
         whole = whole > levels ? I{} + levels : whole;
         whole = whole < 0 ? I{} : whole;
-        for (int lane = 0; lane < W; ++lane) out[i + lane] = static_cast<uint8_t>(whole[lane]);
+        put_numbers(whole, out + i);
     }
 }
 
@@ -140,7 +156,7 @@ inline void plain_q8_0(const float* x, uint8_t* out) {
         F rest = size - __builtin_convertvector(whole, F);
         whole -= (I)(rest >= 0.5f);  // halves away from zero
         whole = scaled < 0.0f ? -whole : whole;
-        for (int lane = 0; lane < W; ++lane) out[i + lane] = static_cast<uint8_t>(whole[lane]);
+        put_numbers(whole, out + i);
     }
 }
 
