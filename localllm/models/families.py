@@ -23,7 +23,8 @@ class Family:
     hidden size / heads, not by the head's size. `divides_logits`: the file's logit scale is a divisor.
     `adds_one_to_norms`: safetensors keep norms less one. `fuses_qkv`, `fuses_gate_up`, `fuses_expert_gates`: as GGUF
     files of the family have them. `attention_scale` 0: by the head's size. `norms_values`: see AttentionSpec; layers
-    without a matrix for values make them with the keys' one then. `gates_attention`: the matrix of queries has their
+    without a matrix for values make them with the keys' one then. `repeats_kv`: GGUF files of the family have keys'
+    and values' matrices for layers that read those of others, too. `gates_attention`: the matrix of queries has their
     gates, too. `tiles_delta_heads`: see models/delta_rows.py. `has_halves`: a block is a mixer or a feed-forward, not
     both. `turns` False: no layer has rope.
     """
@@ -57,6 +58,7 @@ class Family:
     fuses_expert_gates: bool = False
     attention_scale: float = 0.0
     norms_values: bool = False
+    repeats_kv: bool = False
     gates_attention: bool = False
     tiles_delta_heads: bool = False
     has_halves: bool = False
@@ -170,6 +172,7 @@ ROWS = (
         scales_windowed=False,
         attention_scale=1.0,
         norms_values=True,
+        repeats_kv=True,
         hf_defaults=(
             ("tie_word_embeddings", True),
             ("num_attention_heads", 8),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -237,6 +237,8 @@ def _stored(config: ModelConfig, source: WeightSource, family: Family) -> Iterat
     if not kinds.issuperset(backwards):
         backwards = {}
     joined = {part: module for module, parts in _joined(kinds).items() for part in parts}
+    if family.repeats_kv:
+        yield from _repeated(config, names)
     for name in sorted(names):
         prefix, rest = _split(name)
         module, _, kind = rest.rpartition(".")
@@ -262,6 +264,18 @@ def _stored(config: ModelConfig, source: WeightSource, family: Family) -> Iterat
                 yield Stored(f"{prefix}ffn_gate_up_exps.{kind}", (f"{prefix}ffn_gate_exps.{kind}", name), None, True)
         else:
             yield Stored(prefix + backwards.get(rest, rest), (name,), _order(config, source, family, name))
+
+
+def _repeated(config: ModelConfig, names: Collection[str]) -> Iterator[Stored]:
+    """What readers want of layers that share keys and values, and use for nothing: that of the layer they read."""
+    for index, layer in enumerate(config.layers):
+        if not isinstance(layer.mixer, AttentionSpec) or layer.mixer.kv_from is None:
+            continue
+        for part in ("attn_k", "attn_v", "attn_k_norm"):
+            for kind in ("weight", "bias"):
+                name = f"blk.{layer.mixer.kv_from}.{part}.{kind}"
+                if name in names:
+                    yield Stored(f"blk.{index}.{part}.{kind}", (name,))
 
 
 def _with_gates(
