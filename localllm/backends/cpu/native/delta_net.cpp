@@ -25,6 +25,7 @@ const DeltaKernels& find_delta_kernels(const char* name) {
 namespace {
 
 constexpr int TOKENS = 32;  // whose queries and keys a member keeps at hand
+constexpr int FEW = 4;      // that are worth no copy of a block of columns
 constexpr float LENGTH_EPS = 1e-6f;
 
 // What a row's tokens bring: rows of floats, so far apart.
@@ -53,7 +54,10 @@ struct DeltaNet : Recurrent {
     int keys_width() const { return spec.num_key_heads * spec.key_dim; }
     int blocks_of_head() const { return ceil_div(spec.value_dim, DELTA_COLUMNS); }
     int num_blocks() const { return spec.num_value_heads * blocks_of_head(); }
-    size_t scratch_floats() const { return static_cast<size_t>(TOKENS) * (2 * static_cast<size_t>(spec.key_dim) + 2); }
+    size_t scratch_floats() const {
+        return static_cast<size_t>(TOKENS) * (2 * static_cast<size_t>(spec.key_dim) + 2) +
+               static_cast<size_t>(spec.key_dim) * DELTA_COLUMNS;
+    }
 
     void run(Program& program, int tid) override {
         const Step& step = program.step();
@@ -111,8 +115,8 @@ private:
         }
     }
 
-    void columns(float* state, const Brought& in, int head, int column, int first, int count, const float* scratch,
-                 float* to, size_t to_ld) const {
+    void columns(float* state, const Brought& in, int head, int column, int first, int count, float* scratch, float* to,
+                 size_t to_ld) const {
         int dim = spec.key_dim, at = head * spec.value_dim + column;
         DeltaTask task;
         task.state = state + static_cast<size_t>(head * dim) * static_cast<size_t>(spec.value_dim) + column;
@@ -128,7 +132,21 @@ private:
         task.values_ld = in.x.ld;
         task.out = to + at;
         task.out_ld = to_ld;
+        count < FEW ? loops->run(task) : run_close(task, scratch + TOKENS * (2 * dim + 2));
+    }
+
+    // Rows of some columns are as far apart as a power of two, and share few places of a cache: many tokens work on a copy
+    // whose rows lie close.
+    void run_close(DeltaTask task, float* close) const {
+        float* state = task.state;
+        size_t ld = task.ld, bytes = static_cast<size_t>(task.columns) * sizeof(float);
+        for (int row = 0; row < task.key_dim; row++)
+            std::memcpy(close + row * DELTA_COLUMNS, state + static_cast<size_t>(row) * ld, bytes);
+        task.state = close;
+        task.ld = DELTA_COLUMNS;
         loops->run(task);
+        for (int row = 0; row < task.key_dim; row++)
+            std::memcpy(state + static_cast<size_t>(row) * ld, close + row * DELTA_COLUMNS, bytes);
     }
 
     void keep(Program& program, int tid) const {
