@@ -146,6 +146,11 @@ def shapes(config: ModelConfig, extras: tuple[str, ...], width: int = WIDTH) -> 
             yield f"blk.{index}.inp_gate.weight", (config.token_inputs, hidden)
             yield f"blk.{index}.proj.weight", (hidden, config.token_inputs)
             yield f"blk.{index}.post_norm.weight", (hidden,)
+        if config.streams:
+            yield from ((f"blk.{index}.{name}", shape) for name, shape in stream_shapes(config.streams, hidden))
+    if config.streams:
+        yield "altup_proj.weight", (config.streams - 1, hidden, hidden)
+        yield "altup_unembd_proj.weight", (config.streams - 1, hidden, hidden)
     if config.token_inputs:
         yield "per_layer_token_embd.weight", (VOCAB, config.token_inputs * len(config.layers))
         yield "per_layer_model_proj.weight", (config.token_inputs * len(config.layers), hidden)
@@ -286,6 +291,17 @@ def moe_shapes(
         yield "ffn_down_exps.scale", (spec.num_experts,)
     if "shared_gate" in extras:
         yield "ffn_gate_inp_shexp.weight", (1, hidden)
+
+
+def stream_shapes(count: int, hidden: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield "altup_router.weight", (count, hidden)
+    yield "altup_router_norm.weight", (hidden,)
+    yield "altup_predict_coef.weight", (count * count, count)
+    yield "altup_correct_coef.weight", (count, count)
+    yield "altup_correct_scale.weight", (hidden,)
+    yield "laurel_l.weight", (24, hidden)
+    yield "laurel_r.weight", (hidden, 24)
+    yield "laurel_post_norm.weight", (hidden,)
 
 
 def linear_shapes(name: str, out: int, width: int, extras: tuple[str, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -439,6 +455,12 @@ WORLDS = (
     World("inputs of a layer's own", config={"token_inputs": 16, "activation": "gelu_tanh"}),
     World("inputs of a layer's own in Q8_0", config={"token_inputs": 64}, extras=("post",), type=BlockType.Q8_0),
     wide("inputs of a layer's own in Q4_K", config={"token_inputs": 256}, type=BlockType.Q4_K),
+    World(
+        "several streams, of which one is computed",
+        (LayerSpec(NEAR, spread=1.2), LayerSpec(ATTENTION), LayerSpec(replace(NEAR, kv_from=0), spread=0.0)),
+        {"token_inputs": 16, "streams": 3, "activation": "gelu_tanh"},
+        extras=("qk_norm", "post"),
+    ),
     World("experts beside the feed-forward", routed(), extras=("experts_beside", "post")),
     World("hybrid", HYBRID),
     World("delta nets", DELTA_NETS),

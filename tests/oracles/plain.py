@@ -17,6 +17,7 @@ from localllm.models.config import (
     StateSpaceSpec,
 )
 from localllm.models.rope import rope_frequencies
+from tests.oracles import streams
 from tests.oracles.recurrent import delta_net
 from tests.oracles.state_space import state_space
 
@@ -37,6 +38,8 @@ class Plain:
         if config.learned_positions:
             x = x + weights["position_embd.weight"][: len(tokens)]
         own = self.token_inputs(x, tokens) if config.token_inputs else None
+        if config.streams and own is not None:
+            return self.norm(streams.hidden(self, x, own), "output_norm")
         for index, layer in enumerate(config.layers):
             x = self.layer(x, f"blk.{index}.", layer)
             if own is not None:
@@ -71,6 +74,8 @@ class Plain:
         mixed = self.mix(inner, prefix, layer)
         before = x
         x = x + self.norm(mixed, prefix + "post_attention_norm") * self.config.residual_scale
+        if prefix + "laurel_l.weight" in self.weights:
+            x = np.asarray((x + streams.detour(self, inner, prefix)) / 2**0.5)
         if not self.config.parallel:
             inner = self.norm(x, prefix + "ffn_norm")
         elif prefix + "ffn_norm.weight" in self.weights:
@@ -195,6 +200,10 @@ class Plain:
 
     def feed_forward(self, x: Doubles, prefix: str) -> Doubles:
         up = self.linear(x, prefix + "ffn_up")
+        spread = self.config.layers[int(prefix.split(".")[1])].spread
+        if spread is not None:
+            gate = streams.cut_low(self.linear(x, prefix + "ffn_gate"), spread)
+            return self.linear(gated(gate, up, self.config.activation), prefix + "ffn_down")
         if prefix + "ffn_gate.weight" not in self.weights:
             return self.linear(activated(up, self.config.activation), prefix + "ffn_down")
         return self.linear(gated(self.linear(x, prefix + "ffn_gate"), up, self.config.activation), prefix + "ffn_down")
