@@ -30,7 +30,9 @@ Quantize = Annotated[
 ]
 Lora = Annotated[
     str | None,
-    typer.Option("--lora", metavar="[NAME=]PATH[:SCALE]", help="Apply an adapter: its folder or file.", show_default=False),
+    typer.Option(
+        "--lora", metavar="[NAME=]PATH[:SCALE]", help="Apply an adapter: its folder or file.", show_default=False
+    ),
 ]
 Loras = Annotated[
     list[str] | None,

@@ -1,5 +1,7 @@
-"""Adapters that requests may name: given when the daemon starts, or told to it later. Only names and paths; workers read
-the files."""
+"""Adapters that requests may name: given when the daemon starts, or told to it later.
+
+Only names and paths; workers read the files.
+"""
 
 from __future__ import annotations
 
@@ -135,12 +137,14 @@ def check_lora(wanted: str | Sequence[Mapping[str, Any]] | None) -> None:
         check_scale(item.get("scale"))
 
 
-def check_scale(scale: Any) -> None:
+def check_scale(scale: Any, param: str = "lora") -> None:
     """InvalidRequest for a scale that is none."""
     if scale is None:
         return
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not -MAX_SCALE <= scale <= MAX_SCALE:
-        raise InvalidRequest(f"the scale of lora must be a number between -{MAX_SCALE:g} and {MAX_SCALE:g}", param="lora")
+        raise InvalidRequest(
+            f"the scale of an adapter must be a number between -{MAX_SCALE:g} and {MAX_SCALE:g}", param=param
+        )
 
 
 def parsed_lora(text: str) -> NamedLora:
@@ -155,7 +159,8 @@ def parsed_lora(text: str) -> NamedLora:
     name = name or _usual_name(place)
     if not GOOD_NAME.fullmatch(name):
         raise UsageError(
-            f"an adapter cannot be called {name!r}", hint="give it a name of letters, digits, dots and dashes: NAME=PATH"
+            f"an adapter cannot be called {name!r}",
+            hint="give it a name of letters, digits, dots and dashes: NAME=PATH",
         )
     return NamedLora(name, str(place), scale)
 

@@ -1,4 +1,4 @@
-"""Adapters of a loaded model: read when a request first names one, kept while requests hold them, then the last used."""
+"""Adapters of a loaded model: read when a request first names one, kept while held, and then those used last."""
 
 from __future__ import annotations
 

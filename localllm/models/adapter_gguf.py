@@ -1,4 +1,4 @@
-"""GGUF adapters, as llama.cpp reads them: general.type = adapter, and `.lora_a` and `.lora_b` of the model's tensors."""
+"""GGUF adapters as llama.cpp reads them: general.type is adapter, and tensors are `.lora_a` and `.lora_b` of others."""
 
 from __future__ import annotations
 

@@ -129,7 +129,9 @@ def peft_config(path: Path) -> PeftConfig:
         raise UnsupportedModel(f"the adapter {path.name} is of the kind {_shown(kind)}, and only LORA is run here")
     for name, meaning in _REFUSED.items():
         if said.get(name):
-            raise UnsupportedModel(f"the adapter {path.name} uses {meaning}, which this build cannot do", hint=NO_ROOM_FOR)
+            raise UnsupportedModel(
+                f"the adapter {path.name} uses {meaning}, which this build cannot do", hint=NO_ROOM_FOR
+            )
     if said.get("bias", "none") != "none":
         raise UnsupportedModel(f"the adapter {path.name} has trained biases (bias), which this build cannot do")
     begun = said.get("init_lora_weights")

@@ -92,6 +92,7 @@ class _Answering:
             script = self._script(opened)
             while not opened.reply.is_done:
                 script.events(await opened.reply.gather())
+            opened.reply.take()  # raises what ended it before anybody looked
             return script.body
 
     async def _opened(self, stack: contextlib.AsyncExitStack) -> Opened:

@@ -30,6 +30,7 @@ async def collect(reply: Reply, num_sequences: int) -> list[Collected]:
     while not reply.is_done:
         for piece in await reply.gather():
             join(wholes[piece.index], piece)
+    reply.take()  # what was refused before anybody looked is done, too, and says so here
     return wholes
 
 

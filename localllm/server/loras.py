@@ -46,7 +46,7 @@ class LoraRoutes:
 
     async def load(self, request: Request) -> Response:
         body = await _read(request, LoadLora)
-        check_scale(body.get("scale"))
+        check_scale(body.get("scale"), "scale")
         path = _path(body["lora_path"])
         scale = body.get("scale")
         lora = NamedLora(body["lora_name"], str(path), 1.0 if scale is None else float(scale))

@@ -60,9 +60,7 @@ class OpenAI:
         shown = [_model_object(entry) for entry in entries]
         by_name = {model["id"]: model for model in shown}
         adapted = [
-            by_name[base] | {"id": name, "parent": base}
-            for name, base in adapted_models(self._desk)
-            if base in by_name
+            by_name[base] | {"id": name, "parent": base} for name, base in adapted_models(self._desk) if base in by_name
         ]
         return Json({"object": "list", "data": shown + adapted})
 

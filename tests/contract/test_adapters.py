@@ -31,7 +31,11 @@ TOLERANCE = 3e-3
 NUM_ADAPTERS = 8
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-MIXED = {"use_rslora": True, "rank_pattern": {"layers.1.mlp.up_proj": 2}, "alpha_pattern": {"down_proj": 3, "o_proj": 5}}
+MIXED = {
+    "use_rslora": True,
+    "rank_pattern": {"layers.1.mlp.up_proj": 2},
+    "alpha_pattern": {"down_proj": 3, "o_proj": 5},
+}
 LATENT = ["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "o_proj"]
 TARGETS: dict[str, dict[str, Any]] = {
     "llama": MIXED,
@@ -186,8 +190,6 @@ def test_a_dropped_adapter_is_refused_and_its_number_never_comes_again(host: Hos
     (result,) = walk.run((adapted_row(walk, 2, PROMPT, again),))
     assert difference(result.logits, many.adapted[0]) <= TOLERANCE
     backend.close()
-
-
 
 
 @pytest.mark.parametrize("kind", [BlockType.Q4_0, BlockType.Q8_0, BlockType.F16])

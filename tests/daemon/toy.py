@@ -21,6 +21,7 @@ from localllm.errors import BadModelFile, ModelNotFound
 from localllm.store.entry import Entry
 
 if TYPE_CHECKING:
+    from localllm.models.adapters import Adapter
     from localllm.runtime.constraints import Constraints
     from localllm.runtime.load import TextSide
     from localllm.tokens.chat import ChatTemplate
@@ -135,6 +136,15 @@ def toy_guides() -> "Constraints":
     return Constraints(Path("toy"), VOCAB_SIZE, read=lambda path, vocab_size: tokens)  # no file has them
 
 
+def toy_adapter(path: str) -> "Adapter":
+    """One without matrices; of a path with `other` in it: one of another model."""
+    from localllm.models.adapters import Adapter
+
+    if "other" in path:
+        raise BadModelFile(f"the adapter {path} is for another model")
+    return Adapter(path, {})
+
+
 def toy_engine(load: wire.Load, progress: Any) -> tuple[Any, wire.Ready]:
     from localllm.backends.fake import FakeBackend
     from localllm.engine.engine import Engine
@@ -166,6 +176,7 @@ def toy_engine(load: wire.Load, progress: Any) -> tuple[Any, wire.Ready]:
         token_budget=load.token_budget,
         max_sequences=load.max_sequences,
         guides=toy_guides(),
+        read_adapter=toy_adapter,
     )
     progress("loading weights", 1000, 1000)
     return engine, wire.Ready(

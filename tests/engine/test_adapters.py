@@ -56,7 +56,9 @@ def test_a_probe_looks_into_the_pages_of_its_adapter() -> None:
 
 
 def test_adapters_run_in_one_batch_and_each_answers_as_it_does_alone() -> None:
-    submits = [ask(f"r{index}", range(index, 16 + index), lora=f"lora {index % 3}" if index else "") for index in range(7)]
+    submits = [
+        ask(f"r{index}", range(index, 16 + index), lora=f"lora {index % 3}" if index else "") for index in range(7)
+    ]
     engine, _ = made()
     together = answers_of(engine, submits)
     for submit in submits:

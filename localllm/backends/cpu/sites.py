@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from localllm.backends.cpu._native import Program
 from localllm.backends.cpu.nodes import Value, Weight
 from localllm.backends.cpu.pack import NONE
 from localllm.errors import NotEnoughMemory, UnsupportedModel
 from localllm.models.adapters import Adapter, is_adaptable
+
+if TYPE_CHECKING:
+    from localllm.backends.cpu._native import Program
 
 
 class Sites:
