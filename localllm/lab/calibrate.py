@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -24,7 +25,7 @@ from localllm.formats.blocks import BlockType, decode
 from localllm.models.config import ModelConfig
 from localllm.models.source import WeightInfo, WeightSource
 from localllm.quantize.encode import encode
-from localllm.quantize.gptq import GPTQ_TYPES, gptq_encode
+from localllm.quantize.gptq import GPTQ_TYPES, gptq_encode, inverse_factor
 from localllm.quantize.imatrix import ImportanceCollector, ImportanceMatrix
 from localllm.runtime.load import load_text
 from localllm.runtime.open_model import open_model
@@ -161,6 +162,8 @@ class _Rounder:
         self._out = CompensatedSource(source)
         self._experts: dict[str, dict[int, Bytes]] = {}
         self._done: set[str] = set()
+        self._hessian: Floats = np.empty((0, 0), np.float32)
+        self._factor: Floats = self._hessian
 
     def on_backend(self, backend: ReferenceBackend) -> None:
         self._backend = backend
@@ -174,9 +177,9 @@ class _Rounder:
             return
         values = _values(self._source, info)
         if len(info.shape) == 3:  # the run goes on with an expert as it was: its blocks lie among those of others
-            self._experts.setdefault(name, {})[matrix] = _rounded(info, kind, values[matrix], hessian)
+            self._experts.setdefault(name, {})[matrix] = self._rounded(info, kind, values[matrix], hessian)
             return
-        self._out.keep(name, kind, _rounded(info, kind, values, hessian))
+        self._out.keep(name, kind, self._rounded(info, kind, values, hessian))
         assert self._backend is not None
         self._backend.weights[name].replace(kind, self._out.raw(name))
 
@@ -191,17 +194,20 @@ class _Rounder:
                 parts = [experts[i] if i in experts else encode(kind, values[i]) for i in range(len(values))]
                 self._out.keep(name, kind, np.stack(parts))
             else:
-                self._out.keep(name, kind, _rounded(info, kind, values))
+                self._out.keep(name, kind, self._rounded(info, kind, values))
         return self._out
 
-
-def _rounded(info: WeightInfo, kind: BlockType, values: Floats, hessian: Floats | None = None) -> Bytes:
-    try:
-        if hessian is None:
-            return encode(kind, values)
-        return gptq_encode(kind, values, hessian) if kind in GPTQ_TYPES else encode(kind, values, hessian.diagonal())
-    except LocalLLMError as error:
-        raise type(error)(f"weight {info.name}: {error.message}", hint=error.hint) from error
+    def _rounded(self, info: WeightInfo, kind: BlockType, values: Floats, hessian: Floats | None = None) -> Bytes:
+        try:
+            if hessian is None:
+                return encode(kind, values)
+            if kind not in GPTQ_TYPES:
+                return encode(kind, values, hessian.diagonal())
+            if self._hessian is not hessian:
+                self._hessian, self._factor = hessian, inverse_factor(hessian)
+            return gptq_encode(kind, values, hessian, factor=self._factor)
+        except LocalLLMError as error:
+            raise type(error)(f"weight {info.name}: {error.message}", hint=error.hint) from error
 
 
 class CompensatedSource:
@@ -209,7 +215,8 @@ class CompensatedSource:
 
     def __init__(self, source: WeightSource) -> None:
         self._source = source
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the source
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        weakref.finalize(self, self._file.close)  # it lives as long as the source
         self.kept: dict[str, tuple[BlockType, int, int]] = {}
 
     def keep(self, name: str, kind: BlockType, blocks: Bytes) -> None:

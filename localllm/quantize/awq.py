@@ -21,6 +21,7 @@ from localllm.models.config import AttentionSpec, LayerSpec, ModelConfig
 from localllm.models.source import WeightInfo, WeightSource
 from localllm.quantize.encode import encode
 from localllm.quantize.imatrix import ImportanceMatrix
+from localllm.quantize.search import inverse
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -147,7 +148,7 @@ def scaled(
         parts = [_Part.of(source, name, target_of, columns.get(name), rows.get(name)) for name in fold.consumers]
         stretch = _best(fold, inputs, [part for part in parts if part is not None])
         for name in fold.producers:
-            rows[name] = 1 / _of_producer(fold, stretch)
+            rows[name] = inverse(_of_producer(fold, stretch))
         for name in fold.consumers:
             columns[name] = stretch
     return ScaledSource(source, rows, columns), _stretched(matrix, columns)
@@ -157,7 +158,7 @@ def _stretched(matrix: ImportanceMatrix, columns: Mapping[str, Floats]) -> Impor
     entries = dict(matrix.entries)
     for name, stretch in columns.items():
         if name in entries:
-            entries[name] = replace(entries[name], sums=entries[name].sums / np.square(stretch))
+            entries[name] = replace(entries[name], sums=np.asarray(entries[name].sums / np.square(stretch), np.float32))
     return replace(matrix, entries=entries)
 
 

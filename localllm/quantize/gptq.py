@@ -43,10 +43,13 @@ class _Grid(NamedTuple):
     high: int
 
 
-def gptq_encode(block_type: BlockType, values: Floats, hessian: Floats, damping: float = DAMPING) -> Bytes:
+def gptq_encode(
+    block_type: BlockType, values: Floats, hessian: Floats, damping: float = DAMPING, factor: Floats | None = None
+) -> Bytes:
     """Pack a matrix (out, in) for the least error of its products; uint8 (out, row_bytes).
 
-    `hessian` (in, in) is X^T X of its inputs X (n, in), to any factor. UnsupportedModel for a type that is not in
+    `hessian` (in, in) is X^T X of its inputs X (n, in), to any factor; `factor` its `inverse_factor`, where that is
+    known: weights with the same input share it. UnsupportedModel for a type that is not in
     GPTQ_TYPES; BadModelFile for values or a Hessian that are not finite or do not fit together.
     """
     grid = _GRIDS.get(block_type)
@@ -55,9 +58,8 @@ def gptq_encode(block_type: BlockType, values: Floats, hessian: Floats, damping:
         raise UnsupportedModel(f"GPTQ does not round to {block_type.name}", hint=f"types with GPTQ: {names}")
     if hessian.shape != (values.shape[-1],) * 2 or not np.isfinite(hessian).all():
         raise BadModelFile(f"a Hessian of shape {hessian.shape} does not belong to rows of {values.shape[-1]} values")
-    row_bytes(block_type, values.shape[-1])  # for its error
-    encode(block_type, values[:1])
-    factor = inverse_factor(hessian, damping)
+    row_bytes(block_type, values.shape[-1])  # raises where rows are not whole blocks
+    factor = inverse_factor(hessian, damping) if factor is None else factor
     parts = [_rows(block_type, grid, values[at : at + ROWS], factor) for at in range(0, len(values), ROWS)]
     return np.concatenate(parts)
 
