@@ -152,7 +152,8 @@ def checked_weights(weights: NDArray[Any], shape: tuple[int, ...]) -> Floats | N
     scaled = weights.astype(np.float64) / largest
     mean = scaled.mean(axis=-1, keepdims=True)
     even = np.divide(scaled, mean, out=np.ones_like(scaled), where=mean > 0)
-    return np.maximum(even, _LEAST_WEIGHT).astype(np.float32)
+    importance: Floats = np.maximum(even, _LEAST_WEIGHT).astype(np.float32)
+    return importance
 
 
 def _encode_rows(block_type: BlockType, values: NDArray[Any], importance: Floats | None, first_row: int) -> Bytes:

@@ -5,6 +5,7 @@ Both are gone when the file is there.
 """
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile, DiskFull, StoreError, UnsupportedModel, UsageError
-from localllm.formats.blocks import BlockType
+from localllm.formats.blocks import BlockType, row_bytes
 from localllm.formats.gguf_metadata import Value
 from localllm.formats.gguf_write import Layout, Place, disk_errors, gguf_layout
 from localllm.quantize.convert import Progress, tell_nobody
@@ -150,6 +151,9 @@ class _Work:
 
     def blocks(self, weight: Weight, line: PlannedTensor, importance: NDArray[np.float32] | None) -> Bytes:
         raw = weight.raw()
+        expected = row_bytes(line.source_type, line.shape[-1] if line.shape else 1) * math.prod(line.shape[:-1])
+        if raw.size != expected:
+            raise BadModelFile(f"it has {raw.size} bytes, but its shape needs {expected}")
         if line.source_type == line.target_type:
             check_finite(line.source_type, raw, line.shape)
             return raw

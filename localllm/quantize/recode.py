@@ -15,7 +15,6 @@ from localllm.quantize.native import NATIVE, READABLE, is_built
 Bytes = NDArray[np.uint8]
 
 _CHUNK_VALUES = 1 << 22
-_FLOATS = {BlockType.F32: "<f4", BlockType.F16: "<f2"}
 
 
 def recode(
@@ -59,13 +58,20 @@ def _pieces(
 
 def check_finite(kind: BlockType, raw: Bytes, shape: Sequence[int]) -> None:
     """BadModelFile, with the row, for floats that are not finite; blocks are taken as they are."""
-    if kind is BlockType.BF16:
-        bits = raw.view("<u2").reshape(-1, int(shape[-1]))
-        bad = (bits & np.uint16(0x7F80)) == 0x7F80
-    elif kind in _FLOATS:
-        bad = ~np.isfinite(raw.view(_FLOATS[kind])).reshape(-1, int(shape[-1]) if shape else 1)
-    else:
+    if kind not in READABLE or not raw.size:
         return
-    if bad.any():
-        row, column = divmod(int(bad.argmax()), bad.shape[-1])
-        raise BadModelFile(f"row {row} has a value that is no finite number, in column {column}")
+    columns = int(shape[-1]) if shape else 1
+    rows, step = raw.reshape(-1, row_bytes(kind, columns)), max(1, _CHUNK_VALUES // columns)
+    for first in range(0, len(rows), step):
+        bad = _is_no_number(kind, rows[first : first + step])
+        if bad.any():
+            row, column = divmod(int(bad.argmax()), columns)
+            raise BadModelFile(f"row {first + row} has a value that is no finite number, in column {column}")
+
+
+def _is_no_number(kind: BlockType, rows: Bytes) -> NDArray[np.bool_]:
+    if kind is BlockType.BF16:
+        wrong: NDArray[np.bool_] = (rows.view("<u2") & np.uint16(0x7F80)) == 0x7F80
+        return wrong
+    wrong = ~np.isfinite(rows.view("<f4" if kind is BlockType.F32 else "<f2"))
+    return wrong
