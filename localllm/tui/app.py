@@ -19,6 +19,7 @@ from textual.screen import Screen
 
 from localllm.errors import LocalLLMError
 from localllm.safe_text import one_line
+from localllm.tui import cells
 from localllm.tui.frame import TABS, FrameScreen, key_text
 from localllm.tui.help import HelpScreen, PagedText
 from localllm.tui.link import Link
@@ -103,6 +104,7 @@ class LocalApp(App[None]):
         self._first = first
         self._roles: Roles = DARK
         self._ink = Ink(DARK)
+        cells.mend()
         super().__init__()
         for roles in THEMES:
             self.register_theme(roles.theme())
