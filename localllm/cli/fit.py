@@ -44,7 +44,8 @@ def fit(
             {"model": found.model, "verdict": found.verdict, "fits": has_room, "is_estimate": found.is_estimate,
              "weight_bytes": found.weight_bytes, "work_bytes": found.work_bytes, "page_bytes": found.page_bytes,
              "page_size": found.page_size, "kv_bytes": kv_bytes(cost, context, parallel), "tokens": found.tokens,
-             "room_bytes": found.room_bytes, "memory_bytes": found.memory_bytes, "sentence": found.sentence}
+             "resident_bytes": cost.resident_bytes(context, parallel), "room_bytes": found.room_bytes,
+             "memory_bytes": found.memory_bytes, "sentence": found.sentence}
         )  # fmt: skip
     else:
         print_text(aligned(rows(found, cost, context, parallel)) + sentence(found, wanted, parallel, has_room=has_room))
@@ -52,7 +53,7 @@ def fit(
 
 def kv_bytes(cost: "Cost", context: int, parallel: int) -> int:
     """Of the pages that so many chats of so many tokens fill."""
-    return cost.pages_of(min(context, cost.context_length or context)) * cost.page_bytes * parallel
+    return cost.held_pages(min(context, cost.context_length or context)) * cost.page_bytes * parallel
 
 
 def rows(found: "ModelFit", cost: "Cost", context: int, parallel: int) -> list[list[str]]:
@@ -64,8 +65,13 @@ def rows(found: "ModelFit", cost: "Cost", context: int, parallel: int) -> list[l
         ["work", about + size(found.work_bytes)],
         ["page", f"{found.page_size} tokens, {about}{size(found.page_bytes)}"],
         ["context", f"{chats}: {about}{size(kv_bytes(cost, context, parallel))}"],
+        ["resident", f"{about}{size(cost.resident_bytes(context, parallel))} once {_they(parallel)} full"],
         ["memory", f"{size(found.room_bytes)} of {size(found.memory_bytes)} can be had"],
     ]
+
+
+def _they(parallel: int) -> str:
+    return "that chat is" if parallel == 1 else "those chats are"
 
 
 def sentence(found: "ModelFit", wanted: int, parallel: int, *, has_room: bool) -> str:

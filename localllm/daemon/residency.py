@@ -19,6 +19,7 @@ from localllm import wire
 from localllm.daemon.crashes import CrashLog
 from localllm.daemon.heap import give_back_memory
 from localllm.daemon.keepalive import FOREVER, keep_alive_seconds
+from localllm.daemon.fitting import bytes_to_load
 from localllm.daemon.memory_plan import Holder, Plan, gigabytes, needed_bytes, plan
 from localllm.daemon.quarantine import Quarantine
 from localllm.daemon.resident import Resident
@@ -289,7 +290,7 @@ class Residency:
     async def _make_room(self, entry: Entry, load: wire.Load, wait: Wait) -> None:
         """Unload idle models, least recently used first, until the new one may come. _Busy where those that would have
         to go are in use, NotEnoughMemory when it fits in no case: then nobody goes."""
-        needed = needed_bytes(entry, load)
+        needed = await self.in_thread(partial(bytes_to_load, entry, load))
         self._memory_plan(entry, needed)
         while len(self._residents) >= max(1, self._settings.max_loaded_models):
             await self._evict_one(f"{entry.name} needs its place", "all loaded models are busy", wait)

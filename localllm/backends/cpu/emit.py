@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from localllm.backends.cpu import nodes
-from localllm.backends.cpu._native import Program
 from localllm.backends.cpu.buffers import Buffer, Buffers, Kind
 from localllm.backends.cpu.nodes import Node, Value
 from localllm.backends.cpu.pack import NONE, Pack
@@ -17,6 +16,9 @@ from localllm.engine.step import CacheLayout
 from localllm.models.config import ModelConfig, PositionGrowth, RopeSpec
 from localllm.models.rope import rope_frequencies
 from localllm.models.source import LOOKED_UP, WeightSource
+
+if TYPE_CHECKING:
+    from localllm.backends.cpu._native import Program
 
 EMBEDDED = ("tokens", "positions", "types")
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai")

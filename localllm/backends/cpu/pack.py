@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from localllm.backends.cpu._native import Program
 from localllm.backends.cpu.nodes import Weight
 from localllm.formats.blocks import BlockType, decode
 from localllm.models.source import WeightSource
+
+if TYPE_CHECKING:
+    from localllm.backends.cpu._native import Program
 
 NONE = -1
 """What the native side takes for "not there"."""
