@@ -91,6 +91,7 @@ void compare_products(Trial& trial);
 void compare_rows(Trial& trial);
 void compare_attention(Trial& trial);
 void compare_delta_nets(Trial& trial);
+void compare_state_spaces(Trial& trial);
 
 // Where a type's blocks have halves that scale, which may be no infinity: bytes from the block's first.
 inline std::vector<int> halves_of(Type type) {

@@ -28,6 +28,7 @@ bool compare_set(const std::string& name, int trials, uint64_t seed) {
         compare_rows(trial);
         compare_attention(trial);
         compare_delta_nets(trial);
+        compare_state_spaces(trial);
     }
     std::printf("%s: %ld comparisons, %ld failed\n", set.name, checks.compared, checks.failed);
     return !checks.failed;
