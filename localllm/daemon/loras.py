@@ -103,11 +103,12 @@ class Loras:
 
     def _of(self, item: Mapping[str, Any]) -> NamedLora:
         if "name" in item:
-            return self.find(item["name"])
+            return self.find(str(item["name"]))
         loras = self.all()
-        if not item["id"] < len(loras):
-            raise InvalidRequest(f"no adapter has the id {item['id']}", hint=self._known(), param="lora")
-        return loras[item["id"]]
+        number = int(item["id"])
+        if not number < len(loras):
+            raise InvalidRequest(f"no adapter has the id {number}", hint=self._known(), param="lora")
+        return loras[number]
 
     def _applied(self, lora: NamedLora, scale: float | None) -> Applied:
         return Applied(lora.path, lora.scale if scale is None else float(scale))

@@ -48,7 +48,7 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        return self.a.shape[0]
+        return len(self.a)
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,7 +174,10 @@ BROKEN: dict[str, tuple[dict[str, Any], type[LocalLLMError], str]] = {
         UnsupportedModel, "'x'",
     ),
     "the output": (
-        {"base_model.model.lm_head.lora_A.weight": floats(4, 64), "base_model.model.lm_head.lora_B.weight": floats(80, 4)},
+        {
+            "base_model.model.lm_head.lora_A.weight": floats(4, 64),
+            "base_model.model.lm_head.lora_B.weight": floats(80, 4),
+        },
         UnsupportedModel, "output",
     ),
     "experts": (

@@ -1,13 +1,18 @@
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from localllm.errors import BadModelFile, InvalidRequest, ModelNotFound, StoreError, UnsupportedModel, UsageError
+from localllm.formats.blocks import BlockType
+from localllm.formats.gguf_write import write_gguf
 from localllm.store.blobs import sha256_of
 from localllm.store.catalog import Source
 from localllm.store.entry import Entry, ModelFile
@@ -219,10 +224,39 @@ def test_create_refuses_what_no_answer_could_use(library: Library, file: Path, l
     assert library.entries() == []
 
 
-def test_an_adapter_is_refused_rather_than_left_out(library: Library, file: Path, tmp_path: Path) -> None:
-    (tmp_path / "lora.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UnsupportedModel, match="no backend runs adapters"):
-        library.create("mine", parse_modelfile(f"FROM {file}\nADAPTER {tmp_path}/lora.gguf"))
+def test_an_adapter_comes_with_the_model_and_makes_it_another(library: Library, file: Path, tmp_path: Path) -> None:
+    pair = (("blk.0.attn_q.weight.lora_a", (2, 32)), ("blk.0.attn_q.weight.lora_b", (32, 2)))
+    raw = np.ones(64, np.float32).view(np.uint8)
+    said: dict[str, Any] = {"general.type": "adapter", "general.architecture": "llama"}
+    said |= {"adapter.type": "lora", "adapter.lora.alpha": 4.0}
+    write_gguf(tmp_path / "lora.gguf", said, [(name, shape, BlockType.F32, raw) for name, shape in pair])
+    plain = library.create("plain", parse_modelfile(f"FROM {file}"))
+    mine = library.create("mine", parse_modelfile(f"FROM {file}\nADAPTER ./lora.gguf"), tmp_path)
+    assert mine.adapters == (str(tmp_path / "lora.gguf"),)
+    assert mine.digest != plain.digest
+    assert library.create("again", parse_modelfile("FROM mine")).adapters == mine.adapters
+    assert f"ADAPTER {tmp_path}/lora.gguf" in render_modelfile(mine)
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ("ADAPTER ./model.gguf", BadModelFile),
+        ("ADAPTER ./empty", BadModelFile),
+        ("ADAPTER ./nothing.gguf", ModelNotFound),
+        ("ADAPTER ./ia3", UnsupportedModel),
+    ],
+)
+def test_what_is_no_adapter_is_refused_rather_than_left_out(
+    library: Library, file: Path, tmp_path: Path, lines: str, error: type[Exception]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "ia3").mkdir()
+    (tmp_path / "ia3" / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    shutil.copy(file, tmp_path / "model.gguf")
+    with pytest.raises(error):
+        library.create("mine", parse_modelfile(f"FROM {file}\n{lines}"), tmp_path)
+    assert library.entries() == []
 
 
 def test_a_name_is_not_taken_from_a_download_that_nothing_else_holds(library: Library, file: Path) -> None:

@@ -150,9 +150,9 @@ class Emitter:
         matrix = self._pack.gated(node.gate, node.up)
         biases = self._pack.vector(node.gate_bias), self._pack.vector(node.up_bias)
         out = self._either(node.out, is_private=False)
-        sites = {"gate_site": self.sites.of(node.gate, node.x), "up_site": self.sites.of(node.up, node.x)}
-        kind = ACTIVATIONS.index(node.activation)
-        self._program.gated(self._input(node, node.x), matrix, kind, *biases, **out, **sites)
+        x, kind = self._input(node, node.x), ACTIVATIONS.index(node.activation)
+        sites = self.sites.of(node.gate, node.x), self.sites.of(node.up, node.x)
+        self._program.gated(x, matrix, kind, *biases, out["values"], out["blocks"], *sites)
         return True
 
     def _activate(self, node: nodes.Activate) -> bool:
