@@ -27,9 +27,7 @@ def hidden(plain: Plain, x: Doubles, own: Doubles) -> Doubles:
 def layer(plain: Plain, streams: list[Doubles], own: Doubles, index: int) -> list[Doubles]:
     prefix, count = f"blk.{index}.", plain.config.streams
     coefs = routed(plain, streams[0], prefix) @ plain.weights[prefix + "altup_predict_coef.weight"].T
-    guessed = [
-        streams[n] + sum(streams[m] * coefs[:, [n * count + m]] for m in range(count)) for n in range(count)
-    ]
+    guessed = [streams[n] + sum(streams[m] * coefs[:, [n * count + m]] for m in range(count)) for n in range(count)]
     computed = plain.layer(guessed[0], prefix, plain.config.layers[index])
     coefs = routed(plain, computed, prefix) @ plain.weights[prefix + "altup_correct_coef.weight"].T
     corrected = [guessed[n] + (computed - guessed[0]) * (coefs[:, [n]] + 1) for n in range(count)]

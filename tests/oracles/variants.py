@@ -157,6 +157,30 @@ def gemma3(rng: random.Random) -> Settings:
     }
 
 
+def gemma3n(rng: random.Random) -> Settings:
+    settings, count = common(rng), rng.randint(2, 5)
+    settings["hidden_size"] = settings["num_attention_heads"] * rng.choice([8, 16])  # whole groups of rows
+    types = [*layer_types(rng, count - 1), "full_attention"]
+    most = max(shared for shared in range(count) if set(types[: count - shared]) == set(types))
+    local = {"rope_type": "default", "rope_theta": rng.choice([10000.0, 30000.0])}
+    return {
+        **settings,
+        "num_hidden_layers": count,
+        "layer_types": types,
+        "sliding_window": rng.choice([3, 9, 300]),
+        "head_dim": rng.choice([8, 16, 24]),
+        "num_kv_shared_layers": rng.randint(0, most),
+        "hidden_size_per_layer_input": rng.choice([16, 40]),
+        "vocab_size_per_layer_input": settings["vocab_size"],
+        "altup_num_inputs": rng.choice([2, 3, 4]),
+        "laurel_rank": rng.choice([8, 24]),
+        "intermediate_size": [rng.choice([64, 96]) for _ in range(count)],
+        "activation_sparsity_pattern": [rng.choice([0.0, 0.5, 0.95]) for _ in range(count)],
+        "final_logit_softcapping": 5.0,
+        "rope_parameters": {"sliding_attention": local, "full_attention": {**local, "rope_theta": 1e6}},
+    }
+
+
 def gemma4(rng: random.Random) -> Settings:
     settings, count = {**common(rng), "hidden_size": 64}, rng.randint(2, 6)
     types = [*layer_types(rng, count - 1), "full_attention"]
@@ -476,6 +500,7 @@ MAKERS: dict[str, tuple[str, str, Callable[[random.Random], Settings]]] = {
     "qwen3 moe": ("Qwen3MoeConfig", "qwen3moe", qwen3_moe),
     "gemma2": ("Gemma2Config", "gemma2", gemma2),
     "gemma3": ("Gemma3TextConfig", "gemma3", gemma3),
+    "gemma3n": ("Gemma3nTextConfig", "gemma3n", gemma3n),
     "gemma4": ("Gemma4TextConfig", "gemma4", gemma4),
     "phi3": ("Phi3Config", "phi3", phi3),
     "olmo2": ("Olmo2Config", "olmo2", olmo2),
