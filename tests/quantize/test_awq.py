@@ -75,11 +75,12 @@ def test_rounded_after_it_the_products_lose_less() -> None:
     made, _ = scaled(config, source, partial(to, BlockType.Q4_0), importance(config, source))
     x = weight(source, "token_embd.weight")
     normed = x / np.sqrt(np.square(x).mean(axis=1, keepdims=True))
+    sources: tuple[WeightSource, ...] = (made, source)
     lost = [0.0, 0.0]
     for part in ("q", "k", "v"):
         name = f"blk.0.attn_{part}.weight"
         exact = normed * weight(source, "blk.0.attn_norm.weight") @ weight(source, name).T
-        for i, each in enumerate((made, source)):
+        for i, each in enumerate(sources):
             inputs, values = normed * weight(each, "blk.0.attn_norm.weight"), weight(each, name)
             rows = 1 / _rows(made, source) if part == "v" and each is made else np.float32(1)
             rounded = decode(BlockType.Q4_0, encode(BlockType.Q4_0, values).reshape(-1), values.shape)

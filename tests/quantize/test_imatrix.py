@@ -207,7 +207,8 @@ def test_llama_cpp_quantizes_by_what_we_write(tmp_path: Path) -> None:
 
 
 def small_llama(path: Path, rng: np.random.Generator) -> Path:
-    size, metadata = 256, {"general.architecture": "llama", "llama.attention.layer_norm_rms_epsilon": 1e-5}
+    size = 256
+    metadata: dict[str, Any] = {"general.architecture": "llama", "llama.attention.layer_norm_rms_epsilon": 1e-5}
     counts = {"block_count": 1, "context_length": 64, "embedding_length": size, "feed_forward_length": size}
     counts |= {"attention.head_count": 4, "attention.head_count_kv": 4, "rope.dimension_count": 64, "vocab_size": 32}
     parts = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
