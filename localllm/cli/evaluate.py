@@ -66,6 +66,7 @@ def kl(
     ] = None,
     context: Annotated[int, typer.Option(help="Tokens in a chunk; the second half of each is compared.")] = 512,
     chunks: Annotated[int, typer.Option(min=0, help="How many chunks at most; 0: all.")] = 0,
+    keep: Annotated[bool, typer.Option("--keep", help="Put the figures into the model's receipt.")] = False,
     backend: Backend = None,
     device: Device = None,
     kv_type: KvType = None,
@@ -88,6 +89,10 @@ def kl(
         found = divergence(
             model, against, text, context=context, settings=settings, max_chunks=chunks, progress=on_chunk
         )
+    if keep:
+        from localllm.cli.quantize_keep import keep_divergence  # few evaluations are kept
+
+        keep_divergence(settings, model, found, against, "localllm's own text" if file is None else file.name)
     if as_json:
         print_json(asdict(found))
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from localllm.cli.convert import leaving_tidily
+from localllm.cli.evaluate import text_of
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson, Model, open_runnable_library
 from localllm.cli.output import print_json, print_text
@@ -169,16 +170,6 @@ def _calibrated_by_text(entry: "Entry", order: "Order", named: str, progress: Pr
         progress.status(f"calibrating: {100 * done // max(total, 1)} %")
 
     return replace(order, importance=collect_importance(Path(entry.path), reading, tell))
-
-
-def text_of(path: Path) -> str:
-    """A text file's text, or a UsageError."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not a text file in UTF-8") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
 
 
 def _write(

@@ -7,12 +7,13 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 from localllm.cli.convert import leaving_tidily
+from localllm.cli.evaluate import text_of
 from localllm.cli.human import aligned, size_text
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import open_runnable_library
 from localllm.cli.output import print_json, print_text
 from localllm.cli.progress import Progress
-from localllm.cli.quantize import DEFAULT_TEXT, calibrated, text_of
+from localllm.cli.quantize import DEFAULT_TEXT, calibrated
 from localllm.errors import UsageError
 from localllm.lab.calibrate import default_text
 from localllm.lab.compare import Compared, compared, orders_of

@@ -8,9 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,11 +21,20 @@ from localllm.errors import UsageError
 from localllm.formats.blocks import BlockType, decode, row_bytes
 from localllm.formats.gguf_metadata import ValueType
 from localllm.formats.gguf_read import GGUFFile
-from localllm.formats.gguf_write import gguf_layout
+from localllm.formats.gguf_write import gguf_layout, write_gguf
 from localllm.quantize.encode import encode
 from localllm.quantize.imatrix import ImportanceMatrix
 from localllm.quantize.quantize import Rounding, plan, quantize
-from localllm.quantize.receipt import ERROR, LAYER_ERRORS, TENSOR_ERRORS, Errors, Receipt, as_metadata
+from localllm.quantize.receipt import (
+    ERROR,
+    LAYER_ERRORS,
+    TENSOR_ERRORS,
+    Errors,
+    Measured,
+    Receipt,
+    as_metadata,
+    in_metadata,
+)
 from localllm.quantize.receipt import with_errors as with_measured_errors
 from localllm.quantize.recipes import RECIPES, Plan, PlannedTensor, kept, recipe_of
 from localllm.quantize.weights import Weights
@@ -158,9 +169,9 @@ def quantize_model(
         importance = None if order.importance is None else order.importance.importance_of
         sealed: list[Receipt] = []
 
-        def seal(partial: Path) -> None:
+        def seal(written: Path) -> None:
             progress("measuring what was lost", 0, 0)
-            sealed.append(_sealed(partial, weights, chosen, receipt))
+            sealed.append(_sealed(written, weights, chosen, receipt))
 
         quantize(
             weights,
@@ -196,10 +207,10 @@ def _places(chosen: Plan, errors: Errors | None = None) -> dict[str, Any]:
     }
 
 
-def _sealed(partial: Path, weights: Weights, chosen: Plan, receipt: Receipt) -> Receipt:
+def _sealed(path: Path, weights: Weights, chosen: Plan, receipt: Receipt) -> Receipt:
     """Measures the written tensors against their sources, and notes in the file what was found."""
     errors = Errors([line.name for line in chosen.tensors])
-    with GGUFFile.open(partial) as file:
+    with GGUFFile.open(path) as file:
         for weight, line in zip(weights.tensors, chosen.tensors, strict=True):
             if line.source_type is not line.target_type:
                 errors.note(line.name, *squares(line, weight.raw(), file.raw(line.name)))
@@ -207,7 +218,7 @@ def _sealed(partial: Path, weights: Weights, chosen: Plan, receipt: Receipt) -> 
                 file.release(line.name)
         metadata = {**file.metadata.typed(), **_places(chosen, errors)}
         layout = gguf_layout(metadata, [(line.name, line.shape, line.target_type) for line in chosen.tensors])
-    with open(partial, "r+b") as written:
+    with open(path, "r+b") as written:
         written.write(layout.header)
     return with_measured_errors(receipt, errors, {line.name: line.target_type.name for line in chosen.tensors})
 
@@ -227,6 +238,17 @@ def _rows(kind: BlockType, raw: Bytes, rows: int, columns: int, step: int) -> ND
     """One row of every `step`."""
     taken = raw.reshape(rows, row_bytes(kind, columns))[::step]
     return decode(kind, np.ascontiguousarray(taken), (len(taken), columns))
+
+
+def keep_in_file(path: Path, measured: Measured) -> None:
+    """Into the receipt of a file, which is written anew, whole or not at all. UsageError where it has none."""
+    with GGUFFile.open(path) as file:
+        receipt = in_metadata(file.metadata, {name: each.type.name for name, each in file.tensors.items()})
+        if receipt is None or len(file.paths) > 1:
+            raise UsageError(f"{path} was not quantized by localllm as one file", hint="only such files have a receipt")
+        metadata = {**file.metadata.typed(), **as_metadata(msgspec.structs.replace(receipt, measured=measured))}
+        tensors = [(each.name, each.shape, each.type, partial(file.raw, each.name)) for each in file.tensors.values()]
+        write_gguf(path, metadata, tensors)
 
 
 def way_of(order: Order) -> Quantizing:
