@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,7 @@ from localllm.models.adapters import (
 from localllm.models.config import ModelConfig
 from localllm.models.families import Family, family_of
 from localllm.models.hf_source import HFSource
-from localllm.models.names import pieces_of_module
+from localllm.models.names import Piece, pieces_of_module
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -102,10 +102,10 @@ def read_peft(path: Path, config: ModelConfig) -> dict[str, LowRank]:
             _check_rank(path.name, module, said.rank_of(module), file.tensors[a].shape[0])
             values_a, values_b = file.as_float32(a), file.as_float32(b)
             scale = checked_scale(path.name, said.scale_of(module, values_a.shape[0]))
-            for name, rows in _canonical(path.name, module, values_b, config, family).items():
+            for name, part in _canonical(path.name, module, LowRank(values_a, values_b, scale), config, family):
                 if name in parts:
                     raise BadModelFile(f"the adapter {path.name} changes {name} twice ({module})")
-                parts[name] = LowRank(values_a, rows, scale)
+                parts[name] = part
     return parts
 
 
@@ -243,16 +243,25 @@ class _OneTensor:
     def release(self, name: str) -> None: ...
 
 
-def _canonical(name: str, module: str, b: Floats, config: ModelConfig, family: Family) -> dict[str, Floats]:
-    """The rows of B for each weight that the module's tensor makes."""
-    tensor = f"{module}.weight"
+def _canonical(
+    name: str, module: str, part: LowRank, config: ModelConfig, family: Family
+) -> Iterator[tuple[str, LowRank]]:
+    """The weights that the module's tensor makes, each with its rows of B; A is that of all, unless columns move."""
     found = pieces_of_module(module, family, any(layer.moe is not None for layer in config.layers))
     if not found:
         raise UnsupportedModel(f"the adapter {name} changes {_shown(module)}, which {family.title} does not have")
-    for weight in found:
+    for weight, piece in found.items():
         check_adaptable(name, weight)
-    # A and B are matrices of their own: they are (out, in) also where the module's tensor is (in, out)
-    pieces = {weight: [replace(piece, transposed=False)] for weight, piece in found.items()}
-    source = HFSource(_OneTensor(tensor, b), pieces, config, False, family.hf_pairs_neighbours)
-    rows = {weight: np.array(source.raw(weight).view(np.float32)) for weight in pieces}
-    return {weight: values.reshape(-1, b.shape[1]) for weight, values in rows.items()}
+        # A and B are matrices of their own: they are (out, in) also where the module's tensor is (in, out)
+        own = {weight: [replace(piece, transposed=False)]}
+        if piece.cut == "tiled columns":
+            yield weight, replace(part, a=_ordered(part.a, own, config, family))
+        else:
+            yield weight, replace(part, b=_ordered(part.b, own, config, family))
+
+
+def _ordered(values: Floats, pieces: dict[str, list[Piece]], config: ModelConfig, family: Family) -> Floats:
+    ((weight, (piece,)),) = pieces.items()
+    source = HFSource(_OneTensor(piece.tensor, values), pieces, config, False, family.hf_pairs_neighbours)
+    width = values.shape[1]
+    return np.array(source.raw(weight).view(np.float32)).reshape(-1, width)

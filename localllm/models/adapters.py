@@ -28,9 +28,13 @@ ADAPTABLE = frozenset(
         *("ffn_gate", "ffn_up", "ffn_down", "ffn_gate_inp"),
         *("ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp", "ffn_gate_inp_shexp"),
         *("shortconv.in_proj", "shortconv.out_proj"),
+        *("attn_qkv", "attn_gate", "ssm_in", "ssm_out", "ssm_alpha", "ssm_beta", "ssm_gate", "ssm_step"),
+        *("inp_gate", "proj", "laurel_l", "laurel_r"),
     }
 )
 """Matrices of a layer that every backend multiplies by `linear`, `linear_group` or `gated`."""
+SCALED = ("falcon-h1",)
+"""Architectures whose weights are multiplied at load by numbers that an adapter's matrices lack."""
 MAX_RANK = 1024
 MAX_SCALE = 1e6
 MAX_PARTS = 1 << 16

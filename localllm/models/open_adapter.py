@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from localllm.errors import BadModelFile, ModelNotFound
+from localllm.errors import BadModelFile, ModelNotFound, UnsupportedModel
 from localllm.formats.gguf_read import GGUFFile
 from localllm.formats.sniff import sniff
 from localllm.models.adapter_gguf import gguf_adapter_facts, is_gguf_adapter, read_gguf_adapter
 from localllm.models.adapter_peft import CONFIG_NAME, peft_facts, read_peft
-from localllm.models.adapters import Adapter, AdapterFacts, InfoOf, check_parts, feed_forward_widths
+from localllm.models.adapters import SCALED, Adapter, AdapterFacts, InfoOf, check_parts, feed_forward_widths
 from localllm.models.config import ModelConfig
 
 
@@ -19,6 +19,8 @@ def open_adapter(path: Path, config: ModelConfig, info_of: InfoOf) -> Adapter:
     ModelNotFound, BadModelFile (broken, or for another base), UnsupportedModel (no plain LoRA).
     """
     path = adapter_place(path)
+    if config.architecture in SCALED:
+        raise UnsupportedModel(f"this build applies no adapters to {config.architecture}, whose weights it scales")
     if sniff(path) == "gguf":
         widths = feed_forward_widths(info_of, len(config.layers))
         return check_parts(path.name, read_gguf_adapter(path, config, widths), info_of)

@@ -49,6 +49,11 @@ TARGETS: dict[str, dict[str, Any]] = {
     "lfm2": {"target_modules": [*ATTENTION[:3], "out_proj", "in_proj", "w1", "w2", "w3"]},
     "qwen2 moe": {"target_modules": [*ATTENTION, *(f"shared_expert.{part}_proj" for part in ("gate", "up", "down"))]},
     "deepseek v2": {"target_modules": LATENT},
+    "qwen3 next": {"target_modules": [*ATTENTION, "in_proj_qkvz", "in_proj_ba", "out_proj"]},
+    "qwen3.5": {},
+    "granite 4 h": {},
+    "nemotron h": {"target_modules": [*ATTENTION, "in_proj", "up_proj", "down_proj"]},
+    "gemma 3n": {"target_modules": [*ATTENTION, "gate_proj", "per_layer_projection", "linear_left"]},
 }
 """Families whose rows are cut, ordered or fused in ways of their own, and what of them is adapted."""
 
