@@ -73,7 +73,7 @@ def kl(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how far a model's probabilities are from another's, token by token."""
+    """Measure how far a model is from the one that it was made from."""
     from localllm.lab.calibrate import default_text
     from localllm.lab.divergence import divergence  # loads the engine
 

@@ -29,7 +29,7 @@ def imatrix(
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find out which columns of the weights count, for `localllm quantize --imatrix`."""
+    """Find out on a text which columns of a model's weights count. `localllm quantize --imatrix` goes by it."""
     from localllm.lab.calibrate import collect_importance, default_text, reading_of  # numpy and the model
     from localllm.quantize.imatrix import write_imatrix
     from localllm.runtime.names import model_path

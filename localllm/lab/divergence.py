@@ -126,7 +126,6 @@ def divergence(
     context: int = 512,
     settings: Settings,
     wish: LoadWish = NO_WISH,
-    base_wish: LoadWish | None = None,
     max_chunks: int = 0,
     progress: Progress = tell_nobody,
 ) -> Divergence:
@@ -134,10 +133,7 @@ def divergence(
     shorter than two contexts. `max_chunks` 0: all."""
     paths = [Path(find_entry(name, settings).path) for name in (model, base)]
     chunks = _chunks(paths, text, context)[: max_chunks or None]
-    openers = [
-        _Opener(name, path, settings, chosen, context)
-        for name, path, chosen in zip((model, base), paths, (wish, base_wish or wish), strict=True)
-    ]
+    openers = [_Opener(name, path, settings, wish, context) for name, path in zip((model, base), paths, strict=True)]
     scores = _Scores()
     with _base_answers(openers[1], openers[0], chunks, progress) as answers:
         own = openers[0].open()
