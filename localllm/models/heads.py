@@ -18,14 +18,11 @@ from numpy.typing import NDArray
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.formats.blocks import decode
 from localllm.models.config import HeadActivation, HeadSpec, ModelConfig
+from localllm.models.judges import LABELS, RANK, is_judge
 from localllm.models.source import WeightSource
 from localllm.wire import Pooling
 
 Floats = NDArray[np.float32]
-RANK = 4
-"""`pooling_type` of GGUF files whose model judges."""
-LABELS = ["yes", "no"]
-_SEQUENCES = "ForSequenceClassification"
 _BERTS = ("bert", "roberta", "xlm-roberta", "camembert")
 _erf = np.vectorize(math.erf, otypes=[np.float32])
 
@@ -135,11 +132,6 @@ def head_from_config(config: Mapping[str, Any]) -> HeadSpec | None:
     if kind == "nomic_bert":
         raise UnsupportedModel("this build does not know how Nomic-BERT judges texts")
     return HeadSpec("last")
-
-
-def is_judge(config: Mapping[str, Any]) -> bool:
-    named = config.get("architectures")
-    return isinstance(named, list) and any(isinstance(name, str) and name.endswith(_SEQUENCES) for name in named)
 
 
 def _modern(config: Mapping[str, Any]) -> HeadSpec:

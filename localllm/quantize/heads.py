@@ -9,7 +9,8 @@ from localllm.errors import UnsupportedModel
 from localllm.formats.blocks import BlockType, encode
 from localllm.formats.gguf_write import Tensor
 from localllm.models.config import ModelConfig
-from localllm.models.heads import LABELS, RANK, Dense, Head, head_from_gguf
+from localllm.models.heads import Dense, Head, head_from_gguf
+from localllm.models.judges import LABELS, RANK
 
 AS_IT_IS = "run the folder as it is"
 

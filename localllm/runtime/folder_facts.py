@@ -10,8 +10,8 @@ from typing import Any
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.formats.json_file import read_json_object
 from localllm.models.families import is_encoder_architecture, is_encoder_config
-from localllm.models.heads import RANK, is_judge
 from localllm.models.hf_families import padding_positions
+from localllm.models.judges import RANK, is_judge
 from localllm.runtime.sentence_files import modules
 from localllm.wire import SAMPLING_BOUNDS, Pooling
 

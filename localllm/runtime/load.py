@@ -22,7 +22,8 @@ from localllm.formats.gguf_read import GGUFFile
 from localllm.formats.json_file import read_json_object
 from localllm.models.config import ModelConfig
 from localllm.models.families import is_encoder_architecture
-from localllm.models.heads import Head, head_from_gguf, is_judge
+from localllm.models.heads import Head, head_from_gguf
+from localllm.models.judges import is_judge
 from localllm.models.open_adapter import open_adapter
 from localllm.models.source import WeightSource
 from localllm.runtime.constraints import Constraints

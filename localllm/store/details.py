@@ -13,10 +13,12 @@ import msgspec
 from localllm.errors import BadModelFile, ModelNotFound
 from localllm.formats.sniff import sniff
 from localllm.models.families import is_encoder_architecture
+from localllm.models.judges import RANK
 from localllm.quantize.receipt import in_metadata
 from localllm.store.entry import Entry, ModelFile
 from localllm.store.folder import (
     EMBEDS,
+    RANKS,
     capabilities_of,
     count_text,
     describe_folder,
@@ -156,6 +158,8 @@ def _no_model(path: Path, listing: list[str]) -> BadModelFile:
 
 
 def _capabilities(arch: str, meta: Any) -> tuple[str, ...]:
+    if meta.get(f"{arch}.pooling_type") == RANK:
+        return RANKS
     if f"{arch}.pooling_type" in meta or is_encoder_architecture(arch):
         return EMBEDS
     return capabilities_of(_text(meta.get("tokenizer.chat_template")))

@@ -12,14 +12,16 @@ import msgspec
 
 from localllm.errors import BadModelFile, LocalLLMError, UnsupportedModel
 from localllm.formats.json_file import read_json_object
-from localllm.models.families import is_encoder_type
+from localllm.models.families import is_encoder_config
 from localllm.models.hf_families import padding_positions
+from localllm.models.judges import is_judge
 from localllm.store.entry import Entry, ModelFile
 from localllm.store.pick import INDEX_NAME, Picked, is_tokenizer, pick_safetensors
 from localllm.tokens.published import chat_templates, configuration
 
 MAX_CONFIG_BYTES = 8 << 20
 EMBEDS = ("embedding",)
+RANKS = ("rerank",)
 """What a model can that only makes vectors."""
 
 
@@ -88,7 +90,9 @@ def folder_template(folder: Path) -> str:
 
 
 def _capabilities(config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
-    return EMBEDS if is_encoder_type(_text(config.get("model_type"))) else capabilities_of(folder_template(folder))
+    if is_judge(config):
+        return RANKS
+    return EMBEDS if is_encoder_config(config) else capabilities_of(folder_template(folder))
 
 
 def capabilities_of(template: str) -> tuple[str, ...]:

@@ -140,9 +140,12 @@ _WANTED_NAMES = frozenset(
     {
         "config.json", "generation_config.json", "tokenizer_config.json", "vocab.txt", "merges.txt", INDEX_NAME,
         "special_tokens_map.json", "added_tokens.json", "chat_template.json", "chat_template.jinja",
-        "preprocessor_config.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json",
+        "preprocessor_config.json", "modules.json", "sentence_bert_config.json",
+        "config_sentence_transformers.json",
     }
 )  # fmt: skip
+_MODULE = re.compile(r"[0-9]_(?:(?:Pooling|Dense|LogitScore)/config\.json|Dense/model\.safetensors)")
+"""Of sentence-transformers: what follows on a model."""
 _SHARD = re.compile(r"^(?P<prefix>.+)-(?P<part>[0-9]{5})-of-(?P<count>[0-9]{5})\.safetensors$")
 
 
@@ -174,7 +177,8 @@ def _main_weights(weights: list[str], has_index: bool) -> list[str]:
 
 def _is_wanted(file: str) -> bool:
     folder, _, name = file.rpartition("/")
-    return file in _WANTED_NAMES or is_tokenizer(file) or (folder in TEMPLATE_FOLDERS and name.endswith(".jinja"))
+    is_template = folder in TEMPLATE_FOLDERS and name.endswith(".jinja")
+    return file in _WANTED_NAMES or is_tokenizer(file) or is_template or _MODULE.fullmatch(file) is not None
 
 
 def is_tokenizer(file: str) -> bool:

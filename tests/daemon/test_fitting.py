@@ -1,16 +1,21 @@
 """Whether a model fits: what is said before it is loaded agrees with what happens when it is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from localllm import wire
-from localllm.daemon.fitting import Cost, cost_of_file, cost_of_size, fit_of, fit_of_loaded
+from localllm.backends.cpu.sizing import sizes_of
+from localllm.backends.select import BackendOptions, open_backend
+from localllm.daemon.fitting import Cost, bytes_to_load, cost_of_file, cost_of_size, fit_of, fit_of_loaded
 from localllm.daemon.listing import weights_in
-from localllm.daemon.memory_plan import LEAST_KV_BYTES, Holder
+from localllm.daemon.memory_plan import LEAST_KV_BYTES, Holder, needed_bytes
+from localllm.models.mapping import hf_model
 from localllm.runtime.load import load_engine
 from localllm.store.details import describe
 from localllm.store.entry import Entry
+from tests.oracles.hf import BY_NAME, as_folder, make_model
 from tests.road.tiny_llama import make_tiny_llama
 
 GB = 10**9
@@ -116,4 +121,45 @@ def test_the_cost_of_a_file_is_what_its_engine_takes(tmp_path: Path, kv_type: st
     assert found.page_bytes == ready.kv_bytes // ready.num_pages
     assert (found.context_length, found.num_layers, found.page_size) == (ready.context_length, 2, ready.page_size)
     assert fit_of("tiny", found, order, 4 * GB, [], MEMORY).tokens == 64 * 16
+    assert abs(found.weight_bytes - ready.weight_bytes) <= 0.02 * ready.weight_bytes
+    assert bytes_to_load(entry, order) == found.needed_bytes == found.weight_bytes + found.work_bytes + LEAST_KV_BYTES
     del engine
+
+
+@pytest.mark.parametrize("name", ["qwen3 moe", "lfm2", "gemma3", "deepseek v2 lite", "phi4"])
+def test_weights_of_every_kind_are_counted_as_they_are_packed(tmp_path: Path, name: str) -> None:
+    folder = as_folder(make_model(BY_NAME[name]), tmp_path)
+    config, source = hf_model(folder)
+    counted = sizes_of(config, source, 16, "auto")
+    packed = open_backend("cpu", config, source, BackendOptions(page_size=16, threads=2)).info.weight_bytes
+    assert packed <= counted.weight_bytes <= 1.1 * packed + 64_000  # the native side counts matrices only
+    assert counted.token_bytes > 8 * config.hidden_size
+
+
+def test_rounded_weights_cost_what_they_take(tmp_path: Path) -> None:
+    folder = make_tiny_llama(tmp_path / "tiny")
+    entry = describe(Entry(name="tiny", path=str(folder), source="path"))
+    plain, rounded = (cost_of_file(entry, load(path=str(folder), quantize=kind)) for kind in ("", "q8_0"))
+    assert rounded.weight_bytes < 0.7 * plain.weight_bytes
+
+
+def test_resident_memory_grows_with_what_is_computed_and_kept() -> None:
+    one = replace(cost(GB), base_bytes=50_000_000, token_bytes=1000, longest_step=512, state_bytes=7)
+    empty = GB + 50_000_000
+    assert one.resident_bytes(16) == empty + 16 * 1000 + 2**20 + 7
+    assert one.resident_bytes(1024, 3) == empty + 512 * 1000 + 3 * (64 * 2**20 + 7)
+    encoder = replace(one, keeps_no_pages=True)
+    assert encoder.resident_bytes(256, 100) == empty + 512 * 1000 + 2 * (16 * 2**20 + 7)
+
+
+def test_pages_behind_a_window_are_not_held() -> None:
+    every = replace(cost(GB, num_groups=2), longest_step=512)
+    windowed = replace(every, windows=(1024,))
+    assert every.held_pages(8192) == 1024
+    assert windowed.held_pages(8192) == 512 + (1024 + 512) // 16
+    assert windowed.held_pages(100) == every.held_pages(100) == 14
+
+
+def test_what_is_not_there_is_estimated() -> None:
+    entry = Entry(name="m", path="", source="hub", size_bytes=GB)
+    assert bytes_to_load(entry, load()) == needed_bytes(entry, load()) > GB

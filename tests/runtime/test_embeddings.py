@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from localllm.errors import InvalidRequest
+from localllm.errors import ContextExceeded, InvalidRequest
 from localllm.runtime.llm import LLM
 from tests.contract.conftest import HOSTS, Host
 from tests.oracles.hf import torch_and_transformers
@@ -36,7 +36,18 @@ def folder() -> Path:
 
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> NDArray[np.float32]:
-    """What sentence-transformers computes: the mean over a padded batch's own tokens, scaled to length 1."""
+    """What sentence-transformers computes; where it is not installed, the same by transformers."""
+    if importlib.util.find_spec("sentence_transformers") is None:
+        return by_transformers(folder)
+    from sentence_transformers import SentenceTransformer
+
+    model: Any = SentenceTransformer(str(folder), device="cpu")
+    vectors: NDArray[np.float32] = model.encode(TEXTS, batch_size=len(TEXTS), show_progress_bar=False)
+    return vectors
+
+
+def by_transformers(folder: Path) -> NDArray[np.float32]:
+    """The mean over a padded batch's own tokens, scaled to length 1."""
     torch, transformers = torch_and_transformers()
     model: Any = transformers.AutoModel.from_pretrained(folder).eval()
     batch = transformers.AutoTokenizer.from_pretrained(folder)(
@@ -69,6 +80,16 @@ def test_vectors_are_those_of_sentence_transformers_in_a_mixed_batch(llm: LLM, e
 def test_vectors_are_those_of_sentence_transformers_alone(llm: LLM, expected: NDArray[np.float32]) -> None:
     alone = np.concatenate([llm.embed(text) for text in TEXTS])
     assert np.abs(1 - (alone * expected).sum(axis=1)).max() < 1e-4
+
+
+def test_a_text_longer_than_it_is_for_is_refused(llm: LLM) -> None:
+    assert llm.text.context_length == 256 and llm.info.context_length == 512
+    with pytest.raises(ContextExceeded, match="302 tokens, and this model's maximum context length is 256"):
+        llm.embed(["x", "word " * 300])
+
+
+def test_it_judges_by_the_cosine_of_vectors(llm: LLM, expected: NDArray[np.float32]) -> None:
+    assert np.abs(llm.rank(TEXTS[0], TEXTS[1:]) - expected[1:] @ expected[0]).max() < 1e-4
 
 
 def test_it_writes_nothing(llm: LLM) -> None:

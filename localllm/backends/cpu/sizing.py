@@ -3,6 +3,7 @@ only counts. Sizes are those of program.cpp and matrix.cpp."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -20,6 +21,7 @@ from localllm.models.source import WeightInfo, WeightSource
 from localllm.settings import KvType
 
 LANES, TILE, BLOCK, FLOAT = 8, 4, 32, 4
+SMALL_BYTES = 1 << 18
 TILE_BLOCK_BYTES = 224
 """Of 32 values of 4 tokens, rounded: ActBlock of kernels.h."""
 
@@ -39,7 +41,8 @@ class Sizes:
 
 
 def sizes_of(config: ModelConfig, source: WeightSource, page_size: int, kv_type: KvType) -> Sizes:
-    """UnsupportedModel where the CPU does not run the model. Reads vectors, and no matrix."""
+    """UnsupportedModel where the CPU does not run the model. Reads what is small, and no
+    large matrix."""
     # deferred: it binds the native library, which may not have been built
     from localllm.backends.cpu.emit import Emitter
     from localllm.backends.cpu.fuse import fuse
@@ -55,7 +58,7 @@ def sizes_of(config: ModelConfig, source: WeightSource, page_size: int, kv_type:
 
 
 class _Hollow:
-    """A WeightSource whose matrices have no content: only their shapes are asked for."""
+    """A WeightSource whose matrices have no content but for the smallest, of which some are vectors to the program."""
 
     def __init__(self, source: WeightSource) -> None:
         self._source = source
@@ -69,9 +72,8 @@ class _Hollow:
     def raw(self, name: str) -> NDArray[np.uint8]:
         info = self._source.info(name)
         assert info is not None, "it is asked for by name"
-        if len(info.shape) > 1:
-            return np.empty(0, np.uint8)
-        return self._source.raw(name)
+        size = row_bytes(info.type, info.shape[-1]) * math.prod(info.shape[:-1])
+        return self._source.raw(name) if size <= SMALL_BYTES else np.empty(0, np.uint8)
 
     def release(self, name: str) -> None:
         self._source.release(name)
