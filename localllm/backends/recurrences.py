@@ -13,7 +13,7 @@ LENGTH_EPS = np.float32(1e-6)
 
 
 def delta_net(
-    state: Floats, x: Floats, beta: Floats, decay: Floats, rate: Floats, bias: Floats, spec: DeltaNetSpec
+    x: Floats, beta: Floats, decay: Floats, rate: Floats, bias: Floats, spec: DeltaNetSpec, state: Floats
 ) -> Floats:
     """One row, (n, heads * value_dim). `state` (heads, key_dim, value_dim) is changed in place; see Ops.delta_net."""
     queries, keys, values = heads_of(x, spec)

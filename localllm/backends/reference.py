@@ -286,30 +286,25 @@ class ReferenceOps:
     def state_space(
         self, x: Floats, step: Floats, rate: Tensor, bias: Tensor, skip: Tensor, spec: StateSpaceSpec, layer: int
     ) -> Floats:
-        batch = self.batch
-        weights = rate.values, bias.values, skip.values
-        out = np.empty((len(x), spec.inner), np.float32)
-        for row, (first, end) in enumerate(zip(batch.row_starts, batch.row_starts[1:], strict=False)):
-            state, seq = self._memory.state(layer, int(batch.slots[row]), part=1), self._plan.rows[row].seq
-            own = x[first:end], step[first:end]
-            if self._memory.trails.wants(seq):
-                self._memory.trails.keep(seq, layer, partial(_scanned, *own, *weights, spec, state.copy()), part=1)
-            out[first:end] = scan(*own, *weights, spec, state)
-        return out
+        run = partial(scan, rate=rate.values, bias=bias.values, skip=skip.values, spec=spec)
+        return self._recur(layer, (x, step), spec.inner, run)
 
     def delta_net(
         self, x: Floats, beta: Floats, decay: Floats, rate: Tensor, bias: Tensor, spec: DeltaNetSpec, layer: int
     ) -> Floats:
+        run = partial(delta_net, rate=rate.values, bias=bias.values, spec=spec)
+        return self._recur(layer, (x, beta, decay), spec.num_value_heads * spec.value_dim, run)
+
+    def _recur(self, layer: int, inputs: Sequence[Floats], width: int, run: Callable[..., Floats]) -> Floats:
+        """Row after row through a recurrence, which changes the second part of the layer's state in place."""
         batch = self.batch
-        out = np.empty((len(x), spec.num_value_heads * spec.value_dim), np.float32)
+        out = np.empty((len(inputs[0]), width), np.float32)
         for row, (first, end) in enumerate(zip(batch.row_starts, batch.row_starts[1:], strict=False)):
-            state = self._memory.state(layer, int(batch.slots[row]), part=1)
-            inputs = [each[first:end] for each in (x, beta, decay)]
-            run = partial(_delta_net, inputs=inputs, rate=rate.values, bias=bias.values, spec=spec)
-            seq = self._plan.rows[row].seq
+            state, seq = self._memory.state(layer, int(batch.slots[row]), part=1), self._plan.rows[row].seq
+            own = [each[first:end] for each in inputs]
             if self._memory.trails.wants(seq):
-                self._memory.trails.keep(seq, layer, partial(_after, run, state.copy()), part=1)
-            out[first:end] = run(state, end - first)
+                self._memory.trails.keep(seq, layer, partial(_state_after, run, own, state.copy()), part=1)
+            out[first:end] = run(*own, state=state)
         return out
 
     def _convolved(self, inputs: Floats, kernel: Tensor, spec: RecurrentSpec, layer: int) -> Floats:
@@ -452,30 +447,14 @@ class ReferenceBackend:
         self._memory.allocate(0, 0)
 
 
-def _delta_net(
-    state: Floats, num_tokens: int, *, inputs: list[Floats], rate: Floats, bias: Floats, spec: DeltaNetSpec
-) -> Floats:
-    x, beta, decay = (each[:num_tokens] for each in inputs)
-    return delta_net(state, x, beta, decay, rate, bias, spec)
-
-
-def _after(run: Callable[[Floats, int], Floats], before: Floats, num_tokens: int) -> Floats:
-    """The state after so many tokens of a row that began with `before`."""
-    state = before.copy()
-    run(state, num_tokens)
-    return state
-
-
 def _stretch(line: Floats, length: int, first: int) -> Floats:
     return line[first : first + length]
 
 
-def _scanned(
-    x: Floats, step: Floats, rate: Floats, bias: Floats, skip: Floats, spec: StateSpaceSpec, before: Floats, count: int
-) -> Floats:
-    """The state after the first `count` tokens."""
+def _state_after(run: Callable[..., Floats], inputs: list[Floats], before: Floats, count: int) -> Floats:
+    """That of one row after its first `count` tokens."""
     state = before.copy()
-    scan(x[:count], step[:count], rate, bias, skip, spec, state)
+    run(*(each[:count] for each in inputs), state=state)
     return state
 
 

@@ -39,7 +39,7 @@ class Inputs:
     def expected(self, count: int | None = None) -> tuple[Floats, Floats]:
         state = self.state.copy()
         lines = (each[:count] for each in (self.x, self.beta, self.decay))
-        return delta_net(state, *lines, self.rate, self.bias, self.spec), state
+        return delta_net(*lines, self.rate, self.bias, self.spec, state), state
 
     def of(self, module: ModuleType, array: Callable[[Floats], Any]) -> tuple[Floats, Floats]:
         rows = (array(each[None]) for each in (self.x, self.beta, self.decay))
@@ -90,7 +90,7 @@ def test_how_a_row_is_cut_changes_no_bit(seed: int, cuts: list[int], tiled: bool
     state, first, outs = inputs.state.copy(), 0, []
     for cut in cuts:
         lines = (each[first : first + cut] for each in (inputs.x, inputs.beta, inputs.decay))
-        outs.append(delta_net(state, *lines, inputs.rate, inputs.bias, spec))
+        outs.append(delta_net(*lines, inputs.rate, inputs.bias, spec, state))
         first += cut
     np.testing.assert_array_equal(np.concatenate(outs), whole)
     np.testing.assert_array_equal(state, end)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import mlx.core as mx
@@ -36,6 +36,10 @@ from localllm.models.rope import rope_tables
 
 SORTED_FROM = 64
 """So many uses of experts in a step are sorted by expert, so that a matrix is read once for all its tokens."""
+
+
+Recurrence = Callable[..., tuple[mx.array, mx.array]]
+"""Takes rows' inputs (G, n, width) each, and `state`; gives what comes out (G, n, width), and the next state."""
 
 
 class MetalOps:
@@ -205,39 +209,29 @@ class MetalOps:
     def state_space(
         self, x: mx.array, step: mx.array, rate: Weight, bias: Weight, skip: Weight, spec: StateSpaceSpec, layer: int
     ) -> mx.array:
-        weights = rate.values(), bias.values(), skip.values()
-        outs = []
-        view = self._alike()
-        for rows, tokens in view.parts:
-            slots = mx.array(self._batch.slots[rows])
-            own, before = (x[tokens], step[tokens]), self._memory.states(layer, slots, part=1)
-            out, after = scan(*own, *weights, spec, before)
-            outs.append(out.reshape(-1, spec.inner))
-            self._memory.set_states(layer, slots, after, part=1)
-            for index, row in enumerate(rows.tolist()):
-                seq = self._plan.rows[row].seq
-                if self._memory.trails.wants(seq):
-                    lone = slice(index, index + 1)
-                    again = partial(_scanned, own[0][lone], own[1][lone], *weights, spec, before[lone])
-                    self._memory.trails.keep(seq, layer, again, part=1)
-        return mx.concatenate(outs)[view.back]
+        run = partial(scan, rate=rate.values(), bias=bias.values(), skip=skip.values(), spec=spec)
+        return self._recur(layer, (x, step), run)
 
     def delta_net(
         self, x: mx.array, beta: mx.array, decay: mx.array, rate: Weight, bias: Weight, spec: DeltaNetSpec, layer: int
     ) -> mx.array:
-        weights, view = (rate.values(), bias.values()), self._alike()
-        outs = []
+        run = partial(delta_net, rate=rate.values(), bias=bias.values(), spec=spec)
+        return self._recur(layer, (x, beta, decay), run)
+
+    def _recur(self, layer: int, inputs: Sequence[mx.array], run: Recurrence) -> mx.array:
+        """Rows of one length at once through a recurrence, whose state is the second part of the layer's."""
+        view, outs = self._alike(), []
         for rows, tokens in view.parts:
             slots = mx.array(self._batch.slots[rows])
-            own, before = (x[tokens], beta[tokens], decay[tokens]), self._memory.states(layer, slots, part=1)
-            out, after = delta_net(*own, *weights, spec, before)
+            own, before = [each[tokens] for each in inputs], self._memory.states(layer, slots, part=1)
+            out, after = run(*own, state=before)
             outs.append(out.reshape(-1, out.shape[-1]))
             self._memory.set_states(layer, slots, after, part=1)
             for index, row in enumerate(rows.tolist()):
                 seq = self._plan.rows[row].seq
                 if self._memory.trails.wants(seq):
                     lone = slice(index, index + 1)
-                    again = partial(_corrected, [each[lone] for each in own], weights, spec, before[lone])
+                    again = partial(_state_after, run, [each[lone] for each in own], before[lone])
                     self._memory.trails.keep(seq, layer, again, part=1)
         return mx.concatenate(outs)[view.back]
 
@@ -325,27 +319,10 @@ class MetalOps:
         return kv_view(self._batch, pages, layout.groups[group].window, causal)
 
 
-def _corrected(
-    inputs: list[mx.array], weights: tuple[mx.array, mx.array], spec: DeltaNetSpec, state: mx.array, num_tokens: int
-) -> mx.array:
-    """The state of a gated delta net after the first tokens of one row."""
-    x, beta, decay = (each[:, :num_tokens] for each in inputs)
-    return delta_net(x, beta, decay, *weights, spec, state)[1][0]
-
-
 def _stretch(line: mx.array, length: int, first: int) -> mx.array:
     return line[first : first + length]
 
 
-def _scanned(
-    x: mx.array,
-    step: mx.array,
-    rate: mx.array,
-    bias: mx.array,
-    skip: mx.array,
-    spec: StateSpaceSpec,
-    before: mx.array,
-    count: int,
-) -> mx.array:
-    """The state of one row after its first `count` tokens."""
-    return scan(x[:, :count], step[:, :count], rate, bias, skip, spec, before)[1][0] if count else before[0]
+def _state_after(run: Recurrence, inputs: list[mx.array], before: mx.array, count: int) -> mx.array:
+    """That of one row after its first `count` tokens."""
+    return run(*(each[:, :count] for each in inputs), state=before)[1][0] if count else before[0]

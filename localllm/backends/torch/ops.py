@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -49,6 +49,10 @@ from localllm.models.config import (
 from localllm.models.ops import Indices
 from localllm.models.rope import rope_tables
 from localllm.models.source import LOOKED_UP
+
+
+Recurrence = Callable[..., tuple[Tensor, Tensor]]
+"""Takes rows' inputs (G, n, width) each, and `state`; gives what comes out (G, n, width), and the next state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,34 +236,27 @@ class TorchOps:
     def state_space(
         self, x: Tensor, step: Tensor, rate: Weight, bias: Weight, skip: Weight, spec: StateSpaceSpec, layer: int
     ) -> Tensor:
-        states, out = self._memory.state(layer, part=1), x.new_empty((len(x), spec.inner))
-        weights = rate.store, bias.store, skip.store
-        for rows, tokens in self.step.convolved:
-            slots = uploaded(self.step.batch.slots[rows], self._device)
-            own, before = (x[tokens], step[tokens]), states[slots]
-            out[tokens], states[slots] = scan(*own, *weights, spec, before)
-            for index, row in enumerate(rows.tolist()):
-                seq = self.step.plan.rows[row].seq
-                if self._memory.trails.wants(seq):
-                    lone = slice(index, index + 1)
-                    again = partial(_scanned, own[0][lone], own[1][lone], *weights, spec, before[lone])
-                    self._memory.trails.keep(seq, layer, again, part=1)
-        return out
+        run = partial(scan, rate=rate.store, bias=bias.store, skip=skip.store, spec=spec)
+        return self._recur(layer, (x, step), spec.inner, run)
 
     def delta_net(
         self, x: Tensor, beta: Tensor, decay: Tensor, rate: Weight, bias: Weight, spec: DeltaNetSpec, layer: int
     ) -> Tensor:
-        out = x.new_empty((len(x), spec.num_value_heads * spec.value_dim))
-        states, weights = self._memory.state(layer, part=1), (rate.store, bias.store)
+        run = partial(delta_net, rate=rate.store, bias=bias.store, spec=spec)
+        return self._recur(layer, (x, beta, decay), spec.num_value_heads * spec.value_dim, run)
+
+    def _recur(self, layer: int, inputs: Sequence[Tensor], width: int, run: Recurrence) -> Tensor:
+        """Rows of one length at once through a recurrence, whose state is the second part of the layer's."""
+        states, out = self._memory.state(layer, part=1), inputs[0].new_empty((len(inputs[0]), width))
         for rows, tokens in self.step.convolved:
             slots = uploaded(self.step.batch.slots[rows], self._device)
-            own, before = (x[tokens], beta[tokens], decay[tokens]), states[slots]
-            out[tokens], states[slots] = delta_net(*own, *weights, spec, before)
+            own, before = [each[tokens] for each in inputs], states[slots]
+            out[tokens], states[slots] = run(*own, state=before)
             for index, row in enumerate(rows.tolist()):
                 seq = self.step.plan.rows[row].seq
                 if self._memory.trails.wants(seq):
                     lone = slice(index, index + 1)
-                    again = partial(_corrected, [each[lone] for each in own], weights, spec, before[lone])
+                    again = partial(_state_after, run, [each[lone] for each in own], before[lone])
                     self._memory.trails.keep(seq, layer, again, part=1)
         return out
 
@@ -360,20 +357,10 @@ class TorchOps:
                 self._memory.trails.keep(seq, layer, partial(_stretch, lines[index], past))
 
 
-def _corrected(
-    inputs: list[Tensor], weights: tuple[Tensor, Tensor], spec: DeltaNetSpec, state: Tensor, num_tokens: int
-) -> Tensor:
-    """The state of a gated delta net after the first tokens of one row."""
-    x, beta, decay = (each[:, :num_tokens] for each in inputs)
-    return delta_net(x, beta, decay, *weights, spec, state)[1][0]
-
-
 def _stretch(line: Tensor, length: int, first: int) -> Tensor:
     return line[first : first + length]
 
 
-def _scanned(
-    x: Tensor, step: Tensor, rate: Tensor, bias: Tensor, skip: Tensor, spec: StateSpaceSpec, before: Tensor, count: int
-) -> Tensor:
-    """The state of one row after its first `count` tokens."""
-    return scan(x[:, :count], step[:, :count], rate, bias, skip, spec, before)[1][0] if count else before[0]
+def _state_after(run: Recurrence, inputs: list[Tensor], before: Tensor, count: int) -> Tensor:
+    """That of one row after its first `count` tokens."""
+    return run(*(each[:, :count] for each in inputs), state=before)[1][0] if count else before[0]
