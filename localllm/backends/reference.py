@@ -26,10 +26,10 @@ from localllm.backends.formulas import (
     visible,
 )
 from localllm.backends.named import NamedWeights
-from localllm.backends.streams import add_streams, as_long_as, cut_low
 from localllm.backends.paged import PagedMemory
 from localllm.backends.recurrences import delta_net
 from localllm.backends.state_space import scan
+from localllm.backends.streams import add_streams, as_long_as, cut_low
 from localllm.engine.step import BackendInfo, CommitDraft, StepPlan, StepResult
 from localllm.formats.blocks import BlockType, decode, row_bytes
 from localllm.models.adapters import Adapter

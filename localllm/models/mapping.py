@@ -21,7 +21,7 @@ from localllm.models.hf_facts import check_config, facts_from_hf, guessing_layer
 from localllm.models.hf_families import padding_positions
 from localllm.models.hf_source import HFSource, TensorFolder
 from localllm.models.layer_scales import with_layer_scales
-from localllm.models.names import Piece, pieces_of
+from localllm.models.names import Piece, only_guesses, pieces_of
 from localllm.models.quirks import BlockFile, GGUFSource
 from localllm.models.ready.folder import ready_folder
 from localllm.models.rope_facts import NO_FACTORS, RopeFactors
@@ -51,6 +51,11 @@ def gguf_model(file: BlockFile) -> tuple[ModelConfig, WeightSource]:
     reason = runnable(file.architecture, {tensor.type for tensor in file.tensors.values()})
     if reason is not None:
         raise UnsupportedModel(reason, hint="choose another model or quantization")
+    if only_guesses(file.tensors):
+        raise UnsupportedModel(
+            "this file has only the layers that guess further tokens ahead (MTP), not the model that they are for",
+            hint="choose the file of the model itself",
+        )
     embedding = file.tensors.get("token_embd.weight")
     vocab_size = embedding.shape[0] if embedding is not None and embedding.shape else None
     config = config_from_gguf(file.metadata, file.tensors, rope_factors(file), vocab_size)

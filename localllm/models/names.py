@@ -441,6 +441,12 @@ def left_out(tensors: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def only_guesses(tensors: Iterable[str]) -> bool:
+    """Whether a GGUF file has nothing but layers that guess further tokens ahead of another model."""
+    names = list(tensors)
+    return any(".nextn." in name for name in names) and not any(name.startswith("blk.0.") for name in names)
+
+
 def pieces_of(
     tensors: Iterable[str], family: Family, skips_from: int | None = None, *, judges: bool = False
 ) -> dict[str, list[Piece]]:

@@ -66,6 +66,15 @@ def test_a_layer_that_guesses_further_tokens_is_left_out_of_a_file(tmp_path: Pat
     assert_same(opened(metadata, longer), opened(dict(file.metadata), arrays_of(file)))
 
 
+def test_a_file_of_nothing_but_guessers_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    file = converted("qwen3.5", tmp_path)
+    lost = ("blk.0.", "blk.1.", "blk.2.")
+    arrays = {name: array for name, array in arrays_of(file).items() if not name.startswith(lost)}
+    arrays["blk.3.nextn.eh_proj.weight"] = np.zeros((64, 128), np.float32)
+    with pytest.raises(UnsupportedModel, match="only the layers that guess further tokens"):
+        opened({**file.metadata, "qwen35.nextn_predict_layers": 1}, arrays)
+
+
 def test_eyes_and_guessers_of_a_checkpoint_are_left_out_and_show_can_say_so(tmp_path: Path) -> None:
     plain, whole = checkpoint("qwen3.5 moe", tmp_path), checkpoint("qwen3.5 moe", tmp_path / "again")
     extra = ("mtp.fc.weight", "mtp.layers.0.self_attn.q_proj.weight", "model.visual.patch_embed.proj.weight")

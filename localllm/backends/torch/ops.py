@@ -50,7 +50,6 @@ from localllm.models.ops import Indices
 from localllm.models.rope import rope_tables
 from localllm.models.source import LOOKED_UP
 
-
 Recurrence = Callable[..., tuple[Tensor, Tensor]]
 """Takes rows' inputs (G, n, width) each, and `state`; gives what comes out (G, n, width), and the next state."""
 
