@@ -199,6 +199,19 @@ class Program:
         activation: int,
         out: int,
     ) -> None: ...
+    def plain_experts(
+        self,
+        x: int,
+        routing: int,
+        up: Sequence[int],
+        down: Sequence[int],
+        up_bias: int,
+        down_bias: int,
+        activation: int,
+        out: int,
+    ) -> None:
+        """No gates: the activation of what `up` makes."""
+
 
     # ---- replay
 

@@ -320,11 +320,14 @@ class Emitter:
         return True
 
     def _experts(self, node: nodes.Experts) -> bool:
-        gated, down = self._pack.gated_experts(node.gate, node.up), self._pack.experts(node.down)
         x, routing, kind = self._input(node, node.x), self._floats(node.routing), ACTIVATIONS.index(node.activation)
         gate_bias, up_bias, down_bias = map(self._pack.vector, (node.gate_bias, node.up_bias, node.down_bias))
-        out = self._shared(node.out)
-        self._program.experts(x, routing, gated, down, gate_bias, up_bias, down_bias, kind, out)
+        if node.gate is None:
+            up, down = self._pack.experts(node.up), self._pack.experts(node.down)
+            self._program.plain_experts(x, routing, up, down, up_bias, down_bias, kind, self._shared(node.out))
+            return True
+        gated, down = self._pack.gated_experts(node.gate, node.up), self._pack.experts(node.down)
+        self._program.experts(x, routing, gated, down, gate_bias, up_bias, down_bias, kind, self._shared(node.out))
         return True
 
     def _pool(self, node: nodes.Pool) -> bool:

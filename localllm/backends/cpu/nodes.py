@@ -350,7 +350,7 @@ class Experts(Node):
     out: Value
     x: Value
     routing: Value
-    gate: Weight
+    gate: Weight | None
     up: Weight
     down: Weight
     activation: Activation
@@ -360,7 +360,8 @@ class Experts(Node):
 
     @property
     def blocks_input(self) -> Value | None:
-        return self.x if self.gate.takes_blocks and self.up.takes_blocks else None
+        takes_blocks = self.up.takes_blocks and (self.gate is None or self.gate.takes_blocks)
+        return self.x if takes_blocks else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

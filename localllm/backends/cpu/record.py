@@ -239,10 +239,6 @@ class RecordingOps:
         activation: Activation,
         biases: tuple[Weight | None, Weight | None, Weight | None] = (None, None, None),
     ) -> Value:
-        if gate is None:
-            if activation != "relu2" or biases[1] is not None:
-                raise UnsupportedModel(f"there are no native kernels for experts with {activation} and without a gate")
-            gate, activation = up, "relu"  # a square is a product with itself
         out = Value(down.shape[1])
         return self._keep(out, nodes.Experts(out, x, routing, gate, up, down, activation, *biases))
 

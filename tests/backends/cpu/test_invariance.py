@@ -24,6 +24,7 @@ WORLDS = (
     World("hybrid in Q4_1", HYBRID, type=BlockType.Q4_1),
     World("state spaces in Q4_1", SPACES, type=BlockType.Q4_1),
     BY_NAME["state spaces alone"],
+    BY_NAME["experts without gates in Q8_0"],
     World("IQ4_NL", (PLAIN, PLAIN), type=BlockType.IQ4_NL),
     BY_NAME["several types in a layer"],
     BY_NAME["experts of several types"],

@@ -101,8 +101,8 @@ struct Assignments {
     int num_experts, num_used;
     std::vector<int> start, count;  // per expert
     std::vector<int> slot;          // per (token, place)
-    Mapping gathered, hidden, outputs;
-    size_t input_ld, hidden_ld, output_ld;
+    Mapping gathered, raw, hidden, outputs;  // raw: before an activation that has no gate
+    size_t input_ld, raw_ld, hidden_ld, output_ld;
     bool quantized_in, quantized_hidden;
 
     Inputs part(const Mapping& memory, size_t ld, bool quantized, int expert) const {
@@ -212,7 +212,8 @@ struct ExpertsUp : Instruction {
     }
 };
 
-struct ExpertsDown : Instruction {
+// One product per expert, from a room of rows to another.
+struct ExpertsLinear : Instruction {
     std::vector<const Matrix*> matrices;
     Biases biases;
     std::shared_ptr<Assignments> pairs;
@@ -220,14 +221,52 @@ struct ExpertsDown : Instruction {
         for (int e = 0; e < pairs->num_experts; e++) {
             if (!pairs->count[static_cast<size_t>(e)]) continue;
             const Matrix& w = *matrices[static_cast<size_t>(e)];
-            Inputs to = pairs->part(pairs->outputs, pairs->output_ld, false, e);
+            Inputs to = output(e);
             LinearOut out{};
             out.y = const_cast<float*>(to.values);
             out.bias = biases.of(e);
             out.ld = to.ld;
-            program.kernels.linear(w.slices[static_cast<size_t>(tid)], w.type, w.columns,
-                                   pairs->part(pairs->hidden, pairs->hidden_ld, pairs->quantized_hidden, e), out);
+            program.kernels.linear(w.slices[static_cast<size_t>(tid)], w.type, w.columns, input(e), out);
         }
+    }
+
+protected:
+    virtual Inputs input(int expert) const = 0;
+    virtual Inputs output(int expert) const = 0;
+};
+
+struct ExpertsDown : ExpertsLinear {
+    Inputs input(int expert) const override {
+        return pairs->part(pairs->hidden, pairs->hidden_ld, pairs->quantized_hidden, expert);
+    }
+    Inputs output(int expert) const override { return pairs->part(pairs->outputs, pairs->output_ld, false, expert); }
+};
+
+struct ExpertsPlainUp : ExpertsLinear {
+    Inputs input(int expert) const override {
+        return pairs->part(pairs->gathered, pairs->input_ld, pairs->quantized_in, expert);
+    }
+    Inputs output(int expert) const override { return pairs->part(pairs->raw, pairs->raw_ld, false, expert); }
+};
+
+// What an up product made, activated; in blocks where the down product takes those.
+struct ExpertsActivate : Instruction {
+    int width;
+    Activation activation;
+    std::shared_ptr<Assignments> pairs;
+    void run(Program& program, int tid) override {
+        Span span = share(program.step().num_tokens * pairs->num_used, tid, program.threads());
+        for (int i = span.first; i < span.last; i++) one(program, pairs->slot[static_cast<size_t>(i)]);
+    }
+
+private:
+    void one(Program& program, int slot) const {
+        size_t at = static_cast<size_t>(slot), ld = pairs->hidden_ld;
+        float* raw = pairs->raw.as<float>() + at * pairs->raw_ld;
+        float* to = pairs->quantized_hidden ? raw : pairs->hidden.as<float>() + at * ld;
+        program.kernels.activate(raw, width, activation, to);
+        if (pairs->quantized_hidden)
+            program.kernels.quantize(to, width, pairs->hidden.as<ActBlock>(), static_cast<int>(ld), 0, slot);
     }
 };
 
@@ -276,7 +315,7 @@ size_t stride_of(int width, bool quantized) {
 }
 
 std::shared_ptr<Assignments> room_for(const Program& program, const Buffer& x, int num_experts, int num_used,
-                                      const GatedMatrix& up, const Matrix& down) {
+                                      Type up, int width, const Matrix& down) {
     auto pairs = std::make_shared<Assignments>();
     pairs->num_experts = num_experts;
     pairs->num_used = num_used;
@@ -285,10 +324,10 @@ std::shared_ptr<Assignments> room_for(const Program& program, const Buffer& x, i
     size_t chosen = checked_mul(static_cast<size_t>(program.limits.max_tokens), static_cast<size_t>(num_used));
     pairs->slot.resize(chosen);
     size_t slots = round_up(chosen + static_cast<size_t>(num_experts) * (TILE - 1), TILE);
-    pairs->quantized_in = is_quantized(up.type);
+    pairs->quantized_in = is_quantized(up);
     pairs->quantized_hidden = is_quantized(down.type);
     pairs->input_ld = stride_of(x.width, pairs->quantized_in);
-    pairs->hidden_ld = stride_of(up.rows, pairs->quantized_hidden);
+    pairs->hidden_ld = stride_of(width, pairs->quantized_hidden);
     pairs->output_ld = stride_of(down.rows, false);
     pairs->gathered = room(slots, pairs->input_ld, pairs->quantized_in);
     pairs->hidden = room(slots, pairs->hidden_ld, pairs->quantized_hidden);
@@ -327,49 +366,96 @@ void record_route(Program& program, int logits, int bias, const RouteSpec& spec,
     program.add(std::move(route));
 }
 
-void record_experts(Program& program, int x, int routing, const ExpertsSpec& spec, int out) {
-    const std::vector<int>&gated = spec.gated, &down = spec.down;
-    auto up_step = std::make_unique<ExpertsUp>();
-    auto down_step = std::make_unique<ExpertsDown>();
-    for (int id : gated) up_step->matrices.push_back(&program.gated_matrix(id));
-    for (int id : down) down_step->matrices.push_back(&program.matrix(id));
-    const Buffer &input = program.buffer(x), &routes = program.buffer(routing), &output = program.buffer(out);
-    if (gated.empty() || gated.size() != down.size()) throw std::invalid_argument("experts lack a matrix");
-    const GatedMatrix& first_up = *up_step->matrices[0];
-    const Matrix& first_down = *down_step->matrices[0];
-    for (const GatedMatrix* w : up_step->matrices)
-        if (w->type != first_up.type || w->up_type != first_up.up_type || w->rows != first_up.rows || w->columns != input.width)
-            throw std::invalid_argument("experts differ in type or shape");
-    for (const Matrix* w : down_step->matrices)
-        if (w->type != first_down.type || w->rows != output.width || w->columns != first_up.rows)
-            throw std::invalid_argument("experts differ in type or shape");
-    if (input.taken || output.taken || output.quantized || output.is_private || routes.quantized || routes.is_private ||
-        routes.taken || routes.width % 2 || input.quantized != is_quantized(first_up.type))
+namespace {
+
+void check_experts(const Buffer& x, const Buffer& routes, const Buffer& out, const ExpertsSpec& spec, Type up) {
+    if (x.taken || out.taken || out.quantized || out.is_private || routes.quantized || routes.is_private || routes.taken ||
+        routes.width % 2 || x.quantized != is_quantized(up))
         throw std::invalid_argument("the rows of experts have the wrong shape or place");
     if (spec.activation < 0 || spec.activation > static_cast<int>(Activation::swiglu_oai))
         throw std::invalid_argument("unknown activation");
-    auto pairs = room_for(program, input, static_cast<int>(gated.size()), routes.width / 2, first_up, first_down);
+}
+
+// Matrices of one type, (rows, columns) each.
+std::vector<const Matrix*> alike(Program& program, const std::vector<int>& ids, int rows, int columns) {
+    std::vector<const Matrix*> matrices;
+    for (int id : ids) matrices.push_back(&program.matrix(id));
+    for (const Matrix* w : matrices)
+        if (w->type != matrices[0]->type || w->rows != rows || w->columns != columns)
+            throw std::invalid_argument("experts differ in type or shape");
+    return matrices;
+}
+
+void begin_experts(Program& program, const Buffer& x, const Buffer& routes, const std::shared_ptr<Assignments>& pairs) {
     auto plan = std::make_unique<Plan>();
     plan->routing = &routes;
     plan->pairs = pairs;
     auto gather = std::make_unique<Gather>();
-    gather->x = &input;
+    gather->x = &x;
     gather->pairs = pairs;
-    up_step->activation = static_cast<Activation>(spec.activation);
-    up_step->gate_biases = biases_of(program, spec.gate_bias, gated.size(), first_up.rows);
-    up_step->up_biases = biases_of(program, spec.up_bias, gated.size(), first_up.rows);
-    up_step->pairs = pairs;
-    down_step->pairs = pairs;
-    down_step->biases = biases_of(program, spec.down_bias, down.size(), first_down.rows);
-    auto sum = std::make_unique<SumUp>();
-    sum->routing = &routes;
-    sum->out = &output;
-    sum->pairs = pairs;
     program.add(std::move(plan));
     program.add(std::move(gather));
-    program.add(std::move(up_step));
-    program.add(std::move(down_step));
+}
+
+void end_experts(Program& program, std::unique_ptr<ExpertsDown> down, const Buffer& routes, const Buffer& out) {
+    auto sum = std::make_unique<SumUp>();
+    sum->routing = &routes;
+    sum->out = &out;
+    sum->pairs = down->pairs;
+    program.add(std::move(down));
     program.add(std::move(sum));
+}
+
+}  // namespace
+
+void record_experts(Program& program, int x, int routing, const ExpertsSpec& spec, int out) {
+    const Buffer &input = program.buffer(x), &routes = program.buffer(routing), &output = program.buffer(out);
+    if (spec.up.empty() || spec.up.size() != spec.down.size()) throw std::invalid_argument("experts lack a matrix");
+    auto up = std::make_unique<ExpertsUp>();
+    auto down = std::make_unique<ExpertsDown>();
+    for (int id : spec.up) up->matrices.push_back(&program.gated_matrix(id));
+    const GatedMatrix& first = *up->matrices[0];
+    for (const GatedMatrix* w : up->matrices)
+        if (w->type != first.type || w->up_type != first.up_type || w->rows != first.rows || w->columns != input.width)
+            throw std::invalid_argument("experts differ in type or shape");
+    down->matrices = alike(program, spec.down, output.width, first.rows);
+    check_experts(input, routes, output, spec, first.type);
+    auto pairs = room_for(program, input, static_cast<int>(spec.up.size()), routes.width / 2, first.type, first.rows,
+                          *down->matrices[0]);
+    up->activation = static_cast<Activation>(spec.activation);
+    up->gate_biases = biases_of(program, spec.gate_bias, spec.up.size(), first.rows);
+    up->up_biases = biases_of(program, spec.up_bias, spec.up.size(), first.rows);
+    down->biases = biases_of(program, spec.down_bias, spec.down.size(), output.width);
+    up->pairs = down->pairs = pairs;
+    begin_experts(program, input, routes, pairs);
+    program.add(std::move(up));
+    end_experts(program, std::move(down), routes, output);
+}
+
+void record_plain_experts(Program& program, int x, int routing, const ExpertsSpec& spec, int out) {
+    const Buffer &input = program.buffer(x), &routes = program.buffer(routing), &output = program.buffer(out);
+    if (spec.up.empty() || spec.up.size() != spec.down.size()) throw std::invalid_argument("experts lack a matrix");
+    auto up = std::make_unique<ExpertsPlainUp>();
+    auto down = std::make_unique<ExpertsDown>();
+    auto activate = std::make_unique<ExpertsActivate>();
+    const Matrix& first = program.matrix(spec.up[0]);
+    up->matrices = alike(program, spec.up, first.rows, input.width);
+    down->matrices = alike(program, spec.down, output.width, first.rows);
+    check_experts(input, routes, output, spec, first.type);
+    auto pairs = room_for(program, input, static_cast<int>(spec.up.size()), routes.width / 2, first.type, first.rows,
+                          *down->matrices[0]);
+    size_t slots = round_up(pairs->slot.size() + spec.up.size() * (TILE - 1), TILE);
+    pairs->raw_ld = stride_of(first.rows, false);
+    pairs->raw = room(slots, pairs->raw_ld, false);
+    up->biases = biases_of(program, spec.up_bias, spec.up.size(), first.rows);
+    down->biases = biases_of(program, spec.down_bias, spec.down.size(), output.width);
+    activate->width = first.rows;
+    activate->activation = static_cast<Activation>(spec.activation);
+    up->pairs = down->pairs = activate->pairs = pairs;
+    begin_experts(program, input, routes, pairs);
+    program.add(std::move(up));
+    program.add(std::move(activate));
+    end_experts(program, std::move(down), routes, output);
 }
 
 }  // namespace localllm

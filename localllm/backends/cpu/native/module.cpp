@@ -342,7 +342,14 @@ void bind_recording(nb::class_<Program>& program) {
                  ExpertsSpec spec{std::move(gated), std::move(down), gate_bias, up_bias, down_bias, activation};
                  record_experts(p, x, routing, spec, out);
              },
-             "x"_a, "routing"_a, "gated"_a, "down"_a, "gate_bias"_a, "up_bias"_a, "down_bias"_a, "activation"_a, "out"_a);
+             "x"_a, "routing"_a, "gated"_a, "down"_a, "gate_bias"_a, "up_bias"_a, "down_bias"_a, "activation"_a, "out"_a)
+        .def("plain_experts",
+             [](Program& p, int x, int routing, std::vector<int> up, std::vector<int> down, int up_bias, int down_bias,
+                int activation, int out) {
+                 ExpertsSpec spec{std::move(up), std::move(down), NONE, up_bias, down_bias, activation};
+                 record_plain_experts(p, x, routing, spec, out);
+             },
+             "x"_a, "routing"_a, "up"_a, "down"_a, "up_bias"_a, "down_bias"_a, "activation"_a, "out"_a);
 }
 
 void bind_replay(nb::class_<Program>& program) {

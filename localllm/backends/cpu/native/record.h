@@ -130,12 +130,13 @@ struct RouteSpec {
     int scales = NONE;                        // of experts: their weights are multiplied at the end
 };
 void record_route(Program&, int logits, int bias, const RouteSpec& spec, int out);
-// One matrix per expert; biases are (experts, out) or none.
+// One matrix per expert; biases are (experts, out) or none. `up`: gated matrices, or plain ones.
 struct ExpertsSpec {
-    std::vector<int> gated, down;
+    std::vector<int> up, down;
     int gate_bias = NONE, up_bias = NONE, down_bias = NONE;
     int activation;
 };
 void record_experts(Program&, int x, int routing, const ExpertsSpec& spec, int out);
+void record_plain_experts(Program&, int x, int routing, const ExpertsSpec& spec, int out);
 
 }  // namespace localllm
