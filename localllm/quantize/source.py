@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile, UnsupportedModel, UsageError
 from localllm.formats.blocks import BLOCK_LAYOUTS, BlockType, decode, row_bytes
-from localllm.models.source import WeightInfo, WeightSource
+from localllm.models.source import LOOKED_UP, WeightInfo, WeightSource
 from localllm.quantize.encode import encode
 
 Bytes = NDArray[np.uint8]
@@ -38,6 +38,10 @@ _KEPT = (
     "shortconv.conv.weight",
     "ssm_conv1d.weight",
     "position_embd.weight",
+    # of Gemma 3n and 4: they are small and read by every layer, but for the table, which stays in its file
+    *("altup_proj.weight", "altup_unembd_proj.weight", "altup_router.weight", "laurel_l.weight", "laurel_r.weight"),
+    "per_layer_model_proj.weight",
+    *LOOKED_UP,
 )
 _ENDS = frozenset({"token_embd.weight", "output.weight"})
 _CHUNK_VALUES = 1 << 20
