@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "half.h"
 #include "record.h"
 #include "sizes.h"
 
@@ -18,16 +19,37 @@ constexpr int CHUNK = 16;  // tokens whose blocks are unpacked together
 constexpr int MAX_RANK = 1 << 12;
 constexpr size_t BEHIND = 256;  // bytes that kernels may load ahead
 
-// (rows, columns) to groups of eight rows, as Packer does with floats.
-Mapping packed(const float* from, int rows, int columns) {
-    size_t stride = group_bytes(Type::F32, columns), groups = static_cast<size_t>(ceil_div(rows, LANES));
-    Mapping to(checked_add(checked_mul(stride, groups), BEHIND));
-    for (int row = 0; row < rows; row++) {
-        float* out = reinterpret_cast<float*>(to.data() + static_cast<size_t>(row / LANES) * stride) + row % LANES;
-        const float* in = from + static_cast<size_t>(row) * static_cast<size_t>(columns);
-        for (int c = 0; c < columns; c++) out[static_cast<size_t>(c) * LANES] = in[c];
+uint16_t bfloat_of(float value) { return static_cast<uint16_t>(float_to_bits(value) >> 16); }
+
+// Most adapters were saved in 16 bits, and are read once for each token.
+Type least_type(const float* values, size_t count) {
+    bool is_bfloat = true, is_half = true;
+    for (size_t i = 0; i < count && (is_bfloat || is_half); i++) {
+        is_bfloat = is_bfloat && bfloat_to_float(bfloat_of(values[i])) == values[i];
+        is_half = is_half && half_to_float(float_to_half(values[i])) == values[i];
     }
-    return to;
+    return is_bfloat ? Type::BF16 : is_half ? Type::F16 : Type::F32;
+}
+
+template <class T, class Convert>
+void pack_rows(const float* from, int rows, int columns, uint8_t* to, Convert convert) {
+    size_t stride = static_cast<size_t>(columns) * LANES;
+    for (int row = 0; row < rows; row++) {
+        T* out = reinterpret_cast<T*>(to) + static_cast<size_t>(row / LANES) * stride + row % LANES;
+        const float* in = from + static_cast<size_t>(row) * static_cast<size_t>(columns);
+        for (int c = 0; c < columns; c++) out[static_cast<size_t>(c) * LANES] = convert(in[c]);
+    }
+}
+
+// (rows, columns) to groups of eight rows, as Packer does.
+Factor packed(const float* from, int rows, int columns) {
+    Type type = least_type(from, checked_mul(static_cast<size_t>(rows), static_cast<size_t>(columns)));
+    size_t bytes = checked_mul(group_bytes(type, columns), static_cast<size_t>(ceil_div(rows, LANES)));
+    Mapping to(checked_add(bytes, BEHIND));
+    if (type == Type::F32) pack_rows<float>(from, rows, columns, to.data(), [](float value) { return value; });
+    if (type == Type::F16) pack_rows<uint16_t>(from, rows, columns, to.data(), float_to_half);
+    if (type == Type::BF16) pack_rows<uint16_t>(from, rows, columns, to.data(), bfloat_of);
+    return {type, std::move(to)};
 }
 
 // A quantized token as floats again. The AVX-512 set keeps the bits of a half's own scale where others keep its ratio.
@@ -52,16 +74,23 @@ const LowRank* part_of(const AdaptedRow& row, int site) {
     return found == row.adapter->end() ? nullptr : &found->second;
 }
 
+// A lone token is too little to share: every member does it for itself, and nobody waits.
+bool is_alone(const Program& program) { return program.is_single(false, true); }
+
 // A x for every row with an adapter, for one site or two that share x. Members share tokens and groups of ranks.
 struct Shrink : Instruction {
     const Buffer* x;
     std::vector<int> sites;
     int turn;
 
-    Shrink() { on = On::adapted; }
+    Shrink() {
+        on = On::adapted;
+        is_private = true;
+    }
 
     void run(Program& program, int tid) override {
-        Span own = share(count(program), tid, program.threads());
+        int items = count(program);
+        Span own = is_alone(program) ? Span{0, items} : share(items, tid, program.threads());
         int item = 0;
         for (const AdaptedRow& row : program.step().adapted)
             for (int first = row.first; first < row.last; first += CHUNK) {
@@ -74,7 +103,7 @@ struct Shrink : Instruction {
                         if (item < own.first || item >= own.last) continue;
                         if (!is_ready) in = floats(program, first, last, tid);
                         is_ready = true;
-                        product(program, *part, group, in, first, static_cast<int>(which));
+                        product(program, *part, group, in, is_alone(program) ? tid : first, static_cast<int>(which));
                     }
                 }
             }
@@ -107,12 +136,13 @@ private:
         return in;
     }
 
-    void product(const Program& program, const LowRank& part, int group, const Inputs& in, int first, int which) const {
-        Slice slice{part.a.data() + static_cast<size_t>(group) * group_bytes(Type::F32, x->width), group, 1};
+    void product(const Program& program, const LowRank& part, int group, const Inputs& in, int row, int which) const {
+        Type type = part.a.type;
+        Slice slice{part.a.data.data() + static_cast<size_t>(group) * group_bytes(type, x->width), group, 1};
         LinearOut to{};
-        to.y = program.adapters.low(turn, first, which);
+        to.y = program.adapters.low(turn, row, which);
         to.ld = program.adapters.low_ld();
-        program.kernels.linear(slice, Type::F32, x->width, in, to);
+        program.kernels.linear(slice, type, x->width, in, to);
     }
 };
 
@@ -136,8 +166,10 @@ struct GatedApart : Instruction {
                 int size = std::min(UNIT_GROUPS, matrix->groups - unit * UNIT_GROUPS);
                 float *gates = program.scratch(tid), *ups = gates + PANEL_TOKENS * BLOCK;
                 Inputs in = part(all, first, last);
-                at = side(program, at, matrix->type, size, unit, in, gate_bias, gate_site, 0, gates, first, last);
-                at = side(program, at, matrix->up_type, size, unit, in, up_bias, up_site, 1, ups, first, last);
+                Expand gate{gate_site, turn, 0, gates, BLOCK, unit * UNIT_GROUPS, size, true, 1.0f, first, last, tid};
+                Expand up{up_site, turn, 1, ups, BLOCK, unit * UNIT_GROUPS, size, true, 1.0f, first, last, tid};
+                at = side(program, at, matrix->type, in, gate_bias, gate);
+                at = side(program, at, matrix->up_type, in, up_bias, up);
                 for (int t = first; t < last; t++) join(program, gates, ups, size, unit, t, first, tid);
             }
         }
@@ -153,16 +185,15 @@ private:
     }
 
     // Returns where the next groups of the unit begin.
-    const uint8_t* side(const Program& program, const uint8_t* at, Type type, int size, int unit, const Inputs& in,
-                        const float* bias, int site, int which, float* out, int first, int last) const {
+    const uint8_t* side(const Program& program, const uint8_t* at, Type type, const Inputs& in, const float* bias,
+                        const Expand& added) const {
         LinearOut to{};
-        to.y = out;
-        to.ld = BLOCK;
-        to.bias = bias ? bias + static_cast<size_t>(unit) * BLOCK : nullptr;
-        program.kernels.linear({at, 0, size}, type, matrix->columns, in, to);
-        if (site != NONE)
-            expand(program, {site, turn, which, out, BLOCK, unit * UNIT_GROUPS, size, true, 1.0f, first, last});
-        return at + group_bytes(type, matrix->columns) * static_cast<size_t>(size);
+        to.y = added.y;
+        to.ld = added.ld;
+        to.bias = bias ? bias + static_cast<size_t>(added.first_group) * LANES : nullptr;
+        program.kernels.linear({at, 0, added.num_groups}, type, matrix->columns, in, to);
+        if (added.site != NONE) expand(program, added);
+        return at + group_bytes(type, matrix->columns) * static_cast<size_t>(added.num_groups);
     }
 
     void join(const Program& program, float* gates, const float* ups, int size, int unit, int token, int first, int tid) {
@@ -206,8 +237,8 @@ const Adapter& Adapters::find(int number) const {
     return found->second;
 }
 
-float* Adapters::low(int turn, int token, int which) const {
-    return low_[turn].as<float>() + static_cast<size_t>(token) * low_ld() + static_cast<size_t>(which) * low_width_;
+float* Adapters::low(int turn, int row, int which) const {
+    return low_[turn].as<float>() + static_cast<size_t>(row) * low_ld() + static_cast<size_t>(which) * low_width_;
 }
 
 void Adapters::need_low(int rank) {
@@ -215,7 +246,7 @@ void Adapters::need_low(int rank) {
     if (width <= low_width_) return;
     low_width_ = width;
     for (Mapping& low : low_)
-        low = Mapping(checked_mul(checked_mul(static_cast<size_t>(max_tokens_), low_ld()), sizeof(float)));
+        low = Mapping(checked_mul(checked_mul(static_cast<size_t>(num_rows_), low_ld()), sizeof(float)));
 }
 
 void expand(const Program& program, const Expand& to) {
@@ -223,11 +254,11 @@ void expand(const Program& program, const Expand& to) {
         int first = std::max(row.first, to.first), last = std::min(row.last, to.last);
         const LowRank* part = first < last ? part_of(row, to.site) : nullptr;
         if (!part) continue;
-        size_t stride = group_bytes(Type::F32, part->rank);
-        Slice slice{part->b.data() + static_cast<size_t>(to.first_group) * stride, to.is_apart ? 0 : to.first_group,
+        size_t stride = group_bytes(part->b.type, part->rank);
+        Slice slice{part->b.data.data() + static_cast<size_t>(to.first_group) * stride, to.is_apart ? 0 : to.first_group,
                     to.num_groups};
         Inputs in;
-        in.values = program.adapters.low(to.turn, first, to.which);
+        in.values = program.adapters.low(to.turn, is_alone(program) ? to.tid : first, to.which);
         in.ld = program.adapters.low_ld();
         in.count = last - first;
         LinearOut out{};
@@ -236,7 +267,7 @@ void expand(const Program& program, const Expand& to) {
         out.residual = out.y;
         out.residual_ld = to.ld;
         out.scale = part->scale * row.scale * to.factor;
-        program.kernels.linear(slice, Type::F32, part->rank, in, out);
+        program.kernels.linear(slice, part->b.type, part->rank, in, out);
     }
 }
 

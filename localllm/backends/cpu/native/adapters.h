@@ -19,11 +19,17 @@ struct Site {
     int rows, columns;
 };
 
-// What one adapter adds at one site: A (rank, columns) and B (rows, rank), packed as float matrices are.
+// Packed as matrices of floats are, in 16 bits where that loses nothing.
+struct Factor {
+    Type type;
+    Mapping data;
+};
+
+// What one adapter adds at one site: A (rank, columns) and B (rows, rank).
 struct LowRank {
     int rank;
     float scale;
-    Mapping a, b;
+    Factor a, b;
 };
 
 using Adapter = std::unordered_map<int, LowRank>;  // by site
@@ -37,7 +43,8 @@ struct AdaptedRow {
 
 class Adapters {
 public:
-    explicit Adapters(int max_tokens) : max_tokens_(max_tokens) {}
+    // `num_rows`: tokens of a step, or members, whichever are more.
+    explicit Adapters(int num_rows) : num_rows_(num_rows) {}
 
     int add_site(int rows, int columns);
     const Site& site(int id) const;
@@ -52,8 +59,9 @@ public:
     // Throws std::invalid_argument where there is none.
     const Adapter& find(int number) const;
 
-    // Where A x of a token is kept between the two products, of the first or the second site of an instruction.
-    float* low(int turn, int token, int which) const;
+    // Where A x of a token is kept between the two products, of the first or the second site of an instruction. Of a lone
+    // token every member has its own, as in private buffers.
+    float* low(int turn, int row, int which) const;
     size_t low_ld() const { return 2 * low_width_; }
     // Products one after another use two places in turn: between two writes of a place everybody meets.
     int next_turn() { return turn_ ^= 1; }
@@ -61,7 +69,7 @@ public:
 private:
     void need_low(int rank);
 
-    int max_tokens_;
+    int num_rows_;
     std::vector<Site> sites_;
     std::map<int, Adapter> adapters_;
     int next_ = 1, turn_ = 0;
@@ -79,6 +87,7 @@ struct Expand {
     bool is_apart;
     float factor;
     int first, last;
+    int tid;
 };
 void expand(const Program& program, const Expand& to);
 

@@ -41,7 +41,7 @@ struct Linear : Instruction {
         program.kernels.linear(own, matrix->type, matrix->columns, program.inputs(*x, tid), to);
         if (site != NONE && !program.step().adapted.empty())
             expand(program, {site, turn, 0, to.y, to.ld, own.first_group, own.num_groups, false, residual ? scale : 1.0f, 0,
-                             program.step().num_tokens});
+                             program.step().num_tokens, tid});
     }
 };
 

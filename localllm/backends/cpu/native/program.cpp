@@ -32,7 +32,7 @@ const Kernels& kernels_or_throw(const std::string& name) {
 }  // namespace
 
 Program::Program(int threads, const std::string& name, Limits sizes)
-    : kernels(kernels_or_throw(name)), limits(std::move(sizes)), adapters(limits.max_tokens), team_(threads), packer_(team_) {}
+    : kernels(kernels_or_throw(name)), limits(std::move(sizes)), adapters(std::max(limits.max_tokens, threads)), team_(threads), packer_(team_) {}
 
 int Program::add_buffer(int width, bool quantized, bool is_private, bool taken) {
     if (width <= 0 || (quantized && width % BLOCK)) throw std::invalid_argument("a buffer cannot be so wide");
