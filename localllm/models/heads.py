@@ -23,6 +23,7 @@ from localllm.models.source import WeightSource
 from localllm.wire import Pooling
 
 Floats = NDArray[np.float32]
+_POOLING: Mapping[int, Pooling] = MappingProxyType({1: "mean", 2: "first", 3: "last"})
 _BERTS = ("bert", "roberta", "xlm-roberta", "camembert")
 _erf = np.vectorize(math.erf, otypes=[np.float32])
 
@@ -65,7 +66,7 @@ class Norm:
     def __call__(self, x: Floats) -> Floats:
         centred = x - x.mean(dtype=np.float32)
         normed = centred / np.sqrt(np.mean(centred * centred, dtype=np.float32) + np.float32(self.eps)) * self.weight
-        return normed if self.bias is None else normed + self.bias
+        return np.asarray(normed if self.bias is None else normed + self.bias, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,8 @@ def head_from_gguf(metadata: Mapping[str, Any], tensors: Collection[str], *, is_
     architecture = metadata.get("general.architecture")
     pooling = metadata.get(f"{architecture}.pooling_type")
     if "dense_2.weight" in tensors:
-        return HeadSpec({1: "mean", 2: "first"}.get(pooling, "mean" if is_encoder else "last"), judges=False)
+        usual: Pooling = "mean" if is_encoder else "last"
+        return HeadSpec(_POOLING.get(pooling, usual) if isinstance(pooling, int) else usual, judges=False)
     if "cls.output.weight" not in tensors:
         if pooling == RANK:
             raise UnsupportedModel(

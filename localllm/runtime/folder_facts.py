@@ -75,13 +75,13 @@ def context_length_of(config: Mapping[str, Any]) -> int:
 
 def gguf_pooling(metadata: Mapping[str, Any], architecture: str) -> Pooling:
     """What a GGUF file says of making one vector of a text; else the last token's, or of an encoder the mean."""
-    if not metadata.get(f"{architecture}.pooling_type", 1):
+    said, is_encoder = metadata.get(f"{architecture}.pooling_type"), is_encoder_architecture(architecture)
+    if said == 0 and is_encoder:
         raise UnsupportedModel(
             "the model file says that its vectors are not pooled (pooling_type 0): it has one for each token",
             hint="choose a model of embeddings",
         )
-    said = metadata.get(f"{architecture}.pooling_type")
-    usual: Pooling = "mean" if is_encoder_architecture(architecture) else "last"
+    usual: Pooling = "mean" if is_encoder else "last"
     return _GGUF_POOLING.get(said, usual) if isinstance(said, int) else usual
 
 

@@ -141,7 +141,7 @@ def _looked_up(folder: Path, yes: str, no: str) -> tuple[int, int]:
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
     if vocabulary is None and (folder / "vocab.json").is_file():
         vocabulary = read_json_object(folder / "vocab.json")
-    found = [vocabulary.get(word) for word in (yes, no)] if isinstance(vocabulary, Mapping) else [None, None]
-    if not all(isinstance(one, int) for one in found):
-        raise BadModelFile(f"the vocabulary has no tokens {yes!r} and {no!r}, by which this model judges")
-    return found[0], found[1]
+    first, second = (vocabulary.get(word) if isinstance(vocabulary, Mapping) else None for word in (yes, no))
+    if not isinstance(first, int) or not isinstance(second, int):
+        raise BadModelFile(f"the vocabulary has no tokens {yes!r} and {no!r}, by which this model judges"[:300])
+    return first, second

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.formats.blocks import decode
 from localllm.formats.safetensors import SafetensorsFolder
+from localllm.models.heads import head_from_config
 from localllm.models.mapping import gguf_model, hf_model
 from localllm.models.source import WeightSource
 from tests.oracles.encoders import ENCODERS, make_encoder
@@ -89,6 +90,29 @@ def test_a_ranking_head_is_refused_by_the_name_of_its_tensor() -> None:
     arrays = arrays_of_a_file() | {"cls.weight": np.zeros((64, 64), np.float32)}
     with pytest.raises(UnsupportedModel, match=r"cls\.weight"):
         gguf_model(MemoryFile(METADATA, arrays))
+
+
+def test_a_file_that_says_that_it_judges_and_has_no_head_is_refused() -> None:
+    with pytest.raises(UnsupportedModel, match=r"pooling_type 4\), but has no head"):
+        gguf_model(MemoryFile(METADATA | {"bert.pooling_type": 4}, arrays_of_a_file()))
+
+
+def test_classes_are_no_order_of_documents() -> None:
+    head = {"cls.output.weight": np.zeros((3, 64), np.float32), "cls.output.bias": np.zeros(3, np.float32)}
+    labels = {"bert.pooling_type": 4, "bert.classifier.output_labels": ["no", "maybe", "yes"]}
+    with pytest.raises(UnsupportedModel, match="3 classes"):
+        gguf_model(MemoryFile(METADATA | labels, arrays_of_a_file() | head))
+    with pytest.raises(UnsupportedModel, match="2 classes"):
+        head_from_config({"architectures": ["BertForSequenceClassification"], "id2label": {"0": "a", "1": "b"}})
+    assert head_from_config({"architectures": ["BertModel"]}) is None
+
+
+def test_types_of_tokens_stay_for_models_that_judge_pairs() -> None:
+    arrays = arrays_of_a_file() | {"cls.output.weight": np.ones((1, 64), np.float32)}
+    config, source = gguf_model(MemoryFile(METADATA, arrays))
+    types = arrays["token_types.weight"]
+    assert config.head is not None and config.head.judges
+    assert np.array_equal(values(source, "token_types.weight"), np.stack([0 * types[0], types[1] - types[0]]))
 
 
 def test_a_checkpoint_that_judges_texts_is_refused_by_the_name_of_its_head(bert: Any, tmp_path: Path) -> None:

@@ -55,6 +55,12 @@ def test_layers_after_pooling_are_refused(tmp_path: Path) -> None:
         folder_pooling(folder_of(tmp_path, "bert", {"pooling_mode_mean_tokens": True}))
 
 
+def test_vectors_of_single_tokens_are_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="pooling_type 0"):
+        gguf_pooling({"bert.pooling_type": 0}, "bert")
+    assert gguf_pooling({"llama.pooling_type": 0}, "llama") == "last"
+
+
 def test_a_gguf_file_of_an_encoder_pools_by_the_mean_unless_told() -> None:
     assert gguf_pooling({}, "bert") == "mean" and gguf_pooling({}, "llama") == "last"
     assert gguf_pooling({"bert.pooling_type": 2}, "bert") == "first"
