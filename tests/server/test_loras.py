@@ -138,3 +138,19 @@ def test_a_wrong_order_is_a_400_that_names_the_field(
     answer = world.client.post("/v1/load_lora_adapter", json=order)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
     assert world.client.post("/v1/unload_lora_adapter", json={"lora_name": "nobody"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/chat", {"messages": [{"role": "user", "content": PROMPT}], "stream": False}),
+        ("/api/generate", {"prompt": PROMPT, "stream": False}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 8}),
+        ("/v1/responses", {"input": PROMPT, "max_output_tokens": 16}),
+        ("/v1/embeddings", {"input": PROMPT}),
+    ],
+)
+def test_every_dialect_knows_a_model_with_an_adapter(world: World, path: str, body: dict[str, Any]) -> None:
+    answer = world.client.post(path, json={"model": "toy:1b+blue", **body})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["model"] == "toy:1b+blue"
