@@ -215,14 +215,16 @@ class Decoder(Generic[A, W]):
     def feed_forward(self, x: A, scope: Scope[W], moe: MoeSpec | None) -> A:
         if moe is not None:
             return self.experts(x, scope, moe)
+        return self.ops.linear(self.widened(x, scope), scope["ffn_down.weight"], scope.get("ffn_down.bias"))
+
+    def widened(self, x: A, scope: Scope[W], kind: str = "") -> A:
+        """What a feed-forward, or that of a shared expert, makes of x before its last product."""
         ops, activation = self.ops, self.config.activation
-        gate = scope.get("ffn_gate.weight")
-        up, up_bias = scope["ffn_up.weight"], scope.get("ffn_up.bias")
+        gate = scope.get(f"ffn_gate{kind}.weight")
+        up, up_bias = scope[f"ffn_up{kind}.weight"], scope.get(f"ffn_up{kind}.bias")
         if gate is None:
-            hidden = ops.activate(ops.linear(x, up, up_bias), activation)
-        else:
-            hidden = ops.gated(x, gate, up, activation, scope.get("ffn_gate.bias"), up_bias)
-        return ops.linear(hidden, scope["ffn_down.weight"], scope.get("ffn_down.bias"))
+            return ops.activate(ops.linear(x, up, up_bias), activation)
+        return ops.gated(x, gate, up, activation, scope.get(f"ffn_gate{kind}.bias"), up_bias)
 
     def experts(self, x: A, scope: Scope[W], moe: MoeSpec, asked: A | None = None) -> A:
         """`asked`: what the router sees, where that is not x."""
@@ -239,14 +241,11 @@ class Decoder(Generic[A, W]):
         gate, up, down = scope.get(f"{names[0]}.weight"), *(scope[f"{name}.weight"] for name in names[1:])
         gate_bias, up_bias, down_bias = (scope.get(f"{name}.bias") for name in names)
         total = ops.experts(x, routing, gate, up, down, activation, (gate_bias, up_bias, down_bias))
-        shared_gate, shared_up = scope.get("ffn_gate_shexp.weight"), scope.get("ffn_up_shexp.weight")
+        shared_up = scope.get("ffn_up_shexp.weight")
         if shared_up is None:
             return total
-        if shared_gate is None:
-            hidden = ops.activate(ops.linear(x, shared_up), activation)
-        else:
-            hidden = ops.gated(x, shared_gate, shared_up, activation)
-        shared = ops.linear(hidden, scope["ffn_down_shexp.weight"])
+        hidden = self.widened(x, scope, "_shexp")
+        shared = ops.linear(hidden, scope["ffn_down_shexp.weight"], scope.get("ffn_down_shexp.bias"))
         opening = scope.get("ffn_gate_inp_shexp.weight")
         if opening is not None:
             shared = ops.gate_rows(shared, ops.linear(x, opening))

@@ -278,9 +278,9 @@ def _experts(spec: MoeSpec, config: ModelConfig, source: WeightSource, prefix: s
             yield Expected(f"{name}.weight", ((spec.num_experts, out, wide),))
             yield Expected(f"{name}.bias", ((spec.num_experts, out),), False)
     shared = _width(source, f"{prefix}ffn_up_shexp.weight", 0)
-    yield Expected("ffn_gate_shexp.weight", ((shared, hidden),), shared > 0 and has_gate)
-    yield Expected("ffn_up_shexp.weight", ((shared, hidden),), shared > 0)
-    yield Expected("ffn_down_shexp.weight", ((hidden, shared),), shared > 0)
+    yield from _linear("ffn_gate_shexp", shared, hidden, is_required=shared > 0 and has_gate)
+    yield from _linear("ffn_up_shexp", shared, hidden, is_required=shared > 0)
+    yield from _linear("ffn_down_shexp", hidden, shared, is_required=shared > 0)
     yield Expected("ffn_gate_inp_shexp.weight", ((1, hidden),), False)
 
 

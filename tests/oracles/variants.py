@@ -270,6 +270,72 @@ def granite4(rng: random.Random) -> Settings:
     }
 
 
+def state(rng: random.Random, settings: Settings) -> Settings:
+    """Of Mamba-2 layers whose heads are as wide together as two hidden states."""
+    heads = rng.choice([2, 4, 8])
+    return {
+        "mamba_n_heads": heads,
+        "mamba_d_head": 2 * settings["hidden_size"] // heads,
+        "mamba_n_groups": rng.choice([1, 2]),
+        "mamba_d_state": rng.choice([4, 11, 16]),
+        "mamba_d_conv": rng.choice([2, 4]),
+        "mamba_conv_bias": flips(rng),
+        "mamba_proj_bias": flips(rng, 0.3),
+        "mamba_chunk_size": 8,
+    }
+
+
+def granite4_h(rng: random.Random) -> Settings:
+    settings = granite4(rng)
+    count = settings["num_hidden_layers"]
+    layers = ["mamba", *(rng.choice(["mamba", "attention"]) for _ in range(count - 1))]
+    experts = {"num_local_experts": 5, "num_experts_per_tok": rng.choice([1, 3])} if flips(rng) else {}
+    # transformers multiplies experts' matrices only where rows are whole 16 bytes
+    return {**settings, **state(rng, settings), "layer_types": layers, "intermediate_size": 64, **experts}
+
+
+def falcon_h1(rng: random.Random) -> Settings:
+    settings = common(rng)
+    names = ("embedding", "lm_head", "key", "attention_in", "attention_out", "ssm_in", "ssm_out")
+    return {
+        **settings,
+        **state(rng, settings),
+        "mamba_d_ssm": 2 * settings["hidden_size"],
+        "mamba_rms_norm": flips(rng),
+        "mamba_norm_before_gate": False,
+        **{f"{name}_multiplier": rng.uniform(0.4, 1.5) for name in names},
+        "mlp_multipliers": [rng.uniform(0.4, 1.5) for _ in range(2)],
+        "ssm_multipliers": [rng.uniform(0.4, 1.5) for _ in range(5)],
+    }
+
+
+def nemotron_h(rng: random.Random) -> Settings:
+    settings = common(rng)
+    del settings["num_hidden_layers"], settings["rms_norm_eps"]
+    return {
+        **settings,
+        "num_hidden_layers": None,
+        "tie_word_embeddings": False,  # which transformers does not do here
+        "head_dim": rng.choice([8, 16, 20]),
+        "hybrid_override_pattern": "M" + "".join(rng.choice("M-*E") for _ in range(rng.randint(1, 5))),
+        "mamba_num_heads": rng.choice([2, 6]),
+        "mamba_head_dim": rng.choice([8, 12]),
+        "ssm_state_size": rng.choice([4, 11, 16]),
+        "n_groups": rng.choice([1, 2]),
+        "conv_kernel": rng.choice([2, 4]),
+        "use_conv_bias": flips(rng),
+        "mlp_bias": flips(rng, 0.3),
+        "chunk_size": 8,
+        "time_step_min": 1e-30,
+        "n_routed_experts": 6,
+        "num_experts_per_tok": rng.choice([1, 3]),
+        "moe_intermediate_size": rng.choice([24, 32]),
+        "moe_shared_expert_intermediate_size": rng.choice([17, 40]),
+        "norm_topk_prob": flips(rng),
+        "routed_scaling_factor": rng.choice([1.0, 2.5]),
+    }
+
+
 def gpt_oss(rng: random.Random) -> Settings:
     settings = common(rng)
     return {
@@ -507,6 +573,9 @@ MAKERS: dict[str, tuple[str, str, Callable[[random.Random], Settings]]] = {
     "olmo3": ("Olmo3Config", "olmo2", olmo3),
     "granite": ("GraniteConfig", "granite", granite),
     "granite 4": ("GraniteMoeHybridConfig", "granite", granite4),
+    "granite 4 h": ("GraniteMoeHybridConfig", "granitehybrid", granite4_h),
+    "falcon h1": ("FalconH1Config", "falcon-h1", falcon_h1),
+    "nemotron h": ("NemotronHConfig", "nemotron_h", nemotron_h),
     "gpt-oss": ("GptOssConfig", "gpt-oss", gpt_oss),
     "gpt2": ("GPT2Config", "gpt2", gpt2),
     "gemma": ("GemmaConfig", "gemma", gemma),
