@@ -35,6 +35,10 @@ WORLDS = (
     BY_NAME["a shared expert behind a gate"],
     BY_NAME["experts of the groups with the best two"],
     BY_NAME["layer norms of every head"],
+    BY_NAME["keys and values of another layer"],
+    BY_NAME["several streams, of which one is computed"],
+    BY_NAME["experts beside the feed-forward"],
+    BY_NAME["inputs of a layer's own in Q8_0"],
 )
 
 
