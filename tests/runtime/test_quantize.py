@@ -15,10 +15,12 @@ from localllm import LLM
 from localllm.backends.cpu.library import native_problem
 from localllm.errors import BadModelFile, LocalLLMError, ModelNotFound, UnsupportedModel, UsageError
 from localllm.formats.blocks import decode
+from localllm.formats.gguf_metadata import ValueType
 from localllm.formats.gguf_read import GGUFFile
-from localllm.quantize.receipt import Receipt, in_metadata
+from localllm.formats.gguf_write import write_gguf
+from localllm.quantize.receipt import Measured, Receipt, in_metadata
 from localllm.runtime.convert import convert_model, open_weights
-from localllm.runtime.quantize import Order, plan_of, quantize_model, seconds_of, sizes_of, way_of
+from localllm.runtime.quantize import Order, keep_in_file, plan_of, quantize_model, seconds_of, sizes_of, way_of
 from localllm.store.entry import Entry
 from localllm.store.library import Library
 from localllm.store.modelfile import parse_modelfile
@@ -127,6 +129,34 @@ def test_exceptions_and_pure_recipes_are_kept_to(floats: Path, tmp_path: Path) -
         assert file.metadata["localllm.quantize.keep"] == "\n".join(order.keep)
 
 
+def test_a_model_in_parts_becomes_one_file(floats: Path, mixed: tuple[Path, Receipt], tmp_path: Path) -> None:
+    with GGUFFile.open(floats) as file:
+        tensors = [(each.name, each.shape, each.type, file.raw(each.name)) for each in file.tensors.values()]
+        for number, part in enumerate((tensors[:9], tensors[9:])):
+            keys = {"split.no": (ValueType.UINT16, number), "split.count": (ValueType.UINT16, 2)}
+            metadata = dict(file.metadata.typed()) if number == 0 else {"general.architecture": "llama"}
+            keys["split.tensors.count"] = (ValueType.INT32, len(tensors))
+            write_gguf(tmp_path / f"tiny-{number + 1:05d}-of-00002.gguf", {**metadata, **keys}, part)
+    quantize_model(tmp_path / "tiny-00001-of-00002.gguf", tmp_path / "one.gguf", Order("q4_k_m"))
+    with GGUFFile.open(tmp_path / "one.gguf") as made, GGUFFile.open(mixed[0]) as whole:
+        assert not [key for key in made.metadata if key.startswith("split.")]
+        assert all(np.array_equal(made.raw(name), whole.raw(name)) for name in whole.tensors)
+
+
+def test_figures_are_kept_in_a_file_that_has_a_receipt(
+    mixed: tuple[Path, Receipt], floats: Path, tmp_path: Path
+) -> None:
+    path, figures = tmp_path / "a.gguf", Measured(against="tiny", text="t", tokens=3, kl_mean=0.5, same_top=0.25)
+    path.write_bytes(mixed[0].read_bytes())
+    keep_in_file(path, figures)
+    with GGUFFile.open(path) as after, GGUFFile.open(mixed[0]) as before:
+        found = in_metadata(after.metadata, {name: each.type.name for name, each in after.tensors.items()})
+        assert found is not None and found.measured == figures and found.layers == pytest.approx(mixed[1].layers)
+        assert all(np.array_equal(after.raw(name), before.raw(name)) for name in before.tensors)
+    with pytest.raises(UsageError, match="was not quantized"):
+        keep_in_file(floats, figures)
+
+
 def test_sizes_are_known_before_and_what_is_in_blocks_is_left_alone(
     floats: Path, mixed: tuple[Path, Receipt], tmp_path: Path
 ) -> None:
@@ -181,8 +211,6 @@ def test_a_modelfile_s_model_can_be_quantized_on_its_way(folder: Path, tmp_path:
 
 
 def test_a_receipt_changes_no_digest_and_takes_figures(folder: Path, tmp_path: Path) -> None:
-    from localllm.quantize.receipt import Measured
-
     library = library_of(tmp_path)
     made = library.quantize(str(folder), "small", way_of(Order("q8_0")))
     kept = library.keep_measured("small", Measured(against="tiny", kl_mean=0.01, tokens=5))
