@@ -46,7 +46,7 @@ def config_from_facts(
     facts: Facts, family: Family, tensor_names: Collection[str], factors: RopeFactors, vocab_size: int
 ) -> ModelConfig:
     """`tensor_names` are canonical: they tell convolutions and experts from other layers."""
-    facts = replace(facts, num_layers=facts.num_layers - facts.num_guessing_layers)
+    facts = without_guessing_layers(facts)
     if facts.is_causal is family.is_encoder:
         raise UnsupportedModel(
             f"this build does not know {family.architecture} with attention.causal = {str(facts.is_causal).lower()}"
@@ -77,7 +77,7 @@ def config_from_facts(
         embed_scale=math.sqrt(facts.hidden_size) if family.embeds_times_sqrt else facts.embed_scale or 1.0,
         residual_scale=facts.residual_scale,
         logit_scale=1 / facts.logit_scale if family.divides_logits else facts.logit_scale,
-        logit_softcap=facts.logit_softcap,
+        logit_softcap=facts.logit_softcap or family.logit_softcap,
         learned_positions=family.learned_positions,
         parallel=_is_parallel(facts, family, tensor_names),
         is_encoder=family.is_encoder,
@@ -102,6 +102,21 @@ def _streams(facts: Facts) -> int:
             f"{facts.active_stream} is computed, and layers take {facts.token_inputs} inputs of their own"
         )
     return facts.streams
+
+
+def without_guessing_layers(facts: Facts) -> Facts:
+    """What is said of each layer is said of those that guess further tokens, too, which are the last."""
+    count = facts.num_layers - facts.num_guessing_layers
+    if not facts.num_guessing_layers:
+        return facts
+    kv, windowed = facts.num_kv_heads, facts.windowed
+    return replace(
+        facts,
+        num_layers=count,
+        num_heads=facts.num_heads[:count] if len(facts.num_heads) > 1 else facts.num_heads,
+        num_kv_heads=kv[:count] if kv is not None and len(kv) > 1 else kv,
+        windowed=windowed[:count] if isinstance(windowed, tuple) else windowed,
+    )
 
 
 def _is_parallel(facts: Facts, family: Family, tensor_names: Collection[str]) -> bool:

@@ -240,7 +240,11 @@ class Decoder(Generic[A, W]):
         names = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
         gate, up, down = scope.get(f"{names[0]}.weight"), *(scope[f"{name}.weight"] for name in names[1:])
         gate_bias, up_bias, down_bias = (scope.get(f"{name}.bias") for name in names)
-        total = ops.experts(x, routing, gate, up, down, activation, (gate_bias, up_bias, down_bias))
+        narrow, wide = scope.get("ffn_latent_down.weight"), scope.get("ffn_latent_up.weight")
+        inner = x if narrow is None else ops.linear(x, narrow, scope.get("ffn_latent_down.bias"))
+        total = ops.experts(inner, routing, gate, up, down, activation, (gate_bias, up_bias, down_bias))
+        if wide is not None:
+            total = ops.linear(total, wide, scope.get("ffn_latent_up.bias"))
         shared_up = scope.get("ffn_up_shexp.weight")
         if shared_up is None:
             return total

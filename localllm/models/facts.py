@@ -201,6 +201,7 @@ class Facts:
     num_expert_groups: int = key(whole, "expert_group_count", "n_group", default=0)
     num_used_groups: int = key(whole, "expert_group_used_count", "topk_group", default=0)
     expert_gating: int = key(whole, "expert_gating_func", default=0)
+    expert_latent: int = key(whole, "moe_latent_size", "moe_latent_size", default=0)
     expert_scale: float = key(real, "expert_weights_scale", "routed_scaling_factor", default=1.0)
     expert_norm: bool | None = key(flag, "expert_weights_norm", "norm_topk_prob", default=None)
 

@@ -24,7 +24,7 @@ class Family:
     `adds_one_to_norms`: safetensors keep norms less one. `fuses_qkv`, `fuses_gate_up`, `fuses_expert_gates`: as GGUF
     files of the family have them. `attention_scale` 0: by the head's size. `norms_values`: see AttentionSpec; layers
     without a matrix for values make them with the keys' one then. `repeats_kv`: GGUF files of the family have keys'
-    and values' matrices for layers that read those of others, too. `gates_attention`: the matrix of queries has their
+    and values' matrices for layers that read those of others, too. `logit_softcap`: where a file names none. `gates_attention`: the matrix of queries has their
     gates, too. `tiles_delta_heads`: see models/delta_rows.py. `has_halves`: a block is a mixer or a feed-forward, not
     both. `turns` False: no layer has rope.
     """
@@ -59,6 +59,7 @@ class Family:
     attention_scale: float = 0.0
     norms_values: bool = False
     repeats_kv: bool = False
+    logit_softcap: float = 0.0
     gates_attention: bool = False
     tiles_delta_heads: bool = False
     has_halves: bool = False
@@ -173,6 +174,7 @@ ROWS = (
         attention_scale=1.0,
         norms_values=True,
         repeats_kv=True,
+        logit_softcap=30.0,
         hf_defaults=(
             ("tie_word_embeddings", True),
             ("num_attention_heads", 8),
@@ -504,7 +506,7 @@ ROWS = (
     ),
     Family(
         architecture="nemotron_h_moe",
-        title="Nemotron 3 Nano",
+        title="Nemotron 3 Nano, Super",
         hf=("nemotron_h",),
         activation="relu2",
         has_halves=True,

@@ -325,6 +325,8 @@ _NEMOTRON_H: Table = {
     **{f"mixer.experts.{part}_proj": whole(f"ffn_{part}_exps.weight") for part in ("up", "down")},
     **{f"mixer.switch_mlp.{old}": whole(f"ffn_{part}_exps") for old, part in (("fc1", "up"), ("fc2", "down"))},
     **{f"mixer.shared_experts.{part}_proj": whole(f"ffn_{part}_shexp") for part in ("up", "down")},
+    "mixer.fc1_latent_proj": whole("ffn_latent_down"),
+    "mixer.fc2_latent_proj": whole("ffn_latent_up"),
     "mixer.gate": whole("ffn_gate_inp"),
     "mixer.gate.e_score_correction_bias": whole("exp_probs_b.bias"),
 }

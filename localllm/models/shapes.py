@@ -264,15 +264,19 @@ def _delta_net(spec: DeltaNetSpec, hidden: int) -> Iterator[Expected]:
 
 
 def _experts(spec: MoeSpec, config: ModelConfig, source: WeightSource, prefix: str) -> Iterator[Expected]:
-    """Those of a squared activation have no gate."""
+    """Those of a squared activation have no gate, and may work on fewer values than the others."""
     hidden, has_gate = config.hidden_size, config.activation != "relu2"
+    inner = hidden if has_gate else _width(source, f"{prefix}ffn_latent_down.weight", 0) or hidden
+    if inner != hidden:
+        yield from _linear("ffn_latent_down", inner, hidden)
+        yield from _linear("ffn_latent_up", hidden, inner)
     width = _width(source, f"{prefix}ffn_up_exps.weight", 1)
     yield from _linear("ffn_gate_inp", spec.num_experts, hidden)
     yield Expected("exp_probs_b.bias", ((spec.num_experts,),), False)
     for name, out, wide in (
-        ("ffn_up_exps", width, hidden),
-        ("ffn_gate_exps", width, hidden),
-        ("ffn_down_exps", hidden, width),
+        ("ffn_up_exps", width, inner),
+        ("ffn_gate_exps", width, inner),
+        ("ffn_down_exps", inner, width),
     ):
         if has_gate or name != "ffn_gate_exps":
             yield Expected(f"{name}.weight", ((spec.num_experts, out, wide),))

@@ -25,7 +25,7 @@ _MOST = 1 << 20
 _WITHOUT_EXPERTS: Mapping[str, Any] = MappingProxyType(
     {
         **dict.fromkeys(("num_experts", "num_used_experts", "expert_width", "num_shared_experts"), 0),
-        **dict.fromkeys(("num_expert_groups", "num_used_groups"), 0),
+        **dict.fromkeys(("num_expert_groups", "num_used_groups", "expert_latent"), 0),
         "expert_norm": None,
         "expert_scale": 1.0,
     }
@@ -98,9 +98,7 @@ def falcon_h1(facts: Facts, config: Config) -> Facts:
 
 
 def nemotron_h(facts: Facts, config: Config) -> Facts:
-    """Its norms are RMS norms, whatever the key is called. UnsupportedModel for experts over latent vectors."""
-    if config.get("moe_latent_size"):
-        raise UnsupportedModel("this build does not know experts over latent vectors (moe_latent_size)")
+    """Its norms are RMS norms, whatever the key is called."""
     width = config.get("moe_shared_expert_intermediate_size")
     has_experts = architecture_of(config) == "nemotron_h_moe"
     facts = replace(

@@ -53,7 +53,6 @@ def test_layers_count_themselves_where_the_number_is_left_out() -> None:
     ("name", "change", "kind", "says"),
     [
         ("falcon h1 with norms", {"mamba_norm_before_gate": True}, UnsupportedModel, "mamba_norm_before_gate"),
-        ("nemotron 3 nano", {"moe_latent_size": 32}, UnsupportedModel, "moe_latent_size"),
         ("nemotron h", {"mamba_hidden_act": "gelu"}, UnsupportedModel, "mamba_hidden_act"),
         ("granite 4 h", {"mamba_n_groups": 3}, BadModelFile, "3 groups"),
         ("granite 4 h", {"mamba_d_conv": 0}, BadModelFile, "mamba_d_conv"),
@@ -95,6 +94,24 @@ def test_a_file_tells_layers_by_their_tensors() -> None:
     assert isinstance(both.mixer, AttentionSpec) and both.beside == alone.mixer == both.recurrent
     with pytest.raises(BadModelFile, match=r"ssm\.group_count"):
         config_from_gguf({**metadata, "falcon-h1.ssm.group_count": 0}, ["blk.0.ssm_d"])
+
+
+def test_layers_that_guess_further_tokens_are_told_of_and_left_out() -> None:
+    sizes = {"conv_kernel": 4, "inner_size": 128, "state_size": 16, "time_step_rank": 8, "group_count": 1}
+    metadata: dict[str, Any] = {
+        "general.architecture": "nemotron_h",
+        **{f"nemotron_h.ssm.{key}": value for key, value in sizes.items()},
+        "nemotron_h.block_count": 3,
+        "nemotron_h.nextn_predict_layers": 1,
+        "nemotron_h.embedding_length": 64,
+        "nemotron_h.context_length": 128,
+        "nemotron_h.attention.head_count": 4,
+        "nemotron_h.attention.head_count_kv": [0, 2, 2],
+        "nemotron_h.attention.layer_norm_rms_epsilon": 1e-5,
+        "nemotron_h.vocab_size": 80,
+    }
+    layers = config_from_gguf(metadata, ["blk.0.ssm_d", "blk.1.attn_q.weight", "blk.2.attn_q.weight"]).layers
+    assert [type(layer.mixer) for layer in layers] == [StateSpaceSpec, AttentionSpec]
 
 
 def test_multipliers_that_are_one_leave_weights_as_they_are(tmp_path: Path) -> None:

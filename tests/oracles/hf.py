@@ -531,6 +531,12 @@ FAMILIES = (
         },
     ),
     Family(
+        "nemotron 3 super",
+        "NemotronHConfig",
+        "nemotron_h_moe",
+        {**NEMOTRON, "hybrid_override_pattern": "ME*", "moe_latent_size": 32, "num_experts_per_tok": 2},
+    ),
+    Family(
         "mamba 2",
         "Mamba2Config",
         "mamba2",
