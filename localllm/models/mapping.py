@@ -48,6 +48,8 @@ def runnable(architecture: str, types: Iterable[BlockType | str]) -> str | None:
 
 def gguf_model(file: BlockFile) -> tuple[ModelConfig, WeightSource]:
     """Config and weights of an open file; UnsupportedModel or BadModelFile when it is not for us."""
+    if file.metadata.get("general.type") == "adapter":
+        raise UnsupportedModel("this file is an adapter, not a model", hint="run its base with `--lora PATH`")
     reason = runnable(file.architecture, {tensor.type for tensor in file.tensors.values()})
     if reason is not None:
         raise UnsupportedModel(reason, hint="choose another model or quantization")

@@ -73,6 +73,8 @@ def _from_gguf(entry: Entry, path: Path) -> Entry:
 
     with GGUFFile.open(path) as file:
         meta, arch = file.metadata, file.architecture
+        if meta.get("general.type") == "adapter":
+            raise _is_adapter(path)
         num_weights = sum(math.prod(tensor.shape) for tensor in file.tensors.values())
         types = Counter(tensor.type.name for tensor in file.tensors.values() if len(tensor.shape) > 1)
         files = entry.files or tuple(ModelFile(path=str(part), size_bytes=part.stat().st_size) for part in file.paths)
@@ -145,7 +147,13 @@ def _listing(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def _is_adapter(path: Path) -> BadModelFile:
+    return BadModelFile(f"{path} is an adapter, not a model", hint=f"run its base with `--lora {path}`")
+
+
 def _no_model(path: Path, listing: list[str]) -> BadModelFile:
+    if "adapter_config.json" in listing:
+        return _is_adapter(path)
     if INDEX_NAME in listing or any(name.endswith(".safetensors") and "/" not in name for name in listing):
         read_config(path)  # says what is missing
     if INDEX_NAME in listing:

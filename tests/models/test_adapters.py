@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from localllm import LLM
 from localllm.errors import BadModelFile, LocalLLMError, ModelNotFound, UnsupportedModel
 from localllm.formats.blocks import BlockType
+from localllm.formats.gguf_read import GGUFFile
 from localllm.formats.gguf_write import write_gguf
 from localllm.models.adapters import Adapter, InfoOf
 from localllm.models.config import ModelConfig
-from localllm.models.mapping import hf_model
+from localllm.models.mapping import gguf_model, hf_model
 from localllm.models.open_adapter import adapter_facts, is_adapter, open_adapter
 from tests.oracles.hf import BY_NAME, as_folder, make_model
 from tests.oracles.lora import as_gguf, make_adapter
@@ -263,3 +265,12 @@ def test_gguf_files_that_are_no_adapter_of_this_model_are_refused_by_name(
     write_gguf(tmp_path / "lora.gguf", said, written)
     with pytest.raises(error, match=word):
         base.open(tmp_path / "lora.gguf")
+
+
+def test_an_adapter_is_no_model_and_says_so(base: Base, tmp_path: Path) -> None:
+    as_gguf(base.folder, tmp_path / "a.gguf", "llama", (4, 2))
+    with GGUFFile.open(tmp_path / "a.gguf") as file, pytest.raises(UnsupportedModel, match="adapter"):
+        gguf_model(file)
+    for path in (base.folder, tmp_path / "a.gguf"):
+        with pytest.raises(LocalLLMError, match="adapter"):
+            LLM(path)

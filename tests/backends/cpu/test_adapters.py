@@ -83,7 +83,9 @@ def test_a_long_prompt_has_the_same_bits_beside_others_and_alone() -> None:
     backends = [
         CpuBackend(config, source, page_size=4, threads=2, max_tokens_per_step=256, kv_type="f32") for _ in range(2)
     ]
-    together, alone = (seen_by(each, adapters, kind, tokens) for each, kind in zip(backends, (True, False), strict=True))
+    together, alone = (
+        seen_by(each, adapters, kind, tokens) for each, kind in zip(backends, (True, False), strict=True)
+    )
     for place in together:
         assert np.array_equal(together[place], alone[place])
 
@@ -92,7 +94,7 @@ def test_a_step_without_an_adapter_is_what_it_was_before_any_was_there() -> None
     config, source = world(BlockType.Q8_0)
     backends = [CpuBackend(config, source, page_size=4, threads=2, kv_type="f32") for _ in range(2)]
     backends[1].add_adapter(adapter_of(source, 8))
-    plain, beside = ([result.logits for result in Walk(each).step((1, TOKENS[:9], ALL))][0] for each in backends)
+    plain, beside = (next(iter(Walk(each).step((1, TOKENS[:9], ALL)))).logits for each in backends)
     assert plain is not None and beside is not None and np.array_equal(plain, beside)
 
 
