@@ -40,6 +40,13 @@ def test_a_converted_file_says_what_the_checkpoint_says(tmp_path: Path) -> None:
     assert values(ours[1]).keys() == values(theirs[1]).keys()
 
 
+def test_a_file_that_does_not_name_the_cap_of_logits_has_the_published_one(tmp_path: Path) -> None:
+    file = converted(NAME, tmp_path)
+    metadata = {name: value for name, value in file.metadata.items() if not name.endswith("final_logit_softcapping")}
+    assert opened(dict(file.metadata), arrays_of(file))[0].logit_softcap == 5.0
+    assert opened(metadata, arrays_of(file))[0].logit_softcap == 30.0
+
+
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"altup_active_idx": 1}, "streams"),
     ({"altup_num_inputs": 1}, "streams"),
