@@ -25,8 +25,8 @@ class Family:
     files of the family have them. `attention_scale` 0: by the head's size. `norms_values`: see AttentionSpec; layers
     without a matrix for values make them with the keys' one then. `repeats_kv`: GGUF files of the family have keys'
     and values' matrices for layers that read those of others, too. `logit_softcap`: where a file names none.
-    `gates_attention`: the matrix of queries has their gates, too. `tiles_delta_heads`: see models/delta_rows.py. `has_halves`: a block is a mixer or a feed-forward, not
-    both. `turns` False: no layer has rope.
+    `gates_attention`: the matrix of queries has their gates, too. `tiles_delta_heads`: see models/delta_rows.py.
+    `has_halves`: a block is a mixer or a feed-forward, not both. `turns` False: no layer has rope.
     """
 
     architecture: str
