@@ -147,8 +147,8 @@ class HFSource:
             shape = self._mxfp4_shape(piece)
         if piece.transposed and len(shape) > 1:
             shape = (*shape[:-2], shape[-1], shape[-2])
-        if name.endswith(("shortconv.conv.weight", "ssm_conv1d.weight")) and len(shape) == 3 and shape[1] == 1:
-            shape = (shape[0], shape[2])
+        if name.endswith(("shortconv.conv.weight", "ssm_conv1d.weight")) and len(shape) == 3 and 1 in shape[1:]:
+            shape = (shape[0], shape[1] * shape[2])  # (channels, 1, kernel), or MLX's (channels, kernel, 1)
         if _is_flat(name):
             shape = (math.prod(shape),)
         if piece.cut in ("head keys", "head values"):
@@ -284,7 +284,7 @@ class HFSource:
         if _is_flat(info.name):
             values = values.reshape(-1)
         if info.name.endswith("ssm_conv1d.weight") and values.ndim == 3:
-            values = values.squeeze(1)
+            values = values.reshape(len(values), -1)
         if piece.cut in ("head keys", "head values"):
             return _flat(self._of_heads(piece, info.name, values))
         if piece.cut == "tiled columns":

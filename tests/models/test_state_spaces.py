@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from localllm.errors import BadModelFile, LocalLLMError, UnsupportedModel
@@ -94,6 +95,20 @@ def test_a_file_tells_layers_by_their_tensors() -> None:
     assert isinstance(both.mixer, AttentionSpec) and both.beside == alone.mixer == both.recurrent
     with pytest.raises(BadModelFile, match=r"ssm\.group_count"):
         config_from_gguf({**metadata, "falcon-h1.ssm.group_count": 0}, ["blk.0.ssm_d"])
+
+
+def test_convolutions_of_mlx_are_those_of_transformers(tmp_path: Path) -> None:
+    """MLX has (channels, kernel, 1), others (channels, 1, kernel)."""
+    safetensors = pytest.importorskip("safetensors.numpy", reason="writes the checkpoint")
+    folder = as_folder(make_model(BY_NAME["mamba 2"]), tmp_path)
+    kept = hf_model(folder)[1].raw("blk.0.ssm_conv1d.weight").copy()
+    tensors = {name: np.array(folder.array(name)) for name in folder.tensors}
+    turned = {name: value.swapaxes(1, 2) if "conv1d.weight" in name else value for name, value in tensors.items()}
+    safetensors.save_file(
+        {name: np.ascontiguousarray(each) for name, each in turned.items()}, next(tmp_path.glob("*.safetensors"))
+    )
+    source = hf_model(SafetensorsFolder.open(tmp_path))[1]
+    assert np.array_equal(source.raw("blk.0.ssm_conv1d.weight"), kept)
 
 
 def test_layers_that_guess_further_tokens_are_told_of_and_left_out() -> None:
