@@ -47,7 +47,8 @@ def adapter_place(path: Path) -> Path:
         if len(files) == 1:
             return files[0]
     raise BadModelFile(
-        f"{path} is no adapter: neither a GGUF file, nor a folder with {CONFIG_NAME} and adapter_model.safetensors"
+        f"{path} is no adapter: neither a GGUF file, nor a folder with {CONFIG_NAME} and adapter_model.safetensors",
+        hint="check the path",
     )
 
 

@@ -39,7 +39,6 @@ MIXED = {
 LATENT = ["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "o_proj"]
 TARGETS: dict[str, dict[str, Any]] = {
     "llama": MIXED,
-    "llama biases": {},
     "qwen2": {},
     "gemma2": {"use_rslora": True},
     "phi4": {},

@@ -101,6 +101,9 @@ REASONS: tuple[tuple[str, int, str], ...] = (
     # which names are known, no schema says
     (r".", 404, r"there is no|not found"),
     (r"/responses(/input_tokens)?$", 400, r"^previous_response_not_found: "),
+    # nor which adapters
+    (rf"{ASKING}|{VECTORS}", 400, r"no adapter (is called|has the id)|only one adapter can be applied"),
+    (r"load_lora_adapter$", 400, r"no adapter|there is no file|cannot be opened|is another adapter"),
     # the request's own deadline, a thousandth of a second perhaps
     (rf"{ASKING}|{VECTORS}", 408, r"^deadline_exceeded: "),
     # fields that do not go together
