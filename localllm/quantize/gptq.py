@@ -60,8 +60,14 @@ def gptq_encode(
         raise BadModelFile(f"a Hessian of shape {hessian.shape} does not belong to rows of {values.shape[-1]} values")
     row_bytes(block_type, values.shape[-1])  # raises where rows are not whole blocks
     factor = inverse_factor(hessian, damping) if factor is None else factor
-    parts = [_rows(block_type, grid, values[at : at + ROWS], factor) for at in range(0, len(values), ROWS)]
+    weights = _column_weights(hessian, factor)
+    parts = [_rows(block_type, grid, values[at : at + ROWS], factor, weights) for at in range(0, len(values), ROWS)]
     return np.concatenate(parts)
+
+
+def _column_weights(hessian: Floats, factor: Floats) -> Floats:
+    """What an error in a column costs once all later columns have made good what they can: scales are chosen by it."""
+    return np.asarray(1 / np.square(factor.diagonal()), np.float32)
 
 
 def inverse_factor(hessian: Floats, damping: float = DAMPING) -> Floats:
@@ -96,11 +102,9 @@ def _upper_inverse(upper: Floats) -> Floats:
     return whole
 
 
-def _rows(block_type: BlockType, grid: _Grid, values: Floats, factor: Floats) -> Bytes:
+def _rows(block_type: BlockType, grid: _Grid, values: Floats, factor: Floats, weights: Floats) -> Bytes:
     columns = np.ascontiguousarray(values.T, dtype=np.float32).copy()  # (in, out): a column lies along memory
     per_block = BLOCK_LAYOUTS[block_type].values_per_block
-    # how much an error in a column costs once all later columns have made good what they can
-    weights = np.float32(1) / np.square(factor.diagonal())
     numbers = np.empty(columns.shape, np.int8 if grid.low < 0 else np.uint8)
     heads: list[Bytes] = []
     scales: _Scales | None = None
