@@ -97,7 +97,7 @@ class Ops(Protocol[A, W_contra]):
         times coefs[:, n * M + m] + plus; without `coefs` times plus. Streams before `first` stay as they are."""
 
     def as_long_as(self, x: A, y: A) -> A:
-        """Every run of x as wide as y, made as long as the row of y; the mean square of a run counts as 1e-5 at least."""
+        """Every run of x as wide as y, made as long as the row of y; its mean square counts as 1e-5 at least."""
 
     def cut_low(self, x: A, spread: float) -> A:
         """relu(x - border), where a row's border is `spread` standard deviations above its mean."""
