@@ -28,7 +28,7 @@ from localllm.models.rows import LATENT_PARTS, attention_of, latent_rows, turned
 from localllm.models.source import WeightSource
 from localllm.models.state_space import IN
 from localllm.models.state_space_facts import state_space_of
-from localllm.quantize.heads import head_tensors, told_of_head
+from localllm.quantize.heads import head_tensors, told_of_head, told_of_types
 
 Bytes = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]
@@ -126,6 +126,7 @@ def converted(
         "general.file_type": _FILE_TYPES.get(kind, 0),
         "general.quantization_version": 2,
         **told_of_head(config, head),
+        **told_of_types(config, source),
         **gguf_from_facts(_as_files_say(facts, config, source), family.architecture),
         **extra,
     }

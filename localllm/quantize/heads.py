@@ -11,6 +11,7 @@ from localllm.formats.gguf_write import Tensor
 from localllm.models.config import ModelConfig
 from localllm.models.heads import Dense, Head, head_from_gguf
 from localllm.models.judges import LABELS, RANK
+from localllm.models.source import WeightSource
 
 AS_IT_IS = "run the folder as it is"
 
@@ -40,6 +41,14 @@ def _sizes(architecture: str, head: Head | None) -> dict[str, Any]:
     for name, (_, shape, _, _) in zip(("dense_2", "dense_3"), head_tensors(head), strict=False):
         told |= {f"{architecture}.{name}_feat_out": shape[0], f"{architecture}.{name}_feat_in": shape[1]}
     return told
+
+
+def told_of_types(config: ModelConfig, source: WeightSource) -> dict[str, Any]:
+    """llama.cpp wants the number of types of tokens, even where they are in the positions."""
+    if not config.is_encoder or config.architecture not in ("bert", "nomic-bert"):
+        return {}
+    types = source.info("token_types.weight")
+    return {"tokenizer.ggml.token_type_count": 1 if types is None else types.shape[0]}
 
 
 def head_tensors(head: Head | None) -> Iterator[Tensor]:

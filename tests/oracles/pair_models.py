@@ -178,7 +178,7 @@ def gemma_folder(folder: Path) -> Path:
             for name, parameter in model.named_parameters():
                 spread = 0.2 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
                 parameter.normal_(0.0, 0.5 if "embed" in name else spread)
-        dense = [torch.randn(96, 64) / 8, torch.randn(48, 96) / 8]
+        dense = [torch.randn(96, 64) / 8, torch.randn(64, 96) / 8]
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     _saved(folder, model, core, names)
     said = json.loads((folder / "config.json").read_text())

@@ -51,7 +51,7 @@ def llm(request: pytest.FixtureRequest, path: Path) -> Iterator[LLM]:
 def test_vectors_are_those_of_its_layers(llm: LLM, expected: NDArray[np.float32]) -> None:
     texts = [text.replace("<|im_end|>", "") for text in TEXTS]
     together, alone = llm.embed(texts), np.concatenate([llm.embed(text) for text in texts])
-    assert together.shape == (len(TEXTS), 48)
+    assert together.shape == (len(TEXTS), 64)
     assert np.abs(1 - (together * expected).sum(axis=1)).max() < 1e-4
     assert np.abs(1 - (alone * expected).sum(axis=1)).max() < 1e-4
 
