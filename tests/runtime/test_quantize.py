@@ -182,7 +182,7 @@ def test_a_model_of_the_store_keeps_what_belongs_to_it(folder: Path, tmp_path: P
     template = "TEMPLATE {{ 'a' }}{% if 1 %}{% endif %}"
     text = f"FROM {folder}\nSYSTEM be brief\nPARAMETER temperature 0\nLICENSE MIT\n{template}"
     base = library.create("base", parse_modelfile(text.encode()))
-    said = []
+    said: list[Any] = []
     made = library.quantize("base", "small:q4", way_of(Order("q4_0")), said.append)
     assert made == library.find("small:q4") and made.quantization == "Q4_0" and made.parent == "base:latest"
     assert (made.system, made.params, made.license, made.template) == (base.system, base.params, "MIT", base.template)
@@ -283,7 +283,7 @@ def test_a_run_that_stopped_says_where_it_goes_on(floats: Path, tmp_path: Path) 
 
     with pytest.raises(KeyboardInterrupt):
         quantize_model(floats, target, Order("q8_0"), progress=stop)
-    said = []
+    said: list[Any] = []
     assert not target.exists()
     quantize_model(floats, target, Order("q8_0"), progress=lambda *event: said.append(event))
     assert said[0][0] == "going on from tensor 12 of 21" and said[0][1] > 0
@@ -302,7 +302,7 @@ def test_half_a_run_of_another_recipe_is_not_gone_on_with(floats: Path, tmp_path
 
     with pytest.raises(KeyboardInterrupt):
         quantize_model(floats, target, Order("q8_0"), progress=stop)
-    said = []
+    said: list[Any] = []
     quantize_model(floats, target, Order("q5_0"), progress=lambda *event: said.append(event[0]))
     assert not any("going on" in each for each in said)
     with GGUFFile.open(target) as file:
@@ -371,7 +371,7 @@ def test_what_a_killed_run_left_in_the_store_is_no_model(folder: Path, tmp_path:
         library.quantize(str(folder), "small", way_of(Order("q8_0")), stop)
     assert library.entries() == [] and library.damaged() == []
     assert [path.name for path in (tmp_path / "models" / "files").rglob("*.gguf")] == [] or not library.entries()
-    said = []
+    said: list[Any] = []
     made: Entry = library.quantize(str(folder), "small", way_of(Order("q8_0")), said.append)
     assert any(each.message.startswith("going on from tensor") and each.resumed_bytes for each in said)
     assert sorted(path.name for path in Path(made.path).parent.iterdir()) == [Path(made.path).name]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ollama
@@ -18,7 +19,7 @@ from tests.server.ollama_world import Stocked, stocked
 def small_gguf(path: Path) -> Path:
     """A sound file with matrices of the roles that recipes tell apart. Its weights mean nothing."""
     chance = np.random.default_rng(0)
-    metadata = {"general.architecture": "llama", "llama.context_length": 128, "llama.block_count": 1}
+    metadata: dict[str, Any] = {"general.architecture": "llama", "llama.context_length": 128, "llama.block_count": 1}
     shapes = {"token_embd.weight": (512, 64), "blk.0.ffn_up.weight": (512, 64), "output.weight": (512, 64)}
     values = {name: chance.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     write_gguf(
