@@ -358,3 +358,16 @@ def test_progress_tells_bytes_of_the_plan(model: Tiny, tmp_path: Path) -> None:
     assert seen[0][1:] == (0, made.size_bytes)
     assert seen[-1][1:] == (made.size_bytes, made.size_bytes)
     assert (tmp_path / "out.gguf").stat().st_size >= made.size_bytes
+
+
+@pytest.mark.parametrize("kind", [BlockType.F16, BlockType.BF16, BlockType.Q8_0], ids=lambda kind: kind.name)
+def test_without_native_encoders_the_file_is_the_same(
+    kind: BlockType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path, kind)
+    weights = {"weights_of": lambda name: np.linspace(1, 30, 256).astype(np.float32), "allow_requantize": True}
+    run(source, tmp_path / "native.gguf", **weights)
+    monkeypatch.setattr("localllm.quantize.recode.is_built", lambda: False)
+    monkeypatch.setattr("localllm.quantize.encode.is_built", lambda: False)
+    run(source, tmp_path / "numpy.gguf", **weights)
+    assert (tmp_path / "native.gguf").read_bytes() == (tmp_path / "numpy.gguf").read_bytes()
