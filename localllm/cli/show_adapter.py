@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 def adapter_at(text: str) -> AdapterFacts | None:
     """Of a path that holds an adapter and no model; None for anything else. UnsupportedModel or BadModelFile for an
     adapter that could not be applied."""
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     return adapter_facts(path) if path.exists() and is_adapter(path) else None
 
 

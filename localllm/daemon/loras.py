@@ -5,6 +5,7 @@ Only names and paths; workers read the files.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -156,7 +157,7 @@ def parsed_lora(text: str) -> NamedLora:
     path, scale = _with_scale(rest)
     if not path:
         raise UsageError(f"{text!r} names no adapter", hint="--lora takes [NAME=]PATH[:SCALE]")
-    place = Path(path).expanduser().absolute()
+    place = Path(os.path.expanduser(path)).absolute()  # pathlib raises for homes of users that there are not
     name = name or _usual_name(place)
     if not GOOD_NAME.fullmatch(name):
         raise UsageError(

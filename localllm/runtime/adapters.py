@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def adapter_path(lora: Lora, usual: str = "") -> str:
         return usual
     if not isinstance(lora, str | Path):
         raise InvalidRequest(f"lora must be the path of an adapter, not {type(lora).__name__}", param="lora")
-    return str(adapter_place(Path(lora).expanduser().absolute())) if str(lora) else ""
+    return str(adapter_place(Path(os.path.expanduser(lora)).absolute())) if str(lora) else ""
 
 
 def adapter_paths(lora: Lora | Sequence[Lora], count: int, usual: str) -> list[str]:

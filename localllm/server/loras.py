@@ -82,9 +82,9 @@ async def _read(request: Request, kind: type[LoadLora] | type[UnloadLora]) -> di
 
 
 def _path(text: str) -> Path:
-    if not 0 < len(text) <= LONGEST_PATH or "\0" in text or not Path(text).expanduser().is_absolute():
+    if not 0 < len(text) <= LONGEST_PATH or "\0" in text or not text.startswith("/"):
         raise InvalidRequest("lora_path must be an absolute path on the daemon's machine", param="lora_path")
-    return Path(text).expanduser()
+    return Path(text)
 
 
 def _facts(path: str) -> AdapterFacts:

@@ -364,7 +364,7 @@ BY_SHAPE: Mapping[str, Mapping[str, Schema]] = {
     },
     "LoadRequest": {"model": SOME},
     "StopRequest": {"model": SOME},
-    "LoadLora": {"lora_name": _LORA_NAME, "lora_path": SOME | {"pattern": "^[/~]"}, "scale": _SCALE},
+    "LoadLora": {"lora_name": _LORA_NAME, "lora_path": SOME | {"pattern": "^/"}, "scale": _SCALE},
     "UnloadLora": {"lora_name": _LORA_NAME},
 }  # fmt: skip
 """What stands in for properties of a shape."""

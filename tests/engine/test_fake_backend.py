@@ -32,6 +32,7 @@ from localllm.engine.step import (
     ZeroSlot,
     run_step,
 )
+from localllm.models.adapters import Adapter
 from localllm.wire import SamplingParams
 
 from .worlds import GREEDY, VOCAB_SIZE, fake, true_logits
@@ -236,6 +237,7 @@ def test_a_resized_pool_keeps_what_is_in_use() -> None:
 
 def test_an_adapter_changes_the_answer() -> None:
     bench = Bench()
+    assert bench.backend.add_adapter(Adapter("one", {})) == 1
     logits = [bench.run(bench.row(n, [1], 0, [n], Want(logits="last"), adapter=n))[0].logits for n in (0, 1)]
     assert logits[0] is not None and logits[1] is not None
     assert not np.array_equal(logits[0], logits[1])

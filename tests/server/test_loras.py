@@ -115,6 +115,7 @@ def test_adapters_come_and_go_while_the_daemon_runs(world: World, tmp_path: Path
     [
         ({"lora_name": "new"}, "lora_path"),
         ({"lora_name": "new", "lora_path": "relative/path"}, "lora_path"),
+        ({"lora_name": "new", "lora_path": "~nobody of this name/path"}, "lora_path"),
         ({"lora_name": "new", "lora_path": "/nowhere/at/all"}, "lora_path"),
         ({"lora_name": "new", "lora_path": "/"}, "lora_path"),
         ({"lora_name": "new", "lora_path": "/x\0y"}, "lora_path"),
