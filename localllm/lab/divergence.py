@@ -34,10 +34,8 @@ from localllm.engine.step import (
     run_step,
 )
 from localllm.errors import BadLogits, UsageError
-from localllm.formats.blocks import decode, row_bytes
 from localllm.lab.perplexity import chunked
-from localllm.models.source import WeightInfo, WeightSource
-from localllm.quantize.receipt import Errors
+from localllm.lab.weight_errors import WeightErrors, bytes_of, infos_of, weight_errors
 from localllm.runtime.load import backend_options, load_backend, load_text
 from localllm.runtime.names import find_entry
 from localllm.runtime.open_model import open_model
@@ -48,8 +46,6 @@ Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
 
 DECODED_TOKENS = 32
-ROWS_AT_ONCE = 1 << 20  # values of two weights that are compared at a time
-NUM_WORST = 8
 MEMORY_SHARE = 0.7
 
 Progress = Callable[[int, int, float], None]
@@ -78,23 +74,6 @@ class Side:
     error: float
     speeds: Speeds
     backend: str
-
-
-@dataclass(frozen=True, slots=True)
-class WeightError:
-    name: str
-    type: str
-    error: float
-
-
-@dataclass(frozen=True, slots=True)
-class WeightErrors:
-    """Root of the summed squares of the difference, by that of the base: of all weights, of each layer, and the worst
-    tensors. Empty where the models' weights have different shapes."""
-
-    all: float = 0.0
-    layers: tuple[float, ...] = ()
-    worst: tuple[WeightError, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +154,7 @@ class _Opener:
         self._options = replace(
             backend_options(load), max_tokens_per_step=max(context, load.token_budget), context_length=context
         )
-        self.size_bytes = sum(map(_bytes_of, _infos(open_model(path, load.quantize).source)))
+        self.size_bytes = sum(map(bytes_of, infos_of(open_model(path, load.quantize).source)))
         self._told: Side | None = None
 
     def open(self) -> _Model:
@@ -357,43 +336,3 @@ def _perplexity(losses: Floats) -> tuple[float, float]:
     exact = losses.astype(np.float64)
     value = math.exp(min(float(exact.mean()), 700.0))
     return value, value * float(exact.std()) / math.sqrt(max(len(exact) - 1, 1))
-
-
-def weight_errors(model: Path, base: Path) -> WeightErrors:
-    """Of the weights of both files, a run of rows at a time."""
-    own, original = open_model(model).source, open_model(base).source
-    pairs = [(mine, theirs) for mine in _infos(own) if (theirs := original.info(mine.name)) is not None]
-    pairs = [(mine, theirs) for mine, theirs in pairs if mine.shape == theirs.shape and len(mine.shape) > 1]
-    errors = Errors([mine.name for mine, _ in pairs])
-    for mine, theirs in pairs:
-        errors.note(mine.name, *_squares(own, mine, original, theirs))
-        own.release(mine.name)
-        original.release(mine.name)
-    if not pairs:
-        return WeightErrors()
-    ranked = sorted(zip(errors.of_tensors(), (mine for mine, _ in pairs), strict=True), key=lambda each: -each[0])
-    worst = tuple(WeightError(info.name, info.type.name, error) for error, info in ranked[:NUM_WORST])
-    return WeightErrors(errors.of_all(), tuple(errors.of_layers()), worst)
-
-
-def _squares(own: WeightSource, mine: WeightInfo, original: WeightSource, theirs: WeightInfo) -> tuple[float, float]:
-    """Of the difference, and of the base."""
-    columns = mine.shape[-1]
-    rows = math.prod(mine.shape[:-1])
-    packed = own.raw(mine.name).reshape(rows, -1), original.raw(theirs.name).reshape(rows, -1)
-    lost = total = 0.0
-    for at in range(0, rows, step := max(1, ROWS_AT_ONCE // columns)):
-        part, exact = (
-            decode(info.type, blocks[at : at + step].reshape(-1), (min(step, rows - at), columns)).astype(np.float64)
-            for info, blocks in zip((mine, theirs), packed, strict=True)
-        )
-        lost, total = lost + float(np.square(part - exact).sum()), total + float(np.square(exact).sum())
-    return lost, total
-
-
-def _infos(source: WeightSource) -> list[WeightInfo]:
-    return [info for name in source.names() if (info := source.info(name)) is not None]
-
-
-def _bytes_of(info: WeightInfo) -> int:
-    return row_bytes(info.type, info.shape[-1]) * math.prod(info.shape[:-1])
