@@ -23,11 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile, DiskFull, StoreError, UnsupportedModel, UsageError
+from localllm.formats.blocks import BlockType
 from localllm.formats.safetensors import INDEX_NAME, SafetensorsFolder
 from localllm.models.hf_facts import check_config, facts_from_hf, guessing_layers_from
 from localllm.models.mapping import hf_model
 from localllm.models.names import Piece, pieces_of
 from localllm.models.ready.methods import method_of
+from localllm.quantize.recipes import TensorFacts, may_be_rounded
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -37,13 +39,6 @@ BITS, GROUPS = (4, 8), (32, 64)
 SHARD_BYTES = 5 << 30  # as mlx-lm cuts them
 LEAST_SCALE = np.float32(1e-7)  # of a group of equal values, as MLX has it
 CHUNK_VALUES = 1 << 20
-_KEPT = (
-    "norm.weight",
-    "ffn_gate_inp.weight",
-    "ffn_gate_inp_shexp.weight",
-    "shortconv.conv.weight",
-    "position_embd.weight",
-)
 _COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*", "README.md")
 _NOT_COPIED = (INDEX_NAME, "config.json")
 _EXPERT = re.compile(r"(.*\.(?:mlp|block_sparse_moe))\.experts\.(\d+)\.(\w+)\.weight")
@@ -110,16 +105,18 @@ def mlx_plan(folder: SafetensorsFolder, kind: MlxType) -> list[MlxRow]:
     pieces = pieces_of(folder.tensors, family, guessing_layers_from(facts, folder.config))
     if facts.is_tied:
         pieces.pop("output.weight", None)  # a copy of the embedding that some checkpoints carry along
-    matrices = set(_matrices(pieces))
+    matrices = set(_matrices(folder, pieces))
     used = {piece.tensor for each in pieces.values() for piece in each}
     return [_row(folder, name, parts, matrices, kind) for name, parts in _stacked(folder, used).items()]
 
 
-def _matrices(pieces: Mapping[str, Sequence[Piece]]) -> Iterator[str]:
+def _matrices(folder: SafetensorsFolder, pieces: Mapping[str, Sequence[Piece]]) -> Iterator[str]:
     """Tensors that are linear layers, of which MLX knows rounded ones."""
     for canonical, each in pieces.items():
-        if canonical.endswith(".weight") and not canonical.endswith(_KEPT):
-            yield from (piece.tensor for piece in each if not piece.transposed)
+        for piece in each:
+            facts = TensorFacts(canonical, folder.tensors[piece.tensor].shape, BlockType.F32)
+            if may_be_rounded(facts) and not canonical.endswith("ffn_gate_inp_shexp.weight") and not piece.transposed:
+                yield piece.tensor
 
 
 def _stacked(folder: SafetensorsFolder, used: Iterable[str]) -> dict[str, tuple[str, ...]]:

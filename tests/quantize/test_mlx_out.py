@@ -142,6 +142,16 @@ def test_mlx_lm_loads_the_folder_and_computes_what_transformers_does(
     assert (logits.argmax(1) == expected.argmax(1)).all()
 
 
+@pytest.mark.parametrize("name", ["lfm2", "qwen3 next"])
+def test_convolutions_of_hybrids_stay_floats(name: str, tmp_path: Path) -> None:
+    if name not in FAMILIES:
+        pytest.skip(f"the oracles have no {name}")
+    with as_folder(make_model(FAMILIES[name]), tmp_path / "plain") as folder:
+        rows = mlx_plan(folder, MlxType(4, 32))
+    assert any("conv" in row.name and len(row.shape) == 3 and not row.is_quantized for row in rows)
+    assert any(row.is_quantized for row in rows)
+
+
 def test_names_of_mlx_types_are_read_in_any_case() -> None:
     assert mlx_type("MLX-4bit") == MlxType(4, 64) and mlx_type("mlx-8bit", 32) == MlxType(8, 32)
     assert mlx_type("q4_0") is None
