@@ -5,7 +5,7 @@ import pytest
 
 from localllm.backends.reference import ReferenceBackend, Tap, fits_decoded
 from localllm.engine.step import NO_PAGE, PageId, Row, SeqId, StepPlan, Want, run_step
-from localllm.errors import BadModelFile, UnsupportedModel
+from localllm.errors import BadModelFile, InvalidRequest
 from localllm.formats.blocks import BlockType
 from tests.contract.walk import Walk
 from tests.contract.worlds import BY_NAME, HIDDEN, MemorySource, World, build, draw, plain, routed
@@ -62,11 +62,11 @@ def test_a_missing_tensor_is_named() -> None:
         Walk(backend).step((1, TOKENS, ALL))
 
 
-def test_adapters_are_refused() -> None:
+def test_an_adapter_that_is_not_there_is_refused() -> None:
     config, source = build(BY_NAME["llama"])
     backend = ReferenceBackend(config, source, 4)
     backend.allocate(4, 0)
-    with pytest.raises(UnsupportedModel, match="adapters"):
+    with pytest.raises(InvalidRequest, match="not loaded"):
         backend.submit(StepPlan(0, (Row(SeqId(1), (5,), 0, ((PageId(0),),), adapter=3),)))
 
 

@@ -81,8 +81,8 @@ def test_a_row_of_a_model_with_state_must_name_its_slot() -> None:
         backend.submit(StepPlan(0, (GOOD,)))
 
 
-def test_adapters_are_refused() -> None:
-    with pytest.raises(UnsupportedModel, match="adapters"):
+def test_an_adapter_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="not loaded"):
         open_backend().submit(StepPlan(0, (replace(GOOD, adapter=1),)))
 
 
