@@ -10,6 +10,7 @@ import re
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -27,6 +28,7 @@ from localllm.models.source import WeightInfo, WeightSource
 from localllm.quantize.encode import encode
 from localllm.quantize.gptq import GPTQ_TYPES, gptq_encode, inverse_factor
 from localllm.quantize.imatrix import ImportanceCollector, ImportanceMatrix
+from localllm.quantize.recode import recode
 from localllm.runtime.load import load_text
 from localllm.runtime.open_model import open_model
 
@@ -189,25 +191,29 @@ class _Rounder:
             kind = None if info is None or name in self._out.kept else self._target_of(info)
             if info is None or kind is None or kind is info.type:
                 continue
-            values, experts = _values(self._source, info), self._experts.pop(name, {})
-            if experts:
-                parts = [experts[i] if i in experts else encode(kind, values[i]) for i in range(len(values))]
-                self._out.keep(name, kind, np.stack(parts))
-            else:
-                self._out.keep(name, kind, self._rounded(info, kind, values))
+            with _named(name):
+                blocks = recode(info.type, kind, self._source.raw(name), info.shape)
+            for expert, of_expert in self._experts.pop(name, {}).items():
+                blocks.reshape(info.shape[0], -1)[expert] = of_expert.reshape(-1)
+            self._out.keep(name, kind, blocks)
         return self._out
 
-    def _rounded(self, info: WeightInfo, kind: BlockType, values: Floats, hessian: Floats | None = None) -> Bytes:
-        try:
-            if hessian is None:
-                return encode(kind, values)
+    def _rounded(self, info: WeightInfo, kind: BlockType, values: Floats, hessian: Floats) -> Bytes:
+        with _named(info.name):
             if kind not in GPTQ_TYPES:
                 return encode(kind, values, hessian.diagonal())
             if self._hessian is not hessian:
                 self._hessian, self._factor = hessian, inverse_factor(hessian)
             return gptq_encode(kind, values, hessian, factor=self._factor)
-        except LocalLLMError as error:
-            raise type(error)(f"weight {info.name}: {error.message}", hint=error.hint) from error
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors say which weight they are about."""
+    try:
+        yield
+    except LocalLLMError as error:
+        raise type(error)(f"weight {name}: {error.message}", hint=error.hint) from error
 
 
 class CompensatedSource:
