@@ -349,7 +349,8 @@ def _inverse(scale: Floats) -> Floats:
 
 def _whole(numbers: Floats) -> Floats:
     """Without the fraction, as a cast to int8 does in ggml on x86: what no int32 holds, and NaN, becomes 0."""
-    return np.where(np.abs(numbers) < np.float32(2.0**31), np.trunc(numbers), np.float32(0))
+    whole: Floats = np.where(np.abs(numbers) < np.float32(2.0**31), np.trunc(numbers), np.float32(0))
+    return whole
 
 
 def _pack_nibbles(quants: NDArray[Any]) -> Bytes:
@@ -363,7 +364,8 @@ def _signed_scale(blocks: Floats, reach: int) -> Floats:
     where = np.abs(blocks).argmax(axis=1)[:, None]
     largest = np.take_along_axis(blocks, where, axis=1)
     # the scale of nothing but zeros, of either sign, is -0.0 in ggml
-    return np.where(largest == 0, np.float32(0), largest) / np.float32(-reach)
+    scale: Floats = np.where(largest == 0, np.float32(0), largest) / np.float32(-reach)
+    return scale
 
 
 def _floor_and_scale(blocks: Floats, levels: int) -> tuple[Floats, Floats]:
