@@ -362,10 +362,9 @@ def _pack_nibbles(quants: NDArray[Any]) -> Bytes:
 def _signed_scale(blocks: Floats, reach: int) -> Floats:
     """The scale (n, 1) under which the first value of largest size becomes -reach exactly."""
     where = np.abs(blocks).argmax(axis=1)[:, None]
-    largest = np.take_along_axis(blocks, where, axis=1)
-    # the scale of nothing but zeros, of either sign, is -0.0 in ggml
-    scale: Floats = np.where(largest == 0, np.float32(0), largest) / np.float32(-reach)
-    return scale
+    largest: Floats = np.take_along_axis(blocks, where, axis=1)
+    largest[largest == 0] = 0  # the scale of nothing but zeros, of either sign, is -0.0 in ggml
+    return largest / np.float32(-reach)
 
 
 def _floor_and_scale(blocks: Floats, levels: int) -> tuple[Floats, Floats]:
