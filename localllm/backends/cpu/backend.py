@@ -7,7 +7,7 @@ from collections import deque
 
 import numpy as np
 
-from localllm.backends.batch import Batch, Floats, Flattener, Ints, answer
+from localllm.backends.batch import Batch, Flattener, Floats, Ints, answer
 from localllm.backends.cpu.library import default_threads, require_kernels
 from localllm.backends.cpu.rooms import layer_bytes
 from localllm.backends.layout import cache_layout, state_bytes
