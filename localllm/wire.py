@@ -154,8 +154,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
     prompt token (such a sequence reads no cached prefix). Greater `priority` runs first; within a priority the owners
     (empty: nobody in particular) get equal shares. Sequences share cached pages only within one `cache_salt`. With
     `pooled` the prompt is computed and nothing generated: its last chunk carries the vector. From `second_from` on the
-    prompt is the second text of a pair; 0: there is only one. `lora` is the absolute path of an adapter, empty: none; what
-    it adds is multiplied by `lora_scale`. Cached pages are shared only within one adapter and scale.
+    prompt is the second text of a pair; 0: there is only one. `lora` is the absolute path of an adapter, empty: none;
+    what it adds is multiplied by `lora_scale`. Cached pages are shared only within one adapter and scale.
     """
 
     request_id: str

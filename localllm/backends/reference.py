@@ -53,8 +53,8 @@ Floats = NDArray[np.float32]
 KEPT_DECODED_BYTES = 1 << 30
 Tap = Callable[[str, str, Floats], None]
 """Called with a verb, the weight's or layer's name, and what it saw: the input of a linear (T, in), that of one expert
-or head of a weight with several ("matrix", under the name with its number: `name[3]`), the probabilities of an attention
-row (heads, tokens, tokens seen)."""
+or head of a weight with several ("matrix", under the name with its number: `name[3]`), the probabilities of an
+attention row (heads, tokens, tokens seen)."""
 
 
 class Tensor:

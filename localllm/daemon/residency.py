@@ -17,9 +17,9 @@ from typing import TypeVar
 
 from localllm import wire
 from localllm.daemon.crashes import CrashLog
+from localllm.daemon.fitting import bytes_to_load
 from localllm.daemon.heap import give_back_memory
 from localllm.daemon.keepalive import FOREVER, keep_alive_seconds
-from localllm.daemon.fitting import bytes_to_load
 from localllm.daemon.memory_plan import Holder, Plan, gigabytes, needed_bytes, plan
 from localllm.daemon.quarantine import Quarantine
 from localllm.daemon.resident import Resident

@@ -88,9 +88,7 @@ def judges_only() -> InvalidRequest:
 
 def no_judge() -> InvalidRequest:
     """What any other model says to whoever asks it to judge."""
-    return InvalidRequest(
-        "this model has no head that judges pairs of texts", hint="choose a reranker", param="model"
-    )
+    return InvalidRequest("this model has no head that judges pairs of texts", hint="choose a reranker", param="model")
 
 
 def _check_logprobs(number: int | None, param: str) -> None:

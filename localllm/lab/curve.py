@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from localllm.errors import UsageError
@@ -73,7 +74,7 @@ def _places(points: Sequence[Point], columns: int, height: int) -> list[tuple[fl
 def _line(places: Sequence[tuple[float, float]], columns: int, height: int) -> list[list[str]]:
     """Braille dots from point to point."""
     bits = [[0] * columns for _ in range(height)]
-    for (x0, y0), (x1, y1) in zip(places, places[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(places):
         steps = max(1, round(max(abs(x1 - x0) * 2, abs(y1 - y0) * 4)))
         for step in range(steps + 1):
             x, y = (x0 + (x1 - x0) * step / steps) * 2, (y0 + (y1 - y0) * step / steps) * 4

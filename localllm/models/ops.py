@@ -185,8 +185,8 @@ class Ops(Protocol[A, W_contra]):
         activation: Activation,
         biases: tuple[W_contra | None, W_contra | None, W_contra | None] = (None, None, None),
     ) -> A:
-        """The weighted sum of the chosen experts' feed-forwards, added in the order of expert index. No `gate`: they are
-        the activation of what `up` makes, and `down`.
+        """The weighted sum of the chosen experts' feed-forwards, added in the order of expert index. No `gate`: they
+        are the activation of what `up` makes, and `down`.
 
         Weights are (experts, out, in); `biases` of gate, up and down are (experts, out).
         """

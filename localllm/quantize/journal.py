@@ -113,9 +113,7 @@ def _lock(lines: BinaryIO, path: Path) -> None:
     except (BlockingIOError, FileNotFoundError):
         is_mine = False  # taken, or just finished by somebody else
     if not is_mine:
-        raise StoreError(
-            f"another process is writing {path}", hint="wait until it is done, or name another file"
-        )
+        raise StoreError(f"another process is writing {path}", hint="wait until it is done, or name another file")
 
 
 def _entries(lines: BinaryIO, front: _Front) -> list[JournalEntry]:

@@ -1,7 +1,6 @@
 """Every model that judges pairs on every backend: tiny random ones as transformers saves them, held to its logits."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest

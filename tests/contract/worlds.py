@@ -464,8 +464,12 @@ WORLDS = (
     World("experts beside the feed-forward", routed(), extras=("experts_beside", "post")),
     World("hybrid", HYBRID),
     World("delta nets", DELTA_NETS),
-    World("delta nets in blocks", (LayerSpec(DeltaNetSpec(1, 3, 32, 32, 4, tiled=True)), *attending(gated=True)[:1]),
-          type=BlockType.Q8_0, types=dict.fromkeys(("ssm_beta.weight", "ssm_alpha.weight"), BlockType.F32)),
+    World(
+        "delta nets in blocks",
+        (LayerSpec(DeltaNetSpec(1, 3, 32, 32, 4, tiled=True)), *attending(gated=True)[:1]),
+        type=BlockType.Q8_0,
+        types=dict.fromkeys(("ssm_beta.weight", "ssm_alpha.weight"), BlockType.F32),
+    ),
     World("hybrid of state spaces", SPACES),
     # its inputs in halves: where they are rounded, values, what is written and what is read are, and multiply
     World(

@@ -212,7 +212,6 @@ class Program:
     ) -> None:
         """No gates: the activation of what `up` makes."""
 
-
     # ---- replay
 
     def allocate(self, num_pages: int, num_slots: int) -> None: ...
@@ -222,14 +221,11 @@ class Program:
         """A view of one state slot, which may be written."""
 
     def replay(self, recurrent: int, slot: int, inputs: NDArray[np.float32]) -> None: ...
-
     def types(self, types: NDArray[np.int32]) -> None: ...
     def add_adapter(self) -> int:
         """Its number, from 1 on; none comes twice."""
 
-    def add_part(
-        self, adapter: int, site: int, a: NDArray[np.float32], b: NDArray[np.float32], scale: float
-    ) -> None:
+    def add_part(self, adapter: int, site: int, a: NDArray[np.float32], b: NDArray[np.float32], scale: float) -> None:
         """a (rank, columns) and b (rows, rank) of the site."""
 
     def drop_adapter(self, adapter: int) -> None: ...

@@ -132,9 +132,7 @@ class RecordingOps:
         out = Value(x.width, x.taken)
         return self._keep(out, nodes.GateRows(out, x, gate))
 
-    def gated_norm(
-        self, x: Value, gate: Value, weight: Weight | None, eps: float, run: int, gate_first: bool
-    ) -> Value:
+    def gated_norm(self, x: Value, gate: Value, weight: Weight | None, eps: float, run: int, gate_first: bool) -> Value:
         out = Value(x.width, x.taken)
         return self._keep(out, nodes.GatedNorm(out, x, gate, weight, eps, run, gate_first))
 
