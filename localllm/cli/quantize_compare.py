@@ -40,6 +40,8 @@ def compare_types(
     entry = open_runnable_library(settings).find(model)
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"the folder {out.parent} does not exist", hint="make it, or name another file with --out")
+    if text is None and (calibrate == DEFAULT_TEXT or (order.method == "gptq" and not calibrate)):
+        raise UsageError("types would be measured on the text they were calibrated with", hint="name another: --text")
     words = default_text() if text is None else text_of(text)
     with leaving_tidily(), invocation.progress() as progress:
         orders = orders_of(calibrated(entry, order, imatrix, calibrate, progress), types)

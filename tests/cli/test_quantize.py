@@ -138,3 +138,11 @@ def test_types_are_compared_in_a_table_and_a_plot_and_none_is_kept(cli: Cli, fol
 def test_comparing_refuses_what_does_not_exist_before_it_works(cli: Cli, folder: Path) -> None:
     assert "no quantization 'q9'" in cli("quantize", str(folder), "--compare", "q4_0,q9").err
     assert "does not exist" in cli("quantize", str(folder), "--compare", "q4_0", "--out", "no/x.png").err
+
+
+@pytest.mark.parametrize("options", [["--calibrate", "default"], ["--method", "gptq"]])
+def test_types_are_not_measured_on_the_text_they_were_calibrated_with(
+    cli: Cli, folder: Path, options: list[str]
+) -> None:
+    refused = cli("quantize", str(folder), "--compare", "q4_0", *options)
+    assert refused.code == 2 and "--text" in refused.err
