@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rich import cells
+import rich.cells as cells
 
 Split = Callable[..., tuple[str, str]]
 

@@ -1,6 +1,7 @@
 """`run` without a conversation: what is asked, what is printed where, and how it ends."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,7 +91,11 @@ def test_an_error_of_the_daemon_is_one_sentence_with_its_exit_code(cli: Cli, dae
 def test_a_model_that_is_not_here_is_pulled_first(
     cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("localllm.cli.pull.pull_model", lambda invocation, settings, model: daemon.models.add(model))
+    def pull(invocation: Any, settings: Any, model: str, *, to_run: bool) -> None:
+        assert to_run
+        daemon.models.add(model)
+
+    monkeypatch.setattr("localllm.cli.pull.pull_model", pull)
     outcome = cli("run", "other", "hi")
     assert (outcome.code, outcome.out) == (0, "Hello there.\n")
 

@@ -124,8 +124,8 @@ REASONS: tuple[tuple[str, int, str], ...] = (
     (ASKING, 400, r"there is another tool named|a tool_use needs a tool_result"),
     (ASKING, 400, r"arguments must be (a )?JSON"),
     # types that weights can be rounded to, prompts that a model's files name, files of adapters
-    (r"/quantizations$", 400, r"there is no quantization '"),
-    (r"/embeddings$", 400, r"this model has no prompt '"),
+    (r"/quantizations$", 400, r"there is no quantization ['\"]"),
+    (r"/embeddings$", 400, r"this model has no prompt ['\"]"),
     (r"load_lora_adapter$", 400, r"must be an absolute path"),
     # what this model can and has
     (r".", 400, r"names (a )?token .*(the model has|outside)"),
