@@ -43,7 +43,6 @@ from localllm.runtime.presets import NO_WISH, LoadWish, load_order
 from localllm.settings import Settings
 
 Floats = NDArray[np.float32]
-Halves = NDArray[np.float16]
 
 DECODED_TOKENS = 32
 MEMORY_SHARE = 0.7

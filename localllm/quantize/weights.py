@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,6 @@ class Weights:
         """A value of the metadata without its type; None where there is none."""
         found = self.metadata.get(key)
         return found[1] if isinstance(found, tuple) else found
-
-    def with_metadata(self, more: Mapping[str, Value | Typed]) -> "Weights":
-        """The same tensors with more keys, or others under the same names."""
-        return replace(self, metadata={**self.metadata, **more})
 
 
 def gguf_weights(file: GGUFFile) -> Weights:

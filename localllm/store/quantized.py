@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from localllm.errors import UsageError
 from localllm.quantize.journal import partial_path
 from localllm.quantize.receipt import Receipt
 from localllm.store.blobs import FreeBytes, check_space, model_lock, sha256_of, stamp_of
@@ -146,9 +145,3 @@ def _begun(files_dir: Path) -> Iterator[Path]:
 
 def _changed(path: Path) -> float:
     return os.stat(path).st_mtime
-
-
-def refuse_folder(source: Entry, path: Path) -> None:
-    """UsageError where a result would lie on the model it is made of."""
-    if any(os.path.realpath(file.path) == os.path.realpath(path) for file in source.files):
-        raise UsageError(f"{path} is a file of the model itself", hint="name another one with -o")
