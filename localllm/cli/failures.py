@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from io import TextIOWrapper
 
 from localllm.errors import LocalLLMError
@@ -14,6 +15,7 @@ EXIT_INTERRUPTED = 130
 
 def run_guarded(command: Callable[[], object]) -> int:
     """Runs `command` and returns the exit code; everything it raises becomes a sentence on stderr."""
+    _open_what_is_closed()
     _forgive_encodings()
     try:
         code = _outcome(command)
@@ -90,6 +92,16 @@ def _write_traceback(error: Exception) -> str:
     except OSError:
         return ""
     return str(path)
+
+
+def _open_what_is_closed() -> None:
+    """Started with `>&-` or by a supervisor that closes all: nowhere is written to, and no socket becomes stdout."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            with suppress(OSError):
+                os.close(number)
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+            setattr(sys, name, open(number, mode, encoding="utf-8"))
 
 
 def _forgive_encodings() -> None:

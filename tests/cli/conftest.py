@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.cli.app import build_app
+from localllm.cli.commands import build_app
 from localllm.cli.failures import run_guarded
 from localllm.client import Client
 from tests.cli.fake_daemon import FakeDaemon, fake_daemon

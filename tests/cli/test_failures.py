@@ -89,3 +89,27 @@ def test_a_terminal_without_unicode_gets_question_marks() -> None:
     program = [sys.executable, "-c", "from localllm.cli.app import main; main()", "config", "get", "default_model"]
     done = subprocess.run(program, capture_output=True, env=environment, timeout=60)
     assert (done.returncode, done.stdout) == (0, b"?\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_written_to_nowhere(closed: str) -> None:
+    code = "from localllm.cli.app import main; main()"
+    shell = f'"{sys.executable}" -c "{code}" config get default_model {closed}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["/bin/sh", "-c", shell], capture_output=True, env=environment, timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_interrupt_while_the_commands_are_imported_is_no_traceback() -> None:
+    """Typer and the rest take a quarter of a second, in which an impatient person presses Ctrl-C."""
+    waits = (
+        "import sys; from localllm.cli.app import main\n"
+        "class Pressed:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Pressed())\n"
+        "main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", waits, "list"], capture_output=True, env=environment, timeout=30)
+    assert (done.returncode, done.stderr) == (130, b"")

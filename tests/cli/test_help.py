@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.cli.app import COMMANDS
+from localllm.cli.commands import COMMANDS
 from localllm.cli.lazy import Branch, LazyCommands, Leaf
 from tests.cli.conftest import Cli, in_new_process
 
