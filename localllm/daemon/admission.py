@@ -68,6 +68,12 @@ class Admission:
     def num_tokens(self) -> int:
         return self._num_tokens
 
+    @property
+    def is_full(self) -> bool:
+        """Whether hardly anybody could be let in."""
+        bounds = self.bounds
+        return 0 < bounds.requests <= self._num_requests or 0 < bounds.tokens <= self._num_tokens
+
     def enter(self, caller: str, tokens: int = 0) -> Ticket:
         """Room for one sequence of about so many tokens. Overloaded, or RateLimited where the caller alone has too
         much under way; both say when it is worth another try."""

@@ -37,7 +37,7 @@ class Anthropic:
             Operation(
                 "POST", "/v1/messages", self.create, "Create a message", "anthropic",
                 shapes.MessageAnswer, shapes.MessagesRequest, (EVENTS,),
-                unwell=shapes.AnthropicError, errors=shapes.AnthropicError,
+                unwell=shapes.AnthropicError, errors=shapes.AnthropicError, asks=True,
             ),
             Operation(
                 "POST", "/v1/messages/count_tokens", self.count, "Count the tokens of messages", "anthropic",

@@ -30,8 +30,9 @@ from localllm.server.anthropic_models import is_anthropic
 from localllm.server.anthropic_writing import PATH as MESSAGES
 from localllm.server.callers import Callers
 from localllm.server.desk import Desk
+from localllm.server.door import Door
 from localllm.server.explaining import Explaining
-from localllm.server.guard import Guard, Rules, callers_for
+from localllm.server.guard import Gate, Guard, Rules, callers_for
 from localllm.server.http import Disconnected, HttpError, Json, error_response
 from localllm.server.live import Live
 from localllm.server.looking import Looking
@@ -42,6 +43,7 @@ from localllm.server.named import Answered, Named, wanted_id
 from localllm.server.ollama import GREETING, Ollama
 from localllm.server.openai import OpenAI
 from localllm.server.operations import Directory, Operation, Surface
+from localllm.server.outlet import DOORKEEPER
 from localllm.server.pages import Pages
 from localllm.server.preview import Previews
 from localllm.server.quantizing import Quantizations
@@ -64,7 +66,7 @@ NO_TELEMETRY: Any = {
     "tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False,
 }  # fmt: skip
 Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
-Lifespan = Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]
+Lifespan = Callable[[FastAPI], contextlib.AbstractAsyncContextManager[dict[str, Any]]]
 
 
 def package_version() -> str:
@@ -82,8 +84,8 @@ class Daemon:
         self.instance = uuid.uuid4().hex
         self.version = package_version()
         self.settings = settings
-        self.rules = Rules.of(settings)
         self.callers = callers_for(settings)
+        self.gate = Gate(Rules.of(settings), self.callers)
         self.residency = Residency(settings, sources)
         self.journal = Journal()
         self.desk = Desk(settings, self.residency, self.journal)
@@ -95,6 +97,7 @@ class Daemon:
         self.texts = Texts(self.residency, sources.load_text)
         self.answered = Answered()
         self.directory = Directory(self._surfaces(sources, request_stop))
+        self.door = Door(self.gate, self.desk, self.directory, self.answered)
         self._started = time.monotonic()
 
     def _surfaces(self, sources: Sources, request_stop: Callable[[], None]) -> Sequence[Surface]:
@@ -122,7 +125,7 @@ class Daemon:
 
     def application(self) -> ASGIApp:
         app = _Api(self.directory, self.version, self.callers, lifespan=self._lifespan)
-        return Named(_Logged(Guard(app, self.rules, self.callers, self.directory)), self.directory, self.answered)
+        return Named(_Logged(Guard(app, self.gate, self.directory)), self.directory, self.answered)
 
     def operations(self) -> Sequence[Operation]:
         hello = (("text/plain", "One line."),)
@@ -140,9 +143,9 @@ class Daemon:
         )  # fmt: skip
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         self.residency.warm_up()
-        yield
+        yield {DOORKEEPER: self.door}
         self.texts.close()
         self.shelving.pulls.close()
         self.habits.save()

@@ -130,13 +130,13 @@ class Desk:
         """The body of a request for an answer. Who would be refused whatever it says is refused before it is read, but
         not one so short that it may only order a model to come or to go, where a route takes orders."""
         if not (but_orders and _declared_bytes(request) <= ORDER_BYTES):
-            self._check_room(request)
+            self.check_room(caller_of(request).name, _declared_bytes(request))
         return await read_object(request)
 
-    def _check_room(self, request: Request) -> None:
-        """What `open` would refuse at once."""
+    def check_room(self, caller: str, num_bytes: int) -> None:
+        """What `open` would refuse at once, of a request whose body has so many bytes."""
         self.check_open()
-        self.admission.check(caller_of(request).name, _least_tokens(request))
+        self.admission.check(caller, num_bytes // BYTES_PER_TOKEN)
 
     def check_open(self) -> None:
         if self.is_draining:

@@ -73,10 +73,9 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """ASGI middleware; refusals are ordinary error bodies."""
 
-    def __init__(self, app: ASGIApp, rules: Rules, callers: Callers, directory: Directory) -> None:
+    def __init__(self, app: ASGIApp, gate: "Gate", directory: Directory) -> None:
         self._app = app
-        self._rules = rules
-        self._callers = callers
+        self._gate = gate
         self._directory = directory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,24 +84,45 @@ class Guard:
             return
         headers = Headers(scope=scope)
         try:
-            _check_size(scope["headers"])
-            self._check_host(headers.getlist("host"))
-            origin = self._checked_origin(headers.getlist("origin"))
+            origin = self._gate.sender(scope, headers)
             if scope["method"] == "OPTIONS" and origin:
                 await _answer_preflight(send, origin, headers.get("access-control-request-headers", _ALLOWED_HEADERS))
                 return
-            operation = self._directory.find(scope["method"], scope["path"])
-            if operation is not None:  # what is not there is not found, whatever was sent
-                check_content_type(scope["method"], headers, operation.takes)
-            caller = scope[STATE] = self._caller(operation, headers)
+            caller = scope[STATE] = self._gate.caller(
+                scope, headers, self._directory.find(scope["method"], scope["path"])
+            )
             if "manage" not in caller.scopes:
                 queried = (value for _, value in parse_qsl(scope.get("query_string", b"").decode("latin-1")))
                 check_names(caller, [*self._directory.names(scope["path"]), *queried])
         except LocalLLMError as error:
             await error_response(error, scope["path"], scope.get(NAME, ""))(scope, receive, send)
             return
-        scope[MAX_BODY] = self._rules.max_body_bytes
+        scope[MAX_BODY] = self._gate.max_body_bytes
         await self._app(scope, receive, _with_headers(send, origin))
+
+
+class Gate:
+    """What is checked of a request's head; every method raises what keeps the request out."""
+
+    def __init__(self, rules: Rules, callers: Callers) -> None:
+        self._rules = rules
+        self._callers = callers
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self._rules.max_body_bytes
+
+    def sender(self, scope: Scope, headers: Headers) -> str | None:
+        """The page that sends it, if one does."""
+        _check_size(scope["headers"])
+        self._check_host(headers.getlist("host"))
+        return self._checked_origin(headers.getlist("origin"))
+
+    def caller(self, scope: Scope, headers: Headers, operation: Operation | None) -> Caller:
+        """Whose key it has. `operation` is None for what is not there."""
+        if operation is not None:  # what is not there is not found, whatever was sent
+            check_content_type(scope["method"], headers, operation.takes)
+        return self._caller(operation, headers)
 
     def _check_host(self, hosts: Sequence[str]) -> None:
         if len(hosts) != 1 or not self._is_our_name(_host_name(hosts[0])):

@@ -46,12 +46,13 @@ class OllamaVectors:
         return (
             Operation(
                 "POST", "/api/embed", self.embed, "Embed texts, Ollama's way", "ollama", shapes.OllamaEmbedded,
-                shapes.OllamaEmbedRequest, errors=shapes.OllamaError, unwell=shapes.OllamaError,
+                shapes.OllamaEmbedRequest, errors=shapes.OllamaError, unwell=shapes.OllamaError, asks=True,
+                orders=True,
             ),
             Operation(
                 "POST", "/api/embeddings", self.embed_one, "Embed one text, as older clients ask", "ollama",
                 shapes.OllamaOldEmbedded, shapes.OllamaOldEmbedRequest, errors=shapes.OllamaError,
-                unwell=shapes.OllamaError,
+                unwell=shapes.OllamaError, asks=True, orders=True,
             ),
         )  # fmt: skip
 

@@ -43,12 +43,12 @@ class OllamaAnswers:
             Operation(
                 "POST", "/api/generate", self.generate, "Answer a prompt", "ollama",
                 shapes.OllamaGenerated, shapes.OllamaGenerateRequest, lines, errors=shapes.OllamaError,
-                unwell=shapes.OllamaError,
+                unwell=shapes.OllamaError, asks=True, orders=True,
             ),
             Operation(
                 "POST", "/api/chat", self.chat, "Answer a conversation, Ollama's way", "ollama",
                 shapes.OllamaChatted, shapes.OllamaChatRequest, lines, errors=shapes.OllamaError,
-                unwell=shapes.OllamaError,
+                unwell=shapes.OllamaError, asks=True, orders=True,
             ),
         )  # fmt: skip
 

@@ -43,11 +43,11 @@ class OpenAI:
             Operation("GET", "/v1/models/{name:path}", self.model, "Find one model", "openai", shapes.Model),
             Operation(
                 "POST", "/v1/chat/completions", self.chat, "Answer a conversation", "openai",
-                shapes.ChatAnswer, ChatRequest, (EVENTS,),
+                shapes.ChatAnswer, ChatRequest, (EVENTS,), asks=True,
             ),
             Operation(
                 "POST", "/v1/completions", self.completion, "Continue a text", "openai",
-                shapes.TextAnswer, CompletionRequest, (EVENTS,),
+                shapes.TextAnswer, CompletionRequest, (EVENTS,), asks=True,
             ),
         )  # fmt: skip
 

@@ -23,7 +23,8 @@ JSON = "application/json"
 class Operation:
     """One method of one path. `body` is a struct, `answer` one or anything made of some (`A | list[B]`); `streams` are
     other media types of the answer, each with a sentence; `takes` is the media type of the body; `query` names
-    parameters, each with a sentence."""
+    parameters, each with a sentence. `asks` for an answer: refused before its body is read while there is no room;
+    short bodies are read all the same where they may be `orders` to load a model or to let it go."""
 
     method: Literal["GET", "POST", "DELETE", "HEAD"]
     path: str
@@ -39,6 +40,8 @@ class Operation:
     takes: str = JSON
     query: Sequence[tuple[str, str]] = ()
     status: int = 200
+    asks: bool = False
+    orders: bool = False
 
     def route(self) -> Route:
         return Route(self.path, self.endpoint, methods=[self.method])

@@ -6,6 +6,7 @@ body message passes, h11 last, costs as much again as the event in it.
 
 import asyncio
 import sys
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import h11
@@ -35,9 +36,28 @@ class Outlet(Protocol):
         """End the connection at once, whatever still waits to be sent."""
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer as it goes over the wire; `is_last` where the client wants the connection closed behind it."""
+
+    answer: bytes
+    is_last: bool
+
+
+class Doorkeeper(Protocol):
+    """Refuses requests while there is no room for them."""
+
+    def refusal(self, data: bytes) -> Refusal | None:
+        """For the next bytes of a connection on which nothing is under way; None where they are to be read."""
+
+
+DOORKEEPER = "localllm.door"
+"""Where the application's lifespan leaves one, if it has one."""
+
+
 class HttpProtocol(H11Protocol):
     """Uvicorn's HTTP/1.1 with an outlet for streams, without patience for half a request, and with refusals that are
-    JSON even for what is no HTTP."""
+    JSON even for what is no HTTP, and quick where there is no room."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -51,14 +71,32 @@ class HttpProtocol(H11Protocol):
         self.app = with_outlet
         self._head_timer: asyncio.TimerHandle | None = None
         self._is_refused = False
+        self._door: Doorkeeper | None = self.app_state.get(DOORKEEPER)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        if not self._is_refused:
+        if not self._is_refused and not self._turned_away(data):
             super().data_received(data)
+
+    def _turned_away(self, data: bytes) -> bool:
+        refusal = self._door.refusal(data) if self._door is not None and self._is_between_requests else None
+        if refusal is None:
+            return False
+        self.transport.write(refusal.answer)
+        if refusal.is_last:
+            self.transport.close()
+        else:
+            self.on_response_complete()
+        return True
+
+    @property
+    def _is_between_requests(self) -> bool:
+        """Nothing of a request has come, and no answer is owed."""
+        is_idle = self.conn.our_state is h11.IDLE and self.conn.their_state is h11.IDLE
+        return is_idle and self.conn.trailing_data == (b"", False) and not self.transport.is_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._head_timer is not None:

@@ -39,11 +39,13 @@ class Ranker:
         score = {"/v1/score": "Compare texts", "/score": "Compare texts as vLLM does"}
         return [
             *(
-                Operation("POST", path, self.rerank, summary, "vectors", Ranking | list[RankedText], RerankRequest)
+                Operation(
+                    "POST", path, self.rerank, summary, "vectors", Ranking | list[RankedText], RerankRequest, asks=True
+                )
                 for path, summary in rerank.items()
             ),
             *(
-                Operation("POST", path, self.score, summary, "vectors", Scores, ScoreRequest)
+                Operation("POST", path, self.score, summary, "vectors", Scores, ScoreRequest, asks=True)
                 for path, summary in score.items()
             ),
         ]

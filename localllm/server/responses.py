@@ -59,7 +59,7 @@ class Responses:
         return (
             Operation(
                 "POST", base, self.create, "Create a response", tag,
-                shapes.ResponseObject, shapes.ResponseRequest, (EVENTS,),
+                shapes.ResponseObject, shapes.ResponseRequest, (EVENTS,), asks=True,
             ),
             Operation(
                 "POST", f"{base}/{COUNT}", self.count, "Count the tokens of a response's input", tag,

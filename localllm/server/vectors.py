@@ -225,7 +225,7 @@ class Embedder:
     def operations(self) -> Sequence[Operation]:
         paths = {"/v1/embeddings": "Embed texts", "/embeddings": "Embed texts as llama-server does"}
         return [
-            Operation("POST", path, self.embeddings, summary, "vectors", Embeddings, EmbeddingRequest)
+            Operation("POST", path, self.embeddings, summary, "vectors", Embeddings, EmbeddingRequest, asks=True)
             for path, summary in paths.items()
         ]
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localllm.server.callers import Callers
-from localllm.server.guard import Guard, Rules, is_loopback
+from localllm.server.guard import Gate, Guard, Rules, is_loopback
 from localllm.server.http import Json
 from localllm.server.operations import Directory, Operation
 from localllm.settings import load_settings
@@ -64,7 +64,7 @@ async def status(bind: str, headers: dict[str, str], method: str = "GET") -> tup
     settings = load_settings(host=bind, api_keys="" if is_loopback(bind) else "key")
     callers = Callers(settings, is_loopback=is_loopback(bind))
     directory = Directory([OneRoute()])
-    guard = Guard(Json({"reached": True}), Rules(bind, (), "workbench", 2**20), callers, directory)
+    guard = Guard(Json({"reached": True}), Gate(Rules(bind, (), "workbench", 2**20), callers), directory)
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from localllm.errors import LocalLLMError, UsageError
 from localllm.server.callers import Callers
-from localllm.server.guard import Guard, Rules, callers_for, check_content_type, is_loopback
+from localllm.server.guard import Gate, Guard, Rules, callers_for, check_content_type, is_loopback
 from localllm.server.http import Json
 from localllm.server.operations import JSON, Directory, Operation
 from localllm.settings import load_settings
@@ -36,7 +36,8 @@ def guard(host: str = "127.0.0.1", keys: tuple[str, ...] = ("",), origins: tuple
     """Off loopback with keys; a bind without any is refused before there is a guard."""
     settings = load_settings(host=host, api_keys=",".join(keys))
     callers = Callers(settings, is_loopback=is_loopback(host))
-    return Guard(Json({"reached": True}), Rules(host, origins, "workbench", 2**20), callers, Directory([Routes()]))
+    gate = Gate(Rules(host, origins, "workbench", 2**20), callers)
+    return Guard(Json({"reached": True}), gate, Directory([Routes()]))
 
 
 async def status(guard: Guard, path: str = "/v1/models", method: str = "GET", **headers: str) -> tuple[int, Headers]:
