@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -30,16 +30,18 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One sequence to run, prompt already in ids. `stop` are strings, `stop_ids` tokens that end it. `markup` says how
-    the answer marks reasoning and tool calls, `keep_special` which special tokens those marks are. `format` is what
-    `formats.settled` makes the `constraint` of. The last `num_given` ids of the prompt are the beginning of the answer;
-    its text counts as said, unless it `shows_given`. `lora` is the path of an adapter."""
+    """One sequence to run, prompt already in ids. `stop` are strings, `stop_ids` tokens that end it, of which
+    `stop_texts` were asked for by their text. `markup` says how the answer marks reasoning and tool calls,
+    `keep_special` which special tokens those marks are. `format` is what `formats.settled` makes the `constraint` of.
+    The last `num_given` ids of the prompt are the beginning of the answer; its text counts as said, unless it
+    `shows_given`. `lora` is the path of an adapter."""
 
     prompt: list[int]
     sampling: wire.SamplingParams
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
+    stop_texts: Mapping[int, str] = field(default_factory=dict)
     include_stop: bool = False
     skip_special: bool = True
     top_logprobs: int | None = None
@@ -164,7 +166,7 @@ class Reply:
     def _start(self, index: int, ask: Ask, begun: Begun, counts_prompt: bool) -> None:
         cutter, said = begun
         before = said if ask.shows_given else None
-        sequence = _Sequence(self, index, self.record.sequence_id(index), cutter, before, counts_prompt)
+        sequence = _Sequence(self, ask, index, self.record.sequence_id(index), cutter, before, counts_prompt)
         self._sequences.append(sequence)
         self._resident.submit(_submit(sequence.request_id, ask), sequence)
 
@@ -264,6 +266,7 @@ class _Sequence:
     def __init__(
         self,
         reply: Reply,
+        ask: Ask,
         index: int,
         request_id: str,
         cutter: TextCutter,
@@ -275,6 +278,7 @@ class _Sequence:
         self._counts_prompt = counts_prompt
         self.is_finished = False
         self._reply = reply
+        self._ask = ask
         self._index = index
         self._cutter = cutter
         self.num_tokens = 0
@@ -302,7 +306,14 @@ class _Sequence:
         elif chunk.finish is not None:
             hit = self._cutter.finish(piece)
             is_cut = chunk.finish == "length" and hit is None
-            self._finish(piece, "length" if is_cut else "stop", chunk.stop_id if hit is None else hit)
+            self._finish(piece, "length" if is_cut else "stop", self._end(chunk, piece) if hit is None else hit)
+
+    def _end(self, chunk: wire.TokenChunk, piece: Piece) -> str | int | None:
+        """The token that ended it, or its text where that was asked for."""
+        text = None if chunk.stop_id is None else self._ask.stop_texts.get(chunk.stop_id)
+        if text is not None and self._ask.include_stop:
+            piece.text += text
+        return chunk.stop_id if text is None else text
 
     def _show_before(self, before: Piece, piece: Piece) -> None:
         """What was given comes first, and counts for nothing."""

@@ -1,5 +1,6 @@
 """Answers as OpenAI writes them: whole bodies, and the chunks of a stream with everything constant encoded once."""
 
+import codecs
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -179,6 +180,7 @@ class CompletionLogprobs:
 
     def __init__(self, tokenizer: "Tokenizer") -> None:
         self._tokenizer = tokenizer
+        self._text = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._offset = 0
 
     def of(self, entries: Sequence[wire.TokenLogprobs], *, first_id: int | None = None) -> dict[str, Any]:
@@ -188,21 +190,25 @@ class CompletionLogprobs:
             self._add(lists, first_id, None, None)
         for entry in entries:
             best = zip(entry.top_ids, entry.top_logprobs, strict=True)
-            top = {self._text(token_id): finite(logprob) for token_id, logprob in best}
-            top.setdefault(self._text(entry.token_id), finite(entry.logprob))
+            top = {self._shown(token_id): finite(logprob) for token_id, logprob in best}
+            top.setdefault(self._shown(entry.token_id), finite(entry.logprob))
             self._add(lists, entry.token_id, finite(entry.logprob), top)
         return lists
 
     def _add(
         self, lists: dict[str, list[Any]], token_id: int, logprob: float | None, top: dict[str, float] | None
     ) -> None:
-        shown = self._text(token_id)
-        for name, value in zip(lists, (shown, logprob, top, self._offset), strict=True):
+        for name, value in zip(lists, (self._shown(token_id), logprob, top, self._offset), strict=True):
             lists[name].append(value)
-        self._offset += len(shown)
+        self._offset += len(self._text.decode(self._tokenizer.token_bytes(token_id)))
 
-    def _text(self, token_id: int) -> str:
-        return self._tokenizer.token_bytes(token_id).decode("utf-8", errors="replace")
+    def _shown(self, token_id: int) -> str:
+        """Parts of characters as OpenAI writes them: as U+FFFD two of them would be one key."""
+        raw = self._tokenizer.token_bytes(token_id)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 def prompt_logprobs(

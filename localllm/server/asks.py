@@ -7,7 +7,7 @@ neutral values.
 import functools
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,7 @@ def _ask(request: Common, entry: Entry, text: "TextSide", settings: Settings, vo
     stop_ids = set(request.stop_token_ids or ())
     if not request.ignore_eos:
         stop_ids |= set(text.tokenizer.eog_ids)
+    spelled = _special_stops(stop_strings(stops), text.tokenizer, stop_ids)
     bad = _bad_sequences(request, text.tokenizer)
     breakers = _breakers(request, text.tokenizer)
     sampling = sampling_of(request, entry.params, text.default_sampling, bad_sequences=bad, dry_breakers=breakers)
@@ -116,7 +117,8 @@ def _ask(request: Common, entry: Entry, text: "TextSide", settings: Settings, vo
         sampling=sampling,
         max_tokens=max_new_tokens(request, entry.params, settings),
         stop=stop_strings(stops),
-        stop_ids=tuple(sorted(stop_ids)),
+        stop_ids=tuple(sorted(stop_ids | spelled.keys())),
+        stop_texts=spelled,
         include_stop=bool(request.include_stop_str_in_output),
         skip_special=request.skip_special_tokens is not False,
         prompt_logprobs=request.prompt_logprobs,
@@ -125,6 +127,15 @@ def _ask(request: Common, entry: Entry, text: "TextSide", settings: Settings, vo
         owner=request.user or request.safety_identifier or "",
         format=wanted_format(request),
     )
+
+
+def _special_stops(stops: Sequence[str], tokenizer: "Tokenizer", known: Set[int]) -> dict[int, str]:
+    """Stop strings that spell a special token, as Modelfiles have them (`<|start_header_id|>`), by its id: a special
+    token is not shown, so that its text would never be met."""
+    encoded = [(stop, tokenizer.encode(stop, add_special=False, parse_special=True)) for stop in stops]
+    whole = {ids[0]: stop for stop, ids in encoded if len(ids) == 1 and ids[0] in tokenizer.special_ids - known}
+    # what a vocabulary cannot spell is one special token too, the unknown one
+    return {token_id: stop for token_id, stop in whole.items() if tokenizer.token_bytes(token_id) == stop.encode()}
 
 
 def _salt(request: Common) -> str:

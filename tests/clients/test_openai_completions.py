@@ -146,3 +146,11 @@ def test_a_prompt_is_cut_on_wish_and_the_answer_says_so(client: openai.OpenAI, m
     usage = raw.parse().usage
     assert usage is not None and usage.prompt_tokens == 20
     assert int(raw.headers["x-localllm-truncated"]) > 400
+
+
+def test_a_special_token_is_a_stop_string_though_it_is_not_shown(client: openai.OpenAI, model: str) -> None:
+    """Modelfiles and clients name turns so; the token never becomes text that a string could be met in."""
+    says_it = {"logit_bias": {"1": 100}, "extra_body": {"ignore_eos": True}}
+    (choice,) = complete(client, model, stop=["\n\n", "<|im_start|>"], **says_it).choices
+    assert (choice.text, choice.finish_reason) == ("", "stop")
+    assert choice.model_extra is not None and choice.model_extra["stop_reason"] == "<|im_start|>"

@@ -91,6 +91,14 @@ async def test_what_may_become_a_stop_string_is_held_back_until_the_end() -> Non
     assert (piece.text, piece.stop) == ("##", 257)
 
 
+@pytest.mark.parametrize(("is_kept", "text"), [(False, "a"), (True, "a<turn>")])
+async def test_a_stop_string_that_is_a_special_token_is_named_by_its_text(is_kept: bool, text: str) -> None:
+    resident, reply = opened(replace(ASK, stop_ids=(258,), stop_texts={258: "<turn>"}, include_stop=is_kept))
+    resident.say(0, "a", finish="stop", stop_id=258)
+    (piece,) = await reply.gather()
+    assert (piece.text, piece.finish, piece.stop) == (text, "stop", "<turn>")
+
+
 async def test_half_a_character_is_flushed_once_at_the_end() -> None:
     resident, reply = opened()
     sink = next(iter(resident.sinks.values()))

@@ -269,6 +269,14 @@ def test_an_echo_scores_the_prompt_and_the_first_token_has_no_score(world: World
     assert choice["finish_reason"] == "length" and body["usage"]["completion_tokens"] == 0
 
 
+def test_parts_of_a_character_are_told_apart_and_begin_where_it_begins(world: World) -> None:
+    body = world.complete([97, 0xC3, 0xA9, 98], echo=True, logprobs=2, max_tokens=0).json()
+    scores = body["choices"][0]["logprobs"]
+    assert scores["tokens"] == ["a", r"bytes:\xc3", r"bytes:\xa9", "b"]
+    assert scores["text_offset"] == [0, 1, 1, 2]
+    assert all(token in top for token, top in zip(scores["tokens"][1:], scores["top_logprobs"][1:], strict=True))
+
+
 def test_an_echo_goes_before_the_answer_streamed_and_whole(world: World) -> None:
     fields = {"echo": True, "logprobs": 1, "max_tokens": 6}
     whole = world.complete("abc", **fields).json()["choices"][0]
