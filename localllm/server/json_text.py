@@ -79,7 +79,7 @@ def _check_numbers(decoded: dict[str, Any]) -> None:
             inner = [each for container in level for each in _values(container)]
             if any(type(each) is int and not -(2**63) <= each < 2**63 for each in inner):
                 sentence = f"{name[:64]!r} has a whole number of more than 64 bits"
-                raise BadJson(sentence, hint="send it as a string", param=name)
+                raise BadJson(sentence, hint="it goes from -2**63 to 2**63 - 1", param=name)
             level = [each for each in inner if type(each) is dict or type(each) is list]
 
 

@@ -70,7 +70,8 @@ def _of_response_format(wanted: Mapping[str, Any] | None) -> list[tuple[str, Any
     schema = inner.get("schema") if isinstance(inner, Mapping) else None
     if schema is None:
         raise InvalidRequest("response_format.json_schema needs a schema", param="response_format")
-    return [("response_format.schema", schema)]
+    place = "response_format.json_schema" if "json_schema" in wanted else "response_format"
+    return [(f"{place}.schema", schema)]
 
 
 def _json(value: Any, param: str) -> Draft:
