@@ -1,8 +1,9 @@
 """Requests that are refused for want of room, answered from the bytes of the connection, before anything is made of
 them: under overload most requests end here, and each that cost more would slow down those that were let in.
 
-Takes only what cannot be misread: one whole request in one piece, with nothing out of the ordinary in its head.
-Everything else goes the long way, which says the same. The guard's rules come first in both.
+Takes only what cannot be misread: one request, its whole head in one piece, with nothing out of the ordinary in it. Its
+body may still be on its way: many clients send it by itself. Everything else goes the long way, which says the same.
+The guard's rules come first in both.
 """
 
 import asyncio
@@ -30,6 +31,8 @@ from localllm.server.outlet import Refusal
 logger = logging.getLogger("localllm.server")
 
 MAX_HEAD_BYTES = 8192
+MAX_BODY_BYTES = 2**20
+"""What is read and dropped behind a refusal; who sends more goes the long way."""
 SAID_EVERY_S = 1.0
 """One line of the log for all that were refused in this time."""
 # no quantifier may take what the next one could: a head is read once, however it was made
@@ -41,11 +44,13 @@ _SAFE = (b"x-content-type-options: nosniff", b"cross-origin-resource-policy: sam
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What the head of a request says. The names of headers are in lower case."""
+    """What the head of a request says. The names of headers are in lower case; `num_missing` bytes of the body are
+    still to come."""
 
     path: str
     headers: list[tuple[bytes, bytes]]
     num_bytes: int
+    num_missing: int
     is_last: bool
 
 
@@ -87,7 +92,7 @@ class Door:
             self._desk.check_room(caller.name, asked.num_bytes)
         except LocalLLMError as error:
             self._note(error)
-            return Refusal(self._written(asked, error), asked.is_last)
+            return Refusal(self._written(asked, error), asked.num_missing, asked.is_last)
         return None
 
     def _written(self, asked: _Asked, error: LocalLLMError) -> bytes:
@@ -118,7 +123,7 @@ class Door:
 
 
 def _read(data: bytes) -> _Asked | None:
-    """None for what is not one whole and plain request."""
+    """None for what is not one plain request."""
     found = _HEAD.match(data, 0, MAX_HEAD_BYTES)
     if found is None:
         return None
@@ -130,9 +135,11 @@ def _read(data: bytes) -> _Asked | None:
     length, connection = by_name.get(b"content-length", b""), by_name.get(b"connection", b"keep-alive").lower()
     if not length.isdigit() or len(length) > 9 or connection not in (b"close", b"keep-alive"):
         return None
-    if int(length) != len(data) - found.end():
+    num_bytes = int(length)
+    num_missing = num_bytes - (len(data) - found.end())
+    if num_bytes > MAX_BODY_BYTES or num_missing < 0:
         return None
-    return _Asked(found[1].decode("ascii"), headers, int(length), connection == b"close")
+    return _Asked(found[1].decode("ascii"), headers, num_bytes, num_missing, connection == b"close")
 
 
 def _header(line: bytes) -> tuple[bytes, bytes]:

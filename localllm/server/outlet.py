@@ -38,9 +38,11 @@ class Outlet(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer as it goes over the wire; `is_last` where the client wants the connection closed behind it."""
+    """An answer as it goes over the wire. `num_missing` bytes of the request's body are still to come; `is_last` where
+    the client wants the connection closed behind it."""
 
     answer: bytes
+    num_missing: int
     is_last: bool
 
 
@@ -61,7 +63,7 @@ class HttpProtocol(H11Protocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        app = self.app
+        app = self._bare_app = self.app
 
         async def with_outlet(scope: Any, receive: Any, send: Any) -> None:
             if scope["type"] == "http" and scope["http_version"] == "1.1":  # 1.0 knows no chunks
@@ -72,21 +74,34 @@ class HttpProtocol(H11Protocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._is_refused = False
         self._door: Doorkeeper | None = self.app_state.get(DOORKEEPER)
+        self._num_unread = 0  # bytes of a body whose request was turned away
+        self._is_last = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        if not self._is_refused and not self._turned_away(data):
+        if self._num_unread:
+            data = self._after_the_unread(data)
+        if data and not self._is_refused and not self._turned_away(data):
             super().data_received(data)
+
+    def _after_the_unread(self, data: bytes) -> bytes:
+        """What follows the body that nobody wants; the connection may end behind it."""
+        num_dropped = min(self._num_unread, len(data))
+        self._num_unread -= num_dropped
+        if self._is_last and not self._num_unread:
+            self.transport.close()
+        return b"" if self._is_last else data[num_dropped:]
 
     def _turned_away(self, data: bytes) -> bool:
         refusal = self._door.refusal(data) if self._door is not None and self._is_between_requests else None
         if refusal is None:
             return False
         self.transport.write(refusal.answer)
-        if refusal.is_last:
+        self._num_unread, self._is_last = refusal.num_missing, refusal.is_last
+        if refusal.is_last and not refusal.num_missing:
             self.transport.close()
         else:
             self.on_response_complete()
@@ -102,6 +117,7 @@ class HttpProtocol(H11Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
         super().connection_lost(exc)
+        self.app = self._bare_app  # the other one holds us: nobody should have to search for such a circle
 
     def on_response_complete(self) -> None:
         self._expect_head()
