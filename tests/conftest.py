@@ -3,6 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,22 @@ hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
 SMALL_MODEL = "smollm2:135m"
 
 
+@pytest.fixture(scope="session")
+def _new_homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One after another, in one folder: the factory would look through all it has made for each of thousands."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def _isolated_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _isolated_home(_new_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test reads this user's settings, models or daemon."""
     for name in [name for name in os.environ if name.startswith(("LOCALLLM_", "OLLAMA_"))]:
         if not name.startswith("LOCALLLM_TEST_"):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("LOCALLLM_HOME", str(tmp_path_factory.mktemp("home")))
+    home = next(_new_homes)
+    home.mkdir(mode=0o700)
+    monkeypatch.setenv("LOCALLLM_HOME", str(home))
     yield
 
 

@@ -1,7 +1,8 @@
 """The backends every contract test runs on, each with how far it may be from the plain float64 computation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pytest
@@ -78,6 +79,18 @@ HOSTS = (
     Host("torch", 3e-3, 3e-3, torch_missing),
     Host("metal", 3e-3, 3e-3, metal_missing),
 )
+
+
+class Named(Protocol):
+    """What has a name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def in_groups(worlds: Iterable[Named]) -> list[object]:
+    """As parameters whose tests run in one process each, so that what they share is made once."""
+    return [pytest.param(world, marks=pytest.mark.xdist_group(world.name)) for world in worlds]
 
 
 @pytest.fixture(params=HOSTS, ids=lambda host: host.name)

@@ -14,7 +14,7 @@ from localllm.models.config import ModelConfig
 from localllm.models.mapping import gguf_model, hf_model
 from localllm.models.source import WeightSource
 from localllm.quantize.convert import convert
-from tests.contract.conftest import Host, KvType
+from tests.contract.conftest import HOSTS, Host, KvType, in_groups
 from tests.contract.walk import Walk
 from tests.oracles.hf import FAMILIES, Family, as_folder, expected_logits, make_model
 
@@ -24,7 +24,8 @@ PROMPTS = {1: RNG.integers(3, 80, 40).tolist(), 2: RNG.integers(3, 80, 21).tolis
 TOLERANCES: dict[KvType, float] = {"f32": 2e-4, "f16": 3e-3}
 """Largest difference over largest logit."""
 IS_WHOLE = bool(os.environ.get("LOCALLLM_TEST_WHOLE"))
-"""Each test with both kinds of cache. The short form has every family, format and host once with each kind."""
+"""Each test with both kinds of cache, on every host, from both formats. In the short form each test has one kind, and
+only `reference` and `cpu` see both formats in each: the others see one in the first test and the other in the second."""
 ROUGHLY: list[KvType] = ["f32", "f16"] if IS_WHOLE else ["f16"]
 EXACTLY: list[KvType] = ["f32", "f16"] if IS_WHOLE else ["f32"]
 
@@ -38,7 +39,18 @@ class Pair:
     expected: dict[int, NDArray[np.float32]]
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+def on_hosts(**format_of: str) -> pytest.MarkDecorator:
+    """Every host with both formats, or those of `format_of` with the one that is named."""
+    places = [
+        pytest.param(host, kind, id=f"{host.name}-{kind}")
+        for host in HOSTS
+        for kind in ("safetensors", "gguf")
+        if IS_WHOLE or format_of.get(host.name, kind) == kind
+    ]
+    return pytest.mark.parametrize(("host", "pair"), places, indirect=True)
+
+
+@pytest.fixture(scope="module", params=in_groups(FAMILIES), ids=lambda family: family.name)
 def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
     """The model from safetensors, and from the GGUF file that our converter makes of them."""
     family: Family = request.param
@@ -55,7 +67,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return pairs
 
 
-@pytest.fixture(scope="module", params=["safetensors", "gguf"])
+@pytest.fixture
 def pair(opened: dict[str, Pair], request: pytest.FixtureRequest) -> Pair:
     return opened[request.param]
 
@@ -77,6 +89,7 @@ def logits_of(walk: Walk, tokens: list[int], sizes: tuple[int, ...]) -> list[NDA
     return seen
 
 
+@on_hosts(torch="gguf", metal="safetensors")
 @pytest.mark.parametrize("kv_type", ROUGHLY)
 def test_prompts_in_chunks_give_the_logits_of_transformers(host: Host, pair: Pair, kv_type: KvType) -> None:
     for sizes in ((40,), (1, 7, 2, 16, 13, 1)):
@@ -86,6 +99,7 @@ def test_prompts_in_chunks_give_the_logits_of_transformers(host: Host, pair: Pai
         backend.close()
 
 
+@on_hosts(torch="safetensors", metal="gguf")
 @pytest.mark.parametrize("kv_type", EXACTLY)
 def test_chunks_and_decoding_of_others_give_the_logits_of_transformers(host: Host, pair: Pair, kv_type: KvType) -> None:
     backend = host.open(pair.config, pair.source, kv_type)

@@ -15,7 +15,7 @@ from localllm.models.mapping import gguf_model, hf_model
 from localllm.models.source import WeightSource
 from localllm.quantize.convert import convert
 from localllm.wire import Submit
-from tests.contract.conftest import PAGE_SIZE, Host
+from tests.contract.conftest import PAGE_SIZE, Host, in_groups
 from tests.oracles.hf import Family, as_folder
 from tests.oracles.judges import JUDGES, expected_logit, make_judge
 
@@ -33,7 +33,7 @@ class Judge:
     logits: list[float]
 
 
-@pytest.fixture(scope="module", params=JUDGES, ids=lambda family: family.name)
+@pytest.fixture(scope="module", params=in_groups(JUDGES), ids=lambda family: family.name)
 def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Judge]:
     family: Family = request.param
     model, folder = make_judge(family), tmp_path_factory.mktemp("judge")

@@ -1,31 +1,42 @@
 """Every verb of models/ops.py on every backend: tiny worlds, each held against the plain float64 transformer."""
 
+from functools import cache
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from localllm.engine.step import NOTHING, Want
-from tests.contract.conftest import Host
+from tests.contract.conftest import Host, in_groups
 from tests.contract.walk import Walk
-from tests.contract.worlds import BY_NAME, WORLDS, World, plain
+from tests.contract.worlds import BY_NAME, WORLDS, World, build, plain
 
 ALL = Want(logits="all")
 RNG = np.random.default_rng(11)
 PROMPT = RNG.integers(0, 80, 26).tolist()
 OTHER = RNG.integers(0, 80, 19).tolist()
 THIRD = RNG.integers(0, 80, 7).tolist()
+IN_WORLDS = pytest.mark.parametrize("world", in_groups(WORLDS), ids=lambda world: world.name)
 
 
-@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+@cache
+def plain_logits(name: str) -> dict[int, NDArray[np.float64]]:
+    """Of the three texts, by the number of the sequence: what every host has to say."""
+    oracle = plain(*build(BY_NAME[name]))
+    return {seq: oracle.logits(ids) for seq, ids in ((1, PROMPT), (2, OTHER), (3, THIRD))}
+
+
+@IN_WORLDS
 def test_a_whole_prompt_equals_the_plain_transformer(host: Host, world: World) -> None:
-    backend, config, source = host.open_world(world)
+    backend, _, _ = host.open_world(world)
     (result,) = Walk(backend).step((1, PROMPT, ALL))
-    host.check(result.logits, plain(config, source).logits(PROMPT), world)
+    host.check(result.logits, plain_logits(world.name)[1], world)
     backend.close()
 
 
-@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+@IN_WORLDS
 def test_chunks_among_the_rows_of_others_equal_the_plain_transformer(host: Host, world: World) -> None:
-    backend, config, source = host.open_world(world)
+    backend, _, _ = host.open_world(world)
     walk = Walk(backend)
     seen: dict[int, list[np.ndarray]] = {1: [], 2: [], 3: []}
     tokens = {1: iter(PROMPT), 2: iter(OTHER), 3: iter(THIRD)}
@@ -34,9 +45,8 @@ def test_chunks_among_the_rows_of_others_equal_the_plain_transformer(host: Host,
         for result in walk.step(*parts):
             assert result.logits is not None
             seen[result.seq].append(result.logits)
-    oracle = plain(config, source)
-    for seq, ids in ((1, PROMPT), (2, OTHER), (3, THIRD)):
-        host.check(np.concatenate(seen[seq]), oracle.logits(ids), world)
+    for seq, expected in plain_logits(world.name).items():
+        host.check(np.concatenate(seen[seq]), expected, world)
     backend.close()
 
 
