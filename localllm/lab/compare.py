@@ -1,16 +1,18 @@
 """Several quantizations of one model measured against it: made one after another, looked at, and deleted again.
 
-One file is there at a time, in a folder of the store that the next run clears, should a kill have left it.
+One file is there at a time, in a folder of the store that the next run clears, should a kill have left it. What the
+model itself says of the text is computed once.
 """
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from localllm.lab.divergence import Divergence, divergence
+from localllm.lab.divergence import Divergence, KeptAnswers, divergence
 from localllm.quantize.receipt import Measured, Receipt
 from localllm.runtime.quantize import Order, plan_of, quantize_model
 from localllm.settings import Settings
@@ -53,14 +55,17 @@ def compared(
         folder.mkdir(parents=True)
         try:
             check_space(folder, max(plan.size_bytes for plan in plans))
-            for order, plan in zip(orders, plans, strict=True):
-                path = folder / f"{order.label}.gguf"
-                receipt = quantize_model(model, path, order, name=name, progress=_writing(order, progress))
-                found = divergence(
-                    str(path), str(model), text, context=context, settings=settings, progress=_reading(order, progress)
-                )
-                yield Compared(order.label, path.stat().st_size, plan.bits_per_weight, receipt, found)
-                path.unlink()
+            with tempfile.TemporaryFile(dir=folder) as file:
+                kept = KeptAnswers(folder, file)
+                for order, plan in zip(orders, plans, strict=True):
+                    path = folder / f"{order.label}.gguf"
+                    receipt = quantize_model(model, path, order, name=name, progress=_writing(order, progress))
+                    tell = _reading(order, progress)
+                    found = divergence(
+                        str(path), str(model), text, context=context, settings=settings, progress=tell, kept=kept
+                    )
+                    yield Compared(order.label, path.stat().st_size, plan.bits_per_weight, receipt, found)
+                    path.unlink()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

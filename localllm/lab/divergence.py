@@ -1,17 +1,18 @@
 """How far a model's next-token distributions are from another's of the same tokenizer: Kullback-Leibler divergence.
 
 Chunks and scored positions are those of `perplexity`: the second half of each chunk. Both models are loaded side by
-side where there is memory for both; else the base goes first, and its log-probabilities wait in a temporary file as
-float16. One chunk's logits are held at a time.
+side where there is memory for both; else, or for several models, the base goes first, and its log-probabilities wait
+in a temporary file as float16. One chunk's logits are held at a time.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -20,20 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.engine.limits import no_writer
-from localllm.engine.step import (
-    NO_SLOT,
-    NOTHING,
-    Backend,
-    PageId,
-    Row,
-    SeqId,
-    SlotId,
-    StepPlan,
-    Want,
-    ZeroSlot,
-    run_step,
-)
+from localllm.engine.step import NOTHING, Backend, Want
 from localllm.errors import BadLogits, UsageError
+from localllm.lab.chunk_reader import ChunkReader, scored
 from localllm.lab.perplexity import chunked
 from localllm.lab.weight_errors import WeightErrors, bytes_of, infos_of, weight_errors
 from localllm.runtime.load import backend_options, load_backend, load_text
@@ -106,25 +96,46 @@ def divergence(
     wish: LoadWish = NO_WISH,
     max_chunks: int = 0,
     progress: Progress = tell_nobody,
+    kept: KeptAnswers | None = None,
 ) -> Divergence:
     """Of two models (names, files or folders) on a text. UsageError where their tokens are not the same, or the text is
-    shorter than two contexts. `max_chunks` 0: all."""
+    shorter than two contexts. `max_chunks` 0: all. `kept`: where the base's answers are kept for other models."""
     paths = [Path(find_entry(name, settings).path) for name in (model, base)]
-    chunks = _chunks(paths, text, context)[: max_chunks or None]
+    chunks, vocab_size = _chunks(paths, text, context)
+    chunks = chunks[: max_chunks or None]
+    if kept is not None and not kept.has_room(chunks, vocab_size):
+        kept = None
     openers = [_Opener(name, path, settings, wish, context) for name, path in zip((model, base), paths, strict=True)]
     scores = _Scores()
-    with _base_answers(openers[1], openers[0], chunks, progress) as answers:
+    with _base_answers(openers[1], openers[0], chunks, progress, kept) as answers:
         own = openers[0].open()
         with closing(own):
             for done, (chunk, expected) in enumerate(zip(chunks, answers, strict=True)):
-                scores.add(expected, own.log_probabilities(chunk), np.array(_scored(chunk)))
+                scores.add(expected, own.log_probabilities(chunk), np.array(scored(chunk)))
                 progress(done + 1, len(chunks), scores.mean)
             side = own.side(scores.own_losses, chunks[0])
     base_side = openers[1].told_side(scores.base_losses)
     return scores.result(side, base_side, context, len(chunks), weight_errors(*paths))
 
 
-def _chunks(paths: Sequence[Path], text: str, context: int) -> list[list[int]]:
+class KeptAnswers:
+    """A base's log-probabilities of a text, float16 in a file in `folder`: computed for the first model that is
+    measured against it, read for the others. `file` is the caller's to close."""
+
+    def __init__(self, folder: Path, file: BinaryIO) -> None:
+        self.folder, self.file = folder, file
+        self.chunks: Sequence[Sequence[int]] = ()
+        self.shape = (0, 0)
+        self.side: Side | None = None
+
+    def has_room(self, chunks: Sequence[Sequence[int]], vocab_size: int) -> bool:
+        """Or has them already. As much again is left to others."""
+        needed_bytes = 2 * vocab_size * sum(len(chunk) - len(chunk) // 2 for chunk in chunks)
+        return chunks == self.chunks or shutil.disk_usage(self.folder).free > 2 * needed_bytes
+
+
+def _chunks(paths: Sequence[Path], text: str, context: int) -> tuple[list[list[int]], int]:
+    """And the size of the vocabulary."""
     own, base = (load_text(path).tokenizer for path in paths)
     if own.vocab_size != base.vocab_size or any(own.piece(i) != base.piece(i) for i in range(own.vocab_size)):
         raise UsageError(
@@ -135,12 +146,7 @@ def _chunks(paths: Sequence[Path], text: str, context: int) -> list[list[int]]:
     ids = own.encode(text, parse_special=False)
     if ids != base.encode(text, parse_special=False):
         raise UsageError("the two models split this text into different tokens", hint="give both the same tokenizer")
-    return chunked(ids, context, bos)
-
-
-def _scored(chunk: Sequence[int]) -> Sequence[int]:
-    """The tokens whose probabilities are compared: all behind the middle one."""
-    return chunk[len(chunk) // 2 + 1 :]
+    return chunked(ids, context, bos), own.vocab_size
 
 
 class _Opener:
@@ -177,14 +183,8 @@ class _Model:
 
     def __init__(self, opener: _Opener, backend: Backend, context: int) -> None:
         self._opener, self._backend = opener, backend
-        layout = backend.layout
-        per_group = -(-context // layout.page_size)
-        backend.allocate(per_group * len(layout.groups), 1 if layout.has_state else 0)
-        self._tables = tuple(
-            tuple(PageId(page) for page in range(g * per_group, (g + 1) * per_group)) for g in range(len(layout.groups))
-        )
-        self._slot = SlotId(0) if layout.has_state else NO_SLOT
-        self._steps = self._read_tokens = 0
+        self._reader = ChunkReader(backend, context)
+        self._read_tokens = 0
         self._read_s = 0.0
 
     def close(self) -> None:
@@ -192,10 +192,8 @@ class _Model:
 
     def log_probabilities(self, chunk: Sequence[int]) -> Floats:
         """(scored tokens, vocab)."""
-        middle = len(chunk) // 2
         started = time.perf_counter()
-        self._step(chunk[:middle], 0, NOTHING)
-        logits = self._step(chunk[middle:-1], middle, Want(logits="all"))
+        logits = self._reader.read(chunk, Want(logits="all")).logits
         self._read_s += time.perf_counter() - started
         self._read_tokens += len(chunk) - 1
         assert logits is not None
@@ -212,18 +210,12 @@ class _Model:
 
     def _decode_speed(self, chunk: Sequence[int]) -> float:
         half = len(chunk) // 2
-        self._step(chunk[:half], 0, NOTHING)
+        self._reader.step(chunk[:half], 0, NOTHING)
         started = time.perf_counter()
         tokens = chunk[half : half + DECODED_TOKENS]
         for i, token in enumerate(tokens):
-            self._step([token], half + i, Want(targets=(token,)))
+            self._reader.step([token], half + i, Want(targets=(token,)))
         return len(tokens) / max(time.perf_counter() - started, 1e-9)
-
-    def _step(self, token_ids: Sequence[int], start: int, want: Want) -> Floats | None:
-        row = Row(SeqId(0), tuple(token_ids), start, self._tables, want, self._slot)
-        fresh = (ZeroSlot(self._slot),) if start == 0 and self._slot != NO_SLOT else ()
-        self._steps += 1
-        return run_step(self._backend, StepPlan(self._steps, (row,), fresh)).rows[0].logits
 
 
 def _log_softmax(logits: Floats) -> Floats:
@@ -233,19 +225,27 @@ def _log_softmax(logits: Floats) -> Floats:
 
 @contextmanager
 def _base_answers(
-    base: _Opener, other: _Opener, chunks: Sequence[Sequence[int]], progress: Progress
+    base: _Opener, other: _Opener, chunks: Sequence[Sequence[int]], progress: Progress, kept: KeptAnswers | None
 ) -> Iterator[Iterator[Floats]]:
     """The base's log-probabilities, chunk by chunk: as they are asked for, or from a file that was written before."""
-    if _fit_together(base, other):
+    if kept is None and _fit_together(base, other):
         model = base.open()
         with closing(model):
             yield _live(model, chunks)
             base.remember(model.side(np.zeros(1, np.float32), chunks[0]))
         return
+    with nullcontext(kept) if kept is not None else _kept_for_one() as answers:
+        if answers.side is None or answers.chunks != chunks:
+            answers.side = _record(base, chunks, answers, progress)
+        base.remember(answers.side)
+        answers.file.seek(0)
+        yield _recorded(answers)
+
+
+@contextmanager
+def _kept_for_one() -> Iterator[KeptAnswers]:
     with tempfile.TemporaryFile() as file:
-        shape = _record(base, chunks, file, progress)
-        file.seek(0)
-        yield _recorded(file, shape, len(chunks))
+        yield KeptAnswers(Path(tempfile.gettempdir()), file)
 
 
 def _live(model: _Model, chunks: Sequence[Sequence[int]]) -> Iterator[Floats]:
@@ -258,24 +258,24 @@ def _fit_together(base: _Opener, other: _Opener) -> bool:
     return base.size_bytes + other.size_bytes <= MEMORY_SHARE * psutil.virtual_memory().available
 
 
-def _record(base: _Opener, chunks: Sequence[Sequence[int]], file: BinaryIO, progress: Progress) -> tuple[int, int]:
+def _record(base: _Opener, chunks: Sequence[Sequence[int]], kept: KeptAnswers, progress: Progress) -> Side:
+    kept.file.seek(0)
     model = base.open()
-    shape = (0, 0)
     with closing(model):
         for done, chunk in enumerate(chunks):
             answers = model.log_probabilities(chunk)
             # what is likely is near 0, where float16 is finest; nothing is lost that weighs
-            file.write(np.maximum(answers, np.float32(-60000)).astype(np.float16).data)
-            shape = answers.shape
+            kept.file.write(np.maximum(answers, np.float32(-60000)).astype(np.float16).data)
+            rows, columns = answers.shape
             progress(done + 1, len(chunks), math.nan)
-        base.remember(model.side(np.zeros(1, np.float32), chunks[0]))
-    return shape
+        kept.chunks, kept.shape = chunks, (rows, columns)
+        return model.side(np.zeros(1, np.float32), chunks[0])
 
 
-def _recorded(file: BinaryIO, shape: tuple[int, int], count: int) -> Iterator[Floats]:
-    size = 2 * shape[0] * shape[1]
-    for _ in range(count):
-        yield np.frombuffer(file.read(size), np.float16).astype(np.float32).reshape(shape)
+def _recorded(kept: KeptAnswers) -> Iterator[Floats]:
+    size = 2 * kept.shape[0] * kept.shape[1]
+    for _ in kept.chunks:
+        yield np.frombuffer(kept.file.read(size), np.float16).astype(np.float32).reshape(kept.shape)
 
 
 class _Scores:

@@ -8,20 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localllm.engine.limits import no_writer
-from localllm.engine.step import (
-    NO_SLOT,
-    NOTHING,
-    Backend,
-    PageId,
-    Row,
-    SeqId,
-    SlotId,
-    StepPlan,
-    Want,
-    ZeroSlot,
-    run_step,
-)
+from localllm.engine.step import Backend
 from localllm.errors import UsageError
+from localllm.lab.chunk_reader import ChunkReader
 from localllm.runtime.load import backend_options, load_backend, load_text
 from localllm.runtime.names import find_entry
 from localllm.runtime.presets import NO_WISH, LoadWish, load_order
@@ -89,31 +78,15 @@ def chunked(ids: Sequence[int], context: int, bos_id: int | None) -> list[list[i
 
 
 def _score_chunks(backend: Backend, chunks: list[list[int]], context: int, progress: Progress | None) -> Perplexity:
-    layout = backend.layout
-    per_group = -(-context // layout.page_size)
-    backend.allocate(per_group * len(layout.groups), 1 if layout.has_state else 0)
-    tables = [range(g * per_group, (g + 1) * per_group) for g in range(len(layout.groups))]
+    reader = ChunkReader(backend, context)
     total = total_squared = 0.0
     count = 0
     for index, chunk in enumerate(chunks):
-        for loss in score_second_half(backend, index, chunk, tables):
+        for loss in reader.losses(chunk):
             total, total_squared, count = total + loss, total_squared + loss * loss, count + 1
         if progress:
             progress(index + 1, len(chunks), math.exp(total / count))
     return _result(total, total_squared, count, len(chunks), context, backend.info.name)
-
-
-def score_second_half(backend: Backend, seq: int, chunk: Sequence[int], tables: Sequence[Sequence[int]]) -> list[float]:
-    """Losses in nats of the tokens after the middle one: len(chunk) - len(chunk) // 2 - 1 of them."""
-    middle = len(chunk) // 2
-    page_tables = tuple(tuple(PageId(page) for page in table) for table in tables)
-    slot = SlotId(0) if backend.layout.has_state else NO_SLOT
-    first = Row(SeqId(seq), tuple(chunk[:middle]), 0, page_tables, NOTHING, slot)
-    wanted = Want(targets=tuple(chunk[middle + 1 :]))
-    second = Row(SeqId(seq), tuple(chunk[middle:-1]), middle, page_tables, wanted, slot)
-    run_step(backend, StepPlan(2 * seq, (first,), () if slot == NO_SLOT else (ZeroSlot(slot),)))
-    result = run_step(backend, StepPlan(2 * seq + 1, (second,)))
-    return [-entry.logprob for entry in result.rows[0].targets]
 
 
 def _result(total: float, total_squared: float, count: int, num_chunks: int, context: int, backend: str) -> Perplexity:

@@ -1,6 +1,7 @@
 """Divergence of two models: against itself, against rounded weights, and by hand."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -8,12 +9,18 @@ import pytest
 from localllm.errors import UsageError
 from localllm.formats.blocks import BlockType
 from localllm.lab import divergence as module
-from localllm.lab.divergence import Divergence, divergence
+from localllm.lab.divergence import Divergence, KeptAnswers, divergence
 from localllm.lab.perplexity import perplexity
 from localllm.settings import load_settings
 from tests.lab.small_files import TEXT, random_model, rounded
 
 CONTEXT = 64
+
+
+class DiskUsage(NamedTuple):
+    total: int
+    used: int
+    free: int
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +71,39 @@ def test_one_after_the_other_gives_the_same_numbers(files: dict[str, Path], monk
     assert after.kl_mean == pytest.approx(beside.kl_mean, rel=1e-2)
     assert after.base.perplexity == pytest.approx(beside.base.perplexity, rel=1e-3)
     assert after.same_top == pytest.approx(beside.same_top, abs=0.01)
+
+
+def test_a_base_whose_answers_are_kept_is_opened_once(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = [measured(files[kind], files["base"]) for kind in ("Q8_0", "Q4_0")]
+    opened: list[str] = []
+    as_before = module._Opener.open
+
+    def counted(opener: module._Opener) -> module._Model:
+        opened.append(opener.path.name)
+        return as_before(opener)
+
+    monkeypatch.setattr(module._Opener, "open", counted)
+    with open(tmp_path / "answers", "w+b") as file:
+        kept = KeptAnswers(tmp_path, file)
+        again = [measured(files[kind], files["base"], kept=kept) for kind in ("Q8_0", "Q4_0")]
+    assert opened == ["base.gguf", "Q8_0.gguf", "Q4_0.gguf"]
+    for one, other in zip(again, alone, strict=True):
+        assert one.kl_mean == pytest.approx(other.kl_mean, rel=0.1)
+        assert one.model.perplexity == other.model.perplexity and one.tokens == other.tokens
+        assert one.base.perplexity == pytest.approx(other.base.perplexity, rel=1e-3)
+
+
+def test_where_there_is_no_room_to_keep_them_they_are_computed_again(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: DiskUsage(100, 99, 1))
+    with open(tmp_path / "answers", "w+b") as file:
+        kept = KeptAnswers(tmp_path, file)
+        found = measured(files["Q4_0"], files["base"], kept=kept)
+        assert found.kl_mean == measured(files["Q4_0"], files["base"]).kl_mean
+        assert kept.side is None and not file.tell()
 
 
 def test_the_numbers_are_those_of_the_definition() -> None:

@@ -15,7 +15,7 @@ from localllm.errors import UnsupportedModel
 from localllm.formats.blocks import BLOCK_LAYOUTS, BlockType, decode
 from localllm.formats.blocks import encode as plain_encode
 from localllm.formats.gguf_read import GGUFFile
-from localllm.lab.perplexity import score_second_half
+from localllm.lab.chunk_reader import ChunkReader
 from localllm.models.config import AttentionSpec, LayerSpec, ModelConfig, RopeSpec
 from localllm.models.mapping import gguf_model
 from localllm.models.source import WeightInfo, WeightSource
@@ -164,10 +164,7 @@ def on_cpu(config: ModelConfig, source: WeightSource) -> Backend:
 
 def perplexity_of(backend: Backend, ids: list[int]) -> float:
     """Of the second half."""
-    pages = range(-(-len(ids) // PAGE_SIZE))
-    backend.allocate(len(pages), 0)
-    losses = score_second_half(backend, 0, ids, [pages])
-    return float(np.exp(np.mean(losses)))
+    return float(np.exp(np.mean(ChunkReader(backend, len(ids)).losses(ids))))
 
 
 @pytest.mark.parametrize("kind", OF_32, ids=lambda kind: kind.name)
