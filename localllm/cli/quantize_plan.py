@@ -21,6 +21,7 @@ def named_output(library: "Library", entry: "Entry", output: str, label: str, *,
 
     UsageError, StoreError for a place where nothing can be written.
     """
+    from localllm.quantize.quantize import check_not_source  # loads numpy
     from localllm.store.names import looks_like_path, parse_ref, quantized_name
 
     if not output and not looks_like_path(entry.name):
@@ -32,8 +33,7 @@ def named_output(library: "Library", entry: "Entry", output: str, label: str, *,
         raise UsageError(f"{path} is a folder", hint="name the file to write with -o")
     if path.suffix.lower() != ".gguf":
         raise UsageError(f"{path.name} would be no GGUF file by its name", hint="end it with .gguf")
-    if any(Path(file.path).resolve() == path.resolve() for file in entry.files):
-        raise UsageError(f"{path} is a file of the model itself", hint="name another one with -o")
+    check_not_source(path, (Path(entry.path), *(Path(file.path) for file in entry.files)))
     if path.exists() and not is_forced:
         raise UsageError(f"{path} is there already", hint="name another file with -o, or allow it with --force")
     if not path.parent.is_dir():

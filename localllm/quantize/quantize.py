@@ -73,12 +73,13 @@ def quantize(
     source's. threads: 0 for all cores. `progress` gets a tensor's name, and the bytes written and in all; first, where
     a run goes on, a sentence, the bytes that are there, and 0. `finishing` gets the path under which all is written,
     before the file has its name.
-    Raises UsageError when `path` exists (without `replaces`), or when tensors in blocks would be rounded again
-    (without `allow_requantize`); BadModelFile and UnsupportedModel with tensor and row for values that cannot be
-    encoded; DiskFull, after which the same call goes on; StoreError.
+    Raises UsageError when `path` exists (without `replaces`) or is a file of the source (with it, too), or when tensors
+    in blocks would be rounded again (without `allow_requantize`); BadModelFile and UnsupportedModel with tensor and row
+    for values that cannot be encoded; DiskFull, after which the same call goes on; StoreError.
     """
     _check_requantized(plan, allow_requantize)
     _check_place(path, replaces)
+    check_not_source(path, source.paths)
     metadata = {**source.metadata, **_of_quantization(plan.recipe), **(extra or {})}
     layout = gguf_layout(metadata, [(line.name, line.shape, line.target_type) for line in plan.tensors])
     job = _job_key(source, layout, method)
@@ -115,6 +116,16 @@ def _check_place(path: Path, replaces: bool) -> None:
         raise UsageError(f"{path} is there already", hint="name another file, or allow it with --force")
     if not path.parent.is_dir():
         raise StoreError(f"the folder {path.parent} does not exist", hint="make it, or name another file")
+
+
+def check_not_source(path: Path, sources: Iterable[Path]) -> None:
+    """UsageError where `path` is one of these files, also by a link of either kind."""
+    for source in sources:
+        if path.exists() and source.exists() and path.samefile(source):
+            raise UsageError(
+                f"{path} is {source}, a file of the model itself, and nothing replaces what it is made from",
+                hint="name another file to write",
+            )
 
 
 def _check_room(path: Path, needed_bytes: int) -> None:

@@ -38,11 +38,12 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Tensors in file order. `identity` is another one as soon as the files are."""
+    """Tensors in file order. `identity` is another one as soon as the files, `paths`, are."""
 
     metadata: Mapping[str, Value | Typed]
     tensors: tuple[Weight, ...]
     identity: str
+    paths: tuple[Path, ...] = ()
 
     def facts(self) -> tuple[TensorFacts, ...]:
         return tuple(TensorFacts(weight.name, weight.shape, weight.type) for weight in self.tensors)
@@ -60,14 +61,14 @@ def gguf_weights(file: GGUFFile) -> Weights:
         Weight(info.name, info.shape, info.type, partial(file.raw, info.name), partial(file.release, info.name))
         for info in file.tensors.values()
     )
-    return Weights(metadata, tensors, identity_of(file.paths))
+    return Weights(metadata, tensors, identity_of(file.paths), file.paths)
 
 
 def folder_weights(folder: SafetensorsFolder, extra: Mapping[str, Any], head: Head | None = None) -> Weights:
     """What a conversion of the folder writes, its matrices in the types they have there; `extra` as for `convert`."""
     metadata, tensors = converted(folder, None, extra, head)
     weights = (Weight(name, tuple(shape), kind, _reader(raw), _nothing) for name, shape, kind, raw in tensors)
-    return Weights(metadata, tuple(weights), identity_of(folder.paths))
+    return Weights(metadata, tuple(weights), identity_of(folder.paths), folder.paths)
 
 
 def _reader(raw: Raw) -> Callable[[], Bytes]:

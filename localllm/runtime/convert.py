@@ -14,6 +14,7 @@ from localllm.formats.safetensors import SafetensorsFolder
 from localllm.models.heads import Head
 from localllm.models.mapping import hf_model
 from localllm.quantize.convert import Progress, convert, tell_nobody
+from localllm.quantize.quantize import check_not_source
 from localllm.quantize.weights import Weights, folder_weights, gguf_weights
 from localllm.runtime.folder_facts import GGUF_SAMPLING_KEYS, folder_sampling, gguf_pooling_type
 from localllm.runtime.open_model import head_of_folder
@@ -33,7 +34,8 @@ def convert_model(
 ) -> None:
     """Write `output`, whole or not at all. `target` None keeps the float types of the checkpoint.
 
-    UsageError for a model that is GGUF already, when `output` is a folder, or exists and `replaces` is not set;
+    UsageError for a model that is GGUF already, when `output` is a folder, a file of the model itself, or exists and
+    `replaces` is not set;
     UnsupportedModel and BadModelFile for a checkpoint that this build cannot run; StoreError, DiskFull.
     """
     place = place_of(model)
@@ -46,6 +48,7 @@ def convert_model(
     if not output.parent.is_dir():
         raise StoreError(f"the folder {output.parent} does not exist", hint="make it, or name another file with -o")
     with SafetensorsFolder.open(place.path) as folder:
+        check_not_source(output, (*folder.paths, *place.folder.glob("*.json")))
         extra, head = _beside_weights(place, folder)
         convert(folder, output, target, extra, progress, head)
 

@@ -95,6 +95,16 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
     assert not [path for path in tmp_path.rglob("*") if path.suffix == ".gguf" or "partial" in path.name]
 
 
+def test_force_replaces_no_file_of_the_model_itself(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    assert cli("convert", str(folder), "-o", "a.gguf").code == 0
+    (tmp_path / "b.gguf").symlink_to("a.gguf")
+    before = (tmp_path / "a.gguf").read_bytes()
+    for name in ("a.gguf", "b.gguf"):
+        refused = cli("quantize", "./a.gguf", "q4_0", "--force", "-o", name)
+        assert refused.code == 2 and name in refused.err and "a file of the model itself" in refused.err
+    assert (tmp_path / "a.gguf").read_bytes() == before
+
+
 def test_models_that_are_not_there_are_named(cli: Cli) -> None:
     for name in ("nothing:here", "./nothing.gguf"):
         refused = cli("quantize", name, "q4_0")

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,15 +130,47 @@ def test_exceptions_and_pure_recipes_are_kept_to(floats: Path, tmp_path: Path) -
         assert file.metadata["localllm.quantize.keep"] == "\n".join(order.keep)
 
 
-def test_a_model_in_parts_becomes_one_file(floats: Path, mixed: tuple[Path, Receipt], tmp_path: Path) -> None:
+def in_two_parts(floats: Path, folder: Path) -> list[Path]:
+    paths = [folder / f"tiny-{number:05d}-of-00002.gguf" for number in (1, 2)]
     with GGUFFile.open(floats) as file:
         tensors = [(each.name, each.shape, each.type, file.raw(each.name)) for each in file.tensors.values()]
         for number, part in enumerate((tensors[:9], tensors[9:])):
             keys = {"split.no": (ValueType.UINT16, number), "split.count": (ValueType.UINT16, 2)}
             metadata = dict(file.metadata.typed()) if number == 0 else {"general.architecture": "llama"}
             keys["split.tensors.count"] = (ValueType.INT32, len(tensors))
-            write_gguf(tmp_path / f"tiny-{number + 1:05d}-of-00002.gguf", {**metadata, **keys}, part)
-    quantize_model(tmp_path / "tiny-00001-of-00002.gguf", tmp_path / "one.gguf", Order("q4_k_m"))
+            write_gguf(paths[number], {**metadata, **keys}, part)
+    return paths
+
+
+@pytest.mark.parametrize("form", ["itself", "symlink", "hardlink", "part", "safetensors"])
+def test_no_file_of_the_model_itself_is_replaced(floats: Path, folder: Path, tmp_path: Path, form: str) -> None:
+    source = target = Path(shutil.copy(floats, tmp_path / "a.gguf"))
+    if form == "symlink":
+        (target := tmp_path / "b.gguf").symlink_to(source)
+    elif form == "hardlink":
+        (target := tmp_path / "b.gguf").hardlink_to(source)
+    elif form == "part":
+        source, target = in_two_parts(floats, tmp_path)
+    elif form == "safetensors":
+        source = Path(shutil.copytree(folder, tmp_path / "tiny"))
+        target = source / "model.safetensors"
+    before = target.read_bytes()
+    with pytest.raises(UsageError, match=f"{target.name} is .*a file of the model itself"):
+        quantize_model(source, target, Order("q4_0"), replaces=True)
+    assert target.read_bytes() == before and not list(tmp_path.rglob(".*"))
+
+
+def test_a_conversion_replaces_no_file_of_its_folder(folder: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(folder, tmp_path / "tiny"))
+    for name in ("model.safetensors", "config.json"):
+        before = (source / name).read_bytes()
+        with pytest.raises(UsageError, match="a file of the model itself"):
+            convert_model(source, source / name, None, replaces=True)
+        assert (source / name).read_bytes() == before
+
+
+def test_a_model_in_parts_becomes_one_file(floats: Path, mixed: tuple[Path, Receipt], tmp_path: Path) -> None:
+    quantize_model(in_two_parts(floats, tmp_path)[0], tmp_path / "one.gguf", Order("q4_k_m"))
     with GGUFFile.open(tmp_path / "one.gguf") as made, GGUFFile.open(mixed[0]) as whole:
         assert not [key for key in made.metadata if key.startswith("split.")]
         assert all(np.array_equal(made.raw(name), whole.raw(name)) for name in whole.tensors)
