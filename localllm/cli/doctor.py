@@ -62,6 +62,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     sections: list[Callable[[Settings], Iterator[Check]]] = [
         check_program,
         check_backends,
+        check_encoders,
         check_memory,
         check_disk,
         check_stores,
@@ -99,6 +100,16 @@ def check_backends(settings: Settings) -> Iterator[Check]:
         report.chosen if settings.backend == "auto" else f"{settings.backend}, as {settings.origin['backend']} says"
     )
     yield Check("backend used", "ok", chosen + (f"; device {settings.device}" if settings.device else ""))
+
+
+def check_encoders(_: Settings) -> Iterator[Check]:
+    from localllm.quantize.native import is_built  # numpy
+
+    if is_built():
+        yield Check("encoders", "ok", "native: `quantize` uses every core")
+        return
+    detail = "the native ones were not built, so `quantize` rounds with numpy: the same bytes, many times slower"
+    yield Check("encoders", "note", f"{detail}; install a C++17 compiler and install localllm again")
 
 
 def check_memory(_: Settings) -> Iterator[Check]:

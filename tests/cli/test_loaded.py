@@ -85,11 +85,20 @@ def test_doctor_reports_every_part_and_fails_for_a_backend_that_is_not_there(
     checks = doctor_checks(cli, 0)
     assert checks["backend torch"]["state"] == "note" and checks["backend cpu"]["state"] == "ok"
     assert checks["backend used"]["detail"] == "cpu: there is no other to choose from"
-    assert {"localllm", "python", "memory", "disk", "home", "models", "daemon", "port"} <= set(checks)
+    assert {"localllm", "python", "encoders", "memory", "disk", "home", "models", "daemon", "port"} <= set(checks)
     monkeypatch.setenv("LOCALLLM_BACKEND", "torch")
     checks = doctor_checks(cli, 1)
     assert checks["backend torch"] == {"name": "backend torch", "state": "broken", "detail": rows[1].detail}
     assert checks["backend used"]["detail"] == "torch, as environment (LOCALLLM_BACKEND) says"
+
+
+@pytest.mark.parametrize(("is_built", "state", "word"), [(True, "ok", "every core"), (False, "note", "numpy")])
+def test_doctor_says_what_follows_from_encoders_that_were_not_built(
+    cli: Cli, no_daemon: None, monkeypatch: pytest.MonkeyPatch, is_built: bool, state: str, word: str
+) -> None:
+    monkeypatch.setattr("localllm.quantize.native.is_built", lambda: is_built)
+    check = doctor_checks(cli, 0)["encoders"]
+    assert check["state"] == state and word in check["detail"] and ("compiler" in check["detail"]) is not is_built
 
 
 def doctor_checks(cli: Cli, code: int) -> dict[str, dict[str, str]]:
