@@ -14,6 +14,8 @@ from localllm.runtime.names import open_library
 from localllm.runtime.presets import behind_opening
 from localllm.store.modelfile import parse_modelfile
 
+pytestmark = pytest.mark.xdist_group("llm")
+
 PROMPT = "The capital of France is"
 SHOWN = ["[system]Be a bear.[assistant]Grr[user]Hi", "[system]Be a fox.[assistant]Grr"]
 IDS = [504, 3575, 282, 4649, 314]
