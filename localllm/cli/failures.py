@@ -101,7 +101,7 @@ def _open_what_is_closed() -> None:
             with suppress(OSError):
                 os.close(number)
             os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
-            setattr(sys, name, open(number, mode, encoding="utf-8"))
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
 
 
 def _forgive_encodings() -> None:
