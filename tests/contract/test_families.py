@@ -25,7 +25,7 @@ TOLERANCES: dict[KvType, float] = {"f32": 2e-4, "f16": 3e-3}
 """Largest difference over largest logit."""
 IS_WHOLE = bool(os.environ.get("LOCALLLM_TEST_WHOLE"))
 """Each test with both kinds of cache, on every host, from both formats. In the short form each test has one kind, and
-only `reference` and `cpu` see both formats in each: the others see one in the first test and the other in the second."""
+only `reference` and `cpu` see both formats in each: others see one in the first test and the other in the second."""
 ROUGHLY: list[KvType] = ["f32", "f16"] if IS_WHOLE else ["f16"]
 EXACTLY: list[KvType] = ["f32", "f16"] if IS_WHOLE else ["f32"]
 
