@@ -169,7 +169,7 @@ def _chat_logprob(tokenizer: "Tokenizer", entry: wire.TokenLogprobs, as_ids: boo
 
 
 def _token(tokenizer: "Tokenizer", token_id: int, logprob: float, as_ids: bool, with_ids: bool) -> dict[str, Any]:
-    raw = tokenizer.token_bytes(token_id)
+    raw = tokenizer.said_bytes(token_id)
     shown = f"token_id:{token_id}" if as_ids else raw.decode("utf-8", errors="replace")
     token = {"token": shown, "logprob": finite(logprob), "bytes": list(raw)}
     return token | {"token_id": token_id} if with_ids else token
@@ -200,11 +200,11 @@ class CompletionLogprobs:
     ) -> None:
         for name, value in zip(lists, (self._shown(token_id), logprob, top, self._offset), strict=True):
             lists[name].append(value)
-        self._offset += len(self._text.decode(self._tokenizer.token_bytes(token_id)))
+        self._offset += len(self._text.decode(self._tokenizer.said_bytes(token_id)))
 
     def _shown(self, token_id: int) -> str:
         """Parts of characters as OpenAI writes them: as U+FFFD two of them would be one key."""
-        raw = self._tokenizer.token_bytes(token_id)
+        raw = self._tokenizer.said_bytes(token_id)
         try:
             return raw.decode()
         except UnicodeDecodeError:
@@ -228,7 +228,7 @@ def _ranked(tokenizer: "Tokenizer", entry: wire.TokenLogprobs) -> dict[str, dict
 
 
 def _shown(tokenizer: "Tokenizer", token_id: int) -> str:
-    return tokenizer.token_bytes(token_id).decode("utf-8", errors="replace")
+    return tokenizer.said_bytes(token_id).decode("utf-8", errors="replace")
 
 
 def finite(logprob: float) -> float:

@@ -109,5 +109,5 @@ def _holder(holder: wire.PageHolder, record: Record | None, page_size: int) -> s
 
 
 def _token(resident: Resident, token_id: int) -> shapes.PageToken:
-    raw = resident.text.tokenizer.token_bytes(token_id)
+    raw = resident.text.tokenizer.said_bytes(token_id)
     return shapes.PageToken(token_id, raw.decode("utf-8", errors="replace"), list(raw))

@@ -163,7 +163,7 @@ class _Parts:
     ) -> None:
         self._ids, self._text, self._messages, self._told = ids, text, messages, told
         self._special_ids = tokenizer.special_ids
-        self._lengths = list(accumulate(len(tokenizer.token_bytes(token_id)) for token_id in reversed(ids)))
+        self._lengths = list(accumulate(len(tokenizer.said_bytes(token_id)) for token_id in reversed(ids)))
 
     def of_first(self, count: int) -> int:
         """How many of the tokens come from the first `count` messages."""

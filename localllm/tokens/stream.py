@@ -52,7 +52,7 @@ class TokenStream:
         return self._watch.hit
 
     def push(self, ids: Sequence[int]) -> TextDelta:
-        """Take the next ids. After a stop string nothing is taken any more. Raises InvalidRequest for a bad id."""
+        """Take the next ids. After a stop string nothing is taken any more."""
         released: list[str] = []
         token_texts: list[str] = []
         for token_id in ids:
@@ -74,7 +74,7 @@ class TokenStream:
         return TextDelta(text, stop=self.stop)
 
     def _bytes_of(self, token_id: int) -> bytes:
-        raw = self._tokenizer.token_bytes(token_id)
+        raw = self._tokenizer.said_bytes(token_id)
         if token_id in self._hidden:
             return b""
         if self._drops_space and raw:

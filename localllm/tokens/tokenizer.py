@@ -147,6 +147,11 @@ class Tokenizer:
             known = self._bytes_cache[token_id] = self._read_bytes(token_id)
         return known
 
+    def said_bytes(self, token_id: int) -> bytes:
+        """`token_bytes`, of ids that come from a model: its rows are often more than there are tokens, rounded up to
+        what computes well, and a row without a token that it came to say is no text."""
+        return self.token_bytes(token_id) if token_id < self.vocab_size else b""
+
     def piece(self, token_id: int) -> str:
         """The token as text for display: its bytes if they are UTF-8, else `<0xE2><0x80>`."""
         raw = self.token_bytes(token_id)

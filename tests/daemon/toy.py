@@ -82,6 +82,8 @@ class ToyTokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         return bytes([token_id]) if token_id < 256 else b""
 
+    said_bytes = token_bytes
+
 
 class ToyTemplate:
     source = "<think></think><tool_call>"

@@ -60,6 +60,26 @@ def test_what_the_json_files_say_holds(folder: Path) -> None:
         assert rendered == "<|bos|>user: May I use this?<|end|>assistant:"
 
 
+def test_a_model_may_have_more_rows_than_its_tokenizer_has_tokens(folder: Path, tmp_path: Path) -> None:
+    """Rounded up, as most are; what stands in those rows is anything, and the likeliest one is no text."""
+    torch = pytest.importorskip("torch")
+    files = pytest.importorskip("safetensors.torch")
+    padded = Path(shutil.copytree(folder, tmp_path / "padded"))
+    tensors = files.load_file(padded / "model.safetensors")
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        tensors[name] = torch.cat([tensors[name], 4 * torch.randn(64, 64)])
+    files.save_file(tensors, padded / "model.safetensors", {"format": "pt"})
+    config = json.loads((padded / "config.json").read_text())
+    (padded / "config.json").write_text(json.dumps(config | {"vocab_size": 576}))
+    with LLM(padded, **FAST) as llm:
+        said = greedy(llm)
+        assert said == their_greedy_ids(padded, llm.text.tokenizer.encode(PROMPT), NUM_TOKENS)
+        assert max(said) >= 512
+        assert llm.generate(PROMPT, max_tokens=NUM_TOKENS, temperature=0)[0].text == llm.text.tokenizer.decode(
+            [token for token in said if token < 512]
+        )
+
+
 def test_a_shorter_context_is_the_models_context(folder: Path) -> None:
     with LLM(folder, **FAST, context_length=64) as llm:
         assert llm.info.context_length == 64

@@ -126,9 +126,15 @@ def test_hidden_tokens_count_and_break_no_character(tiny: Tokenizer) -> None:
     assert stream.push([first, eot, *rest]) == TextDelta("é", 3, ("", "", "é"))
 
 
-def test_an_id_out_of_range_is_refused(tiny: Tokenizer) -> None:
+def test_a_row_of_the_model_that_has_no_token_is_no_text(tiny: Tokenizer) -> None:
+    (letter,) = letters(tiny, "a")
+    stream = TokenStream(tiny)
+    assert stream.push([letter, tiny.vocab_size, letter]) == TextDelta("aa", 3, ("a", "", "a"))
+
+
+def test_an_id_below_0_is_refused(tiny: Tokenizer) -> None:
     with pytest.raises(InvalidRequest, match="token id"):
-        TokenStream(tiny).push([tiny.vocab_size])
+        TokenStream(tiny).push([-1])
 
 
 # --- stop strings
