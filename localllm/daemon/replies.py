@@ -172,8 +172,13 @@ class Reply:
 
     @property
     def is_done(self) -> bool:
-        """Every sequence has finished and every piece was taken."""
-        return not self._pending and all(sequence.is_finished for sequence in self._sequences)
+        """Every sequence has finished well and every piece was taken: after a failure, `gather` and `take` raise."""
+        return self._error is None and not self._pending and all(sequence.is_finished for sequence in self._sequences)
+
+    @property
+    def has_failed(self) -> bool:
+        """What was said before may still wait to be taken."""
+        return self._error is not None
 
     @property
     def context_length(self) -> int:
@@ -228,6 +233,9 @@ class Reply:
     # ---- called by sequences
 
     def fail(self, error: LocalLLMError) -> None:
+        """What has ended well stays so."""
+        if self._sequences and all(sequence.is_finished for sequence in self._sequences):
+            return
         self.record.note("failed", code=error.code, **self._counts())
         self._error = self._error or error
         self._ready.set()
@@ -338,8 +346,8 @@ class _Sequence:
             self._num_new, self._last_token = 0, now
 
     def fail(self, error: LocalLLMError) -> None:
-        self.is_finished = True
         self._reply.fail(error)
+        self.is_finished = True
 
     def _note_start(self, chunk: wire.TokenChunk, piece: Piece) -> None:
         stats = self._reply.stats

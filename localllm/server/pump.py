@@ -104,6 +104,8 @@ class Pump:
             return
         try:
             self._write(take() if take else self._reply.take())
+            if self._reply.has_failed and not self._outlet.is_full:
+                self._write(self._reply.take())  # raises: nobody calls again to say so
         except LocalLLMError as error:
             self._outlet.write(self._form.error(error))
             self._is_over = True

@@ -73,6 +73,22 @@ async def test_what_was_said_before_an_error_is_delivered_first() -> None:
         await reply.gather()
 
 
+async def test_a_reply_is_not_done_before_its_error_was_raised() -> None:
+    resident, reply = opened()
+    resident.say(0, "half")
+    next(iter(resident.sinks.values())).fail(WorkerCrashed("it died"))
+    assert [piece.text for piece in await reply.gather()] == ["half"]
+    assert not reply.is_done
+
+
+async def test_an_answer_that_was_whole_is_not_spoilt_by_a_late_cancel() -> None:
+    resident, reply = opened()
+    resident.say(0, "all", finish="stop", stop_id=257)
+    reply.abort(WorkerCrashed("it died"))
+    assert [piece.text for piece in await reply.gather()] == ["all"]
+    assert reply.is_done
+
+
 async def test_tokens_past_a_stop_string_are_dropped_and_not_counted() -> None:
     resident, reply = opened(replace(ASK, stop=("lo w",)))
     resident.say(0, "hello world")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from localllm import wire
 from localllm.daemon.replies import Piece, Reply
 from localllm.errors import WorkerCrashed
 from localllm.server import answers
@@ -101,6 +102,16 @@ async def test_an_error_in_the_middle_is_an_event_after_what_was_said() -> None:
     assert await task
     assert outlet.written[0] == b"half" and b"it died" in outlet.written[1]
     assert outlet.written[1].endswith(answers.DONE)
+
+
+async def test_an_error_in_the_same_step_as_words_is_an_event_too() -> None:
+    resident, _, outlet, task = pumped()
+    await begun()
+    (sink,) = resident.sinks.values()
+    sink.feed(wire.TokenChunk(next(iter(resident.sinks)), ids=[*b"half"], started=True))
+    sink.fail(WorkerCrashed("it died"))
+    await task
+    assert outlet.written[0] == b"half" and b"it died" in outlet.written[1]
 
 
 async def test_a_silent_stream_is_kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
