@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from localllm import wire
 from localllm.daemon.feed import Frame, ModelRow, RequestEvent
 from localllm.tui.live.pages import (
+    AGE_EVERY_S,
+    AGE_STEPS_S,
     LOOK_CACHED,
     LOOK_FREE,
     LOOK_FREED,
@@ -101,6 +103,23 @@ def test_pages_have_the_slots_of_those_who_hold_them_and_grow_old() -> None:
         engine.at += passed
         state.tick(engine.at)
         assert {age_of_look(looks[page]) for page in sequence.pages} == {age}
+
+
+def test_pages_grow_older_together_and_never_by_more_than_half_a_second_late() -> None:
+    engine = FakeEngine(num_pages=256)
+    state = state_of(engine)
+    engine.admit(1, 16)
+    changes, board = [], state.models[engine.name].board
+    for _ in range(60):
+        engine.write(1, 16)
+        before = bytes(board.looks)
+        step(state, engine)
+        aged = [page for page, look in enumerate(board.looks) if age_of_look(look) > age_of_look(before[page])]
+        changes.append(bool(aged))
+        for page in engine.sequences["r1"].pages:
+            late = max(0.0, engine.at - AGE_EVERY_S - (board.written(page) or engine.at))
+            assert age_of_look(board.looks[page]) >= sum(step_s < late - 1e-6 for step_s in AGE_STEPS_S)
+    assert 8 <= sum(changes) <= 13
 
 
 def test_a_page_is_young_again_when_it_is_written() -> None:

@@ -22,6 +22,8 @@ FREE, CACHED, OWNED, SHARED = 0, 1, 2, 3
 AGE_STEPS_S = (0.5, 2.0, 8.0, 30.0)
 """How long ago a page was written, where it begins to look older."""
 NUM_AGES = len(AGE_STEPS_S) + 1
+AGE_EVERY_S = 0.5
+"""Pages grow older together: rows that change a little in every frame are painted in every frame."""
 FREED_S = 1.0
 PREEMPTED_S = 2.0
 
@@ -85,6 +87,7 @@ class PageBoard:
         self._marks: dict[int, tuple[int, float]] = {}
         self._ends: deque[tuple[float, int]] = deque()
         self._aging: list[deque[tuple[float, int]]] = [deque() for _ in AGE_STEPS_S]
+        self._age_due = -math.inf
 
     def __len__(self) -> int:
         return len(self._raw)
@@ -120,6 +123,9 @@ class PageBoard:
             if mark is not None and mark[1] <= now:
                 del self._marks[page]
                 self._look_again(page, now)
+        if now < self._age_due:
+            return
+        self._age_due = now + AGE_EVERY_S
         for step_s, waiting in zip(AGE_STEPS_S, self._aging, strict=True):
             while waiting and waiting[0][0] + step_s <= now:
                 written, page = waiting.popleft()
@@ -164,7 +170,7 @@ class PageBoard:
 
     def _begin(self, num_pages: int) -> None:
         self._raw = bytes(num_pages)
-        self.reach = 0
+        self.reach, self._age_due = 0, -math.inf
         self.looks = bytearray(num_pages)
         self._written = array("d", [LONG_AGO]) * num_pages
         for each in (self._holders, self._views, self._lists, self._marks):
@@ -279,9 +285,11 @@ class PageBoard:
         return held_look(self._slot_of(holders[0]) if holders else OTHERS, age)
 
     def _age(self, page: int, now: float) -> int:
-        span_s = now - self._written[page]
-        # as `age` compares them: a sum and a difference need not round alike
-        return sum(self._written[page] + step_s <= now for step_s in AGE_STEPS_S) if span_s < math.inf else NUM_AGES - 1
+        written = self._written[page]
+        for age, step_s in enumerate(AGE_STEPS_S):
+            if written + step_s > now:  # as `age` compares them: a sum and a difference need not round alike
+                return age
+        return NUM_AGES - 1
 
     def _first(self, name: str, page: int, page_size: int) -> int | None:
         """A sequence with pages of several kinds of layers has more of them than its tokens fill."""
