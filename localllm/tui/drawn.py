@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from rich.segment import Segment
+from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.filter import ANSIToTruecolor
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
@@ -13,6 +18,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from localllm.tui.palette import Ink
+
+MAX_STYLES = 8192
 
 if TYPE_CHECKING:
     from localllm.tui.app import LocalApp
@@ -51,39 +58,102 @@ class Drawn(Widget):
                 self.refresh(Region(start, row, end - start, 1))
 
     def render_line(self, y: int) -> Strip:
-        if self._drawn_for != (self.size, ink_of(self), self.is_old):
-            self._strips = self._drawn()
-        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
+        look = self._current()
+        return self._strips[y] if y < len(self._strips) else Strip.blank(look.size.width, look.ground)
 
-    _strips: list[Strip] = []  # noqa: RUF012  # replaced, never changed
-    _drawn_for: tuple[Size, Ink, bool] | None = None
-
-    def _drawn(self) -> list[Strip]:
-        self._drawn_for = (self.size, ink_of(self), self.is_old)
-        ink = ink_of(self).faded() if self.is_old else ink_of(self)
-        width, height = self.size
-        ground = self.rich_style
-        strips = [
-            strip.adjust_cell_length(width).apply_style(ground) for strip in self.draw(ink, width, height)[:height]
-        ]
-        return strips + [Strip.blank(width, ground)] * (height - len(strips))
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Rows that fill the widget go to the screen as they are. Textual would send all of them through its grounds
+        and filters at every change of one."""
+        look = self._current()
+        if not look.is_bare:
+            return super().render_lines(crop)
+        blank = Strip.blank(look.size.width, look.ground)
+        rows = [look.filtered(self._strips[y] if y < len(self._strips) else blank) for y in crop.line_range]
+        is_whole = crop.x == 0 and crop.width == look.size.width
+        return rows if is_whole else [row.crop(crop.x, crop.right) for row in rows]
 
     def notify_style_update(self) -> None:
-        self._drawn_for = None
+        self._look = None
         super().notify_style_update()
+
+    # ---- inside
+
+    _raw: Sequence[Strip] = ()
+    _strips: list[Strip] = []  # noqa: RUF012  # replaced, never changed
+    _look: _Look | None = None
+
+    def _current(self) -> _Look:
+        """How it looks, after drawing it anew where that is another way than before."""
+        look = self._look
+        if look is None or look.key != (self.size, ink_of(self), self.is_old):
+            self._strips = self._drawn()
+        assert self._look is not None
+        return self._look
+
+    def _drawn(self) -> list[Strip]:
+        """All rows. Those that are drawn as before stay the same objects."""
+        look, key = self._look, (self.size, ink_of(self), self.is_old)
+        if look is None or look.key != key:
+            look = self._look = _Look(self, *key)
+            self._raw = ()
+        width, height = look.size
+        old, raw = self._raw, self.draw(look.ink, width, height)[:height]
+        strips = [
+            self._strips[row] if row < len(old) and (old[row] is strip or old[row] == strip) else look.grounded(strip)
+            for row, strip in enumerate(raw)
+        ]
+        self._raw = raw
+        return strips + [Strip.blank(width, look.ground)] * (height - len(strips))
+
+
+class _Look:
+    """What all rows of a widget have in common, as long as neither its size nor its colours change."""
+
+    def __init__(self, widget: Widget, size: Size, ink: Ink, is_old: bool) -> None:
+        self.key = (size, ink, is_old)
+        self.size = size
+        self.ink = ink.faded() if is_old else ink
+        self.ground = widget.rich_style
+        self.is_bare = widget.gutter.totals == (0, 0) and widget.opacity == 1 and not widget.styles.has_rule("tint")
+        # our styles have no colours by number: there is nothing to turn into true ones
+        self._filters = [each for each in widget.app.get_line_filters() if not isinstance(each, ANSIToTruecolor)]
+        self._background = widget.background_colors[1]
+        self._styles: dict[Style | None, Style] = {}
+
+    def grounded(self, strip: Strip) -> Strip:
+        """On the ground, as wide as the widget."""
+        width, styles, segments = self.size.width, self._styles, []
+        for text, style, control in strip.adjust_cell_length(width):
+            known = styles.get(style)
+            segments.append(Segment(text, self._on_ground(style) if known is None else known, control))
+        return Strip(segments, width)
+
+    def _on_ground(self, style: Style | None) -> Style:
+        if len(self._styles) >= MAX_STYLES:
+            self._styles.clear()
+        made = self._styles[style] = self.ground if style is None else self.ground + style
+        return made
+
+    def filtered(self, strip: Strip) -> Strip:
+        for each in self._filters:
+            strip = strip.apply_filter(each, self._background)
+        return strip
 
 
 def _changed(old: Strip, new: Strip, width: int) -> tuple[int, int]:
     """The columns from the first to the last cell that differs."""
-    before, after = _cells(old), _cells(new)
-    if len(before) != width or len(after) != width:  # characters that are two columns wide
+    one, two = list(old), list(new)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, two, strict=False)))
+    start = sum(segment.cell_length for segment in one[:same])
+    before, after = _cells(one[same:]), _cells(two[same:])
+    if len(before) != width - start or len(after) != width - start:  # characters that are two columns wide
         return 0, width
     differing = [at for at, (one, two) in enumerate(zip(before, after, strict=True)) if one != two]
-    return (differing[0], differing[-1] + 1) if differing else (0, width)
+    return (start + differing[0], start + differing[-1] + 1) if differing else (0, width)
 
 
-def _cells(strip: Strip) -> list[tuple[str, object]]:
-    return [(character, segment.style) for segment in strip for character in segment.text]
+def _cells(segments: Sequence[Segment]) -> list[tuple[str, Style | None]]:
+    return [(character, style) for text, style, _ in segments for character in text]
 
 
 class DrawnList(ScrollView, can_focus=True):

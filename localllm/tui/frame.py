@@ -232,8 +232,9 @@ class FrameScreen(Screen[None]):
         return cast("LocalApp", self.app)
 
     def compose(self) -> ComposeResult:
-        yield TopLine(self.TAB)
-        yield Banner()
+        self._top_line, self._banner = TopLine(self.TAB), Banner()
+        yield self._top_line
+        yield self._banner
         yield TooSmall()
         with Container(id="body"):
             yield from self.compose_body()
@@ -277,8 +278,7 @@ class FrameScreen(Screen[None]):
         app = self.local
         is_back = app.link.state == "up" and app.gone_s is not None
         is_back = is_back and time.monotonic() - app.link.changed_at < BACK_FOR_S
-        for banner in self.query(Banner):
-            banner.set_class(app.is_down or is_back, "-shown")
-            banner.redraw()
-        for line in self.query(TopLine):
-            line.redraw()
+        self._banner.set_class(app.is_down or is_back, "-shown")
+        if self._banner.display:
+            self._banner.redraw()
+        self._top_line.redraw()

@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.style import Style
 from textual.geometry import Region
 from textual.pilot import Pilot
+from textual.strip import Strip
+from textual.widget import Widget
 
 from localllm.client import Client
 from localllm.client.looking import ChainLink, HappenedEvent, PageDetails, PageToken, RequestDetails
@@ -27,6 +30,7 @@ from localllm.tui.dashboard.prompt import Prompt
 from localllm.tui.dashboard.request_page import RequestPage
 from localllm.tui.dashboard.screen import DashboardScreen
 from localllm.tui.dashboard.waterfall import axis_of
+from localllm.tui.drawn import Drawn
 from localllm.tui.live.pages import LOOK_PREEMPTED
 from tests.tui.fakes import FakeClient, app_with
 from tests.tui.live_frames import FakeEngine, FakeSequence, busy_day
@@ -546,6 +550,46 @@ def test_only_spans_that_changed_are_painted(tmp_path: Path) -> None:
         world.app.live.models[world.engine.name].board.looks[700] = LOOK_PREEMPTED
         panel.redraw()
         assert [(region.height, region.width <= 2) for region in painted] == [(1, True)]
+
+    dashboard(tmp_path, drive)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+def test_the_short_way_to_the_screen_shows_what_the_toolkits_own_way_shows(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    def cells(strips: list[Strip]) -> list[list[tuple[str, Style | None]]]:
+        return [[(letter, style) for text, style, _ in strip for letter in text] for strip in strips]
+
+    async def drive(world: World) -> None:
+        busy(world.engine, 5)
+        for _ in range(3):
+            await world.tell(2.0)
+            still(world)
+            for widget in world.screen.query("TopLine, BottomLine, #body Drawn").results(Drawn):
+                if widget.display and widget.size:
+                    whole = widget.size.region
+                    for part in (whole, Region(3, 0, whole.width - 5, 1)):
+                        widget._styles_cache.clear()
+                        assert cells(widget.render_lines(part)) == cells(Widget.render_lines(widget, part))
+            world.engine.write(1, 40)
+
+    dashboard(tmp_path, drive, size=size)
+
+
+def test_rows_that_look_as_before_are_not_made_again(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine)
+        await world.tell()
+        still(world)
+        panel = world.screen.pages
+        panel.redraw()
+        before = list(panel._strips)
+        panel.redraw()
+        assert all(one is two for one, two in zip(before, panel._strips, strict=True))
+        world.app.live.models[world.engine.name].board.looks[700] = LOOK_PREEMPTED
+        panel.redraw()
+        assert sum(one is not two for one, two in zip(before, panel._strips, strict=True)) == 1
 
     dashboard(tmp_path, drive)
 

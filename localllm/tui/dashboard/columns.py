@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
+
+from rich.style import Style
 
 from localllm.tui import words
 from localllm.tui.dashboard.page_line import swatch
-from localllm.tui.lines import Align, Line, gauge, shortened
+from localllm.tui.lines import PLAIN, Align, Line, gauge, shortened
 from localllm.tui.live.events import ENDED_BY_PEOPLE
 from localllm.tui.live.requests import Request, State
 from localllm.tui.live.state import LiveState
@@ -77,8 +80,21 @@ def _joined(columns: Sequence[Column], gap: int, cells: Sequence[Line]) -> Line:
     """No gap behind the swatch."""
     line = Line()
     for number, (column, cell) in enumerate(zip(columns, cells, strict=True)):
-        line.put(" " * gap if number > 1 else "").add(cell.fit(column.width, column.align))
+        line.put(" " * gap if number > 1 else "").add(_fitted(cell, column))
     return line
+
+
+def _fitted(cell: Line, column: Column) -> Line:
+    if len(cell.segments) != 1:
+        return cell.fit(column.width, column.align)
+    text, style, _ = cell.segments[0]
+    return _fitted_text(text, style or PLAIN, column.width, column.align)
+
+
+@lru_cache(4096)
+def _fitted_text(text: str, style: Style, width: int, align: Align) -> Line:
+    """Kept, as most cells say again what they said."""
+    return Line((text, style)).fit(width, align)
 
 
 # ---- cells

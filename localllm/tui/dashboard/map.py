@@ -104,6 +104,7 @@ def zooms(num_pages: int, columns: int, height: int, *, has_letters: bool) -> li
     return found
 
 
+@lru_cache(64)
 def layout(
     num_pages: int,
     width: int,
@@ -150,6 +151,8 @@ class MapInk:
             for look, hue in enumerate(self.plain)
         ]
         self._style = lru_cache(8192)(_style)
+        self.half_cell = lru_cache(8192)(_half_cell)
+        """One object for each pair of colours: neighbours that look alike are found at a glance."""
 
     def style(self, front: str, back: str, *, bold: bool = False) -> Style:
         return self._style(front, back, bold)
@@ -157,6 +160,10 @@ class MapInk:
 
 def _style(front: str, back: str, bold: bool) -> Style:
     return Style(color=front, bgcolor=back, bold=bold)
+
+
+def _half_cell(upper: str, lower: str) -> tuple[str, Style]:
+    return "▀", _style(upper, lower, False)
 
 
 def _hue(roles: Roles, look: int) -> str:
@@ -235,7 +242,7 @@ def _row(map_ink: MapInk, place: MapLayout, row: int, part: bytes, here: int | N
     painters = {"half": _half_cells, "full": _full_cells, "letters": _letter_cells}
     cells = painters[place.zoom.mode](map_ink, place, row, part, here, digits)
     for (text, style), run in groupby(cells):
-        line.segments.append(Segment(text * sum(1 for _ in run), style))
+        line.segments.append(Segment(text * len(list(run)), style))
     line.width = place.label + place.columns
     return line.strip(place.label + place.columns)
 
@@ -267,8 +274,8 @@ def _half_cells(map_ink: MapInk, place: MapLayout, row: int, part: bytes, here: 
         hues[here // place.zoom.per_cell - row * place.per_row] = map_ink.ink.roles.bright
     ground = map_ink.ink.roles.bg
     hues += [ground] * (2 * columns - len(hues))
-    style = map_ink.style
-    return [("▀", style(upper, lower)) for upper, lower in zip(hues[:columns], hues[columns:], strict=True)]
+    cell = map_ink.half_cell
+    return [cell(upper, lower) for upper, lower in zip(hues[:columns], hues[columns:], strict=True)]
 
 
 def _full_cells(map_ink: MapInk, place: MapLayout, row: int, part: bytes, here: int | None, digits: bytes) -> Cells:

@@ -91,8 +91,8 @@ class PagesPanel(Drawn, can_focus=True):
         """In the order of owners the pages in use are the first ones."""
         if self.model is None:
             return None
-        counts = self.model.board.counts()
-        return self.num_pages - counts.free if self.is_by_owner else self.model.board.reach
+        board = self.model.board
+        return self.num_pages - board.counts().free if self.is_by_owner else board.reach
 
     @property
     def shows_letters(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from localllm.daemon.feed import RequestEvent
@@ -252,6 +253,7 @@ def _state_of(views: Sequence[SequenceView], before: State) -> State:
     return "decode" if any(view.num_generated for view in running) or before == "decode" else "prefill"
 
 
+@lru_cache(4096)
 def record_of(sequence_id: str) -> tuple[str, int]:
     """The request that a sequence belongs to, and its number: `id/number-index`; 0 where the id says none."""
     owner, slash, rest = sequence_id.rpartition(SEPARATOR)
@@ -285,19 +287,19 @@ class Requests:
         """The sequences that one model has: the others of that model have none."""
         grouped: dict[str, list[SequenceView]] = {}
         places: dict[str, int] = {}
+        shown = one_line(model)
         for view in views:
             owner, number = record_of(view.request_id)
             grouped.setdefault(owner, []).append(view)
             if view.state == "waiting":
                 places.setdefault(owner, len(places) + 1)
             if owner not in self.rows and not self._revive(owner) and owner not in self.over:
-                name = one_line(model)
-                self.rows[owner] = Request(id=owner, serial=number, model=name, began=now, is_known=False)
+                self.rows[owner] = Request(id=owner, serial=number, model=shown, began=now, is_known=False)
         for row in self.rows.values():
             if row.id in grouped:
                 row.place = 0 if row.is_over else places.get(row.id, 0)
                 row.look(grouped[row.id], now)
-            elif row.model == one_line(model):
+            elif row.model == shown:
                 row.miss(now)
 
     def reconcile(self, running: Iterable[str], now: float) -> None:

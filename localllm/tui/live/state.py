@@ -13,7 +13,7 @@ from localllm.safe_text import one_line
 from localllm.tui.live.events import Happening, of_event, of_failure, of_model
 from localllm.tui.live.pages import PageBoard
 from localllm.tui.live.requests import OVER, Request, Requests, record_of
-from localllm.tui.live.rings import Ring, percentile
+from localllm.tui.live.rings import SAMPLE_S, Ring, percentile
 from localllm.tui.live.slots import OTHERS, Slots
 from localllm.wire import Snapshot
 
@@ -118,7 +118,7 @@ class LiveState:
         self.needs_requests = False
         """Events were lost: only a list of the requests under way can say which of them are over."""
         self._told: float | None = None
-        self._heard_local = 0.0
+        self._heard_local = self._advanced = 0.0
         self._is_returning = False
 
     # ---- what changes it
@@ -144,7 +144,8 @@ class LiveState:
         if self._told is None:
             return
         self.now = max(self.now, self._told + local - self._heard_local)
-        self._advance()
+        if self.now - self._advanced >= SAMPLE_S:
+            self._advance()
 
     def reconcile(self, running: Iterable[str]) -> None:
         """What a list of the requests under way says."""
@@ -172,7 +173,7 @@ class LiveState:
         self.requests.clear()
         self.slots.clear()
         self.memory.clear()
-        self.now, self._told = 0.0, None
+        self.now, self._advanced, self._told = 0.0, 0.0, None
 
     # ---- what is asked of it
 
@@ -245,6 +246,7 @@ class LiveState:
         self.requests.reconcile(named | held, self.now)
 
     def _advance(self) -> None:
+        self._advanced = self.now
         self.requests.sweep(self.now)
         self._free_slots()
         for model in self.models.values():
