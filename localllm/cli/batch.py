@@ -56,7 +56,7 @@ def run(
 
 def _checked(source: Path, target: Path, resume: bool) -> list[str]:
     if not source.is_file():
-        raise UsageError(f"there is no file {source}")
+        raise UsageError(f"there is no file {source}", hint="name one that has a request in each line")
     if target.exists() and target.samefile(source):
         raise UsageError("requests and answers cannot be in the same file", hint="name another file for the answers")
     if target.exists() and target.stat().st_size and not resume:

@@ -1,5 +1,6 @@
 """What a conversation remembers between two prompts: model, messages, parameters. Turned into the body of a request."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,13 @@ class Conversation:
 
 def _typed(name: str, kind: type, text: str) -> Any:
     try:
-        return kind(text)
+        return finite(name, kind(text))
     except ValueError:
         raise UsageError(f"{name} takes a {'whole ' if kind is int else ''}number, not {text!r}") from None
+
+
+def finite(name: str, value: Any) -> Any:
+    """The value. UsageError for `nan` and `inf`: JSON has neither, and the daemon would never hear of them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{name} takes a finite number, not {value}", hint="leave it out for the model's own")
+    return value

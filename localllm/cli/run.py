@@ -1,6 +1,7 @@
 """`localllm run`: one answer, or a conversation. Commands that answer start the daemon, and pull missing models."""
 
 import select
+import shlex
 import shutil
 import sys
 from contextlib import suppress
@@ -11,7 +12,7 @@ import typer
 
 from localllm.cli.answer import Answer, Look, stats_text, stream_answer
 from localllm.cli.connect import as_seen_by_daemon, elsewhere, started_client
-from localllm.cli.conversation import Conversation
+from localllm.cli.conversation import Conversation, finite
 from localllm.cli.failures import EXIT_INTERRUPTED
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import Model
@@ -84,7 +85,7 @@ def run(
     conversation = Conversation(
         as_seen_by_daemon(model),
         system,
-        parameters={k: v for k, v in given.items() if v is not None},
+        parameters={name: finite(name, value) for name, value in given.items() if value is not None},
         lora=lora_of(lora),
     )
     settings = invocation.settings(backend=backend, device=device, kv_type=kv_type, threads=threads)
@@ -95,7 +96,7 @@ def run(
         invocation,
         conversation,
         words=prompt or [],
-        hint=f'give one: localllm run {model} "Why is the sky blue?"',
+        hint=f'give one: localllm run {shlex.quote(model)} "Why is the sky blue?"',
         is_verbose=verbose,
         hides_thinking=hidethinking,
         wraps=not nowordwrap,

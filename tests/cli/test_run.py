@@ -34,6 +34,16 @@ def test_no_prompt_at_all_is_a_usage_error(cli: Cli, daemon: FakeDaemon) -> None
     assert outcome.code == 2 and "there is no prompt" in outcome.err
 
 
+def test_the_next_step_can_be_typed_as_it_stands(cli: Cli, daemon: FakeDaemon) -> None:
+    assert "localllm run './my model.gguf' " in cli("run", "./my model.gguf").err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_what_json_cannot_say_is_refused_and_not_left_out(cli: Cli, daemon: FakeDaemon, value: str) -> None:
+    outcome = cli("run", "tiny", "hi", "--temperature", value)
+    assert (outcome.code, outcome.out) == (2, "") and "finite number" in outcome.err
+
+
 def test_sampling_options_travel_and_absent_ones_do_not(cli: Cli, daemon: FakeDaemon) -> None:
     cli("run", "tiny", "hi", "--temperature", "0", "--seed", "7", "--max-tokens", "8", "--stop", "a", "--stop", "b")
     body = daemon.bodies(CHAT)[0]
