@@ -98,7 +98,7 @@ def test_a_base_whose_answers_are_kept_is_opened_once(
 def test_where_there_is_no_room_to_keep_them_they_are_computed_again(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: DiskUsage(100, 99, 1))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: DiskUsage(100, 99, 1))
     with open(tmp_path / "answers", "w+b") as file:
         kept = KeptAnswers(tmp_path, file)
         found = measured(files["Q4_0"], files["base"], kept=kept)
