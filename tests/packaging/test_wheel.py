@@ -13,9 +13,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "models.toml", "localllm")
 
-# what is in the wheel is looked at here, and kernels as they are shipped by all other tests: this compiles in less time
-QUICKLY = {"SKBUILD_CMAKE_BUILD_TYPE": "None", "CXXFLAGS": "-O1"}
-
 pytestmark = pytest.mark.xdist_group("packaging")
 
 
@@ -65,7 +62,7 @@ def native_modules(files: str) -> set[str]:
 
 
 def test_the_wheel_pulls_and_answers_outside_the_clone(work: Path, small_model_home: Path) -> None:
-    files = install(work, environment(**QUICKLY))
+    files = install(work, environment())
     assert "localllm/models.toml" in files
     assert native_modules(files) == {"localllm/backends/cpu/_native", "localllm/quantize/_encoders"}
     assert ".cpp" not in files
