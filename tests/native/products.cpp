@@ -202,14 +202,17 @@ void compare_head(Trial& trial, Type type) {
     trial.checks.about = words(type, w.columns, w.groups, tokens.count);
     const int first = random.whole(0, 2), ld = (first + w.groups) * LANES;
     const size_t lanes = tokens.count * LANES;
-    std::vector<float> logits(tokens.count * ld), best(lanes);
-    std::vector<int32_t> best_group(lanes);
+    std::vector<float> logits(tokens.count * ld), best(lanes, -INFINITY);
+    std::vector<int32_t> best_group(lanes, 0);
     bool stored[16];
     for (bool& wanted : stored) wanted = true;
     float scale = random.chance(50) ? 1.0f : 0.5f, softcap = random.chance(50) ? 0.0f : 20.0f;
     int num_rows = ld - random.whole(0, LANES - 1);
     HeadOut out{scale, softcap, num_rows, logits.data(), size_t(ld), stored, best.data(), best_group.data()};
-    trial.set.head(w.slice(0, w.groups, first), type, w.columns, tokens.inputs(), out);
+    // parts in whatever order, as members take them
+    const int cut = random.whole(0, w.groups);
+    trial.set.head(w.slice(cut, w.groups - cut, first), type, w.columns, tokens.inputs(), out);
+    trial.set.head(w.slice(0, cut, first), type, w.columns, tokens.inputs(), out);
 
     std::vector<float> y = plain_linear(trial.set, w.slice(0, w.groups, 0), w, tokens, w.groups * LANES);
     for (int t = 0; t < tokens.count; t++) {

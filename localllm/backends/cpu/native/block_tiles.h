@@ -222,11 +222,12 @@ struct Blocks {
     static constexpr int BYTES = LANES * SHAPE.bytes;
     static constexpr int RUNS = SHAPE.values / BLOCK;
 #ifdef LOCALLLM_AVX2
-    static constexpr bool PAIRED = false, HAS_PANELS = true;
+    static constexpr bool PAIRED = false, HAS_PANELS = true, HAS_STRIPS = false;
+    static constexpr int PANEL_GROUPS = 2;
     static constexpr int PANEL_FROM = Form::MOST > 63 ? 9 : 5;  // tokens; fewer unpack as they go
     static constexpr int PIECE = 16 / RUNS;  // blocks of a panel: what the first-level cache holds beside activations
 #else
-    static constexpr bool PAIRED = false, HAS_PANELS = false;
+    static constexpr bool PAIRED = false, HAS_PANELS = false, HAS_STRIPS = false;
 #endif
 
     INLINE static void ahead(const uint8_t* w, int run) {
@@ -256,6 +257,7 @@ struct Blocks {
 
 #ifdef LOCALLLM_AVX2
     // Two groups with tokens first..last; sums (last - first, 2, LANES).
+    template <int G>
     static __attribute__((noinline)) void panels(const uint8_t* w, size_t stride, int columns, const Inputs& in, int first,
                                                  int last, float* sums) {
         OpenRun<Form, 2> open[PIECE * RUNS];

@@ -176,8 +176,8 @@ struct HeadOut {
     float* logits;        // (count, ld)
     size_t ld;
     const bool* stored;   // (count,)
-    float* best;          // (count, LANES), this thread's own
-    int32_t* best_group;  // (count, LANES)
+    float* best;          // (count, LANES), this thread's own: goes on from what is there
+    int32_t* best_group;  // (count, LANES); of equal logits the first group's
 };
 
 // The positions that a query sees: [first, last).

@@ -1,4 +1,6 @@
 // Instructions that multiply by a matrix.
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
@@ -9,6 +11,8 @@
 namespace localllm {
 
 namespace {
+
+constexpr int PAIR = 2;  // panels hold two groups
 
 const Buffer& input_of(Program& program, int id, Type type, int columns) {
     const Buffer& x = program.buffer(id);
@@ -29,6 +33,7 @@ struct Linear : Instruction {
     const float* bias;
     float scale;
     int site, turn;
+    Shares* shares;
     void run(Program& program, int tid) override {
         LinearOut to{};
         to.y = program.row(*out, 0, tid);
@@ -37,11 +42,13 @@ struct Linear : Instruction {
         to.residual = residual ? program.row(*residual, 0, tid) : nullptr;
         to.residual_ld = residual ? residual->ld : 0;
         to.scale = scale;
-        const Slice& own = matrix->slices[static_cast<size_t>(tid)];
-        program.kernels.linear(own, matrix->type, matrix->columns, program.inputs(*x, tid), to);
-        if (site != NONE && !program.step().adapted.empty())
-            expand(program, {site, turn, 0, to.y, to.ld, own.first_group, own.num_groups, false, residual ? scale : 1.0f, 0,
-                             program.step().num_tokens, tid});
+        Inputs in = program.inputs(*x, tid);
+        shares->take(tid, [&](const Slice& part) {
+            program.kernels.linear(part, matrix->type, matrix->columns, in, to);
+            if (site != NONE && !program.step().adapted.empty())
+                expand(program, {site, turn, 0, to.y, to.ld, part.first_group, part.num_groups, false, residual ? scale : 1.0f,
+                                 0, program.step().num_tokens, tid});
+        });
     }
 };
 
@@ -81,12 +88,15 @@ struct Gated : Instruction {
     const Buffer *x, *values, *blocks;
     const GatedMatrix* matrix;
     GatedOut out;
+    Shares* shares;
     void run(Program& program, int tid) override {
         GatedOut to = out;
         if (values) to.values = program.row(*values, 0, tid);
         if (blocks) to.blocks = blocks->memory.as<ActBlock>();
-        program.kernels.gated(matrix->slices[static_cast<size_t>(tid)], matrix->type, matrix->up_type,
-                              matrix->columns, matrix->groups, program.inputs(*x, tid), to);
+        Inputs in = program.inputs(*x, tid);
+        shares->take(tid, [&](const Slice& part) {
+            program.kernels.gated(part, matrix->type, matrix->up_type, matrix->columns, matrix->groups, in, to);
+        });
     }
 };
 
@@ -94,12 +104,15 @@ struct Head : Instruction {
     const Buffer* x;
     const Matrix* matrix;
     float scale, softcap;
+    Shares* shares;
     void run(Program& program, int tid) override {
         HeadOut out = program.head_out(tid);
+        std::fill_n(out.best, program.count(true) * LANES, -INFINITY);
+        std::fill_n(out.best_group, program.count(true) * LANES, 0);
         out.scale = scale;
         out.softcap = softcap;
-        program.kernels.head(matrix->slices[static_cast<size_t>(tid)], matrix->type, matrix->columns,
-                             program.inputs(*x, tid), out);
+        Inputs in = program.inputs(*x, tid);
+        shares->take(tid, [&](const Slice& part) { program.kernels.head(part, matrix->type, matrix->columns, in, out); });
     }
 };
 
@@ -114,6 +127,7 @@ void shared_output(const Buffer& out, int width, bool quantized, bool taken) {
 void record_linear(Program& program, const LinearSpec& spec) {
     auto linear = std::make_unique<Linear>();
     linear->matrix = &program.matrix(spec.matrix);
+    linear->shares = &program.deal(linear->matrix->slices, linear->matrix->stride, PAIR);
     linear->x = &input_of(program, spec.x, linear->matrix->type, linear->matrix->columns);
     linear->out = &program.buffer(spec.out);
     linear->bias = bias_of(program, spec.bias, linear->matrix->rows);
@@ -170,6 +184,8 @@ void record_gated(Program& program, int x, int matrix, int activation, int gate_
     gated->taken = gated->x->taken;
     if (activation < 0 || activation > static_cast<int>(Activation::swiglu_oai))
         throw std::invalid_argument("unknown activation");
+    size_t group = group_bytes(weights.type, weights.columns) + group_bytes(weights.up_type, weights.columns);
+    gated->shares = &program.deal(weights.slices, group * UNIT_GROUPS, 1);
     gated->out = {};
     gated->out.activation = static_cast<Activation>(activation);
     gated->out.gate_bias = bias_of(program, gate_bias, weights.rows);
@@ -194,6 +210,7 @@ void record_head(Program& program, int x, int matrix, float scale, float softcap
     auto head = std::make_unique<Head>();
     head->matrix = &program.matrix(matrix);
     head->x = &input_of(program, x, head->matrix->type, head->matrix->columns);
+    head->shares = &program.deal(head->matrix->slices, head->matrix->stride, PAIR);
     head->scale = scale;
     head->softcap = softcap;
     head->taken = true;

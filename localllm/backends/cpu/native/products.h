@@ -60,6 +60,23 @@ INLINE void one_tile(const uint8_t* w, size_t stride, int columns, const Inputs&
 #undef CASE
 }
 
+// emit(group, token, sums) for up to STRIP_GROUPS groups and the up to TILE tokens from `token` on
+constexpr int STRIP_GROUPS = 8;
+template <class W, class Emit>
+INLINE void strip_tile(const uint8_t* w, size_t stride, int groups, int columns, const Inputs& in, int token, int count,
+                       Emit emit) {
+    alignas(32) float sums[TILE * STRIP_GROUPS * LANES];
+    constexpr int LD = STRIP_GROUPS * LANES;
+    switch (count) {
+        case 1: W::template strips<1>(w, stride, groups, columns, in, token, sums, LD); break;
+        case 2: W::template strips<2>(w, stride, groups, columns, in, token, sums, LD); break;
+        case 3: W::template strips<3>(w, stride, groups, columns, in, token, sums, LD); break;
+        default: W::template strips<4>(w, stride, groups, columns, in, token, sums, LD);
+    }
+    for (int g = 0; g < groups; g++)
+        for (int t = 0; t < (count < TILE ? count : TILE); t++) emit(g, token + t, load(sums + t * LD + g * LANES));
+}
+
 // Groups in a row with the `count` tokens from `token` on; emit(group, token, sums). `ahead`: weights come from memory.
 // `paired`: two groups at once. With one or two tokens memory is the limit, and one stream reads faster than two.
 template <class W, class Emit>
@@ -76,40 +93,53 @@ INLINE void tile_groups(const uint8_t* w, size_t stride, int groups, int columns
                 else
                     one_tile<W, 2, false>(at, stride, columns, in, token, count, put);
             }
-    for (; group < groups; group++) {
+    for (int size = 1; group < groups; group += size) {
         const uint8_t* at = w + static_cast<size_t>(group) * stride;
-        if (ahead)
+        if constexpr (W::HAS_STRIPS) {
+            size = groups - group < STRIP_GROUPS ? groups - group : STRIP_GROUPS;
+            strip_tile<W>(at, stride, size, columns, in, token, count, put);
+        } else if (ahead) {
             one_tile<W, 1, true>(at, stride, columns, in, token, count, put);
-        else
+        } else {
             one_tile<W, 1, false>(at, stride, columns, in, token, count, put);
+        }
     }
 }
 
-// Pairs of groups with tokens first..last by panels, if the format has them and the tokens are many; how many groups
-// are done.
+// As many groups by panels of G as there are whole ones from `group` on, with tokens first..last; returns the next group.
+template <class W, int G, class Emit>
+INLINE int panels_of(const uint8_t* w, size_t stride, int group, int groups, int columns, const Inputs& in, int first,
+                     int last, Emit emit) {
+    alignas(64) float sums[PANEL_TOKENS * G * LANES];
+    for (; group + G <= groups; group += G)
+        for (int token = first; token < last; token += PANEL_TOKENS) {
+            int end = last - token < PANEL_TOKENS ? last : token + PANEL_TOKENS;
+            W::template panels<G>(w + static_cast<size_t>(group) * stride, stride, columns, in, token, end, sums);
+            for (int t = token; t < end; t++)
+                for (int g = 0; g < G; g++) emit(group + g, t, load(sums + ((t - token) * G + g) * LANES));
+        }
+    return group;
+}
+
+// Groups by panels, if the format has them and the tokens are many; how many are done, from the first on.
 template <class W, class Emit>
 INLINE int panel_groups(const uint8_t* w, size_t stride, int groups, int columns, const Inputs& in, int first, int last,
                         Emit emit) {
-    int group = 0;
+    int done = 0;
     if constexpr (W::HAS_PANELS) {
         if (last - first < W::PANEL_FROM) return 0;
-        alignas(64) float sums[PANEL_TOKENS * 2 * LANES];
-        for (; group + 1 < groups; group += 2)
-            for (int token = first; token < last; token += PANEL_TOKENS) {
-                int end = last - token < PANEL_TOKENS ? last : token + PANEL_TOKENS;
-                W::panels(w + static_cast<size_t>(group) * stride, stride, columns, in, token, end, sums);
-                for (int t = token; t < end; t++)
-                    for (int g = 0; g < 2; g++) emit(group + g, t, load(sums + ((t - token) * 2 + g) * LANES));
-            }
+        if constexpr (W::PANEL_GROUPS > 2)
+            done = panels_of<W, W::PANEL_GROUPS>(w, stride, done, groups, columns, in, first, last, emit);
+        done = panels_of<W, 2>(w, stride, done, groups, columns, in, first, last, emit);
     }
-    return group;
+    return done;
 }
 
 template <class W, class Emit>
 INLINE void product(const Slice& w, size_t stride, int columns, const Inputs& in, int first, int last, Emit emit) {
     int done = panel_groups<W>(w.data, stride, w.num_groups, columns, in, first, last, emit);
     bool paired = W::PAIRED && last - first > 2;
-    int step = paired ? 2 : 1;
+    int step = W::HAS_STRIPS && last - first <= TILE ? STRIP_GROUPS : paired ? 2 : 1;
     for (int group = done; group < w.num_groups; group += step) {
         int size = w.num_groups - group < step ? w.num_groups - group : step;
         const uint8_t* at = w.data + static_cast<size_t>(group) * stride;
@@ -275,21 +305,23 @@ INLINE F8 only_first(F8 x, int count) {
     return load(lanes);
 }
 
-// The first group of the largest value, per lane.
+// The first group of the largest value, per lane, in whatever order groups come.
 INLINE void keep_best(F8 x, int group, float* best, int32_t* best_group) {
 #ifdef LOCALLLM_AVX2
-    F8 before = load(best), greater = _mm256_cmp_ps(x, before, _CMP_GT_OQ);
+    F8 before = load(best), greater = _mm256_cmp_ps(x, before, _CMP_GT_OQ), equal = _mm256_cmp_ps(x, before, _CMP_EQ_OQ);
     __m256i* groups = reinterpret_cast<__m256i*>(best_group);
+    __m256i its = _mm256_set1_epi32(group), kept = _mm256_loadu_si256(groups);
+    __m256i earlier = _mm256_and_si256(_mm256_castps_si256(equal), _mm256_cmpgt_epi32(kept, its));
+    __m256i better = _mm256_or_si256(_mm256_castps_si256(greater), earlier);
     store(best, _mm256_blendv_ps(before, x, greater));
-    __m256i kept = _mm256_blendv_epi8(_mm256_loadu_si256(groups), _mm256_set1_epi32(group), _mm256_castps_si256(greater));
-    _mm256_storeu_si256(groups, kept);
+    _mm256_storeu_si256(groups, _mm256_blendv_epi8(kept, its, better));
 #else
     float lanes[LANES];
     store(lanes, x);
     for (int lane = 0; lane < LANES; lane++) {  // choices, not branches: these become vectors
-        bool greater = lanes[lane] > best[lane];
+        bool greater = lanes[lane] > best[lane], earlier = lanes[lane] == best[lane] && group < best_group[lane];
         best[lane] = greater ? lanes[lane] : best[lane];
-        best_group[lane] = greater ? group : best_group[lane];
+        best_group[lane] = greater || earlier ? group : best_group[lane];
     }
 #endif
 }
@@ -297,10 +329,6 @@ INLINE void keep_best(F8 x, int group, float* best, int32_t* best_group) {
 void head(const Slice& w, Type type, int columns, const Inputs& in, const HeadOut& out) {
     with_format(type, [&](auto format) {
         using W = decltype(format);
-        for (int t = 0; t < in.count; t++) {
-            store(out.best + t * LANES, all(-INFINITY));
-            for (int lane = 0; lane < LANES; lane++) out.best_group[t * LANES + lane] = w.first_group;
-        }
         passes(in.count, columns, [&](int first, int last) {
             product<W>(w, group_bytes(type, columns), columns, in, first, last, [&](int group, int token, F8 sums) {
                 int row = (w.first_group + group) * LANES;

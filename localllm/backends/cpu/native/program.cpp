@@ -15,7 +15,8 @@ namespace {
 // after scoring whole chunks the logits are as large as a small model; nobody keeps them
 constexpr size_t LOGITS_TO_KEEP_BYTES = size_t{16} << 20;
 
-// After a step in which a member waited more than half of the time, so many steps go without the team.
+// After a step in which a member waited more than half of the time, so many steps at most go without the team: one after
+// the first, for a step that was interrupted once is no sign, and more where the next step with the team is no better.
 constexpr int STEPS_ALONE = 15;
 constexpr auto SHORTEST_TO_JUDGE = std::chrono::microseconds(500);
 
@@ -231,6 +232,7 @@ void Program::run(Step& step) {
     if (!step.num_tokens) return;
     step_ = &step;
     need_scratch(scratch_floats_);
+    for (Shares& shares : shares_) shares.begin();
     walk_together();
     if (head_rows_) choose();
     step_ = nullptr;
@@ -240,15 +242,17 @@ void Program::run(Step& step) {
 // of all of them sooner. The numbers stay the same: work is split as before.
 void Program::walk_together() {
     using Clock = std::chrono::steady_clock;
-    int& alone = steps_alone_[step_->num_tokens > 1];
-    if (alone > 0) {
-        alone--;
+    Alone& alone = alone_[step_->num_tokens > 1];
+    if (alone.left > 0) {
+        alone.left--;
         return walk_alone();
     }
     auto start = Clock::now();
     team_.run([this](int tid) { walk(tid); });
     auto took = Clock::now() - start;
-    if (took > SHORTEST_TO_JUDGE && team_.longest_wait() * 2 > took) alone = STEPS_ALONE;
+    bool held_up = took > SHORTEST_TO_JUDGE && team_.longest_wait() * 2 > took;
+    alone.last = held_up ? std::min(STEPS_ALONE, 2 * alone.last + 1) : 0;
+    alone.left = alone.last;
 }
 
 void Program::walk_alone() {

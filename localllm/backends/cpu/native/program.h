@@ -13,6 +13,7 @@
 #include "kernels.h"
 #include "mapping.h"
 #include "matrix.h"
+#include "shares.h"
 #include "team.h"
 
 namespace localllm {
@@ -131,6 +132,11 @@ public:
     const GatedMatrix& gated_matrix(int id) { return at(gated_, id, "gated matrix"); }
     const std::vector<float>& vector(int id) { return at(vectors_, id, "vector"); }
     const Angles& angles(int id) { return at(angles_, id, "table of angles"); }
+    // A product's parts, dealt anew in every step.
+    Shares& deal(const std::vector<Slice>& slices, size_t stride, int even) {
+        shares_.emplace_back(slices, stride, even);
+        return shares_.back();
+    }
     // Room for every member's rows of `floats`.
     void need_scratch(size_t floats);
 
@@ -148,7 +154,7 @@ public:
     // Throws std::invalid_argument for indices out of bounds, before anything is computed.
     void run(Step& step);
     // The next so many steps go without the team, as they do beside a busy neighbour.
-    void go_alone(int steps) { steps_alone_[0] = steps_alone_[1] = steps; }
+    void go_alone(int steps) { alone_[0].left = alone_[1].left = steps; }
     const std::vector<int32_t>& argmax() const { return argmax_; }
     const float* logits() const { return logits_.as<float>(); }
     size_t logits_ld() const { return logits_ld_; }
@@ -208,6 +214,7 @@ private:
     std::deque<GatedMatrix> gated_;
     std::deque<std::vector<float>> vectors_;
     std::deque<Angles> angles_;
+    std::deque<Shares> shares_;
     std::vector<std::unique_ptr<Instruction>> instructions_;
     std::vector<Instruction*> plain_, adapted_;  // what steps without and with adapters walk
     std::vector<Recurrent*> recurrent_;
@@ -223,7 +230,11 @@ private:
     int head_rows_ = 0;
     std::vector<int32_t> argmax_;
 
-    int steps_alone_[2] = {0, 0};  // still to do without the team: of lone rows, of batches
+    // Steps without the team: still to do, and how many there were after the last with it.
+    struct Alone {
+        int left = 0, last = 0;
+    };
+    Alone alone_[2];  // of lone rows, of batches
 
     const Step* step_ = nullptr;
     std::atomic<bool> busy_{false};

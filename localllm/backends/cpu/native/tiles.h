@@ -24,7 +24,7 @@ template <bool HAS_MIN>
 struct FourBit {
     static constexpr int BYTES = HAS_MIN ? 160 : 144;
     static constexpr int QUANTS = HAS_MIN ? 32 : 16;
-    static constexpr bool PAIRED = true, HAS_PANELS = false;
+    static constexpr bool PAIRED = true, HAS_PANELS = false, HAS_STRIPS = false;
 
     INLINE static void scales(const uint8_t* w, F8& d, F8& m) {
         d = load_half(w);
@@ -221,7 +221,7 @@ struct PlainBF16 {
 template <class Plain>
 struct Floats {
     static constexpr size_t COLUMN_BYTES = LANES * Plain::VALUE_BYTES;
-    static constexpr bool PAIRED = false, HAS_PANELS = false;
+    static constexpr bool PAIRED = false, HAS_PANELS = false, HAS_STRIPS = false;
 
     template <int R, int T, bool AHEAD>
     // not inlined: in a larger function the compiler keeps sums in memory

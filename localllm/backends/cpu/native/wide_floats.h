@@ -38,9 +38,10 @@ __attribute__((noinline)) void add_float_panel(const float* panel, int columns, 
 template <class Plain>
 struct WideFloats : Floats<Plain> {
     static constexpr bool HAS_PANELS = true;
-    static constexpr int PANEL_FROM = 2;
+    static constexpr int PANEL_GROUPS = 2, PANEL_FROM = 2;
 
     // Two groups with tokens first..last; sums (last - first, 16) on a line of cache.
+    template <int G>
     static __attribute__((noinline)) void panels(const uint8_t* w, size_t stride, int columns, const Inputs& in, int first,
                                                  int last, float* sums) {
         alignas(64) float panel[PANEL_COLUMNS * 2 * LANES], both[PANEL_TOKENS * 4 * LANES] = {};
@@ -52,7 +53,7 @@ struct WideFloats : Floats<Plain> {
                     store(panel + (2 * i + group) * LANES, Plain::values(at + static_cast<size_t>(i) * Floats<Plain>::COLUMN_BYTES));
             }
             for (int token = first; token < last; token += 2 * TILE)
-                with_count(last - token, [&](auto count) {
+                with_count<2 * TILE>(last - token, [&](auto count) {
                     add_float_panel<decltype(count)::value>(panel, size, in.values + static_cast<size_t>(token) * in.ld + c,
                                                             in.ld, both + (token - first) * 4 * LANES);
                 });
