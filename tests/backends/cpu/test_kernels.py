@@ -57,6 +57,24 @@ def test_a_product_is_that_of_the_decoded_blocks(
         assert_close(bench.read(out), seen_by(kind, x) @ matrix.values.T)
 
 
+def product(kernels: str, matrix: Matrix, x: Floats, threads: int) -> Floats:
+    bench = Bench(kernels, len(x), threads)
+    out = bench.buffer(matrix.shape[0])
+    bench.program.linear(bench.input_for(matrix.type, x), bench.matrix(matrix), NONE, NONE, 1.0, out, True)
+    bench.run()
+    return bench.read(out)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)
+def test_rows_longer_than_a_strip_have_the_same_bits_in_any_company(kernels: str, kind: BlockType) -> None:
+    columns = columns_of(kind, 4128)
+    matrix, x = random_matrix(kind, 75, columns), normal(41, columns)
+    together = product(kernels, matrix, x, threads=3)
+    assert_close(together, rounded(x) @ matrix.values.T)
+    for first, last in ((0, 1), (7, 9), (20, 27)):
+        assert np.array_equal(product(kernels, matrix, x[first:last], threads=2), together[first:last])
+
+
 @pytest.mark.parametrize("columns", [1, 2, 7, 33])
 @pytest.mark.parametrize("kind", FLOATS, ids=lambda kind: kind.name)
 def test_float_rows_may_have_any_length(kernels: str, kind: BlockType, columns: int) -> None:

@@ -219,40 +219,36 @@ struct PanelRun {
 template <class Form>
 struct Blocks {
     static constexpr BlockShape SHAPE = shape_of(Form::TYPE);
-    static constexpr int BYTES = LANES * SHAPE.bytes;
-    static constexpr int RUNS = SHAPE.values / BLOCK;
+    static constexpr int VALUES = SHAPE.values, BYTES = LANES * SHAPE.bytes;
+    static constexpr int RUNS = VALUES / BLOCK;
 #ifdef LOCALLLM_AVX2
-    static constexpr bool PAIRED = false, HAS_PANELS = true, HAS_STRIPS = false;
+    static constexpr bool PAIRED = false, HAS_PANELS = true, HAS_STRIPS = true;
     static constexpr int PANEL_GROUPS = 2;
     static constexpr int PANEL_FROM = Form::MOST > 63 ? 9 : 5;  // tokens; fewer unpack as they go
     static constexpr int PIECE = 16 / RUNS;  // blocks of a panel: what the first-level cache holds beside activations
 #else
-    static constexpr bool PAIRED = false, HAS_PANELS = false, HAS_STRIPS = false;
+    static constexpr bool PAIRED = false, HAS_PANELS = false, HAS_STRIPS = true;
 #endif
 
     INLINE static void ahead(const uint8_t* w, int run) {
         for (int at = 0; at < BYTES / RUNS; at += 64) prefetch(w + PREFETCH_BYTES + run * (BYTES / RUNS) + at);
     }
 
+    // The sums of T tokens go on with the blocks of `columns` more.
     // not inlined: three products would otherwise hold a copy each of every type
     template <int T>
-    static __attribute__((noinline)) void rows(const uint8_t* w, int num_blocks, const ActBlock* a, float* out) {
+    static __attribute__((noinline)) void rows(const uint8_t* w, int columns, Tokens tokens, float* sums, int sums_stride) {
+        const ActBlock* a = tokens.first;
         F8 sum[T];
-        UNROLL for (int t = 0; t < T; t++) sum[t] = all(0.0f);
-        for (int b = 0; b < num_blocks; b++, w += BYTES, a += RUNS) {
+        UNROLL for (int t = 0; t < T; t++) sum[t] = load(sums + t * sums_stride);
+        for (int b = 0; b < columns / VALUES; b++, w += BYTES, a += RUNS) {
             Unit unit = Form::unit(w);
             UNROLL for (int run = 0; run < RUNS; run++) {
                 ahead(w, run);
                 add_run<Form, 1, T>(PackedRun<Form>{w, run, Form::scales(w, unit, run), sum}, a[run]);
             }
         }
-        UNROLL for (int t = 0; t < T; t++) store(out + t * LANES, sum[t]);
-    }
-
-    template <int R, int T, bool AHEAD>
-    INLINE static void tile(const uint8_t* w, size_t, int columns, const Inputs& in, int token, float* out) {
-        static_assert(R == 1, "these rows go one group at a time");
-        rows<T>(w, columns / SHAPE.values, tile_of(in, token, columns), out);
+        UNROLL for (int t = 0; t < T; t++) store(sums + t * sums_stride, sum[t]);
     }
 
 #ifdef LOCALLLM_AVX2

@@ -67,11 +67,12 @@ INLINE void strip_tile(const uint8_t* w, size_t stride, int groups, int columns,
                        Emit emit) {
     alignas(32) float sums[TILE * STRIP_GROUPS * LANES];
     constexpr int LD = STRIP_GROUPS * LANES;
+    const Tokens a = tokens_of(in, token, columns);
     switch (count) {
-        case 1: W::template strips<1>(w, stride, groups, columns, in, token, sums, LD); break;
-        case 2: W::template strips<2>(w, stride, groups, columns, in, token, sums, LD); break;
-        case 3: W::template strips<3>(w, stride, groups, columns, in, token, sums, LD); break;
-        default: W::template strips<4>(w, stride, groups, columns, in, token, sums, LD);
+        case 1: strips<W, 1>(w, stride, groups, columns, a, sums, LD); break;
+        case 2: strips<W, 2>(w, stride, groups, columns, a, sums, LD); break;
+        case 3: strips<W, 3>(w, stride, groups, columns, a, sums, LD); break;
+        default: strips<W, 4>(w, stride, groups, columns, a, sums, LD);
     }
     for (int g = 0; g < groups; g++)
         for (int t = 0; t < (count < TILE ? count : TILE); t++) emit(g, token + t, load(sums + t * LD + g * LANES));

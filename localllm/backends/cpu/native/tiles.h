@@ -17,14 +17,39 @@ INLINE const ActBlock* tile_of(const Inputs& in, int token, int columns) {
     return in.blocks + static_cast<size_t>(token / TILE) * static_cast<size_t>(columns / BLOCK);
 }
 
+// Activations: tiles of TILE tokens lie `tile_stride` apart.
+struct Tokens {
+    const ActBlock* first;
+    size_t tile_stride;
+    INLINE const ActBlock& of(int t) const { return first[static_cast<size_t>(t / TILE) * tile_stride]; }
+};
+INLINE Tokens tokens_of(const Inputs& in, int token, int columns) {
+    return {tile_of(in, token, columns), static_cast<size_t>(columns / BLOCK)};
+}
+
+// Activations of so many columns stay in the first-level cache beside the weights that stream through it: 10 to 14 kB.
+constexpr int STRIP_COLUMNS = 2048;
+
+// Groups with T tokens, strip by strip of columns; sums of token t and group g at t * token_stride + g * LANES.
+template <class W, int T>
+INLINE void strips(const uint8_t* w, size_t stride, int groups, int columns, Tokens a, float* sums, int token_stride) {
+    constexpr int STRIP = T > TILE ? STRIP_COLUMNS / 2 : STRIP_COLUMNS;
+    for (int t = 0; t < T; t++)
+        for (int g = 0; g < groups; g++) store(sums + t * token_stride + g * LANES, all(0.0f));
+    for (int c = 0; c < columns; c += STRIP, a.first += STRIP / BLOCK)
+        for (int g = 0; g < groups; g++)
+            W::template rows<T>(w + static_cast<size_t>(g) * stride + static_cast<size_t>(c / W::VALUES) * W::BYTES,
+                                columns - c < STRIP ? columns - c : STRIP, a, sums + g * LANES, token_stride);
+}
+
 // ---- 4 bits: half d[8], with an offset half m[8], then 4 x 32 bytes (lane, 4 bytes): low nibbles hold columns 4j..4j+3,
 // ---- high nibbles columns 16+4j..
 
 template <bool HAS_MIN>
 struct FourBit {
-    static constexpr int BYTES = HAS_MIN ? 160 : 144;
+    static constexpr int VALUES = BLOCK, BYTES = HAS_MIN ? 160 : 144;
     static constexpr int QUANTS = HAS_MIN ? 32 : 16;
-    static constexpr bool PAIRED = true, HAS_PANELS = false, HAS_STRIPS = false;
+    static constexpr bool PAIRED = true, HAS_PANELS = false, HAS_STRIPS = true;
 
     INLINE static void scales(const uint8_t* w, F8& d, F8& m) {
         d = load_half(w);
@@ -63,12 +88,14 @@ struct FourBit {
         return fma(m, a_sum, fma(exact, d * a_scale, sum));
     }
 
-    template <int T, bool AHEAD>
-    INLINE static void one_group(const uint8_t* w, int num_blocks, const ActBlock* a, float* out) {
+    // The sums of T tokens go on with the blocks of `columns` more.
+    template <int T>
+    static __attribute__((noinline)) void rows(const uint8_t* w, int columns, Tokens tokens, float* sums, int sums_stride) {
+        const ActBlock* a = tokens.first;
         F8 sum[T];
-        for (int t = 0; t < T; t++) sum[t] = all(0.0f);
-        for (int b = 0; b < num_blocks; b++, w += BYTES, a++) {
-            if (AHEAD) ahead(w, b);
+        UNROLL for (int t = 0; t < T; t++) sum[t] = load(sums + t * sums_stride);
+        for (int b = 0; b < columns / BLOCK; b++, w += BYTES, a++) {
+            ahead(w, b);
             __m256i left[T], right[T];
             {
                 __m256i w0 = low(w, 0), w1 = low(w, 1), w2 = low(w, 2), w3 = low(w, 3);
@@ -85,7 +112,7 @@ struct FourBit {
             scales(w, d, m);
             UNROLL for (int t = 0; t < T; t++) sum[t] = finish(left[t], right[t], d, m, all_at(a->scale + t), all_at(a->sum + t), sum[t]);
         }
-        for (int t = 0; t < T; t++) store(out + t * LANES, sum[t]);
+        UNROLL for (int t = 0; t < T; t++) store(sums + t * sums_stride, sum[t]);
     }
     INLINE static __m256i dots(__m256i w0, __m256i w1, __m256i w2, __m256i w3, const int8_t* q) {
         __m256i left = _mm256_add_epi16(_mm256_maddubs_epi16(w0, four(q)), _mm256_maddubs_epi16(w1, four(q + 4)));
@@ -153,12 +180,13 @@ struct FourBit {
         UNROLL for (int t = 0; t < T; t++)
             out[t] = times(dots<15>(v, a.q[t] + upper * HALF), once(a.ratio[upper][t]));
     }
-    template <int T, bool AHEAD>
-    static __attribute__((noinline)) void one_group(const uint8_t* w, int num_blocks, const ActBlock* a, float* out) {
+    template <int T>
+    static __attribute__((noinline)) void rows(const uint8_t* w, int columns, Tokens tokens, float* sums, int sums_stride) {
+        const ActBlock* a = tokens.first;
         F8 sum[T];
-        UNROLL for (int t = 0; t < T; t++) sum[t] = all(0.0f);
-        for (int b = 0; b < num_blocks; b++, w += BYTES, a++) {
-            if (AHEAD) ahead(w, b);
+        UNROLL for (int t = 0; t < T; t++) sum[t] = load(sums + t * sums_stride);
+        for (int b = 0; b < columns / BLOCK; b++, w += BYTES, a++) {
+            ahead(w, b);
             Ints left[T], right[T];
             half<T>(w, 0, *a, left);
             UNROLL for (int t = 0; t < T; t++) pin(left[t]);
@@ -170,22 +198,20 @@ struct FourBit {
                 sum[t] = fma(m, all_at(a->sum + t), sum[t]);
             }
         }
-        UNROLL for (int t = 0; t < T; t++) store(out + t * LANES, sum[t]);
+        UNROLL for (int t = 0; t < T; t++) store(sums + t * sums_stride, sum[t]);
     }
     template <int T, bool AHEAD>
     static void two_groups(const uint8_t* w, size_t stride, int num_blocks, const ActBlock* a, float* out) {
-        one_group<T, AHEAD>(w, num_blocks, a, out);
-        one_group<T, AHEAD>(w + stride, num_blocks, a, out + T * LANES);
+        for (int t = 0; t < 2 * T; t++) store(out + t * LANES, all(0.0f));
+        for (int r = 0; r < 2; r++)
+            rows<T>(w + static_cast<size_t>(r) * stride, num_blocks * BLOCK, {a, 0}, out + r * T * LANES, LANES);
     }
 #endif
 
     template <int R, int T, bool AHEAD>
     INLINE static void tile(const uint8_t* w, size_t stride, int columns, const Inputs& in, int token, float* out) {
-        const ActBlock* a = tile_of(in, token, columns);
-        if constexpr (R == 2)
-            two_groups<T, AHEAD>(w, stride, columns / BLOCK, a, out);
-        else
-            one_group<T, AHEAD>(w, columns / BLOCK, a, out);
+        static_assert(R == 2, "a group alone goes by strips");
+        two_groups<T, AHEAD>(w, stride, columns / BLOCK, tile_of(in, token, columns), out);
     }
 
     static void unpack(const uint8_t* w, int columns, int lane, float* out) {

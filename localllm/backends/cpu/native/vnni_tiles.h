@@ -76,18 +76,8 @@ INLINE Words unsigned_quants(const uint8_t* w, int run, int j) {
     return Form::IS_SIGNED || OFFSET ? _mm256_add_epi8(v, _mm256_set1_epi8(static_cast<char>(BIAS - OFFSET))) : v;
 }
 
-// Activations: tiles of TILE tokens lie `tile_stride` apart.
-struct Tokens {
-    const ActBlock* first;
-    size_t tile_stride;
-    INLINE const ActBlock& of(int t) const { return first[static_cast<size_t>(t / TILE) * tile_stride]; }
-};
-
 // What comes FAR_BYTES later, to the second-level cache.
 constexpr int FAR_BYTES = 8192;
-
-// Activations of so many columns stay in the first-level cache beside the weights that stream through it: 10 to 14 kB.
-constexpr int STRIP_COLUMNS = 2048;
 
 template <class Form>
 INLINE void fetch_run(const uint8_t* w, int run) {
@@ -214,8 +204,8 @@ __attribute__((noinline)) void add_panel(const Panel<G>& panel, int runs, Tokens
 template <class Form>
 struct Vnni {
     static constexpr BlockShape SHAPE = shape_of(Form::TYPE);
-    static constexpr int BYTES = LANES * SHAPE.bytes;
-    static constexpr int RUNS = SHAPE.values / BLOCK;
+    static constexpr int VALUES = SHAPE.values, BYTES = LANES * SHAPE.bytes;
+    static constexpr int RUNS = VALUES / BLOCK;
     static constexpr bool PAIRED = false, HAS_PANELS = true, HAS_STRIPS = true;
     static constexpr int PANEL_GROUPS = 4;
     static constexpr int PANEL_FROM = TILE + 1;  // tokens; fewer unpack as they go
@@ -226,7 +216,7 @@ struct Vnni {
     static __attribute__((noinline)) void rows(const uint8_t* w, int columns, Tokens a, float* sums, int sums_stride) {
         F8 sum[1][T];
         UNROLL for (int t = 0; t < T; t++) sum[0][t] = load(sums + t * sums_stride);
-        for (int b = 0; b < columns / SHAPE.values; b++, w += BYTES) {
+        for (int b = 0; b < columns / VALUES; b++, w += BYTES) {
             Unit unit = Form::unit(w);
             // unrolled, so that every shift is by a constant
             UNROLL for (int run = 0; run < RUNS; run++, a.first++) {
@@ -239,19 +229,6 @@ struct Vnni {
             }
         }
         UNROLL for (int t = 0; t < T; t++) store(sums + t * sums_stride, sum[0][t]);
-    }
-
-    // Groups with T tokens, strip by strip of columns; sums of token t and group g at t * token_stride + g * LANES.
-    template <int T>
-    INLINE static void strips(const uint8_t* w, size_t stride, int groups, int columns, const Inputs& in, int token,
-                              float* sums, int token_stride) {
-        constexpr int STRIP = T > TILE ? STRIP_COLUMNS / 2 : STRIP_COLUMNS;
-        for (int t = 0; t < T; t++) std::memset(sums + t * token_stride, 0, static_cast<size_t>(groups) * LANES * sizeof(float));
-        Tokens a{tile_of(in, token, columns), static_cast<size_t>(columns / BLOCK)};
-        for (int c = 0; c < columns; c += STRIP, a.first += STRIP / BLOCK)
-            for (int g = 0; g < groups; g++)
-                rows<T>(w + static_cast<size_t>(g) * stride + static_cast<size_t>(c / SHAPE.values) * BYTES,
-                        columns - c < STRIP ? columns - c : STRIP, a, sums + g * LANES, token_stride);
     }
 
     // G groups with tokens first..last; sums (last - first, G * 8) on a line of cache.
@@ -267,7 +244,8 @@ struct Vnni {
             int runs = blocks - run < PANEL_RUNS ? blocks - run : PANEL_RUNS;
             unpack_panel<Form, G>(w, stride, run, run + runs, panel);
             for (int token = first; token < last; token += TOKENS) {
-                Tokens a{tile_of(in, token, columns) + run, static_cast<size_t>(blocks)};
+                Tokens a = tokens_of(in, token, columns);
+                a.first += run;
                 with_count<TOKENS>(last - token, [&](auto count) {
                     add_panel<KindOf<Form>, G, decltype(count)::value>(panel, runs, a, sums + (token - first) * G * LANES);
                 });
@@ -281,7 +259,8 @@ struct Vnni {
                                float* sums) {
         for (int token = first; token < last; token += 2 * TILE)
             with_count<2 * TILE>(last - token, [&](auto count) {
-                strips<decltype(count)::value>(w, stride, G, columns, in, token, sums + G * (token - first) * LANES, G * LANES);
+                strips<Vnni, decltype(count)::value>(w, stride, G, columns, tokens_of(in, token, columns),
+                                                     sums + G * (token - first) * LANES, G * LANES);
             });
     }
     static void unpack(const uint8_t* w, int columns, int lane, float* out) { Blocks<Form>::unpack(w, columns, lane, out); }
