@@ -231,7 +231,7 @@ struct Blocks {
 #endif
 
     INLINE static void ahead(const uint8_t* w, int run) {
-        for (int at = 0; at < BYTES / RUNS; at += 64) prefetch(w + PREFETCH_BYTES + run * (BYTES / RUNS) + at);
+        for (int at = 0; at < BYTES / RUNS; at += 64) fetch_weights(w + run * (BYTES / RUNS) + at);
     }
 
     // The sums of T tokens go on with the blocks of `columns` more.

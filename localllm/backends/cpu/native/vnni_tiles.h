@@ -76,14 +76,10 @@ INLINE Words unsigned_quants(const uint8_t* w, int run, int j) {
     return Form::IS_SIGNED || OFFSET ? _mm256_add_epi8(v, _mm256_set1_epi8(static_cast<char>(BIAS - OFFSET))) : v;
 }
 
-// What comes FAR_BYTES later, to the second-level cache.
-constexpr int FAR_BYTES = 8192;
-
 template <class Form>
 INLINE void fetch_run(const uint8_t* w, int run) {
     constexpr int RUNS = shape_of(Form::TYPE).values / BLOCK, RUN_BYTES = LANES * shape_of(Form::TYPE).bytes / RUNS;
-    for (int at = 0; at < RUN_BYTES; at += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(w) + FAR_BYTES + run * RUN_BYTES + at, _MM_HINT_T1);
+    for (int at = 0; at < RUN_BYTES; at += 64) fetch_weights(w + run * RUN_BYTES + at);
 }
 
 // What products need to know of a type.
