@@ -178,12 +178,12 @@ void compare_gated(Trial& trial, Type type, Type up_type) {
     trial.checks.same("gated, quantized", blocks.data(), hidden.blocks.data(), blocks.size() * sizeof(ActBlock));
 }
 
-// The largest logit of each lane and the first group that has it.
+// The largest logit of each lane and the first group that has it; a lane of no row keeps what was there.
 void compare_best(Trial& trial, const std::vector<float>& logits, const HeadOut& out, int groups, int first_group,
                   int t) {
     for (int lane = 0; lane < LANES; lane++) {
         float best = -INFINITY;
-        int32_t best_group = first_group;
+        int32_t best_group = 0;
         for (int g = first_group; g < first_group + groups; g++) {
             float logit = logits[t * out.ld + g * LANES + lane];
             if (g * LANES + lane >= out.num_rows || !(logit > best)) continue;
