@@ -27,7 +27,9 @@ struct Weights {
 
 int draw_columns(Random& random, Type type) {
     int values = shape_of(type).values;
-    return values == 1 ? random.whole(1, 75) : values * random.whole(1, values == BLOCK ? 9 : 3);
+    if (values == 1) return random.whole(1, 75);
+    int more = random.chance(10) ? 2048 : 0;  // longer than the strips by which rows are read
+    return more + values * random.whole(1, values == BLOCK ? 9 : 3);
 }
 
 Weights draw_weights(Random& random, Type type, int columns, int groups) {
