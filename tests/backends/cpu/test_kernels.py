@@ -41,6 +41,14 @@ def seen_by(kind: BlockType, x: Floats) -> Floats:
     return x if kind in FLOATS else rounded(x)
 
 
+def product(kernels: str, matrix: Matrix, x: Floats, threads: int) -> Floats:
+    bench = Bench(kernels, len(x), threads)
+    out = bench.buffer(matrix.shape[0])
+    bench.program.linear(bench.input_for(matrix.type, x), bench.matrix(matrix), NONE, NONE, 1.0, out, True)
+    bench.run()
+    return bench.read(out)
+
+
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
 @settings(max_examples=12, deadline=None)
 @given(rows=st.integers(1, 70), blocks=st.integers(1, 5), tokens=st.integers(1, 11), threads=st.integers(1, 3))
@@ -50,19 +58,7 @@ def test_a_product_is_that_of_the_decoded_blocks(
     for kernels in kernel_features():
         columns = columns_of(kind, blocks * 32)
         matrix, x = random_matrix(kind, rows, columns), normal(tokens, columns)
-        bench = Bench(kernels, tokens, threads)
-        out = bench.buffer(rows)
-        bench.program.linear(bench.input_for(kind, x), bench.matrix(matrix), NONE, NONE, 1.0, out, True)
-        bench.run()
-        assert_close(bench.read(out), seen_by(kind, x) @ matrix.values.T)
-
-
-def product(kernels: str, matrix: Matrix, x: Floats, threads: int) -> Floats:
-    bench = Bench(kernels, len(x), threads)
-    out = bench.buffer(matrix.shape[0])
-    bench.program.linear(bench.input_for(matrix.type, x), bench.matrix(matrix), NONE, NONE, 1.0, out, True)
-    bench.run()
-    return bench.read(out)
+        assert_close(product(kernels, matrix, x, threads), seen_by(kind, x) @ matrix.values.T)
 
 
 @pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)

@@ -12,7 +12,7 @@ namespace localllm {
 
 namespace {
 
-constexpr int PAIR = 2;  // panels hold two groups
+constexpr int PAIR = 2;  // the smallest panel holds two groups
 
 const Buffer& input_of(Program& program, int id, Type type, int columns) {
     const Buffer& x = program.buffer(id);
