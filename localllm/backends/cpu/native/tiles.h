@@ -11,14 +11,13 @@ namespace localllm {
 namespace {
 
 // How far ahead weights are asked for. What the machine foresees by itself ends with a page of 4 kB, so that two threads
-// that share a busy memory need more: two pages, into the second-level cache, as the first has no room for them.
+// that share a busy memory need more: two pages.
 #ifdef LOCALLLM_AVX2
 constexpr int PREFETCH_BYTES = 8192;
-INLINE void fetch_weights(const uint8_t* w) { _mm_prefetch(reinterpret_cast<const char*>(w) + PREFETCH_BYTES, _MM_HINT_T1); }
 #else
 constexpr int PREFETCH_BYTES = 3072;  // nothing else was measured there
-INLINE void fetch_weights(const uint8_t* w) { prefetch(w + PREFETCH_BYTES); }
 #endif
+INLINE void fetch_weights(const uint8_t* w) { prefetch(w + PREFETCH_BYTES); }
 
 INLINE const ActBlock* tile_of(const Inputs& in, int token, int columns) {
     return in.blocks + static_cast<size_t>(token / TILE) * static_cast<size_t>(columns / BLOCK);
