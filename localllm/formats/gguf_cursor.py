@@ -27,26 +27,32 @@ def bad_field(file: str, field: str, problem: str) -> BadModelFile:
     )
 
 
+class FrontTooShort(Exception):
+    """What is declared is in the file, but not in the bytes of it that are at hand."""
+
+
 class Cursor:
-    """A position in untrusted bytes that cannot leave them."""
+    """A position in untrusted bytes that cannot leave them. `data` may be the front of a file of `size` bytes."""
 
     __slots__ = ("data", "file", "pos", "size", "strings_left")
 
-    def __init__(self, data: mmap, file: str) -> None:
+    def __init__(self, data: mmap, file: str, size: int | None = None) -> None:
         self.data = data
         self.file = file
         self.pos = 0
-        self.size = len(data)
+        self.size = len(data) if size is None else size
         self.strings_left = MAX_STRINGS
 
     def bad(self, field: str, problem: str) -> BadModelFile:
         return bad_field(self.file, field, problem)
 
     def take(self, size: int, field: str) -> int:
-        """Step over `size` bytes and return where they begin."""
+        """Step over `size` bytes and return where they begin. FrontTooShort where they are not at hand."""
         start = self.pos
         if size > self.size - start:
             raise self.bad(field, f"needs {size} bytes at {start}, but the file ends at {self.size}")
+        if size > len(self.data) - start:
+            raise FrontTooShort
         self.pos = start + size
         return start
 

@@ -33,7 +33,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the front of one file says. `metadata` still reads arrays from the mapping."""
+    """What the front of one file says. `metadata` still reads arrays from it."""
 
     version: int
     alignment: int
@@ -41,9 +41,10 @@ class Header:
     tensors: Mapping[str, TensorInfo]
 
 
-def read_header(data: mmap, file: str, part: int) -> Header:
-    """Parse and check the front of one file; raises BadModelFile, or UnsupportedModel for an unknown block type."""
-    cursor = Cursor(data, file)
+def read_header(data: mmap, file: str, part: int, size: int) -> Header:
+    """Parse and check the front of a file of `size` bytes; raises BadModelFile, UnsupportedModel for an unknown block
+    type, or FrontTooShort where there is more in front of the tensors than `data` has."""
+    cursor = Cursor(data, file, size)
     version = _read_version(cursor)
     num_tensors = cursor.count("the tensor count", MAX_ENTRIES, 8 + 1 + 4 + 4 + 8)
     num_keys = cursor.count("the metadata count", MAX_ENTRIES, 8 + 1 + 4 + 1)
@@ -61,6 +62,11 @@ def _read_version(cursor: Cursor) -> int:
     version = cursor.u32("the version")
     if version and version & 0xFFFF == 0:
         raise UnsupportedModel(f"{cursor.file}: big-endian GGUF files are not supported", hint="use the usual variant")
+    if version == 1:
+        raise UnsupportedModel(
+            f"{cursor.file}: GGUF files of version 1 (August 2023) are not supported",
+            hint="take a newer conversion of the model",
+        )
     if version not in (2, 3):
         raise cursor.bad("the version", f"is {version}, but only versions 2 and 3 are known")
     return version

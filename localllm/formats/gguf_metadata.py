@@ -16,6 +16,7 @@ from localllm.formats.gguf_cursor import (
     MAX_STRING_BYTES,
     MAX_STRINGS,
     Cursor,
+    FrontTooShort,
     bad_field,
 )
 
@@ -219,9 +220,11 @@ def _skip_strings(cursor: Cursor, key: str, count: int) -> None:
         for _ in range(count):
             pos += 8 + length_at(data, pos)[0]
     except (struct.error, OverflowError):
-        pos = cursor.size + 1
+        pos += 8
     if pos > cursor.size:
         raise cursor.bad(key, "has a string that runs past the end of the file")
+    if pos > len(data):
+        raise FrontTooShort
     cursor.pos = pos
 
 

@@ -1,6 +1,7 @@
 """GGUF files, whole or split, mapped read-only: metadata, tensor table, raw blocks.
 
-Everything is checked while opening (see gguf_header); nothing of the tensor data is read or copied here.
+Everything is checked while opening (see gguf_header); nothing of the tensor data is read or copied here. What comes
+before it is: a file that is cut while its header is read costs an error, not the process.
 """
 
 import re
@@ -14,12 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile
+from localllm.formats.gguf_cursor import FrontTooShort
 from localllm.formats.gguf_header import Header, TensorInfo, read_header
 from localllm.formats.gguf_metadata import INTEGERS, Metadata, Value, ValueType
-from localllm.formats.mapped import MappedTensors, closing_on_error, map_file
+from localllm.formats.mapped import MappedTensors, closing_on_error, copy_front, map_file
 
 __all__ = ["GGUFFile", "Metadata", "TensorInfo", "Value", "ValueType", "part_paths"]
 
+FRONT_BYTES = 4 << 20
+"""Read at first: enough for most vocabularies."""
+MAX_FRONT_BYTES = 1 << 28
 _PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.ASCII | re.DOTALL)
 
 
@@ -29,8 +34,10 @@ class GGUFFile(MappedTensors[TensorInfo]):
     `metadata` is that of the first part; `tensors` are those of all parts, in file order.
     """
 
-    def __init__(self, paths: tuple[Path, ...], mappings: tuple[mmap, ...], headers: tuple[Header, ...]) -> None:
-        super().__init__(paths, mappings, MappingProxyType(_merged(paths, headers)))
+    def __init__(
+        self, paths: tuple[Path, ...], mappings: tuple[mmap, ...], fronts: tuple[mmap, ...], headers: tuple[Header, ...]
+    ) -> None:
+        super().__init__(paths, mappings, MappingProxyType(_merged(paths, headers)), fronts)
         self.metadata: Metadata = headers[0].metadata
         self.version = headers[0].version
 
@@ -41,13 +48,15 @@ class GGUFFile(MappedTensors[TensorInfo]):
         Raises ModelNotFound, BadModelFile (with file and field) or UnsupportedModel (a block type we do not know).
         """
         paths = part_paths(Path(path))
-        with closing_on_error() as mappings:
+        with closing_on_error() as mappings, closing_on_error() as fronts:
             headers = []
             for part, part_path in enumerate(paths):
                 mappings.append(map_file(part_path))
-                headers.append(read_header(mappings[part], str(part_path), part))
+                front, header = _read_front(part_path, part, len(mappings[part]))
+                fronts.append(front)
+                headers.append(header)
                 _check_split_keys(part_path, headers[part].metadata, part, len(paths))
-            return cls(paths, tuple(mappings), tuple(headers))
+            return cls(paths, tuple(mappings), tuple(fronts), tuple(headers))
 
     @property
     def architecture(self) -> str:
@@ -64,6 +73,23 @@ class GGUFFile(MappedTensors[TensorInfo]):
         """
         tensor = self.tensors[name]
         return np.frombuffer(self._mapping(tensor), np.uint8, tensor.size_bytes, tensor.offset)
+
+
+def _read_front(path: Path, part: int, size: int) -> tuple[mmap, Header]:
+    """The header, and a copy of the bytes it was read from: twice as many as hold it at most."""
+    length = min(size, FRONT_BYTES)
+    while True:
+        front = copy_front(path, length)
+        try:
+            return front, read_header(front, str(path), part, size)
+        except FrontTooShort:
+            front.close()
+        except BaseException:
+            front.close()
+            raise
+        if length >= MAX_FRONT_BYTES:
+            raise BadModelFile(f"{path}: more than {MAX_FRONT_BYTES} bytes come before the tensors")
+        length = min(size, 2 * length)
 
 
 def part_paths(path: Path) -> tuple[Path, ...]:

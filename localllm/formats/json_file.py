@@ -1,6 +1,7 @@
 """JSON objects from files and headers that others wrote: bounded in size, no key twice."""
 
 import json
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ MAX_FILE_BYTES = 1 << 26
 
 
 def read_json_object(path: Path, max_bytes: int = MAX_FILE_BYTES) -> dict[str, Any]:
-    """The object in a JSON file; raises ModelNotFound, or BadModelFile if it is too large, broken or no object."""
+    """The object in a JSON file; raises ModelNotFound, or BadModelFile if it is too large, broken or no object.
+
+    The mark that some editors put before UTF-8 is passed over.
+    """
     size = file_size(path)
     if size > max_bytes:
         raise BadModelFile(f"{path} is larger than the {max_bytes} bytes that are read of such a file")
-    return parse_json_object(read_prefix(path, size), str(path))
+    return parse_json_object(read_prefix(path, size).removeprefix(BOM_UTF8), str(path))
 
 
 def parse_json_object(text: bytes, source: str) -> dict[str, Any]:

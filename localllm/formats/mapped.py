@@ -1,4 +1,4 @@
-"""Files mapped for reading: regular files only, and pages can be handed back to the system."""
+"""Files mapped for reading: regular files only, and pages can be handed back to the system. Their fronts are copied."""
 
 import errno
 import mmap
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
-from localllm.errors import BadModelFile, ModelNotFound
+from localllm.errors import BadModelFile, ModelNotFound, NotEnoughMemory
 
 
 def map_file(path: Path) -> mmap.mmap:
@@ -21,6 +21,10 @@ def map_file(path: Path) -> mmap.mmap:
     except ValueError:
         raise BadModelFile(f"{path} is empty", hint="pull the model again") from None
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise NotEnoughMemory(
+                f"{path} cannot be mapped into memory", hint="raise the limit of this process (`ulimit -v`)"
+            ) from None
         raise BadModelFile(f"{path} cannot be mapped into memory: {error.strerror}") from None
     finally:
         os.close(descriptor)
@@ -33,6 +37,28 @@ def read_prefix(path: Path, size: int) -> bytes:
         return os.pread(descriptor, size, 0)
     finally:
         os.close(descriptor)
+
+
+def copy_front(path: Path, size: int) -> mmap.mmap:
+    """The first `size` bytes of a regular file in memory of our own; errors as `map_file`.
+
+    A page of a mapped file that its owner cuts off, or that a disk cannot give, ends the process that looks at it: who
+    must outlive that reads a copy.
+    """
+    copy = mmap.mmap(-1, size)
+    descriptor = _open_regular(path)
+    try:
+        filled = 0
+        while filled < size:
+            count = os.preadv(descriptor, [memoryview(copy)[filled:]], filled)
+            if not count:
+                raise BadModelFile(f"{path} became shorter while it was read", hint="pull the model again")
+            filled += count
+    except OSError as error:
+        raise BadModelFile(f"{path} cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+    return copy
 
 
 def file_size(path: Path) -> int:
@@ -104,11 +130,18 @@ T = TypeVar("T", bound=Placed)
 class MappedTensors(Generic[T]):
     """The mapped files of one model and the tensors in them. Close it, or use it in `with`."""
 
-    def __init__(self, paths: tuple[Path, ...], mappings: tuple[mmap.mmap, ...], tensors: Mapping[str, T]) -> None:
+    def __init__(
+        self,
+        paths: tuple[Path, ...],
+        mappings: tuple[mmap.mmap, ...],
+        tensors: Mapping[str, T],
+        fronts: tuple[mmap.mmap, ...] = (),
+    ) -> None:
         self.paths = paths
         self.tensors = tensors
         self.size_bytes = sum(len(mapping) for mapping in mappings)
         self._mappings = mappings
+        self._fronts = fronts
         self._closed = False
 
     def release(self, name: str | None = None) -> None:
@@ -123,7 +156,7 @@ class MappedTensors(Generic[T]):
     def close(self) -> None:
         """Stop using the files. While arrays live, their mapping lives with the last of them."""
         self._closed = True
-        close_mappings(self._mappings)
+        close_mappings((*self._mappings, *self._fronts))
 
     def _mapping(self, tensor: T) -> mmap.mmap:
         if self._closed:

@@ -5,7 +5,8 @@ Source: the format section of the safetensors README, whose rules (no holes, no 
 """
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from mmap import mmap
 from os import PathLike
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 
 from localllm.errors import BadModelFile, ModelNotFound, UnsupportedModel
 from localllm.formats.json_file import parse_json_object, read_json_object
-from localllm.formats.mapped import MappedTensors, closing_on_error, map_file
+from localllm.formats.mapped import MappedTensors, closing_on_error, map_file, read_prefix
 
 MAX_HEADER_BYTES = 1 << 25
 MAX_DIMS = 16
 MAX_VALUES = 1 << 56
 INDEX_NAME = "model.safetensors.index.json"
 _SUFFIX = ".safetensors"
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})\.safetensors", re.ASCII | re.DOTALL)
 
 
 class _Dtype(NamedTuple):
@@ -91,7 +93,8 @@ class SafetensorsFolder(MappedTensors[SafetensorInfo]):
 
     @classmethod
     def open(cls, path: str | PathLike[str]) -> Self:
-        """Open a folder (its index if there is one, else its only safetensors file) or a single file.
+        """Open a folder (its index if there is one, else its only safetensors file or its only whole set of shards) or
+        a single file.
 
         Raises ModelNotFound, or BadModelFile with file and field.
         """
@@ -103,8 +106,11 @@ class SafetensorsFolder(MappedTensors[SafetensorInfo]):
             tables = []
             for part, part_path in enumerate(paths):
                 mappings.append(map_file(part_path))
-                tables.append(_read_table(mappings[part], str(part_path), part))
-            tensors = tables[0] if weight_map is None else _mapped_tensors(folder, weight_map, paths, tables)
+                tables.append(_read_table(part_path, part, len(mappings[part])))
+            if weight_map is None:
+                tensors = _joined(paths, tables)
+            else:
+                tensors = _mapped_tensors(folder, weight_map, paths, tables)
             return cls(paths, tuple(mappings), tensors, _read_config(folder))
 
     def array(self, name: str) -> NDArray[Any]:
@@ -159,11 +165,31 @@ def _shard_paths(folder: Path, weight_map: Mapping[str, str] | None) -> tuple[Pa
     usual = folder / f"model{_SUFFIX}"
     if usual in found:
         return (usual,)
-    if len(found) > 1:
-        raise BadModelFile(f"{folder} has {len(found)} safetensors files, but no {INDEX_NAME}")
     if not found:
         raise _nothing_to_open(folder)
-    return (found[0],)
+    found = [path for path in found if not path.name.startswith(("consolidated", "adapter_"))] or found
+    if len(found) > 1 and not is_whole_set([path.name for path in found]):
+        raise BadModelFile(f"{folder} has {len(found)} safetensors files, but no {INDEX_NAME}")
+    return tuple(found)
+
+
+def is_whole_set(names: Sequence[str]) -> bool:
+    """Whether these are all the shards of one model by their names: `x-00001-of-00002.safetensors` and the other."""
+    shards = [match for match in map(_SHARD.fullmatch, names) if match is not None]
+    count = len(shards)
+    same = (
+        {(match["stem"], int(match["count"])) for match in shards} == {(shards[0]["stem"], count)} if shards else False
+    )
+    return same and count == len(names) and {int(match["part"]) for match in shards} == set(range(1, count + 1))
+
+
+def _joined(paths: Sequence[Path], tables: Sequence[dict[str, SafetensorInfo]]) -> dict[str, SafetensorInfo]:
+    tensors: dict[str, SafetensorInfo] = {}
+    for path, table in zip(paths, tables, strict=True):
+        if twice := tensors.keys() & table.keys():
+            raise BadModelFile(f"{path}: tensor {min(twice)[:100]!r} is in another shard, too")
+        tensors |= table
+    return tensors
 
 
 def _nothing_to_open(folder: Path) -> BadModelFile | ModelNotFound:
@@ -189,17 +215,19 @@ def _mapped_tensors(
     return tensors
 
 
-def _read_table(data: mmap, file: str, part: int) -> dict[str, SafetensorInfo]:
-    """The header of one file as a table; every byte of the file's data belongs to exactly one tensor."""
-    if len(data) < 8:
+def _read_table(path: Path, part: int, size: int) -> dict[str, SafetensorInfo]:
+    """The header of one file of `size` bytes as a table; every byte of the file's data belongs to exactly one tensor.
+    It is read, not mapped, so that a file that is cut meanwhile costs an error, not the process."""
+    file = str(path)
+    if size < 8:
         raise BadModelFile(f"{file}: the header length is missing")
-    length = int.from_bytes(data[:8], "little")
-    if length > min(MAX_HEADER_BYTES, len(data) - 8):
-        raise BadModelFile(f"{file}: the header length is {length}, but the file has {len(data)} bytes")
-    entries = parse_json_object(data[8 : 8 + length], f"{file}: the header")
+    length = int.from_bytes(read_prefix(path, 8), "little")
+    if length > min(MAX_HEADER_BYTES, size - 8):
+        raise BadModelFile(f"{file}: the header length is {length}, but the file has {size} bytes")
+    entries = parse_json_object(read_prefix(path, 8 + length)[8:], f"{file}: the header")
     entries.pop("__metadata__", None)
     table = {name: _read_entry(file, name, entry, part, 8 + length) for name, entry in entries.items()}
-    _check_tiling(file, table, 8 + length, len(data))
+    _check_tiling(file, table, 8 + length, size)
     return table
 
 

@@ -73,7 +73,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        raise DiskFull(f"the disk filled up while writing {path}", hint="free some space and pull again") from None
+        raise DiskFull(f"the disk filled up while writing {path}", hint="free some space and try again") from None
 
 
 def sync_folder(folder: Path) -> None:

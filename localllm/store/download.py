@@ -64,7 +64,7 @@ def download(remote: Remote, target: Path, plan: Plan) -> str:
 
 
 def _stream_until_whole(client: httpx.Client, remote: Remote, partial: PartialFile, plan: Plan, resumed: int) -> None:
-    tries = 0
+    tries, furthest = 0, partial.written
     while not remote.size_bytes or partial.written < remote.size_bytes:
         before = partial.written
         try:
@@ -73,7 +73,9 @@ def _stream_until_whole(client: httpx.Client, remote: Remote, partial: PartialFi
                 return
         except (httpx.TransportError, _TransientAnswer) as error:
             _report(remote, partial, plan, resumed)
-            tries = 1 if partial.written > before else tries + 1
+            # what is lost and fetched again is no progress, or a server without ranges could keep us for ever
+            tries = 1 if partial.written > furthest else tries + 1
+            furthest = max(furthest, partial.written)
             if tries >= MAX_TRIES:
                 raise DownloadError(
                     f"the download of {remote.label} broke off: {error}", hint="pull again to go on"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from localllm.quantize.receipt import Receipt
 
 SourceKind = Literal["hub", "package", "url", "path", "ollama", "lmstudio", "huggingface"]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""What every reader of JSON can hold."""
+Time = Annotated[float, msgspec.Meta(ge=0, lt=253_370_764_800)]
+"""Seconds since the epoch, up to the year 9999: what a calendar has a date for, in every time zone."""
 NEIGHBOURS: frozenset[str] = frozenset({"ollama", "lmstudio", "huggingface"})
 
 
@@ -16,7 +20,7 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
     """One file of a model. `stamp` is size, time and inode when its sha256 was last known to be right, "" if never."""
 
     path: str
-    size_bytes: int
+    size_bytes: Count
     sha256: str = ""
     stamp: str = ""
     is_ours: bool = False  # we put it there: `rm` may take it away when nothing else of ours needs it
@@ -36,13 +40,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     source: SourceKind
     files: tuple[ModelFile, ...] = ()
     digest: str = ""
-    size_bytes: int = 0
-    modified: float = 0.0  # seconds since the epoch
+    size_bytes: Count = 0
+    modified: Time = 0.0
     architecture: str = ""
     parameters: str = ""
     quantization: str = ""
-    context_length: int = 0
-    embedding_length: int = 0
+    context_length: Count = 0
+    embedding_length: Count = 0
     capabilities: tuple[str, ...] = ()
     params: dict[str, Any] = {}
     template: str = ""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from localllm.errors import BadModelFile, DownloadError, LocalLLMError, ModelNotFound
+from localllm.formats.safetensors import is_whole_set
 from localllm.store.blobs import bytes_to_come, check_space, gigabytes, sha256_of, stamp_of, write_atomic
 from localllm.store.catalog import Source
 from localllm.store.download import RefusedByServer, Remote, download
@@ -288,7 +289,8 @@ def _checked_folder(cache: Path, repo: Repo, picked: Picked, plan: Plan, first: 
     if INDEX_NAME in picked.files:
         first[INDEX_NAME] = _download_one(cache, repo, repo.files[INDEX_NAME], plan)
         return with_weights(picked, named_shards(Path(first[INDEX_NAME].path), repo.files))
-    if sum(name.endswith(".safetensors") for name in picked.files) > 1:
+    weights = [name for name in picked.files if name.endswith(".safetensors") and "/" not in name]
+    if len(weights) > 1 and not is_whole_set(weights):
         raise BadModelFile(f"{repo.name} has several safetensors files, but no {INDEX_NAME} to say which are the model")
     return picked
 

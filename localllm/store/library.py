@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from localllm.errors import ModelNotFound, StoreError, UsageError
+from localllm.errors import BadModelFile, DiskFull, ModelNotFound, StoreError, UsageError
 from localllm.settings import Settings
 from localllm.store.blobs import FreeBytes, free_bytes, model_lock
 from localllm.store.catalog import Catalog, CatalogEntry, Source
@@ -130,6 +130,10 @@ class Library:
             if here is not None and self._is_intact(here, progress):
                 progress(PullEvent(kind="done", message=f"{here.name} is here already"))
                 return here
+            if here is not None and not self._has_source(here):
+                raise StoreError(
+                    f"{here.name} is damaged, and there is nowhere to fetch it from", hint=self._how_to_get_back(here)
+                )
             return self._fetch(ref, progress)
 
     def outdated(self, progress: Say = _silent) -> list[UpdateCheck]:
@@ -309,7 +313,8 @@ class Library:
             checked, found = verify_entry(entry, progress)
             results += found
             if checked != entry and entry.source not in NEIGHBOURS and (own := self._own_ref(parse_ref(entry.name))):
-                self.manifests.put(own, checked)
+                with contextlib.suppress(OSError, DiskFull):  # a store that cannot be written can be verified
+                    self.manifests.put(own, checked)
         return results
 
     # behind the scenes
@@ -324,10 +329,22 @@ class Library:
         """The entry once its files are known to exist; a neighbour's with what its file says about itself."""
         for file in entry.files:
             if not os.path.exists(file.path):
-                raise ModelNotFound(
-                    f"{file.path} of {entry.name} is gone", hint=f"fetch it again with: localllm pull {entry.name}"
-                )
+                raise ModelNotFound(f"{file.path} of {entry.name} is gone", hint=self._how_to_get_back(entry))
         return self._descriptions.of(entry) if entry.source in NEIGHBOURS else entry
+
+    def _how_to_get_back(self, entry: Entry) -> str:
+        if entry.source in NEIGHBOURS:
+            return f"fetch it again with the tools of {_OWNERS[entry.source]}"
+        if self._has_source(entry):
+            return f"fetch it again with: localllm pull {entry.name}"
+        if entry.parent:
+            return f"pull {entry.parent}, which it was made from, or forget it with: localllm rm {entry.name}"
+        return f"put its file back, or forget it with: localllm rm {entry.name}"
+
+    def _has_source(self, entry: Entry) -> bool:
+        from localllm.store.updates import has_source  # deferred: the hub's library is slow to import
+
+        return has_source(entry, self.catalog)
 
     def _own_ref(self, ref: Ref) -> Ref | None:
         """The name under which a model of ours is meant: as typed, or as the catalog completes it."""
@@ -378,10 +395,23 @@ class Library:
         sources = self._sources(ref, known)
         plan = self._plan(ref, known, say)
         plan.refuse_unless_runnable(plan.architecture)
-        entry = self._commit(ref, self._entry_of(ref, known, fetch(sources, plan)))
+        fetched = fetch(sources, plan)
+        try:
+            entry = self._commit(ref, self._entry_of(ref, known, fetched))
+        except BadModelFile:
+            self._forget_fetched(ref, fetched)
+            raise
         self._warn_if_not_runnable(entry, plan)
         say(PullEvent(kind="done", message=f"{entry.name} is ready", completed_bytes=entry.size_bytes))
         return entry
+
+    def _forget_fetched(self, ref: Ref, fetched: Fetched) -> None:
+        """What came is no model: no name will ever hold it, so nobody could remove it."""
+        from localllm.store.removal import delete_unneeded  # deferred: one command of many needs it
+
+        gone = Entry(name=ref.display, path=str(fetched.path), source=fetched.source, files=fetched.files)
+        with self._store_lock():
+            delete_unneeded(gone, self.manifests.read_all(), self.settings.store_dir)
 
     def _refetch(self, name: str, say: Say) -> Entry:
         """Fetches a newer version; the files of the old one go when nothing else of ours needs them."""

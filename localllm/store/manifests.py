@@ -9,12 +9,14 @@ from pathlib import Path
 
 import msgspec
 
-from localllm.errors import StoreError
-from localllm.store.blobs import stamp_of, sync_folder, write_atomic
+from localllm.errors import BadModelFile, StoreError
+from localllm.store.blobs import open_regular, stamp_of, sync_folder, write_atomic
 from localllm.store.entry import Entry, ModelFile
 from localllm.store.names import Ref
 
 VERSION = 1
+MAX_BYTES = 16 << 20
+"""A manifest holds a template, a licence and some messages; what is larger is none."""
 
 
 class _Manifest(msgspec.Struct, frozen=True):
@@ -40,6 +42,8 @@ class Manifests:
         for path in self._paths():
             try:
                 entries.append(self._read(path))
+            except FileNotFoundError:
+                continue  # removed since the folder was read
             except StoreError as error:
                 errors.append(error)
         return entries, errors
@@ -73,18 +77,18 @@ class Manifests:
             return []
 
     def _read(self, path: Path) -> Entry:
-        raw = path.read_bytes()
+        raw = _bytes_of(path)
         try:
             manifest = self._decoder.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise StoreError(
-                f"the manifest {path} is damaged: {error}", hint="`localllm rm` removes it; then pull the model again"
-            ) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _damaged(path, str(error)) from None
         if manifest.version != VERSION:
             raise StoreError(
                 f"the manifest {path} has version {manifest.version}, this localllm knows {VERSION}",
                 hint="update localllm",
             )
+        if problem := _nonsense_in(manifest.entry):
+            raise _damaged(path, problem)
         return self._mapped(manifest.entry, self._absolute)
 
     def _mapped(self, entry: Entry, change: Callable[[str], str]) -> Entry:
@@ -97,6 +101,43 @@ class Manifests:
 
     def _absolute(self, path: str) -> str:
         return path if os.path.isabs(path) else self._root + path
+
+
+def _bytes_of(path: Path) -> bytes:
+    """FileNotFoundError where there is none; StoreError for what cannot be read or is no manifest."""
+    try:
+        with open_regular(path) as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StoreError(f"the manifest {path} cannot be read: {reason}", hint="see who owns it") from None
+    except BadModelFile as error:
+        raise StoreError(error.message, hint="move it away: it is no manifest of ours") from None
+    if len(raw) > MAX_BYTES:
+        raise _damaged(path, f"it has more than {MAX_BYTES} bytes")
+    return raw
+
+
+def _damaged(path: Path, why: str) -> StoreError:
+    return StoreError(
+        f"the manifest {path} is damaged: {why}", hint="`localllm rm` removes it; then pull the model again"
+    )
+
+
+def _nonsense_in(entry: Entry) -> str:
+    """What is wrong with an entry whose fields have their types; "" where nothing is."""
+    for path in (entry.path, *entry.adapters, *(file.path for file in entry.files)):
+        if not path or "\0" in path:
+            return f"{path!r} is no path"
+        if not os.path.isabs(path) and ".." in Path(path).parts:
+            return f"{path!r} leads out of the store"
+    if not entry.name.isprintable() or not entry.name:
+        return f"{entry.name!r} is no name"
+    if not all({"role", "content"} <= set(message) for message in entry.messages):
+        return "a message of it lacks its role or its content"
+    return ""
 
 
 def digest_of(entry: Entry) -> str:

@@ -24,9 +24,17 @@ def delete_unneeded(entry: Entry, rest: tuple[list[Entry], list[StoreError]], st
 def _delete(file: ModelFile, store_dir: Path) -> None:
     path = Path(file.path)
     blob = Path(os.path.realpath(path))
-    path.unlink(missing_ok=True)
-    if blob != path and not _is_linked(blob, path):
-        blob.unlink(missing_ok=True)
+    if path.is_dir():  # whoever put it there in the place of ours
+        return
+    try:
+        path.unlink(missing_ok=True)
+        if blob != path and not _is_linked(blob, path):
+            blob.unlink(missing_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StoreError(
+            f"the model is forgotten, but {path} stays: {reason}", hint="see who owns it, and delete it by hand"
+        ) from None
     _remove_empty_folders(path.parent, store_dir / "files")
 
 

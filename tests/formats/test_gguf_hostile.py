@@ -41,7 +41,6 @@ MANY = 2**64 - 1
 LLAMA_CPP_CASES = {
     "header_bad_magic": (gguf(magic=b"FUGG"), "magic"),
     "header_bad_version_0": (gguf(version=0), "version"),
-    "header_bad_version_1": (gguf(version=1), "version"),
     "header_bad_version_future": (gguf(version=4), "version"),
     "header_bad_n_tensors": (gguf(num_tensors=MANY), "tensor count"),
     "header_bad_n_kv": (gguf(num_keys=MANY), "metadata count"),
@@ -126,9 +125,14 @@ def test_an_unknown_block_type_is_named(kind: int, tmp_path: Path) -> None:
         GGUFFile.open(tmp_path / "f.gguf")
 
 
-def test_big_endian_files_are_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "f.gguf").write_bytes(b"GGUF" + struct.pack(">IQQ", 3, 0, 0))
-    with pytest.raises(UnsupportedModel, match="big-endian"):
+@pytest.mark.parametrize(
+    ("front", "says"), [(struct.pack(">IQQ", 3, 0, 0), "big-endian"), (struct.pack("<III", 1, 0, 0), "version 1")]
+)
+def test_big_endian_files_and_those_of_the_first_version_are_refused_by_name(
+    front: bytes, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "f.gguf").write_bytes(b"GGUF" + front)
+    with pytest.raises(UnsupportedModel, match=says):
         GGUFFile.open(tmp_path / "f.gguf")
 
 

@@ -1,7 +1,10 @@
 """The reader sees what the `gguf` package sees, in whole files and in split ones."""
 
+import errno
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import gguf
 import numpy as np
 import pytest
 
-from localllm.errors import BadModelFile, ModelNotFound
+from localllm.errors import BadModelFile, ModelNotFound, NotEnoughMemory
 from localllm.formats.blocks import BlockType
 from localllm.formats.gguf_read import GGUFFile, ValueType
 
@@ -235,3 +238,53 @@ def test_a_split_that_lacks_tensors_is_refused(split: list[Path]) -> None:
 def test_a_part_number_beyond_the_count_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadModelFile, match="part 4 of 3"):
         GGUFFile.open(tmp_path / "m-00004-of-00003.gguf")
+
+
+def test_a_file_that_is_cut_while_its_metadata_is_read_costs_no_process(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    oracle_file(path)
+    script = (
+        "import os, sys; from localllm.formats.gguf_read import GGUFFile;"
+        "file = GGUFFile.open(sys.argv[1]); os.truncate(sys.argv[1], 0);"
+        "print(len(file.metadata['a.big']), file.metadata['a.string'][1], len(file.metadata['a.long_string']))"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", script, str(path)], env=env, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"5000 a 100000\n")
+
+
+@pytest.mark.parametrize("front_bytes", [1, 17, 100, 4096, 100_000])
+def test_a_header_of_any_length_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, front_bytes: int
+) -> None:
+    path = tmp_path / "x.gguf"
+    oracle_file(path)
+    with GGUFFile.open(path) as file:
+        whole, tensors = file.metadata.typed(), dict(file.tensors)
+    monkeypatch.setattr("localllm.formats.gguf_read.FRONT_BYTES", front_bytes)
+    with GGUFFile.open(path) as file:
+        assert file.metadata.typed() == whole and dict(file.tensors) == tensors
+
+
+def test_a_file_that_has_no_room_in_memory_is_not_said_to_be_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.gguf"
+    oracle_file(path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("localllm.formats.mapped.mmap.mmap", refuse)
+    with pytest.raises(NotEnoughMemory, match=r"x\.gguf") as caught:
+        GGUFFile.open(path)
+    assert "ulimit" in caught.value.hint
+
+
+def test_a_header_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.gguf"
+    oracle_file(path)
+    monkeypatch.setattr("localllm.formats.gguf_read.FRONT_BYTES", 1024)
+    monkeypatch.setattr("localllm.formats.gguf_read.MAX_FRONT_BYTES", 4096)
+    with pytest.raises(BadModelFile, match="before the tensors"):
+        GGUFFile.open(path)

@@ -53,6 +53,16 @@ def test_a_single_file_gives_the_arrays_that_were_saved(tmp_path: Path) -> None:
         assert np.array_equal(folder.array("f32"), ARRAYS["f32"])
 
 
+def test_a_mark_that_an_editor_put_before_json_is_passed_over(tmp_path: Path) -> None:
+    save_file(ARRAYS, tmp_path / "a.safetensors")
+    index = {"weight_map": {name: "a.safetensors" for name in ARRAYS}}
+    for name, said in (("config.json", {"model_type": "llama"}), (INDEX_NAME, index)):
+        (tmp_path / name).write_text(json.dumps(said), encoding="utf-8-sig")
+    with SafetensorsFolder.open(tmp_path) as folder:
+        assert folder.config == {"model_type": "llama"}
+        assert folder.tensors.keys() == ARRAYS.keys()
+
+
 def test_bfloat16_comes_as_bits_and_as_float32(tmp_path: Path) -> None:
     bits = np.array([0x3F80, 0xC000, 0x7F80], np.uint16)
     crafted(tmp_path / "m.safetensors", {"w": entry("BF16", [3], 0, 6)}, bits.tobytes())
@@ -147,6 +157,21 @@ def test_without_an_index_the_only_file_is_taken_and_several_are_refused(tmp_pat
         SafetensorsFolder.open(tmp_path)
     save_file({"c": ARRAYS["f32"]}, tmp_path / "model.safetensors")
     assert SafetensorsFolder.open(tmp_path).tensors.keys() == {"c"}
+
+
+def test_a_whole_set_of_shards_needs_no_index(tmp_path: Path) -> None:
+    for part, name in enumerate(("f32", "f16"), 1):
+        save_file({name: ARRAYS[name]}, tmp_path / f"model-{part:05d}-of-00002.safetensors")
+    save_file({"lora": ARRAYS["f32"]}, tmp_path / "adapter_model.safetensors")
+    with SafetensorsFolder.open(tmp_path) as folder:
+        assert folder.tensors.keys() == {"f32", "f16"}
+        assert np.array_equal(folder.array("f16"), ARRAYS["f16"])
+    save_file({"f32": ARRAYS["f32"]}, tmp_path / "model-00002-of-00002.safetensors")
+    with pytest.raises(BadModelFile, match="'f32' is in another shard"):
+        SafetensorsFolder.open(tmp_path)
+    (tmp_path / "model-00002-of-00002.safetensors").rename(tmp_path / "model-00003-of-00003.safetensors")
+    with pytest.raises(BadModelFile, match="2 safetensors files"):
+        SafetensorsFolder.open(tmp_path)
 
 
 def test_a_folder_with_only_pickle_checkpoints_is_refused_by_that_name(tmp_path: Path) -> None:

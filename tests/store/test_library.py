@@ -142,10 +142,10 @@ def test_a_home_can_be_moved(library: Library, file: Path, tmp_path: Path) -> No
 
 
 def test_a_model_whose_file_is_gone_says_how_to_get_it_again(library: Library, file: Path) -> None:
-    Path(installed(library, "a:1", file).path).unlink()
+    Path(installed(library, "known:1b", file, origin={"url": "http://example.com/x.gguf"}).path).unlink()
     with pytest.raises(ModelNotFound, match="is gone") as raised:
-        library.find("a:1")
-    assert "localllm pull a:1" in raised.value.hint
+        library.find("known:1b")
+    assert raised.value.hint == "fetch it again with: localllm pull known:1b"
 
 
 def test_verify_finds_a_flipped_bit_a_missing_file_and_a_cut_one(library: Library, file: Path) -> None:
@@ -293,3 +293,96 @@ def test_listing_loads_none_of_the_slow_libraries(library: Library, file: Path) 
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     ).stdout
     assert output.splitlines() == ["True", "[]"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"modified": 1e308}, "modified"),
+        ({"modified": -1e18}, "modified"),
+        ({"size_bytes": -1}, "size_bytes"),
+        ({"context_length": 10**30}, "context_length"),
+        ({"path": ""}, "no path"),
+        ({"path": "a\0b"}, "no path"),
+        ({"path": "../../etc/passwd"}, "leads out of the store"),
+        ({"files": [{"path": "files/../../../etc/passwd", "size_bytes": 1, "is_ours": True}]}, "leads out"),
+        ({"messages": [{"role": "user"}]}, "message"),
+        ({"name": "\x1b[31m"}, "no name"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_a_manifest_that_no_calendar_or_disk_could_hold_is_damaged(
+    library: Library, file: Path, change: dict[str, Any], said: str
+) -> None:
+    installed(library, "good", file)
+    installed(library, "odd", file)
+    path = library.manifests.path_of(parse_ref("odd"))
+    told = msgspec.json.decode(path.read_bytes())
+    told["entry"] |= change
+    path.write_bytes(msgspec.json.encode(told))
+    assert [entry.name for entry in library.entries()] == ["good"]
+    (error,) = library.damaged()
+    assert said in error.message and str(path) in error.message and "localllm rm" in error.hint
+    library.remove("odd")
+    assert library.damaged() == []
+
+
+def test_what_is_no_file_among_the_manifests_hides_no_other(library: Library, file: Path) -> None:
+    installed(library, "good", file)
+    folder = library.manifests.folder
+    (folder / "a.json").mkdir()
+    os.mkfifo(folder / "b.json")
+    (folder / "c.json").symlink_to("/dev/zero")
+    (folder / "d.json").symlink_to("d.json")
+    (folder / "e.json").symlink_to("gone")
+    assert [entry.name for entry in library.entries()] == ["good"]
+    assert len(library.damaged()) == 4
+    for error in library.damaged():
+        assert str(folder) in error.message and error.hint
+
+
+def test_a_store_that_cannot_be_written_can_be_verified(
+    library: Library, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = installed(library, "mine", file)
+    record = msgspec.structs.replace(entry.files[0], sha256=sha256_of(file))
+    library.manifests.put(parse_ref("mine"), msgspec.structs.replace(entry, files=(record,)))
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("localllm.store.manifests.write_atomic", refuse)
+    assert [result.is_good for result in library.verify("mine")] == [True]
+
+
+def test_what_cannot_be_fetched_again_is_not_said_to_be(library: Library, file: Path) -> None:
+    made = installed(library, "made", file)
+    Path(made.path).unlink()
+    with pytest.raises(ModelNotFound, match="is gone") as caught:
+        library.find("made")
+    assert "pull" not in caught.value.hint and "localllm rm made" in caught.value.hint
+    with pytest.raises(StoreError, match="nowhere to fetch it from") as refused:
+        library.pull("made")
+    assert "localllm rm made" in refused.value.hint
+
+
+def test_a_model_is_removed_also_where_its_file_was_taken_by_a_folder(library: Library, file: Path) -> None:
+    made = installed(library, "made", file)
+    Path(made.path).unlink()
+    Path(made.path).mkdir()
+    library.remove("made")
+    assert library.entries() == [] and Path(made.path).is_dir()
+
+
+def test_a_file_that_cannot_be_deleted_is_named(library: Library, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = installed(library, "made", file)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("localllm.store.removal.Path.unlink", refuse)
+        patch.setattr(library.manifests, "delete", lambda ref: os.unlink(library.manifests.path_of(ref)))
+        with pytest.raises(StoreError, match="is forgotten, but") as caught:
+            library.remove("made")
+    assert made.path in caught.value.message and library.entries() == []

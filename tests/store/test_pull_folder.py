@@ -147,9 +147,16 @@ def test_a_repository_without_a_tokenizer_is_refused_before_any_weight(tmp_path:
 def test_weights_in_several_files_without_an_index_are_not_guessed_at(tmp_path: Path, hub: FakeHub) -> None:
     files = sharded()
     del files["model.safetensors.index.json"]
+    files["one.safetensors"], files["other.safetensors"] = (files.pop(shard) for shard in SHARDS)
     hub.repos[REPO] = files
     with pytest.raises(BadModelFile, match="several safetensors files"):
         library_at(tmp_path, hub).pull(REPO)
+
+
+def test_a_whole_set_of_shards_needs_no_index(tmp_path: Path, hub: FakeHub) -> None:
+    hub.repos[REPO] = {name: content for name, content in sharded().items() if "index" not in name}
+    library_at(tmp_path, hub).pull(REPO)
+    assert set(SHARDS) <= set(fetched(hub))
 
 
 def test_a_repository_with_gguf_gives_that(tmp_path: Path, hub: FakeHub) -> None:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import httpx
 import pytest
 
 from localllm.errors import BadModelFile, DownloadError, NetworkError, UnsupportedModel, UsageError
+from localllm.store.blobs import PartialFile
 from localllm.store.download import architecture_in, file_name_of
 from tests.store.worlds import FakeHub, Listener, library_of, tiny_gguf
 
@@ -77,3 +79,33 @@ def test_a_hostile_head_gives_no_architecture() -> None:
     key = b"general.architecture\x08\x00\x00\x00"
     for tail in (b"", b"\xff" * 8, b"\xff" * 8 + b"llama", b"\x05\x00\x00\x00\x00\x00\x00\x00\xff\xfe"):
         assert architecture_in(b"GGUF" + key + tail) in ("", "llama")
+
+
+def test_what_came_and_is_no_model_leaves_nothing_behind(tmp_path: Path, hub: FakeHub, address: str) -> None:
+    library = library_of(tmp_path / "home")
+    whole = hub.repos["org/x"]["Tiny-F32.gguf"]
+    hub.repos["org/x"]["Tiny-F32.gguf"] = whole[:-4096]  # its last tensor ends outside of it
+    with pytest.raises(BadModelFile, match="the file ends at"):
+        library.pull(address)
+    assert not list((tmp_path / "home" / "store" / "files").rglob("*.gguf*")) and library.entries() == []
+    hub.repos["org/x"]["Tiny-F32.gguf"] = whole
+    assert Path(library.pull(address).path).read_bytes() == whole
+
+
+def test_a_server_that_cuts_and_serves_no_ranges_is_given_up(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def cut(client: object, remote: object, partial: PartialFile, *_: object) -> None:
+        tries.append(partial.written)
+        if partial.written:
+            partial.restart()
+            raise httpx.ReadError("416, or another version")
+        partial.write(b"x" * 100_000)
+        raise httpx.ReadError("cut")
+
+    monkeypatch.setattr("localllm.store.download._stream_once", cut)
+    with pytest.raises(NetworkError, match="broke off"):
+        library_of(tmp_path / "home").pull(address)
+    assert 2 < len(tries) < 10
