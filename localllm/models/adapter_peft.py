@@ -30,9 +30,11 @@ from localllm.models.adapters import (
     modules_of,
 )
 from localllm.models.config import ModelConfig
-from localllm.models.families import Family, family_of
+from localllm.models.families import family_of
+from localllm.models.family import Family
 from localllm.models.hf_source import HFSource
-from localllm.models.names import Piece, pieces_of_module
+from localllm.models.names import pieces_of_module
+from localllm.models.pieces import Piece
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"

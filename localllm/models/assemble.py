@@ -21,7 +21,7 @@ from localllm.models.config import (
 from localllm.models.delta_facts import delta_net, is_delta_net
 from localllm.models.expert_facts import moe_spec
 from localllm.models.facts import Facts
-from localllm.models.families import Family
+from localllm.models.family import Family
 from localllm.models.rope_facts import RopeFactors, mscale, rope_spec
 from localllm.models.shared_kv import kv_source
 from localllm.models.state_space_facts import has_state_space, state_space_spec
@@ -35,7 +35,11 @@ _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
+    "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
     "relu2": "relu2",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from localllm.errors import BadModelFile
 from localllm.models.config import MoeSpec, Scoring
 from localllm.models.facts import Facts
-from localllm.models.families import Family
+from localllm.models.family import Family
 
 MAX_EXPERTS = 1 << 20
 _SCORINGS: dict[int, Scoring] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 from localllm.errors import BadModelFile
@@ -29,6 +29,9 @@ class Key:
 
 
 def whole(value: Any) -> int:
+    """Some programs write whole numbers with a point."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError("a whole number")
     return value
@@ -47,6 +50,9 @@ def text(value: Any) -> str:
 
 
 def flag(value: Any) -> bool:
+    """Or 0 and 1, of files that know no booleans."""
+    if type(value) is int and value in (0, 1):
+        return bool(value)
     if not isinstance(value, bool):
         raise ValueError("true or false")
     return value
@@ -227,7 +233,20 @@ class Facts:
 
 def facts_from_gguf(metadata: Mapping[str, Any], architecture: str) -> Facts:
     """BadModelFile names a required key that is missing, or one of another kind."""
-    return _read(lambda row: [f"{architecture}.{row.gguf}"] if row.gguf else [], metadata.get)
+    facts = _read(lambda row: [f"{architecture}.{row.gguf}"] if row.gguf else [], metadata.get)
+    return _as_meant(facts, architecture, metadata)
+
+
+def _as_meant(facts: Facts, architecture: str, metadata: Mapping[str, Any]) -> Facts:
+    """What llama.cpp reads into keys of rope: the factor had another name, 0 is none, and one alone is linear. Whether
+    positions turn at all is what only these families say by the key for the training of their scaling."""
+    old = f"{architecture}.rope.scale_linear"
+    if facts.rope_factor is None and metadata.get(old) is not None:
+        facts = replace(facts, rope_factor=_checked(old, real, metadata[old]))
+    facts = replace(facts, rope_factor=facts.rope_factor or None)
+    if facts.rope_factor is not None and metadata.get(f"{architecture}.rope.scaling.type") is None:
+        facts = replace(facts, rope_scaling="linear")
+    return facts if architecture.startswith(("granite", "cohere2")) else replace(facts, has_rope=True)
 
 
 def facts_from_config(config: Mapping[str, Any]) -> Facts:

@@ -8,8 +8,10 @@ from typing import Any
 
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.models.facts import Facts, facts_from_config
-from localllm.models.families import FAMILIES, Family, family_of_type, helper_refused, is_helper, sees_both_ways
+from localllm.models.families import FAMILIES, family_of_type, helper_refused, is_helper, sees_both_ways
+from localllm.models.family import Family
 from localllm.models.hf_families import adjusted
+from localllm.models.hf_usual import with_usual
 from localllm.models.ready.methods import method_of
 from localllm.models.rope_facts import RopeFactors, mscale, natural_length
 from localllm.models.state_space_facts import architecture_of, counted, layer_types_of
@@ -73,7 +75,7 @@ def known_types() -> set[str]:
 def facts_from_hf(config: Config) -> Facts:
     """The facts of a checkpoint, told as a GGUF file would. BadModelFile names a key that is missing or odd."""
     family = check_config(config)
-    named = {name: value for name, value in counted(text_config(config)).items() if value is not None}
+    named = {name: value for name, value in counted(with_usual(text_config(config))).items() if value is not None}
     inner = {**dict(family.hf_defaults), **named}
     facts = facts_from_config(inner)
     for name in ("rope_parameters", "rope_scaling"):
@@ -117,6 +119,10 @@ def _rope(facts: Facts, config: Config) -> Facts:
     head_dim = facts.head_dim or facts.hidden_size // max(facts.num_heads[0], 1)
     kind = {"default": "none", "su": "longrope"}.get(facts.rope_scaling, facts.rope_scaling)
     facts = replace(facts, rope_scaling=kind, rope_dims=int(head_dim * facts.rope_share))
+    if kind == "none":
+        return replace(facts, rope_factor=None)
+    if kind == "dynamic":
+        return _plain_up_to_its_context(facts, config)
     if kind != "yarn":
         return facts
     original = facts.rope_original_context or facts.context_length
@@ -136,6 +142,15 @@ def _rope(facts: Facts, config: Config) -> Facts:
         # here a multiplier of what the other numbers give, there the whole factor
         rope_attention_factor=(facts.rope_attention_factor or wanted) / natural,
     )
+
+
+def _plain_up_to_its_context(facts: Facts, config: Config) -> Facts:
+    """A base that grows with the sequence only where that is longer than max_position_embeddings, which is as far as we
+    go: keys that were turned by another base would have to be made anew. llama.cpp's converter does the same; vLLM
+    takes the base of the longest sequence for all, which changes the short ones."""
+    if any(config.get(name, {}).get("alpha") for name in ("rope_parameters", "rope_scaling")):
+        raise UnsupportedModel("this build does not know rope scaling that is dynamic by alpha")
+    return replace(facts, rope_scaling="none", rope_factor=None)
 
 
 def guessing_layers_from(facts: Facts, config: Config) -> int | None:

@@ -21,7 +21,7 @@ from localllm.models.delta_rows import (
     joined_count,
     tiled_heads,
 )
-from localllm.models.names import Piece
+from localllm.models.pieces import Piece
 from localllm.models.rows import LatentPart, Order, attention_of, grouped_rows, latent_rows, turned_order
 from localllm.models.source import WeightInfo
 from localllm.models.state_space import IN_CUTS, in_rows, in_widths

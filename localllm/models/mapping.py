@@ -21,7 +21,8 @@ from localllm.models.hf_facts import check_config, facts_from_hf, guessing_layer
 from localllm.models.hf_families import padding_positions
 from localllm.models.hf_source import HFSource, TensorFolder
 from localllm.models.layer_scales import with_layer_scales
-from localllm.models.names import Piece, only_guesses, pieces_of
+from localllm.models.names import only_guesses, pieces_of
+from localllm.models.pieces import Piece
 from localllm.models.quirks import BlockFile, GGUFSource
 from localllm.models.ready.folder import ready_folder
 from localllm.models.rope_facts import NO_FACTORS, RopeFactors
@@ -29,6 +30,7 @@ from localllm.models.scaled import ScaledSource, multipliers_of
 from localllm.models.shapes import check_tensors
 from localllm.models.shared_kv import unread
 from localllm.models.source import WeightSource
+from localllm.models.tied import tie
 from localllm.models.token_types import with_types_in_positions
 
 MAX_VOCAB = 1 << 24
@@ -65,11 +67,6 @@ def gguf_model(file: BlockFile) -> tuple[ModelConfig, WeightSource]:
     source = _source(file, config)
     check_tensors(config, source)
     return with_layer_scales(config, source), source
-
-
-def gguf_source(file: BlockFile) -> WeightSource:
-    """The file's weights under canonical names, with its quirks undone; shapes are as the file has them."""
-    return _source(file, config_from_gguf(file.metadata, file.tensors))
 
 
 def _source(file: BlockFile, config: ModelConfig) -> WeightSource:
@@ -128,8 +125,8 @@ def hf_model(folder: TensorFolder) -> tuple[ModelConfig, WeightSource]:
     head = head_from_config(folder.config)
     skips_from = guessing_layers_from(facts, folder.config)
     pieces = pieces_of(folder.tensors, family, skips_from, judges=head is not None)
-    if "output.weight" in pieces and facts.is_tied:
-        del pieces["output.weight"]  # a copy of the embedding that some checkpoints carry along
+    if facts.is_tied:
+        tie(folder, pieces)
     multipliers = multipliers_of(text_config(folder.config))
     if multipliers is not None and multipliers.unties:
         pieces.setdefault("output.weight", pieces["token_embd.weight"])

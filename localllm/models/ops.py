@@ -2,7 +2,7 @@
 
 A step has T tokens, all rows of its plan one after another. An array is (T, width) unless said otherwise. A backend may
 compute at once, build a graph, or record instructions to replay: the decoder cannot tell. A verb enters here only with
-an implementation in `backends/reference.py` and a contract test that every backend runs.
+an implementation in `backends/reference_ops.py` and a contract test that every backend runs.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from localllm.errors import BadModelFile
 from localllm.formats.blocks import BlockType, decode
 from localllm.models.config import AttentionSpec, DeltaNetSpec, LatentSpec, ModelConfig, StateSpaceSpec
 from localllm.models.delta_rows import DeltaCut, delta_of, delta_rows, gated_rows, joined_count
-from localllm.models.families import Family
+from localllm.models.family import Family
 from localllm.models.rows import LATENT_PARTS, Order, attention_of, latent_rows, turned_order
 from localllm.models.shared_kv import unread
 from localllm.models.source import WeightInfo

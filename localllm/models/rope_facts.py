@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.models.config import RopeScaling, RopeSpec
 from localllm.models.facts import Facts
-from localllm.models.families import Family
+from localllm.models.family import Family
 
 
 @dataclass(frozen=True, slots=True)

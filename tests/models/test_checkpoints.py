@@ -1,6 +1,7 @@
 """Safetensors checkpoints as they are found: other names, fused and packed weights, and what is refused by name."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,12 +9,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from localllm.backends.formulas import activate
+from localllm.backends.reference import ReferenceBackend
+from localllm.engine.step import Want
 from localllm.errors import BadModelFile, LocalLLMError, UnsupportedModel
 from localllm.formats.blocks import BlockType, decode
+from localllm.formats.safetensors import SafetensorsFolder
 from localllm.models.config import AttentionSpec
 from localllm.models.hf_facts import check_config, facts_from_hf, text_config
 from localllm.models.mapping import hf_model
-from tests.oracles.hf import BY_NAME, Family, as_folder, make_model, torch_and_transformers
+from tests.contract.walk import Walk
+from tests.oracles.hf import BY_NAME, Family, as_folder, expected_logits, make_model, torch_and_transformers
 
 DTYPES = {"float32": "F32", "float16": "F16", "uint8": "U8", "uint16": "BF16", "float64": "F64", "int8": "I8"}
 
@@ -167,6 +173,62 @@ def test_a_copy_of_the_embedding_is_left_alone_where_the_output_is_tied(tmp_path
     assert source.info("output.weight") is None
 
 
+def test_an_output_layer_that_differs_from_the_embedding_is_used_whatever_the_config_says(tmp_path: Path) -> None:
+    """As transformers 5 does; merges and prunings of models that were tied leave such checkpoints."""
+    torch, transformers = torch_and_transformers()
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    model = make_model(BY_NAME["llama tied"])
+    model.save_pretrained(tmp_path)
+    own = torch.randn(model.lm_head.weight.shape)
+    tensors = {**model.state_dict(), "lm_head.weight": own}
+    save_file(
+        {name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    told = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    assert not torch.equal(told.lm_head.weight, told.model.embed_tokens.weight)
+    with SafetensorsFolder.open(tmp_path) as folder:
+        config, source = hf_model(folder)
+        (result,) = Walk(ReferenceBackend(config, source, page_size=4)).step((1, [5, 6, 7], Want(logits="all")))
+    assert result.logits is not None
+    assert np.abs(result.logits - expected_logits(told, [5, 6, 7])).max() < 1e-4
+
+
+@pytest.mark.parametrize("key", ["rope_type", "type"])
+def test_dynamic_scaling_is_plain_rope_as_far_as_the_context_goes(key: str, tmp_path: Path) -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    llama = BY_NAME["llama tied"]
+    model = make_model(
+        replace(llama, settings={**llama.settings, "max_position_embeddings": 32, "rope_parameters": rope})
+    )
+    model.save_pretrained(tmp_path)
+    tokens = np.random.default_rng(3).integers(3, 80, 32).tolist()
+    with SafetensorsFolder.open(tmp_path) as folder:
+        scaling = {key: "dynamic", "factor": 4.0}
+        old = {name: value for name, value in folder.config.items() if name != "rope_parameters"}
+        folder.config = {**old, "rope_theta": 10000.0, "rope_scaling": scaling} if key == "type" else folder.config
+        config, source = hf_model(folder)
+        (result,) = Walk(ReferenceBackend(config, source, page_size=4)).step((1, tokens, Want(logits="all")))
+    assert config.context_length == 32
+    assert result.logits is not None
+    assert np.abs(result.logits - expected_logits(model, tokens)).max() < 1e-4
+
+
+def test_a_copy_in_another_type_is_a_copy(tmp_path: Path) -> None:
+    folder = checkpoint("llama tied", tmp_path)
+    embedding = folder.arrays["model.embed_tokens.weight"].astype(np.float16)
+    folder.arrays["model.embed_tokens.weight"] = embedding
+    folder.arrays["lm_head.weight"] = embedding.astype(np.float32)
+    _, source = hf_model(folder)
+    assert source.info("output.weight") is None
+
+
+def test_an_output_layer_alone_is_the_embedding_of_a_tied_model(tmp_path: Path) -> None:
+    folder = checkpoint("llama tied", tmp_path)
+    expected = values(folder, "token_embd.weight")
+    folder.arrays["lm_head.weight"] = folder.arrays.pop("model.embed_tokens.weight")
+    assert np.array_equal(values(folder, "token_embd.weight"), expected)
+
+
 @pytest.mark.parametrize(("kind", "exact"), [("float16", True), ("bfloat16", True), ("float64", True)])
 def test_matrices_keep_their_type_and_vectors_become_float32(kind: str, exact: bool, tmp_path: Path) -> None:
     folder = checkpoint("llama", tmp_path)
@@ -197,7 +259,8 @@ def changed(folder: MemoryFolder, **config: Any) -> MemoryFolder:
         ({"quantization_config": {"quant_method": "aqlm"}}, "AQLM"),
         ({"clip_qkv": 8.0}, "clip_qkv"),
         ({"hidden_act": "sine"}, "'sine'"),
-        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "'dynamic'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 1000.0}}, "alpha"),
+        ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4, "factor": 2.0}}, "'spiral'"),
         ({"layer_types": ["mamba"] * 4}, "'mamba'"),
     ],
 )
@@ -219,6 +282,16 @@ def test_what_this_build_does_not_know_is_refused_by_name(config: dict[str, Any]
 def test_what_makes_no_sense_in_a_config_is_refused(config: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(BadModelFile, match=says):
         hf_model(changed(checkpoint("llama", tmp_path), **config))
+
+
+@pytest.mark.parametrize("name", ["gelu_fast", "gelu_accurate", "gelu_python_tanh", "gelu_python", "swish"])
+def test_activations_of_other_names_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    torch, _ = torch_and_transformers()
+    act = pytest.importorskip("transformers.activations").ACT2FN[name]
+    config, _ = hf_model(changed(checkpoint("llama", tmp_path), hidden_act=name))
+    values = torch.linspace(-4, 4, 33)
+    ours = activate(values.numpy(), config.activation)
+    assert np.abs(ours - act(values).numpy()).max() < 1e-6
 
 
 def test_an_empty_quantization_is_none(tmp_path: Path) -> None:

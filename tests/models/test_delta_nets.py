@@ -14,7 +14,8 @@ from localllm.models.config import AttentionSpec, DeltaNetSpec, LayerSpec, Model
 from localllm.models.delta_rows import delta_rows, gated_rows, tiled_heads
 from localllm.models.hf_source import HFSource
 from localllm.models.mapping import gguf_model, hf_model
-from localllm.models.names import Piece, left_out
+from localllm.models.names import left_out
+from localllm.models.pieces import Piece
 from localllm.quantize.convert import convert
 from tests.models.test_checkpoints import MemoryFolder, checkpoint
 from tests.models.test_published_files import arrays_of, assert_same, converted, opened

@@ -136,6 +136,33 @@ def test_rope_scaling_is_read_from_keys_and_from_tensors() -> None:
     assert (long.kind, long.factor, long.original_context, long.long_factors) == ("longrope", 2.0, 1024, two.long)
 
 
+@pytest.mark.parametrize(
+    ("said", "scaling"),
+    [
+        ({"rope.scale_linear": 4.0}, RopeScaling("linear", 4.0)),
+        ({"rope.scaling.factor": 4.0}, RopeScaling("linear", 4.0)),
+        ({"rope.scale_linear": 2.0, "rope.scaling.factor": 4.0}, RopeScaling("linear", 4.0)),
+        ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, None),
+        ({"rope.scaling.factor": 0.0}, None),
+    ],
+)
+def test_a_factor_of_rope_means_what_llama_cpp_reads_into_it(said: dict[str, Any], scaling: RopeScaling | None) -> None:
+    assert rope_scaling({**LLAMA, **{f"llama.{key}": value for key, value in said.items()}}) == scaling
+
+
+@pytest.mark.parametrize(("architecture", "turns"), [("llama", True), ("qwen2", True), ("granite", False)])
+def test_only_granite_says_by_the_training_of_a_scaling_that_nothing_turns(architecture: str, turns: bool) -> None:
+    metadata = {**renamed(architecture), f"{architecture}.rope.scaling.finetuned": False}
+    assert (attention(metadata).rope is not None) is turns
+
+
+def test_numbers_and_truth_may_be_of_another_type() -> None:
+    odd = {"block_count": 4.0, "attention.causal": 1, "attention.sliding_window": 0.0}
+    assert config_from_gguf({**LLAMA, **{f"llama.{key}": value for key, value in odd.items()}}, ()) == config_from_gguf(
+        LLAMA, ()
+    )
+
+
 def rope_scaling(metadata: dict[str, Any], factors: RopeFactors | None = None) -> RopeScaling | None:
     rope = attention(metadata, 0, factors).rope
     assert rope is not None
@@ -174,7 +201,7 @@ def test_layers_with_a_convolution_are_found_by_their_tensors() -> None:
         ("attention.layer_norm_rms_epsilon", float("nan")),
         ("rope.dimension_count", 7),
         ("rope.dimension_count", 64),
-        ("rope.scaling.factor", 0.0),
+        ("rope.scaling.factor", -1.0),
         ("vocab_size", 0),
         ("vocab_size", 2**40),
         ("expert_count", 4),

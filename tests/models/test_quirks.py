@@ -7,7 +7,10 @@ import pytest
 
 from localllm.errors import BadModelFile
 from localllm.formats.blocks import BlockType, decode, encode
-from localllm.models.mapping import gguf_source
+from localllm.models.facts import facts_from_gguf
+from localllm.models.families import family_of
+from localllm.models.mapping import config_from_gguf
+from localllm.models.quirks import BlockFile, GGUFSource
 from localllm.models.rows import halves_from_neighbours
 from localllm.models.source import WeightSource
 from tests.models.test_mapping import LLAMA, renamed
@@ -30,6 +33,13 @@ class BlockMemoryFile(MemoryFile):
 
     def release(self, name: str) -> None:
         self.released.append(name)
+
+
+def gguf_source(file: BlockFile) -> GGUFSource:
+    """Of a file that need not have all tensors of a model."""
+    facts = facts_from_gguf(file.metadata, file.architecture)
+    config = config_from_gguf(file.metadata, file.tensors)
+    return GGUFSource(file, config, family_of(file.architecture), facts.feed_forward, facts.num_guessing_layers)
 
 
 def values(source: WeightSource, name: str) -> np.ndarray:

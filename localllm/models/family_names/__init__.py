@@ -1,0 +1,1 @@
+"""Names that only checkpoints of single families have: modules as in `family_rows`. `names.py` joins them."""
