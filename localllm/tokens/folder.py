@@ -5,6 +5,7 @@ Refuses folders whose tokenizer exists only as code.
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,15 @@ from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.tokens.build import build_from_gguf
 from localllm.tokens.older import OLDER_FILES, older_metadata
 from localllm.tokens.pretokenizers import known_splits
-from localllm.tokens.published import Added, added_tokens, chat_templates, configuration, end_ids, role_ids
+from localllm.tokens.published import (
+    Added,
+    added_tokens,
+    chat_templates,
+    configuration,
+    end_ids,
+    read_bounded,
+    role_ids,
+)
 from localllm.tokens.specials import SpecialTokens, TokenType, end_of_generation_ids, end_of_turn_id
 from localllm.tokens.unigram import without_control
 from localllm.tokens.vocabulary import BuiltTokenizer
@@ -79,10 +88,9 @@ def _from_json(file: Path, folder: Path) -> BuiltTokenizer:
 
 
 def _read_core(file: Path) -> Core:
-    if file.stat().st_size > _MAX_TOKENIZER_BYTES:
-        raise BadModelFile(f"{file} is larger than any real tokenizer")
+    raw = read_bounded(file, _MAX_TOKENIZER_BYTES).removeprefix(BOM_UTF8)  # the package stumbles over the mark
     try:
-        core = Core.from_file(str(file))
+        core = Core.from_buffer(raw)
     except Exception as error:  # the package raises plain Exception
         raise BadModelFile(f"{file} is no tokenizer: {error}") from error
     kind = type(core.model).__name__
@@ -141,7 +149,11 @@ def _plain_core(core: Core, texts: list[str], types: list[int]) -> Core | None:
     state = json.loads(core.to_str())
     hidden = without_control(texts, types)
     state["model"]["vocab"] = [[hidden[place], score] for place, (_, score) in enumerate(state["model"]["vocab"])]
-    state["added_tokens"] = [token for token in state["added_tokens"] if not token["special"]]
+    # all of them stay: without some of them, the package would give their ids to those that follow
+    state["added_tokens"] = [
+        {**token, "content": hidden[token["id"]], "special": False} if token["special"] else token
+        for token in state["added_tokens"]
+    ]
     state["post_processor"] = None  # it names tokens that are not there any more
     return Core.from_str(json.dumps(state))
 

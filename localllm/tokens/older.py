@@ -73,7 +73,7 @@ def _vocabulary_and_merges(file: Path, config: Mapping[str, Any]) -> dict[str, A
     tokens, types = _empty_rows(max(ids, default=-1) + 1)
     for text, token_id in ids_by_text.items():
         tokens[token_id], types[token_id] = text, int(TokenType.NORMAL)
-    lines = read_bounded(merges, _MAX_FILE_BYTES).decode("utf-8", errors="replace").split("\n")
+    lines = read_bounded(merges, _MAX_FILE_BYTES).decode("utf-8-sig", errors="replace").split("\n")
     pairs = [line.strip("\r") for line in lines if line.strip() and not line.startswith("#version")]
     return _byte_level(tokens, types, pairs, _pre_of(config, "gpt-2"))
 

@@ -101,7 +101,7 @@ def _special_texts(config: Mapping[str, Any]) -> frozenset[str]:
 
 def _text_of(file: Path) -> str:
     try:
-        return read_bounded(file, _MAX_CONFIG_BYTES).decode("utf-8")
+        return read_bounded(file, _MAX_CONFIG_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadModelFile(f"{file} is not UTF-8 at byte {error.start}") from None
 

@@ -1,6 +1,7 @@
 """Unigram vocabularies (T5, XLM-R): pieces with log-probabilities; the likeliest way to cut a text is taken."""
 
 from collections.abc import Mapping, Sequence
+from secrets import token_hex
 from typing import Any
 
 from tokenizers import Tokenizer as Core
@@ -38,9 +39,10 @@ def build_unigram(metadata: Mapping[str, Any]) -> BuiltTokenizer:
 
 
 def without_control(texts: Sequence[str], types: Sequence[int]) -> list[str]:
-    """The texts, but those of control tokens changed to what no text of a person holds."""
+    """The texts, but those of control tokens changed to what no text holds: whoever could guess it could write them."""
+    secret = token_hex(16)
     return [
-        f"\U0010fffe{token_id}\U0010fffe" if kind in _HIDDEN else text
+        f"\U0010fffe{secret}-{token_id}\U0010fffe" if kind in _HIDDEN else text
         for token_id, (text, kind) in enumerate(zip(texts, types, strict=True))
     ]
 

@@ -25,6 +25,14 @@ SPACE_MARK = "\u2581"
 _MATCHED_WHOLE = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
 EATS_LEFT_KEY, EATS_RIGHT_KEY = "localllm.tokenizer.lstrip_token_ids", "localllm.tokenizer.rstrip_token_ids"
 METASPACE_KEY = "localllm.tokenizer.metaspace"
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
+_NO_ROLES = dict.fromkeys(("bos", "eos", "padding", "unknown", "seperator", "mask"))
+_USUAL_ROLES: Mapping[str, Mapping[str, int]] = {
+    "llama": {"unknown": 0, "bos": 1, "eos": 2},
+    "bert": {"padding": 0, "unknown": 100, "bos": 101, "seperator": 102, "mask": 103},
+    "t5": {"padding": 0, "eos": 1, "unknown": 2},
+}
+_ROBERTAS = ("roberta-bpe", "jina-v1-en", "jina-v2-code")
 _NEVER_STRIP = ("<unk>", "<s>", "<|endoftext|>")
 
 
@@ -74,12 +82,24 @@ def read_vocabulary(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
         raise BadModelFile("tokenizer.ggml.tokens is missing or no list of strings")
     types: Any = metadata.get("tokenizer.ggml.token_type")
     if types is None:
-        types = [int(TokenType.NORMAL)] * len(texts)
+        types = _guessed_types(metadata, texts)
     if not is_list(types, int):
         raise BadModelFile("tokenizer.ggml.token_type is no list of numbers")
     if len(types) < len(texts):
         raise BadModelFile(f"tokenizer.ggml.token_type has {len(types)} entries for {len(texts)} tokens")
     return list(texts), _corrected_types(texts, list(types[: len(texts)]))
+
+
+def _guessed_types(metadata: Mapping[str, Any], texts: Sequence[str]) -> list[int]:
+    """Of files that say none: bytes are known by their names, special tokens by their roles."""
+    kind = metadata.get("tokenizer.ggml.model")
+    has_bytes = kind in ("llama", "t5")
+    types = [int(TokenType.BYTE if has_bytes and _BYTE.fullmatch(text) else TokenType.NORMAL) for text in texts]
+    for role, usual in {**_NO_ROLES, **_USUAL_ROLES.get(str(kind), {})}.items():
+        token_id = metadata_id({f"tokenizer.ggml.{role}_token_id": usual, **metadata}, f"{role}_token_id", len(texts))
+        if token_id is not None:
+            types[token_id] = int(TokenType.UNKNOWN if role == "unknown" else TokenType.CONTROL)
+    return types
 
 
 def read_scores(metadata: Mapping[str, Any], size: int) -> list[float]:
@@ -177,9 +197,9 @@ def _special_tokens(
 
 
 def _second_mark(metadata: Mapping[str, Any], suffix: tuple[int, ...], sep: int | None) -> tuple[int, ...]:
-    """RoBERTa's kind ends the first text of a pair and begins the second; older files of XLM-R do not say so."""
-    is_old = metadata.get("tokenizer.ggml.model") == "t5"
-    if not suffix or not metadata.get("tokenizer.ggml.add_sep_token", is_old):
+    """RoBERTa's kind ends the first text of a pair and begins the second; older files of it do not say so."""
+    is_usual = metadata.get("tokenizer.ggml.model") == "t5" or metadata.get("tokenizer.ggml.pre") in _ROBERTAS
+    if not suffix or not metadata.get("tokenizer.ggml.add_sep_token", is_usual):
         return ()
     return suffix if sep is None else (sep,)
 

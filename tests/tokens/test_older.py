@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from localllm.tokens.pretokenizers import pretokenizer_or_default, splitter
 from localllm.tokens.sentencepiece import sentencepiece_metadata
 from localllm.tokens.tiktoken import merges_from_ranks, read_ranks
 from localllm.tokens.tokenizer import Tokenizer
-from tests.tokens.material import CORPUS, from_folder, from_metadata, gguf_metadata
+from tests.tokens.material import CORPUS, from_folder, from_metadata, gguf_metadata, written_folder
 from tests.tokens.worlds import tiny_spm, tiny_spm_metadata
 
 UNIGRAM, BPE_KIND = 1, 2
@@ -193,6 +194,19 @@ def test_a_vocabulary_of_no_ids_is_refused(vocabulary: str, tmp_path: Path) -> N
     (tmp_path / "merges.txt").write_text("")
     with pytest.raises(BadModelFile):
         Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+def test_a_mark_that_an_editor_put_before_a_text_is_passed_over(is_old: bool, tmp_path: Path) -> None:
+    config = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>", "eos_token": "</s>"}
+    folder = pair_of_files(tmp_path, config) if is_old else written_folder("tiny", tmp_path)
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}")
+    for file in folder.iterdir():
+        file.write_bytes(BOM_UTF8 + file.read_bytes())
+    tokenizer, original = Tokenizer.from_folder(folder), from_metadata("tiny")
+    for text in CORPUS:
+        assert tokenizer.encode(text) == original.encode(text)
+    assert tokenizer.built.chat_template == "{{ bos_token }}"
 
 
 # --- tiktoken

@@ -10,6 +10,7 @@ from localllm.errors import BadModelFile, InvalidRequest
 from localllm.tokens import tokenizer as tokenizer_module
 from localllm.tokens.alphabet import byte_alphabet
 from localllm.tokens.pretokenizers import _warned_of, known_names, pretokenizer_or_default, splitter
+from localllm.tokens.specials import FillIn, fill_in_of
 from localllm.tokens.tokenizer import Tokenizer
 from tests.tokens.worlds import CONTROL, CORPUS, NORMAL, USER_DEFINED, tiny, tiny_metadata, tiny_spm, tiny_spm_metadata
 
@@ -257,3 +258,35 @@ def test_every_known_pre_tokenizer_loses_nothing(name: str, text: str) -> None:
 def test_pre_tokenizers_cut_as_their_models_do(name: str, text: str, words: list[str]) -> None:
     spelled = [piece for piece, _ in splitter(pretokenizer_or_default(name)[0]).pre_tokenize_str(text)]
     assert [bytes(byte_alphabet()[c] for c in piece).decode() for piece in spelled] == words
+
+
+def test_bytes_and_special_tokens_are_known_without_types() -> None:
+    """As the first converters wrote files."""
+    metadata = tiny_spm_metadata()
+    del metadata["tokenizer.ggml.token_type"]
+    bare, told = Tokenizer.from_gguf(metadata), tiny_spm()
+    assert bare.built.types == told.built.types
+    for text in ("hello world", "h\u00e9 \n<s>", "<0x41></s>"):
+        assert bare.encode(text) == told.encode(text)
+        assert bare.decode(bare.encode(text), skip_special=True) == told.decode(told.encode(text), skip_special=True)
+
+
+def test_special_tokens_by_their_roles_are_no_text_without_types() -> None:
+    bare = Tokenizer.from_gguf(tiny_metadata(token_type=None))
+    ids = bare.encode("<|im_end|>hello", parse_special=True)
+    assert ids == tiny().encode("<|im_end|>hello", parse_special=True)
+    assert bare.decode(ids, skip_special=True) == "hello"
+
+
+@pytest.mark.parametrize(("said", "count"), [({}, 2), ({"add_sep_token": False}, 1), ({"pre": "gpt-2"}, 1)])
+def test_older_files_of_robertas_kind_do_not_say_that_pairs_have_two_marks_between_them(
+    said: dict[str, object], count: int
+) -> None:
+    metadata = tiny_metadata(**{"pre": "roberta-bpe", "add_bos_token": True, "add_eos_token": True, **said})
+    special = Tokenizer.from_gguf(metadata).built.special
+    assert special.between_ids == (special.eos_id,) * count
+
+
+def test_marks_of_a_gap_are_known_by_every_name() -> None:
+    names = {"<|prefix|>": 3, "<|suffix|>": 4, "<|middle|>": 5}  # Falcon-H1's small coders
+    assert fill_in_of({}, names, 10) == FillIn(3, 4, 5)

@@ -8,11 +8,13 @@ from unicodedata import is_normalized
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Core
 
 from localllm.errors import InvalidRequest, UnsupportedModel
 from localllm.tokens.merges import explain_merges, merge_rules
 from localllm.tokens.tokenizer import Tokenizer
+from tests.tokens.trained import read, unigram
 from tests.tokens.worlds import CORPUS, data_folder, original, real, tokenizer_json
 
 REAL = [("gpt4o", "gpt-4o"), ("llama3_1", "llama-bpe"), ("llama2", None)]
@@ -127,3 +129,26 @@ def test_llama_cpp_vocabularies_give_the_ids_published_beside_them() -> None:
             if composed and not is_normalized("NFC", text):
                 continue  # for Qwen 3.5 the ids there are of a program that does not compose, as the tokenizer does
             assert tokenizer.encode(text, add_special=False) == [int(one) for one in line.split()], (file.name, text)
+
+
+def with_added() -> tuple[Tokenizer, Core]:
+    """A Unigram tokenizer with tokens behind its vocabulary, too, and its judge."""
+    judge = Core.from_str(unigram().built.core.to_str())
+    judge.add_tokens([AddedToken("<mask>", special=True), AddedToken("<tool>"), AddedToken("</tool>")])
+    return read(judge, {"eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}), judge
+
+
+def test_added_tokens_keep_their_ids_where_special_ones_are_text() -> None:
+    ours, judge = with_added()
+    judge.encode_special_tokens = True
+    text = "<tool>the cat</tool>"
+    ids = judge.encode(text, add_special_tokens=False).ids
+    assert {judge.token_to_id("<tool>"), judge.token_to_id("</tool>")} < set(ids)
+    assert ours.encode(text, add_special=False, parse_special=False) == ids
+
+
+def test_no_text_that_one_could_guess_is_a_special_token_where_those_are_text() -> None:
+    ours, _ = with_added()
+    special = ours.special_ids - {ours.built.special.unk_id}
+    for text in ("<mask>", "</s>", "a<pad>b", *(f"\U0010fffe{token_id}\U0010fffe" for token_id in special)):
+        assert not special.intersection(ours.encode(text, add_special=False, parse_special=False)), text
