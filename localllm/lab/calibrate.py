@@ -19,7 +19,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from localllm.backends.reference import ReferenceBackend, Tap
+from localllm.backends.reference import ReferenceBackend
+from localllm.backends.reference_ops import Tap
 from localllm.engine.step import NO_SLOT, PageId, Row, SeqId, SlotId, StepPlan, ZeroSlot, run_step
 from localllm.errors import LocalLLMError, UsageError
 from localllm.formats.blocks import BlockType, decode

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from localllm import wire
+from localllm.engine.limits import no_writer
 from localllm.engine.step import (
     NO_SLOT,
     NOTHING,
@@ -18,6 +22,19 @@ from localllm.engine.step import (
     ZeroSlot,
     run_step,
 )
+from localllm.runtime.load import backend_options, load_backend
+
+
+def open_for_chunks(load: wire.Load, context: int) -> Backend:
+    """A model's backend, for steps as long as a chunk of `context` tokens. InvalidRequest for an encoder."""
+    options = replace(
+        backend_options(load), max_tokens_per_step=max(context, load.token_budget), context_length=context
+    )
+    loaded = load_backend(Path(load.path), load.backend, options, quantize=load.quantize)
+    if loaded.config.is_encoder:
+        loaded.backend.close()
+        raise no_writer()
+    return loaded.backend
 
 
 class ChunkReader:

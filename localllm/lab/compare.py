@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from localllm.lab.divergence import Divergence, KeptAnswers, divergence
+from localllm.lab.base_answers import KeptAnswers
+from localllm.lab.divergence import Divergence, divergence
 from localllm.quantize.receipt import Measured, Receipt
 from localllm.runtime.quantize import Order, plan_of, quantize_model
 from localllm.settings import Settings

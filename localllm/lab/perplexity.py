@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
-from localllm.engine.limits import no_writer
 from localllm.engine.step import Backend
 from localllm.errors import UsageError
-from localllm.lab.chunk_reader import ChunkReader
-from localllm.runtime.load import backend_options, load_backend, load_text
+from localllm.lab.chunk_reader import ChunkReader, open_for_chunks
+from localllm.runtime.load import load_text
 from localllm.runtime.names import find_entry
 from localllm.runtime.presets import NO_WISH, LoadWish, load_order
 from localllm.settings import Settings
@@ -45,23 +45,13 @@ def perplexity(
 ) -> Perplexity:
     """Perplexity of a model (name, file or folder) on a text. UsageError when the text is shorter than two contexts."""
     entry = find_entry(model, settings)
-    path = Path(entry.path)
-    tokenizer = load_text(path).tokenizer
+    tokenizer = load_text(Path(entry.path)).tokenizer
     chunks = chunked(
         tokenizer.encode(text, parse_special=False), context, tokenizer.bos_id if tokenizer.add_bos else None
     )
-    load = load_order(entry, settings, wish)
-    options = replace(
-        backend_options(load), max_tokens_per_step=max(context, load.token_budget), context_length=context
-    )
-    loaded = load_backend(path, load.backend, options, quantize=load.quantize)
-    backend = loaded.backend
-    try:
-        if loaded.config.is_encoder:
-            raise no_writer()
+    backend = open_for_chunks(load_order(entry, settings, wish), context)
+    with closing(backend):
         return _score_chunks(backend, chunks, context, progress)
-    finally:
-        backend.close()
 
 
 def chunked(ids: Sequence[int], context: int, bos_id: int | None) -> list[list[int]]:

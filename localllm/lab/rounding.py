@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from localllm.formats.blocks import BlockType
 from localllm.lab.calibrate import Reading, compensated
-from localllm.quantize.convert import stored_blocks, stored_tensors
+from localllm.quantize.plans import Plan, PlannedTensor
 from localllm.quantize.quantize import Rounding
-from localllm.quantize.recipes import Plan, PlannedTensor
+from localllm.quantize.stored import stored_blocks, stored_tensors
 from localllm.runtime.open_model import open_model
 
 Bytes = NDArray[np.uint8]

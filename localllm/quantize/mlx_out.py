@@ -27,9 +27,12 @@ from localllm.formats.blocks import BlockType
 from localllm.formats.safetensors import INDEX_NAME, SafetensorsFolder
 from localllm.models.hf_facts import check_config, facts_from_hf, guessing_layers_from
 from localllm.models.mapping import hf_model
-from localllm.models.names import Piece, pieces_of
+from localllm.models.names import pieces_of
+from localllm.models.pieces import Piece
 from localllm.models.ready.methods import method_of
-from localllm.quantize.recipes import TensorFacts, may_be_rounded
+from localllm.models.tied import tie
+from localllm.quantize.plans import may_be_rounded
+from localllm.quantize.recipes import TensorFacts
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -104,7 +107,7 @@ def mlx_plan(folder: SafetensorsFolder, kind: MlxType) -> list[MlxRow]:
     facts = facts_from_hf(folder.config)
     pieces = pieces_of(folder.tensors, family, guessing_layers_from(facts, folder.config))
     if facts.is_tied:
-        pieces.pop("output.weight", None)  # a copy of the embedding that some checkpoints carry along
+        tie(folder, pieces)
     matrices = set(_matrices(folder, pieces))
     used = {piece.tensor for each in pieces.values() for piece in each}
     return [_row(folder, name, parts, matrices, kind) for name, parts in _stacked(folder, used).items()]

@@ -20,8 +20,9 @@ from localllm.formats.gguf_metadata import Value
 from localllm.formats.gguf_write import Layout, Place, disk_errors, gguf_layout
 from localllm.quantize.convert import Progress, tell_nobody
 from localllm.quantize.journal import Journal, JournalEntry, partial_path
-from localllm.quantize.recipes import Plan, PlannedTensor, Recipe, recipe_of
-from localllm.quantize.recipes import plan as planned
+from localllm.quantize.plans import Plan, PlannedTensor
+from localllm.quantize.plans import plan as planned
+from localllm.quantize.recipes import Recipe, recipe_of
 from localllm.quantize.recode import check_finite, recode
 from localllm.quantize.weights import Bytes, Typed, Weight, Weights
 
@@ -46,7 +47,7 @@ def plan(
     keep: Iterable[tuple[str, BlockType]] = (),
     has_importance: bool = False,
 ) -> Plan:
-    """What each tensor becomes, with sizes; nothing is read. See `recipes.plan` for arguments and errors."""
+    """What each tensor becomes, with sizes; nothing is read. See `plans.plan` for arguments and errors."""
     chosen = recipe_of(recipe) if isinstance(recipe, str) else recipe
     metadata = {key: source.value(key) for key in source.metadata if not key.startswith("tokenizer.")}
     return planned(source.facts(), metadata, chosen, pure=pure, keep=keep, has_importance=has_importance)

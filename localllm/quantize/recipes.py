@@ -5,17 +5,15 @@ its place, and F16 where even that does not fit. Rules for architectures that we
 are not here.
 """
 
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from localllm.errors import BadModelFile, UsageError
-from localllm.formats.blocks import BLOCK_LAYOUTS, BlockType, row_bytes
-from localllm.quantize.encode import ENCODABLE
+from localllm.formats.blocks import BLOCK_LAYOUTS, BlockType
 
 Q2_K, Q3_K, Q4_K, Q5_K, Q6_K = BlockType.Q2_K, BlockType.Q3_K, BlockType.Q4_K, BlockType.Q5_K, BlockType.Q6_K
 
@@ -65,37 +63,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 )
 _SHORT_NAMES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
-_IN_PLACE: Mapping[BlockType, BlockType] = MappingProxyType(
-    {
-        Q2_K: BlockType.Q4_0,
-        Q3_K: BlockType.Q4_0,
-        Q4_K: BlockType.Q5_0,
-        Q5_K: BlockType.Q5_1,
-        Q6_K: BlockType.Q8_0,
-        BlockType.IQ4_XS: BlockType.IQ4_NL,
-    }
-)
-"""For rows that are not whole blocks of 256."""
-
-_EXACT_PARTS = (
-    "_norm.weight",
-    "ffn_gate_inp.weight",
-    "altup",
-    "laurel",
-    "per_layer_model_proj",
-    "ssm_conv1d",
-    "shortconv.conv.weight",
-    "indexer.k_proj.weight",
-    "indexer.q_proj.weight",
-    "attn_rel_b.weight",
-    ".position_embd",
-    ".rel_pos",
-    ".patch_embd",
-    ".patch_merger",
-)
-_EXACT_NAMES = ("position_embd.weight", "token_types.weight")
-"""Small, and errors in them reach far: routers, convolutions, positions."""
-
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _ATTENTION_OUT_TO_Q5_K = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_NL", "IQ4_XS")
 """In models of eight experts, where attention is a small part of the whole."""
@@ -110,45 +77,6 @@ class TensorFacts(NamedTuple):
     type: BlockType
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedTensor:
-    """One line of a plan; `size_bytes` is that of the tensor when it is written."""
-
-    name: str
-    shape: tuple[int, ...]
-    source_type: BlockType
-    target_type: BlockType
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What quantizing will do, tensor by tensor in file order."""
-
-    recipe: Recipe
-    tensors: tuple[PlannedTensor, ...]
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(tensor.size_bytes for tensor in self.tensors)
-
-    @property
-    def source_bytes(self) -> int:
-        return sum(_size(tensor.shape, tensor.source_type) for tensor in self.tensors)
-
-    @property
-    def bits_per_weight(self) -> float:
-        return 8 * self.size_bytes / max(1, sum(math.prod(tensor.shape) for tensor in self.tensors))
-
-    def requantized(self) -> tuple[PlannedTensor, ...]:
-        """Tensors that are in blocks already, and would be rounded a second time."""
-        return tuple(
-            tensor
-            for tensor in self.tensors
-            if tensor.source_type != tensor.target_type and BLOCK_LAYOUTS[tensor.source_type].values_per_block > 1
-        )
-
-
 def recipe_of(text: str) -> Recipe:
     """The recipe of a name in any case; UsageError, with all names, for another one."""
     name = text.upper().replace("-", "_")
@@ -158,101 +86,9 @@ def recipe_of(text: str) -> Recipe:
     return found
 
 
-def kept(texts: Iterable[str]) -> tuple[tuple[str, BlockType], ...]:
-    """REGEX=TYPE, each, to what `plan` takes; UsageError for what is neither."""
-    pairs = []
-    for text in texts:
-        pattern, sign, kind = text.rpartition("=")
-        if not sign or not pattern:
-            raise UsageError(f"{text!r} is not REGEX=TYPE", hint="for example attn_v=q8_0")
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise UsageError(f"{pattern!r} is not a regular expression: {error}") from None
-        block_type = BlockType.__members__.get(kind.upper())
-        if block_type not in ENCODABLE:
-            names = ", ".join(sorted(item.name for item in ENCODABLE))
-            raise UsageError(f"weights cannot be written as {kind!r}", hint=f"choose one of {names}")
-        pairs.append((pattern, BlockType(block_type)))
-    return tuple(pairs)
-
-
-def plan(
-    tensors: Sequence[TensorFacts],
-    metadata: Mapping[str, Any],
-    recipe: Recipe,
-    *,
-    pure: bool = False,
-    keep: Iterable[tuple[str, BlockType]] = (),
-    has_importance: bool = False,
-) -> Plan:
-    """What each tensor of a file becomes; nothing is read or encoded.
-
-    metadata: of the model, for heads, layers and experts. pure: every matrix gets the base type. keep: (regular
-    expression, type), searched in the name; the first that is found decides. has_importance: whether an importance
-    matrix is at hand, with which llama.cpp mixes a few tensors otherwise. Raises UsageError for an expression that
-    finds nothing, BadModelFile for layers that the metadata does not know.
-    """
-    patterns = [(re.compile(text), kind) for text, kind in keep]
-    mixer = _Mixer(recipe, _model(metadata, tensors), has_importance)
-    found: dict[str, BlockType] = {}
-    for tensor in sorted(tensors, key=_turn):
-        found[tensor.name] = _chosen(tensor, recipe, pure, patterns, mixer)
-    for pattern, _ in patterns:
-        if not any(pattern.search(tensor.name) for tensor in tensors if may_be_rounded(tensor)):
-            raise UsageError(
-                f"no weight that may be quantized has {pattern.pattern!r} in its name",
-                hint="names are those of GGUF files, for example blk.0.attn_v.weight",
-            )
-    lines = (PlannedTensor(*tensor, found[tensor.name], _size(tensor.shape, found[tensor.name])) for tensor in tensors)
-    return Plan(recipe, tuple(lines))
-
-
-def may_be_rounded(tensor: TensorFacts) -> bool:
-    """Matrices and stacks of them, without norms, routers, convolutions and positions."""
-    name = tensor.name
-    is_matrix = len(tensor.shape) >= 2 and math.prod(tensor.shape[:-1]) > 1
-    is_exact = name in _EXACT_NAMES or any(part in name for part in _EXACT_PARTS)
-    return is_matrix and name.endswith("weight") and not is_exact
-
-
-def _size(shape: tuple[int, ...], kind: BlockType) -> int:
-    return row_bytes(kind, shape[-1] if shape else 1) * math.prod(shape[:-1])
-
-
-def _turn(tensor: TensorFacts) -> tuple[int, str]:
-    """llama.cpp counts tensors in the order of layers, then of names."""
-    return _layer(tensor.name), tensor.name
-
-
-def _layer(name: str) -> int:
+def layer_of(name: str) -> int:
     match = re.match(r"blk\.(\d+)\.", name)
     return int(match[1]) if match else -1
-
-
-def _chosen(
-    tensor: TensorFacts,
-    recipe: Recipe,
-    pure: bool,
-    patterns: Sequence[tuple[re.Pattern[str], BlockType]],
-    mixer: "_Mixer",
-) -> BlockType:
-    if not may_be_rounded(tensor):
-        return tensor.type
-    named = next((kind for pattern, kind in patterns if pattern.search(tensor.name)), None)
-    if named is not None:
-        return fitting(named, tensor.shape[-1])
-    if recipe.is_plain or pure:
-        return fitting(recipe.base, tensor.shape[-1])
-    return fitting(mixer.mixed(tensor), tensor.shape[-1])
-
-
-def fitting(kind: BlockType, columns: int) -> BlockType:
-    """The type itself, or what stands in for it where rows of so many columns are not whole blocks."""
-    for candidate in (kind, _IN_PLACE.get(kind, kind)):
-        if columns % BLOCK_LAYOUTS[candidate].values_per_block == 0:
-            return candidate
-    return BlockType.F16
 
 
 class _Role(Enum):
@@ -282,7 +118,7 @@ def _role(name: str) -> _Role:
 
 
 @dataclass(frozen=True, slots=True)
-class _Model:
+class ModelFacts:
     num_layers: int
     num_experts: int
     heads_per_kv: int
@@ -291,7 +127,7 @@ class _Model:
     is_70b: bool
 
 
-def _model(metadata: Mapping[str, Any], tensors: Sequence[TensorFacts]) -> _Model:
+def model_facts(metadata: Mapping[str, Any], tensors: Sequence[TensorFacts]) -> ModelFacts:
     architecture = str(metadata.get("general.architecture", ""))
 
     def count(key: str, default: int) -> int:
@@ -304,7 +140,7 @@ def _model(metadata: Mapping[str, Any], tensors: Sequence[TensorFacts]) -> _Mode
     heads, layers = count("attention.head_count", 0), count("block_count", 0)
     kv_heads = count("attention.head_count_kv", heads)
     names = {tensor.name for tensor in tensors}
-    return _Model(
+    return ModelFacts(
         num_layers=layers,
         num_experts=count("expert_count", 0),
         heads_per_kv=heads // kv_heads if kv_heads else 0,
@@ -319,10 +155,10 @@ def _gets_more_bits(index: int, count: int) -> bool:
     return index < count // 8 or index >= 7 * count // 8 or (index - count // 8) % 3 == 2
 
 
-class _Mixer:
+class Mixer:
     """Chooses for one tensor after another, in llama.cpp's order: some rules count what has been before."""
 
-    def __init__(self, recipe: Recipe, model: _Model, has_importance: bool) -> None:
+    def __init__(self, recipe: Recipe, model: ModelFacts, has_importance: bool) -> None:
         self._recipe = recipe
         self._model = model
         self._has_importance = has_importance
@@ -411,7 +247,7 @@ class _Mixer:
         count = self._model.num_layers
         if self._model.num_experts <= 1:
             return self._num_downs, count
-        layer = _layer(tensor.name)
+        layer = layer_of(tensor.name)
         if not 0 <= layer < count:
             raise BadModelFile(f"tensor {tensor.name} is in no layer, or not in one of {count}")
         return layer, count

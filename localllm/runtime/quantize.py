@@ -24,6 +24,7 @@ from localllm.formats.gguf_read import GGUFFile
 from localllm.formats.gguf_write import gguf_layout, write_gguf
 from localllm.quantize.encode import encode
 from localllm.quantize.imatrix import ImportanceMatrix
+from localllm.quantize.plans import Plan, PlannedTensor, kept
 from localllm.quantize.quantize import Rounding, plan, quantize
 from localllm.quantize.receipt import (
     ERROR,
@@ -36,7 +37,7 @@ from localllm.quantize.receipt import (
     in_metadata,
 )
 from localllm.quantize.receipt import with_errors as with_measured_errors
-from localllm.quantize.recipes import RECIPES, Plan, PlannedTensor, kept, recipe_of
+from localllm.quantize.recipes import RECIPES, recipe_of
 from localllm.quantize.weights import Weights
 from localllm.runtime.convert import open_weights
 from localllm.store.names import looks_like_path

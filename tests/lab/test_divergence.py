@@ -8,9 +8,11 @@ import pytest
 
 from localllm.errors import UsageError
 from localllm.formats.blocks import BlockType
-from localllm.lab import divergence as module
-from localllm.lab.divergence import Divergence, KeptAnswers, divergence
+from localllm.lab import base_answers
+from localllm.lab.base_answers import KeptAnswers
+from localllm.lab.divergence import Divergence, Scores, divergence
 from localllm.lab.perplexity import perplexity
+from localllm.lab.sides import Opener, ReadModel
 from localllm.settings import load_settings
 from tests.lab.small_files import TEXT, random_model, rounded
 
@@ -66,7 +68,7 @@ def test_perplexities_are_those_of_eval_ppl(files: dict[str, Path]) -> None:
 
 def test_one_after_the_other_gives_the_same_numbers(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     beside = measured(files["Q4_0"], files["base"])
-    monkeypatch.setattr(module, "MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(base_answers, "MEMORY_SHARE", 0.0)
     after = measured(files["Q4_0"], files["base"])
     assert after.kl_mean == pytest.approx(beside.kl_mean, rel=1e-2)
     assert after.base.perplexity == pytest.approx(beside.base.perplexity, rel=1e-3)
@@ -78,13 +80,13 @@ def test_a_base_whose_answers_are_kept_is_opened_once(
 ) -> None:
     alone = [measured(files[kind], files["base"]) for kind in ("Q8_0", "Q4_0")]
     opened: list[str] = []
-    as_before = module._Opener.open
+    as_before = Opener.open
 
-    def counted(opener: module._Opener) -> module._Model:
+    def counted(opener: Opener) -> ReadModel:
         opened.append(opener.path.name)
         return as_before(opener)
 
-    monkeypatch.setattr(module._Opener, "open", counted)
+    monkeypatch.setattr(Opener, "open", counted)
     with open(tmp_path / "answers", "w+b") as file:
         kept = KeptAnswers(tmp_path, file)
         again = [measured(files[kind], files["base"], kept=kept) for kind in ("Q8_0", "Q4_0")]
@@ -110,7 +112,7 @@ def test_the_numbers_are_those_of_the_definition() -> None:
     rng = np.random.default_rng(1)
     base, own = (np.log(rng.dirichlet(np.ones(50), 30)).astype(np.float32) for _ in range(2))
     targets = rng.integers(0, 50, 30)
-    scores = module._Scores()
+    scores = Scores()
     scores.add(base[:10], own[:10], targets[:10])
     scores.add(base[10:], own[10:], targets[10:])
     expected = (np.exp(base.astype(np.float64)) * (base.astype(np.float64) - own)).sum(axis=1)

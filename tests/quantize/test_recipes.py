@@ -9,8 +9,9 @@ import pytest
 from localllm.errors import UsageError
 from localllm.formats.blocks import BlockType
 from localllm.formats.gguf_read import GGUFFile
+from localllm.quantize.plans import fitting, kept
 from localllm.quantize.quantize import plan
-from localllm.quantize.recipes import RECIPES, fitting, kept, recipe_of
+from localllm.quantize.recipes import RECIPES, recipe_of
 from localllm.quantize.weights import gguf_weights
 from tests.quantize.tiny_files import MODELS, Tiny, llama_cpp_quantize
 
