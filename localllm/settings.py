@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ import platformdirs
 from localllm.errors import UsageError
 
 DEFAULT_PORT = 11435
+MAX_CONFIG_BYTES = 1 << 20
+MAX_INT = 2**31 - 1
+"""Larger counts are slips, and not every part that is told of them could hold them."""
+DURATION = re.compile(r"-?\d+(?:\.\d+)?|-?(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+"""Seconds, or "1h30m"; anything negative is for ever."""
 BACKENDS = ("auto", "cpu", "torch", "metal", "reference")
 KvType = Literal["auto", "f16", "f32", "q8_0"]
 OF_LOADING = ("backend", "device", "kv_type", "threads")
@@ -39,6 +45,8 @@ class Setting:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    pattern: re.Pattern[str] | None = None
+    looks_like: str = ""
 
     def checked(self, value: Any) -> Any:
         """`value` itself when it has the type and is in bounds; UsageError with what would be right."""
@@ -49,11 +57,19 @@ class Setting:
             raise UsageError(f"{self.name} must be {_KINDS[self.kind]}, not {value!r}", hint=self._example())
         if self.choices and value not in self.choices:
             raise UsageError(f"{self.name} must be one of {', '.join(self.choices)}, not {value!r}")
-        high = math.inf if self.high is None else self.high
-        if self.low is not None and not self.low <= value <= high:  # NaN is out of bounds, too
-            bounds = f"at least {self.low}" if self.high is None else f"between {self.low} and {self.high}"
-            raise UsageError(f"{self.name} must be {bounds}, not {value}", hint=self._example())
+        if self.pattern and not self.pattern.fullmatch(value.strip()):
+            raise UsageError(f"{self.name} must be {self.looks_like}, not {value!r}", hint=self._example())
+        self._check_bounds(value)
         return value
+
+    def _check_bounds(self, value: Any) -> None:
+        if self.low is None:
+            return
+        high = self.high if self.high is not None else MAX_INT if self.kind is int else math.inf
+        if not self.low <= value <= high:  # NaN is out of bounds, too
+            is_open = self.high is None and not value > high
+            bounds = f"at least {self.low}" if is_open else f"between {self.low} and {high}"
+            raise UsageError(f"{self.name} must be {bounds}, not {value}", hint=self._example())
 
     def _example(self) -> str:
         return f"set it with `localllm config set {self.name} {str(self.default).lower()}`"
@@ -72,8 +88,11 @@ def _row(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    pattern: re.Pattern[str] | None = None,
+    looks_like: str = "",
 ) -> Setting:
-    return Setting(name, kind, default, text, "LOCALLLM_" + name.upper(), aliases, low, high, choices)
+    env = "LOCALLLM_" + name.upper()
+    return Setting(name, kind, default, text, env, aliases, low, high, choices, pattern, looks_like)
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -116,7 +135,14 @@ SETTINGS: tuple[Setting, ...] = (
     _row("lora", str, "", "comma-separated adapters that requests may name: [NAME=]PATH[:SCALE]"),
     _row("max_loaded_models", int, 3, "models that stay loaded at the same time", low=1),
     _row("context_length", int, 0, "tokens a sequence may have; 0: the model's own maximum", low=0),
-    _row("keep_alive", str, "5m", "how long an idle model stays loaded: 30s, 5m, 1h, 0, or -1 for ever"),
+    _row(
+        "keep_alive",
+        str,
+        "5m",
+        "how long an idle model stays loaded: 30s, 5m, 1h, 0, or -1 for ever",
+        pattern=DURATION,
+        looks_like="seconds or a duration such as 5m",
+    ),
     _row("max_tokens", int, 0, "tokens of an answer when the request sets no limit; 0: what the context holds", low=0),
     _row("max_tokens_ceiling", int, 0, "most tokens of an answer that a request may ask for; 0: no limit", low=0),
     _row("hub_endpoint", str, "", "address of a Hugging Face mirror", "HF_ENDPOINT"),
@@ -247,14 +273,50 @@ def parse_value(row: Setting, text: str) -> Any:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The config file's table; empty when there is none. UsageError for bad TOML, unknown names and wrong types."""
+    """The config file's table; empty when there is none. UsageError for what cannot be read, bad TOML, unknown names
+    and wrong types."""
+    return {name: _checked(path, name, value) for name, value in parse_config(config_text(path), path).items()}
+
+
+def config_text(path: Path) -> str:
+    """The text of the config file, without the mark that some editors put before UTF-8; empty when there is none.
+    UsageError when it cannot be read."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return _text_of_regular(path)
     except FileNotFoundError:
-        return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return ""
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"{path} cannot be read: {reason}", hint="it has to be a file that you may read") from None
+    except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not valid TOML: {error}", hint="correct it or remove it") from None
-    return {name: _checked(path, name, value) for name, value in table.items()}
+
+
+def parse_config(text: str, path: Path) -> dict[str, Any]:
+    """The table of a config file's text, as it stands there. UsageError when it is not valid TOML."""
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not valid TOML: {_why_not(error)}", hint="correct it or remove it") from None
+
+
+def _text_of_regular(path: Path) -> str:
+    """A pipe would hang, /dev/zero would never end."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(None, "it is not a regular file")
+        if status.st_size > MAX_CONFIG_BYTES:
+            raise OSError(None, f"it is larger than {MAX_CONFIG_BYTES} bytes")
+        return file.read().decode("utf-8-sig")
+
+
+def _why_not(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return str(error)
+    return "it has a number with thousands of digits"  # what else Python refuses, in words of ours
 
 
 def _checked(path: Path, name: str, value: Any) -> Any:

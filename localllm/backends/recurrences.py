@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from localllm.models.config import DeltaNetSpec
 
 Floats = NDArray[np.float32]
-LENGTH_EPS = np.float32(1e-6)
+LENGTH_EPS = 1e-6
 """Added to the squared length of queries and keys, as in the checkpoints' own code."""
 
 
@@ -45,7 +45,7 @@ def shared(heads: Floats, spec: DeltaNetSpec) -> Floats:
 
 def unit(x: Floats) -> Floats:
     squares = np.sum(x * x, axis=-1, keepdims=True, dtype=np.float32)
-    return np.asarray(x / np.sqrt(squares + LENGTH_EPS), np.float32)
+    return np.asarray(x / np.sqrt(squares + np.float32(LENGTH_EPS)), np.float32)
 
 
 def softplus(x: Floats) -> Floats:

@@ -95,6 +95,7 @@ class Speeds:
     def __init__(self, cache_dir: str | Path, threads: int = 0) -> None:
         self._path = Path(cache_dir) / FILE_NAME
         self._threads = threads
+        self._unwritten: _Table | None = None
 
     def known(self, kind: str) -> list[Speed]:
         """What was measured for weights of this block type; empty when nothing was, or on another machine."""
@@ -112,6 +113,8 @@ class Speeds:
         return f"{kind}/{self._threads}"
 
     def _read(self) -> _Table:
+        if self._unwritten is not None:
+            return self._unwritten
         facts = machine_facts()
         try:
             table = msgspec.json.decode(self._path.read_bytes(), type=_Table)
@@ -125,7 +128,10 @@ class Speeds:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1))
             os.replace(partial, self._path)
-        except OSError as error:  # a read-only home costs the next load a second, and nothing else
+        except OSError as error:  # a read-only home costs each load the time of measuring, and nothing else
+            self._unwritten = table
+            with contextlib.suppress(OSError):
+                partial.unlink()
             logger.warning("the speeds of backends cannot be remembered: %s", error)
 
 

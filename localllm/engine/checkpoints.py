@@ -37,7 +37,3 @@ class Checkpoints:
     def forget(self, chain: ChainHash) -> None:
         if chain in self._kept:
             self._unused.append(self._kept.pop(chain))
-
-    def forget_all(self) -> None:
-        self._unused.extend(self._kept.values())
-        self._kept.clear()

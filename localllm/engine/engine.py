@@ -13,18 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.engine.adapters import AdapterShelf, ReadAdapter
+from localllm.engine.digest import Digest
 from localllm.engine.guides import Guide, Guides, is_guided, mask_of
-from localllm.engine.limits import Limits, judges_only, no_judge, no_writer
+from localllm.engine.limits import Limits, check_kind, no_writer
 from localllm.engine.looking import answer_to
 from localllm.engine.memory import Memory
 from localllm.engine.scheduler import NO_DRAFTS, Drafts, Scheduler, rank_at
 from localllm.engine.sequence import Sequence as Running
-from localllm.engine.speculative import Drafter, num_standing
+from localllm.engine.speculative import Drafter
 from localllm.engine.step import Backend, RowResult, StepPlan, StepResult, Want
 from localllm.engine.views import Counters, row_views, snapshot
-from localllm.engine.whole import Head, joined
-from localllm.errors import InvalidRequest, LocalLLMError, NothingAllowed
-from localllm.wire import Answer, FinishReason, Pooled, Pooling, Question, RowView, Snapshot, Submit, TokenChunk
+from localllm.engine.whole import Head, behind, joined, pooling_of
+from localllm.errors import InvalidRequest, LocalLLMError
+from localllm.wire import Answer, Pooled, Question, RowView, Snapshot, Submit, TokenChunk
 
 _GUIDE_WAIT_S = 0.02
 
@@ -89,6 +90,8 @@ class Engine:
         self.adapters = AdapterShelf(backend, read_adapter)
         self.is_encoder = is_encoder
         self._head = head
+        self._judges = head is not None and head.judges
+        self._digest = Digest(self.scheduler, self.counters, head)
         self._unguided: dict[Running, Future[Guide]] = {}  # they start when their guides are there
         self._num_added = 0
         self._num_planned = 0
@@ -107,30 +110,11 @@ class Engine:
         never run, however long it waited."""
         if is_guided(submit) and self._guides is None:
             raise InvalidRequest("this engine follows no constraints", param="constraint")
-        self._check_kind(submit.pooled)
+        check_kind(submit.pooled, judges=self._judges, is_encoder=self.is_encoder)
         limit = self.limits.end_of(submit)
         seed = submit.sampling.seed
-        whole = None if submit.pooled is None else Want(pooled=self._pooling(submit.pooled))
+        whole = None if submit.pooled is None else Want(pooled=pooling_of(self._head, submit.pooled))
         self._queue(submit, limit=limit, seed=secrets.randbits(63) if seed is None else seed, whole=whole)
-
-    def _check_kind(self, pooled: Pooled | None) -> None:
-        """That the model can do what is asked: write, make vectors, or judge pairs of texts."""
-        judges = self._head is not None and self._head.judges
-        if judges is not (pooled == "rank"):
-            raise judges_only() if judges else no_judge()
-        if self.is_encoder and pooled is None:
-            raise no_writer()
-
-    def _pooling(self, pooled: Pooled) -> Pooling:
-        if pooled != "rank":
-            return pooled
-        assert self._head is not None, "checked"
-        return self._head.pooling
-
-    def _behind(self, answer: RowResult) -> NDArray[np.float32]:
-        """A pooled vector as the model's head leaves it."""
-        assert answer.pooled is not None
-        return answer.pooled if self._head is None else self._head(answer.pooled)
 
     def abort(self, request_id: str) -> bool:
         """Forget a sequence; its pages are free at once. False when it is not known (any more). Nothing more is said
@@ -187,7 +171,7 @@ class Engine:
         result = self._backend.collect()
         self._count_step(done, result)
         answers = zip(done.sequences, done.ends, done.lives, result.rows, strict=True)
-        return self._losses() + [chunk for answer in answers if (chunk := self._digest(*answer)) is not None]
+        return self._losses() + [chunk for answer in answers if (chunk := self._take(*answer)) is not None]
 
     def _losses(self) -> list[TokenChunk]:
         """A word to those that were preempted."""
@@ -204,7 +188,8 @@ class Engine:
             try:
                 sequence.follow(guide.result())
             except LocalLLMError as error:
-                self._held_back.append(self._fail(sequence, _failed(sequence, error)))
+                self._held_back.append(self._digest.failed(sequence, error))
+                self._drop(sequence)
             else:
                 del self._unguided[sequence]
                 self.scheduler.add(sequence)
@@ -237,112 +222,16 @@ class Engine:
         if self.drafter is not None:
             self.drafter.note(done.plan, result.seconds)
 
-    def _digest(self, sequence: Running, end: int, life: int, row: RowResult) -> TokenChunk | None:
-        """What a row's answer means for its sequence; None when there is nothing to say. A sequence that ended while
-        this row was under way has no use for it: the token is dropped and not counted."""
+    def _take(self, sequence: Running, end: int, life: int, row: RowResult) -> TokenChunk | None:
+        """What there is to say of a row's answer. A sequence that ended while this row was under way has no use for
+        it: the token is dropped and not counted."""
         if sequence.is_finished:
             return None
-        if sequence.whole is not None:
-            return self._take_part(sequence, sequence.whole, end, life, row)
-        if sequence.drafted:
-            if row.error:
-                self._do_without_drafts(sequence)
-                return None
-            row = self._settle(sequence, row)
-            end = sequence.num_computed
-        if row.error:
-            return self._end_early(sequence, row)
         try:
-            return self._generate(sequence, end, row)
-        except LocalLLMError as error:
-            return self._fail(sequence, _failed(sequence, error))
-
-    def _settle(self, sequence: Running, row: RowResult) -> RowResult:
-        """Keep what the model said after the last known token and after each draft token that it said itself."""
-        num_right = num_standing(sequence.drafted, row.sampled)
-        self.counters.num_drafts += 1
-        self.counters.num_drafted_tokens += len(sequence.drafted)
-        self.counters.num_accepted_tokens += num_right
-        self.scheduler.settle(sequence, num_right)
-        return replace(row, sampled=row.sampled[: num_right + 1], logprobs=row.logprobs[: num_right + 1])
-
-    def _do_without_drafts(self, sequence: Running) -> None:
-        """A row fails as a whole, and perhaps only a wrong guess made it fail: compute it again without any."""
-        sequence.may_draft = False
-        sequence.num_pending -= 1
-        sequence.settle(0)  # nothing for the backend to commit: its row gave no tokens, and all of it comes again
-        self.scheduler.start_again(sequence)
-
-    def _generate(self, sequence: Running, end: int, row: RowResult) -> TokenChunk | None:
-        scored = list(row.targets)
-        if scored:
-            first = min(end, sequence.num_prompt - 1) - len(scored)
-            scored = scored[max(0, sequence.num_scored - first) :]  # the rest was said before a preemption
-            sequence.num_scored += len(scored)
-        ids, finish, stop_id = self._accept(sequence, end, row)
-        if not ids and not scored and finish is None and end <= sequence.num_reported:
-            return None
-        sequence.num_reported = max(sequence.num_reported, end)
-        was_started = sequence.is_started
-        chunk = TokenChunk(
-            sequence.request_id,
-            ids,
-            list(row.logprobs[: len(ids)]),
-            scored,
-            *self._start_of(sequence),
-            sequence.num_reported,
-            finish,
-            stop_id,
-            waited_s=0.0 if was_started else sequence.waited_s,
-        )
-        if finish is not None:
-            self._drop(sequence)
-        return chunk
-
-    def _accept(self, sequence: Running, end: int, row: RowResult) -> tuple[list[int], FinishReason | None, int | None]:
-        """Tokens that stand, and whether and why the sequence ends with this row."""
-        if not row.sampled:
-            is_done = not sequence.generates and end == sequence.num_prompt
-            return [], "length" if is_done else None, None
-        sequence.num_pending -= 1
-        for place, token in enumerate(row.sampled):
-            if token in sequence.stop_ids:
-                return list(row.sampled[:place]), "stop", token
-            sequence.accept(token)
-            self.counters.num_generated_tokens += 1
-            if sequence.guide is not None and sequence.guide.is_finished:
-                return list(row.sampled[: place + 1]), "stop", None
-        return list(row.sampled), "length" if len(sequence.ids) >= sequence.limit else None, None
-
-    def _start_of(self, sequence: Running) -> tuple[bool, int]:
-        """Whether this is the first that is said of the sequence, and then its cached tokens."""
-        if sequence.is_started:
-            return False, 0
-        sequence.is_started = True
-        self.counters.num_prompt_tokens += sequence.num_prompt
-        self.counters.num_cached_tokens += sequence.num_cached
-        return True, sequence.num_cached
-
-    def _end_early(self, sequence: Running, row: RowResult) -> TokenChunk:
-        """A row without a token is an error, unless nothing was left to say: at least so many tokens were wanted
-        (min_tokens), but the grammar has come to its end."""
-        if row.error_code != NothingAllowed.code or sequence.guide is None or not sequence.guide.may_end:
-            return self._fail(sequence, row)
-        started, num_cached = self._start_of(sequence)
-        self._drop(sequence)
-        return TokenChunk(sequence.request_id, started=started, num_cached=num_cached, finish="stop")
-
-    def _fail(self, sequence: Running, row: RowResult) -> TokenChunk:
-        started, num_cached = self._start_of(sequence)
-        self._drop(sequence)
-        return TokenChunk(
-            sequence.request_id,
-            started=started,
-            num_cached=num_cached,
-            finish="error",
-            error_code=row.error_code or LocalLLMError.code,
-            error=row.error,
-        )
+            return self._digest.chunk_of(sequence, end, life, row)
+        finally:
+            if sequence.is_finished:
+                self._drop(sequence)
 
     def _drop(self, sequence: Running) -> None:
         sequence.is_finished = True
@@ -390,9 +279,9 @@ class Engine:
     def pool(self, prompts: Sequence[Sequence[int]], kind: Pooled, seconds: Sequence[int] = ()) -> NDArray[np.float32]:
         """Pooled vectors of the prompts as the model's head leaves them, float32 (prompts, hidden); of `rank` the
         logits of pairs, (prompts, 1). `seconds`: where in each prompt a second text begins. Errors as of `run_rows`."""
-        self._check_kind(kind)
-        answers = self.run_rows(prompts, Want(pooled=self._pooling(kind)), seconds=seconds)
-        return np.stack([self._behind(answer) for answer in answers])
+        check_kind(kind, judges=self._judges, is_encoder=self.is_encoder)
+        answers = self.run_rows(prompts, Want(pooled=pooling_of(self._head, kind)), seconds=seconds)
+        return np.stack([behind(self._head, answer) for answer in answers])
 
     def _queue_whole(self, prompt: Sequence[int], want: Want, atomic: bool, second_from: int, lora: str) -> Running:
         name = f"rows/{self._num_added + 1}"
@@ -401,36 +290,6 @@ class Engine:
         sequence = self._queue(submit, limit=len(prompt), seed=0, whole=own, atomic=atomic)
         sequence.is_awaited = True
         return sequence
-
-    def _take_part(self, sequence: Running, want: Want, end: int, life: int, row: RowResult) -> TokenChunk | None:
-        """One more part of a whole answer. Only a submitted sequence has something to tell: how far it is, and with the
-        last part the vector."""
-        if life != sequence.num_preemptions:
-            return None  # it will be computed again
-        sequence.parts.append((end, row))
-        is_last = end == sequence.num_prompt
-        if sequence.is_awaited:
-            if is_last or row.error:
-                self._drop(sequence)
-            return None
-        if row.error:
-            return self._fail(sequence, row)
-        if not is_last and end <= sequence.num_reported:
-            return None
-        sequence.num_reported = max(sequence.num_reported, end)
-        waited_s = 0.0 if sequence.is_started else sequence.waited_s
-        started, num_cached = self._start_of(sequence)
-        if is_last:
-            self._drop(sequence)
-        return TokenChunk(
-            sequence.request_id,
-            started=started,
-            num_cached=num_cached,
-            num_computed=sequence.num_reported,
-            waited_s=waited_s,
-            finish="length" if is_last else None,
-            vector=_vector_bytes(self._behind(joined(sequence.parts, want))) if is_last else b"",
-        )
 
     # ---- looking in
 
@@ -458,12 +317,3 @@ class Engine:
             self._in_flight.popleft()
             self._backend.collect()
         self._backend.close()
-
-
-def _failed(sequence: Running, error: LocalLLMError) -> RowResult:
-    return RowResult(sequence.seq_id, error=error.message, error_code=error.code)
-
-
-def _vector_bytes(vector: NDArray[np.float32]) -> bytes:
-    """As it travels: little-endian float32."""
-    return vector.astype("<f4").tobytes()

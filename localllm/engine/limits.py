@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from localllm.errors import ContextExceeded, InvalidRequest, NotEnoughMemory
-from localllm.wire import MAX_LOGPROBS, Submit
+from localllm.wire import MAX_LOGPROBS, Pooled, Submit
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,14 @@ class Limits:
                 hint="token ids, and the tokenizer beside the weights, must be those of this very model",
                 param=param,
             )
+
+
+def check_kind(pooled: Pooled | None, *, judges: bool, is_encoder: bool) -> None:
+    """That the model can do what is asked: write, make vectors, or judge pairs of texts. InvalidRequest if not."""
+    if judges is not (pooled == "rank"):
+        raise judges_only() if judges else no_judge()
+    if is_encoder and pooled is None:
+        raise no_writer()
 
 
 def no_writer() -> InvalidRequest:

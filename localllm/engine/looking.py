@@ -32,7 +32,7 @@ def num_cached(question: Probe, memory: Memory, adapter: int = 0) -> int:
     submit = Submit(
         request_id="", prompt=question.prompt, cache_salt=question.cache_salt, lora_scale=question.lora_scale
     )
-    hit = memory.probe(Sequence(0, submit, limit=len(question.prompt), seed=0, rank=0, adapter=adapter))
+    hit = memory.prefixes.probe(Sequence(0, submit, limit=len(question.prompt), seed=0, rank=0, adapter=adapter))
     return hit.num_pages * memory.page_size if hit else 0
 
 

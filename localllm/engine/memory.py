@@ -1,32 +1,19 @@
 """A sequence's memory: page tables per KV group, a state slot, and the prefix it can share. Knows no order of service.
 
-Windowed groups give back pages that no later token can see, and need only the last window's pages for a prefix hit.
-Models with recurrent state share a prefix only where a checkpoint of the state was kept, at a page boundary (marks.py).
+Windowed groups give back pages that no later token can see. What is shared is known to prefixes.py, where recurrent
+state is kept to marks.py.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from localllm.engine.marks import Marks
-from localllm.engine.pages import ChainHash, PagePool
+from localllm.engine.pages import PagePool
+from localllm.engine.prefixes import Hit, Prefixes
 from localllm.engine.sequence import Holding, Sequence
 from localllm.engine.states import StatePool
-from localllm.engine.step import NO_PAGE, CacheLayout, CheckpointId, CopyPage, MemoryOp, PageId
-
-REMEMBERED_BOUNDARIES = 1 << 16
-"""Models without attention have no pages to tell how far a prompt is known: their boundaries are kept instead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A prefix that need not be computed: pages per group (NO_PAGE before the window), and the state after them."""
-
-    num_pages: int
-    tables: tuple[tuple[PageId, ...], ...]
-    checkpoint: CheckpointId | None = None
+from localllm.engine.step import NO_PAGE, CacheLayout, CopyPage, MemoryOp
 
 
 class Memory:
@@ -47,9 +34,8 @@ class Memory:
         self._windows = [group.window for group in layout.groups]
         self._num_groups = len(layout.groups)
         self._trims = any(window is not None for window in self._windows)
-        self._prefix_cache = prefix_cache
-        self._passed: OrderedDict[ChainHash, None] = OrderedDict()  # boundaries that prompts without pages came by
         self.states = StatePool(num_slots, num_checkpoints if prefix_cache and layout.has_state else 0)
+        self.prefixes = Prefixes(layout, self.pool, self.states, prefix_cache)
 
     # ---- how much
 
@@ -89,7 +75,7 @@ class Memory:
     def attach(self, sequence: Sequence, hit: Hit | None, running: Iterable[Sequence] = ()) -> list[MemoryOp]:
         """Give the sequence its slot and the pages of the hit, and a copy of the last page of a running one that has
         computed the same prompt; it goes on after them. Returns what is to be done before its first row."""
-        holding = sequence.holding = Holding([[] for _ in self._windows], self._chain_so_far(sequence))
+        holding = sequence.holding = Holding([[] for _ in self._windows], self.prefixes.chain_of(sequence))
         holding.num_trimmed = [0] * self._num_groups
         if hit is not None:
             self._share(sequence, holding, hit)
@@ -135,7 +121,7 @@ class Memory:
         holding = sequence.holding
         if holding is None:
             return
-        self.learn(sequence)
+        self.prefixes.learn(sequence)
         for page in reversed(holding.pages()):
             self.pool.release(page)
         self.states.give_back(holding.slot)
@@ -157,185 +143,47 @@ class Memory:
             holding.num_trimmed[group] = first_needed
             holding.touch()
 
-    # ---- the prefix
-
-    def learn(self, sequence: Sequence) -> None:
-        """Make the full pages of known tokens findable, from the next plan on."""
-        holding = sequence.holding
-        if holding is None or not self._prefix_cache or sequence.atomic:
-            return
-        num_full = min(sequence.num_computed, len(sequence.ids)) // self.page_size
-        if num_full <= holding.num_registered:
-            return
-        self._extend_chain(sequence, holding.chain, num_full)
-        if not self._num_groups:
-            self._remember(holding.chain[holding.num_registered + 1 : num_full + 1])
-        for index in range(holding.num_registered, num_full):
-            tokens = self._page_tokens(sequence, index)
-            for group, table in enumerate(holding.tables):
-                if table[index] != NO_PAGE:
-                    chain, parent = holding.chain[index + 1], holding.chain[index]
-                    self.pool.register(table[index], group, chain, tokens, parent, index)
-        holding.num_registered = num_full
-
-    def _remember(self, passed: list[ChainHash]) -> None:
-        for chain in passed:
-            self._passed[chain] = None
-        while len(self._passed) > REMEMBERED_BOUNDARIES:
-            self._passed.popitem(last=False)
-
-    def lookup(self, sequence: Sequence) -> Hit | None:
-        """The longest known prefix, at least one token short: the last token is always recomputed, because a full hit
-        would leave no logits."""
-        hit, sequence.num_known_pages = self._match(sequence)
-        if hit is not None and hit.checkpoint is not None:
-            self.states.kept.use(sequence.chain[hit.num_pages])
-        return hit
-
-    def probe(self, sequence: Sequence) -> Hit | None:
-        """What `lookup` would find, for one who only asks: nothing counts as used."""
-        return self._match(sequence)[0]
-
-    def _match(self, sequence: Sequence) -> tuple[Hit | None, int]:
-        """The longest prefix that can be had, and how many pages are known at all: more, where no state was kept."""
-        if not self._prefix_cache or not sequence.shares_prefix:
-            return None, 0
-        chain = self._chain_so_far(sequence)
-        most = (len(sequence.ids) - 1) // self.page_size
-        found: list[list[PageId]] = [[] for _ in self._windows]
-        for index in range(most):
-            self._extend_chain(sequence, chain, index + 1)
-            if not self._find_page(sequence, chain[index + 1], index, found):
-                most = index
-                break
-        return self._longest(chain, found, most), most
-
-    def _find_page(self, sequence: Sequence, chain: ChainHash, index: int, found: list[list[PageId]]) -> bool:
-        """Note what each group knows of one page; false where a group that sees everything does not know it."""
-        if not self._num_groups:
-            return chain in self._passed
-        tokens = self._page_tokens(sequence, index)
-        for group, window in enumerate(self._windows):
-            page = self.pool.find(group, chain, tokens)
-            if page is None and window is None:
-                return False
-            found[group].append(NO_PAGE if page is None else page)
-        return True
-
-    def _longest(self, chain: list[ChainHash], found: list[list[PageId]], most: int) -> Hit | None:
-        for num_pages in range(most, 0, -1):
-            checkpoint = self.states.kept.find(chain[num_pages]) if self.has_state else None
-            if self.has_state and checkpoint is None:
-                continue
-            firsts = [self._first_seen(window, num_pages) for window in self._windows]
-            seen = [pages[first:num_pages] for pages, first in zip(found, firsts, strict=True)]
-            if self._trims and any(NO_PAGE in pages for pages in seen):
-                continue  # a group with a window does not know a page inside it
-            tables = tuple((NO_PAGE,) * first + tuple(pages) for first, pages in zip(firsts, seen, strict=True))
-            return Hit(num_pages, tables, checkpoint)
-        return None
-
-    def _first_seen(self, window: int | None, num_pages: int) -> int:
-        """The first page that the token after `num_pages` full pages can see."""
-        return 0 if window is None else max(0, num_pages * self.page_size - window + 1) // self.page_size
-
-    def num_found(self, hit: Hit | None) -> int:
-        """Pages of the hit, each counted once per group."""
-        return sum(page != NO_PAGE for table in hit.tables for page in table) if hit else 0
-
-    def num_idle(self, hit: Hit | None) -> int:
-        """Pages of the hit that nobody holds: sharing them makes them unavailable."""
-        if hit is None:
-            return 0
-        return sum(page != NO_PAGE and self.pool.is_idle(page) for table in hit.tables for page in table)
-
-    def forget_prefixes(self) -> None:
-        """Nothing computed so far will be shared."""
-        self.pool.forget_all()
-        self.states.kept.forget_all()
-        self._passed.clear()
-
-    def _chain_so_far(self, sequence: Sequence) -> list[ChainHash]:
-        if not sequence.chain:
-            sequence.chain.append(self.pool.root(sequence.cache_salt, sequence.adapter, sequence.adapter_scale))
-        return sequence.chain
-
-    def _extend_chain(self, sequence: Sequence, chain: list[ChainHash], num_pages: int) -> None:
-        while len(chain) <= num_pages:
-            chain.append(self.pool.extend(chain[-1], self._page_tokens(sequence, len(chain) - 1)))
-
-    def _page_tokens(self, sequence: Sequence, index: int) -> tuple[int, ...]:
-        return tuple(sequence.ids[index * self.page_size : (index + 1) * self.page_size])
-
     # ---- copies of one prompt
 
     def awaits(self, sequence: Sequence, elder: Sequence) -> bool:
         """Whether the elder is about to compute something that the sequence can have from it: the next page, the state,
         or, where both have the same prompt, the rest of that."""
         holding = elder.holding
-        if holding is None or not (self._prefix_cache and sequence.shares_prefix and elder.shares_prefix):
+        if holding is None or not (self.prefixes.may_share(sequence) and elder.shares_prefix):
             return False
         if self.has_state:
             return self.mark_parting(sequence, elder)
         num_pages = holding.num_registered + 1
         if num_pages * self.page_size < min(len(sequence.ids), len(elder.ids) + 1):
-            return self._begin_alike(sequence, elder, num_pages)
-        return elder.num_computed < len(sequence.ids) - 1 and self._are_copies(sequence, elder)
+            return self.prefixes.begin_alike(sequence, elder, num_pages)
+        return elder.num_computed < len(sequence.ids) - 1 and self.prefixes.are_copies(sequence, elder)
 
     def mark_parting(self, sequence: Sequence, elder: Sequence) -> bool:
         """Have the elder keep its state where the two prompts part. False where it has passed that, or need not."""
         holding = elder.holding
         if holding is None or holding.marks is None or not (sequence.shares_prefix and elder.shares_prefix):
             return False
-        num_pages = self._num_common(sequence, elder)
+        num_pages = self.prefixes.num_common(sequence, elder)
         if elder.num_computed > num_pages * self.page_size:
             return False
         if num_pages and self.states.kept.find(elder.chain[num_pages]) is not None:
             return False
         return holding.marks.add_parting(num_pages)
 
-    def _num_common(self, sequence: Sequence, elder: Sequence) -> int:
-        """Full pages that both prompts begin with, a token of each left over."""
-        low, high = 0, (min(len(sequence.ids), elder.num_prompt) - 1) // self.page_size
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self._begin_alike(sequence, elder, middle) else (low, middle - 1)
-        return low
-
-    def _begin_alike(self, sequence: Sequence, elder: Sequence, num_pages: int) -> bool:
-        """Whether they share at least one page, so many, and the sequence has a token more."""
-        if not 0 < num_pages <= (len(sequence.ids) - 1) // self.page_size:
-            return False
-        chains = [self._chain_so_far(each) for each in (sequence, elder)]
-        for each, chain in zip((sequence, elder), chains, strict=True):
-            self._extend_chain(each, chain, num_pages)
-        return chains[0][num_pages] == chains[1][num_pages]
-
-    def _are_copies(self, sequence: Sequence, elder: Sequence) -> bool:
-        """Whether the elder has every token but perhaps the last, in the same chain."""
-        end = len(sequence.ids) - 1
-        num_pages = end // self.page_size
-        tail = slice(num_pages * self.page_size, end)
-        if len(elder.ids) < end or sequence.ids[tail] != elder.ids[tail]:
-            return False
-        if num_pages:
-            return self._begin_alike(sequence, elder, num_pages)
-        return self._chain_so_far(sequence)[0] == self._chain_so_far(elder)[0]
-
     def _twin(self, sequence: Sequence, running: Iterable[Sequence]) -> Holding | None:
         """What a running sequence holds that has computed all but the last token, where that is more than the shared
         pages."""
         end = len(sequence.ids) - 1
         index = end // self.page_size
-        if not (self._prefix_cache and sequence.shares_prefix and self._num_groups) or end == sequence.num_computed:
+        if not (self.prefixes.may_share(sequence) and self._num_groups) or end == sequence.num_computed:
             return None
         if sequence.num_computed != index * self.page_size:
             return None
         for elder in running:
             holding = elder.holding
-            if holding is None or elder.num_computed < end or elder.atomic or not self._are_copies(sequence, elder):
+            if holding is None or elder.num_computed < end or elder.atomic:
                 continue
-            if all(table[index] != NO_PAGE for table in holding.tables):
+            if self.prefixes.are_copies(sequence, elder) and all(table[index] != NO_PAGE for table in holding.tables):
                 return holding
         return None
 
@@ -373,7 +221,7 @@ class Memory:
         generates = num_computed >= sequence.num_prompt
         if num_computed % self.page_size or not (generates or num_computed in holding.marks):
             return None
-        self._extend_chain(sequence, holding.chain, num_computed // self.page_size)
+        self.prefixes.extend(sequence, holding.chain, num_computed // self.page_size)
         chain = holding.chain[num_computed // self.page_size]
         if self.states.kept.find(chain) is None and holding.checkpointed is not None:
             self.states.kept.forget(holding.checkpointed)

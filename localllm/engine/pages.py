@@ -165,15 +165,6 @@ class PagePool:
         """One byte per page: 0 free, 1 cached, 2 owned, 3 shared."""
         return bytes(self._states)
 
-    def forget_all(self) -> None:
-        """Nothing is findable any more; cached pages become free."""
-        self._free.extend(self._cached)
-        for page in self._cached:
-            self._states[page] = FREE
-        self._cached.clear()
-        self._known.clear()
-        self._index.clear()
-
     def _evict_oldest(self) -> PageId:
         if not self._cached:
             raise IndexError("no page is available")

@@ -11,7 +11,8 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Mapping
 
-from localllm.engine.memory import Hit, Memory
+from localllm.engine.memory import Memory
+from localllm.engine.prefixes import Hit
 from localllm.engine.sequence import Sequence
 from localllm.engine.shares import Shares
 from localllm.engine.step import CommitDraft, MemoryOp, Row, StepPlan
@@ -100,7 +101,7 @@ class Scheduler:
         self._settled = []
         rows = tuple(self._rows())
         for sequence in sequences:
-            self.memory.learn(sequence)
+            self.memory.prefixes.learn(sequence)
         return StepPlan(step_id, rows, tuple(memory)), sequences
 
     def _rows(self) -> list[Row]:
@@ -191,7 +192,7 @@ class Scheduler:
             if self._awaits_prefix(sequence):
                 passed.add(sequence)
                 continue
-            hit = self.memory.lookup(sequence)
+            hit = self.memory.prefixes.lookup(sequence)
             while not self._fits(sequence, hit):
                 if not self._gives_way(sequence):
                     self._blocked = self._moment(sequence)
@@ -235,7 +236,7 @@ class Scheduler:
         if len(self.running) >= self.max_sequences:
             return False
         needed = self.memory.pages_for(len(sequence.ids), self.token_budget)
-        taken = max(0, needed - self.memory.num_found(hit)) + self.memory.num_idle(hit)
+        taken = max(0, needed - self.memory.prefixes.num_found(hit)) + self.memory.prefixes.num_idle(hit)
         spare = self.memory.pages_for(1, 1) * len(self.running)
         return taken + spare <= self.memory.pool.num_available
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from localllm.engine.step import RowResult, Want
 from localllm.errors import BadLogits, LocalLLMError
-from localllm.wire import Pooling
+from localllm.wire import Pooled, Pooling
 
 
 class Head(Protocol):
@@ -25,6 +25,20 @@ class Head(Protocol):
         """Whose vector it wants."""
 
     def __call__(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+
+def pooling_of(head: Head | None, pooled: Pooled) -> Pooling:
+    """Which vector is taken of a text: that of `rank` is the head's to say."""
+    if pooled != "rank":
+        return pooled
+    assert head is not None, "checked"
+    return head.pooling
+
+
+def behind(head: Head | None, answer: RowResult) -> NDArray[np.float32]:
+    """A pooled vector as the model's head leaves it."""
+    assert answer.pooled is not None
+    return answer.pooled if head is None else head(answer.pooled)
 
 
 def joined(parts: Sequence[tuple[int, RowResult]], want: Want) -> RowResult:

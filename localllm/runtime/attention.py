@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from localllm.backends.reference import Floats, ReferenceBackend
+from localllm.backends.reference import ReferenceBackend
+from localllm.backends.reference_weights import Floats
 from localllm.engine.step import PageId, Row, SeqId, SlotId, StepPlan, Want
 from localllm.errors import InvalidRequest
 from localllm.models.config import ModelConfig

@@ -34,6 +34,7 @@ from localllm.runtime.folder_facts import (
     folder_sampling,
     gguf_pooling,
 )
+from localllm.runtime.machine_memory import available_memory_bytes
 from localllm.runtime.open_model import open_model
 from localllm.runtime.place import place_of
 from localllm.runtime.sentence_files import Prompts, judging_words, longest_text, prompts
@@ -156,9 +157,7 @@ def _ready(load: wire.Load, model: LoadedModel, num_pages: int, states: StatePla
 
 def room_for_sequences(device_bytes: int | None = None) -> int:
     """Bytes that pages and states may take: a share of what is free, here or on a device with memory of its own."""
-    import psutil  # deferred: not needed where the number of pages is given
-
-    return int((psutil.virtual_memory().available if device_bytes is None else device_bytes) * MEMORY_SHARE)
+    return int((available_memory_bytes() if device_bytes is None else device_bytes) * MEMORY_SHARE)
 
 
 @dataclass(frozen=True, slots=True)

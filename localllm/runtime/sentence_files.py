@@ -53,7 +53,7 @@ def modules(folder: Path) -> list[tuple[str, Path]]:
     if not path.is_file():
         return []
     try:
-        listed = json.loads(path.read_text("utf-8"))
+        listed = json.loads(path.read_text("utf-8-sig"))
         found = [(str(each["type"]).rpartition(".")[2], str(each.get("path", ""))) for each in listed]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise BadModelFile(f"{path} is no list of modules", hint="take the whole folder from the hub") from None

@@ -226,7 +226,9 @@ def test_what_was_measured_elsewhere_or_is_damaged_does_not_count(
 def test_a_home_that_cannot_be_written_costs_only_time(tmp_path: Path, trials: Trials) -> None:
     place = tmp_path / "file"
     place.write_text("")
-    Speeds(place).measure(("Q8_0",), ["cpu"])
+    here = Speeds(place)
+    here.measure(("Q8_0",), ["cpu"])
+    assert [speed.backend for speed in here.known("Q8_0")] == ["cpu"], "the load that measured goes by it"
     assert Speeds(place).known("Q8_0") == []
 
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from localllm.backends.reference import ReferenceBackend, Tap, fits_decoded
+from localllm.backends.reference import ReferenceBackend
+from localllm.backends.reference_ops import Tap
+from localllm.backends.reference_weights import fits_decoded
 from localllm.engine.step import NO_PAGE, PageId, Row, SeqId, StepPlan, Want, run_step
 from localllm.errors import BadModelFile, InvalidRequest
 from localllm.formats.blocks import BlockType

@@ -22,7 +22,6 @@ PROMPTS = {f"{n}": [*SHARED, *RNG.integers(0, 80, 1 + 4 * n).tolist()] for n in 
 NUM_NEW = 14
 STATES = ("hybrid", "hybrid of state spaces", "delta nets")
 SAMPLINGS = {
-    "greedy": GREEDY,
     "penalties": SamplingParams(temperature=0.0, repetition_penalty=1.4, repeat_last_n=6, frequency_penalty=0.3),
     "random": SamplingParams(temperature=1.2, seed=4, top_p=0.9, min_tokens=3),
 }
@@ -67,6 +66,8 @@ def test_drafts_leave_the_greedy_text_of_the_plain_transformer(host: Host, name:
     expected, _ = run(backend, GREEDY, None)
     texts, num_accepted = run(host.open_world(BY_NAME[name])[0], GREEDY, Hints(expected))
     assert num_accepted > 10
+    if backend.info.same_in_any_step:
+        assert texts == expected
     assert_greedy(host, config, source, PROMPTS, texts, NUM_NEW)
 
 

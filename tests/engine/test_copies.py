@@ -147,11 +147,10 @@ def test_a_real_model_computes_one_prompt_for_many_and_says_the_same(small_model
 
     with LLM(small_model_file, context_length=256) as llm:
         prompt = llm.text.tokenizer.encode("The three primary colours, named in order of their wavelengths, are")
-        alone_ids = llm.generate([prompt], max_tokens=12, temperature=0)[0].token_ids
-        llm.engine.memory.forget_prefixes()
-        before = llm.engine.counters.num_step_tokens
         answers = llm.generate([prompt] * 4, max_tokens=12, temperature=0)
-        computed = llm.engine.counters.num_step_tokens - before
+        computed = llm.engine.counters.num_step_tokens
+        drafted = llm.engine.counters.num_drafted_tokens
+    with LLM(small_model_file, context_length=256) as llm:
+        alone_ids = llm.generate([prompt], max_tokens=12, temperature=0)[0].token_ids
     assert all(answer.token_ids == alone_ids for answer in answers)
-    drafted = llm.engine.counters.num_drafted_tokens
     assert computed - drafted <= len(prompt) + 3 + 4 * 11

@@ -110,17 +110,6 @@ def test_of_two_pages_with_the_same_tokens_the_first_stays_findable() -> None:
     pool.check()
 
 
-def test_forgetting_prefixes_frees_cached_pages_and_spares_owned_ones() -> None:
-    pool = pool_of(2)
-    cached, owned = known_page(pool), known_page(pool, (5, 6, 7, 8))
-    pool.release(cached)
-    pool.forget_all()
-    assert found(pool) is None and found(pool, (5, 6, 7, 8)) is None
-    pool.release(owned)
-    assert set(pool.page_bytes_map()) == {0}
-    pool.check()
-
-
 def test_releasing_too_often_is_noticed() -> None:
     pool = pool_of(1)
     page = pool.allocate()
@@ -192,10 +181,6 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.share(page)
         self.holders.append(page)
         return page
-
-    @rule()
-    def forget(self) -> None:
-        self.pool.forget_all()
 
     @invariant()
     def nothing_is_lost(self) -> None:

@@ -49,10 +49,3 @@ def test_a_window_needs_only_its_last_pages_for_a_hit() -> None:
     first = answers_of(engine, [ask("a", range(40), 1)])["a"]
     again = answers_of(engine, [ask("b", range(40), 1)])["b"]
     assert (again.num_cached, again.ids) == (36, first.ids)
-
-
-def test_forgotten_prefixes_are_computed_again() -> None:
-    engine = engine_on(fake())
-    answers_of(engine, [ask("a", range(16))])
-    engine.memory.forget_prefixes()
-    assert answers_of(engine, [ask("b", range(16))])["b"].num_cached == 0

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from localllm.backends.recurrences import LENGTH_EPS
 from localllm.models.config import DeltaNetSpec
 
 STRETCH = 64
 """Tokens whose effects on each other are computed at once; the work for them grows with its square."""
-LENGTH_EPS = 1e-6
-"""Added to the squared length of queries and keys, as in the checkpoints' own code."""
 
 
 def delta_net(
