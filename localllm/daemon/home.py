@@ -43,10 +43,13 @@ def write_address(path: Path, address: Address) -> None:
     """Whoever reads the file sees all of it or the one before, and is its owner."""
     partial = path.with_suffix(f".{os.getpid()}.tmp")
     partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(asdict(address), file)
-    os.replace(partial, path)
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(asdict(address), file)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)  # of a disk that filled up
 
 
 def remove_address(path: Path, instance: str) -> None:
@@ -65,9 +68,35 @@ def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        yield _try_lock(descriptor, time.monotonic() + wait_s)
+        is_ours = _try_lock(descriptor, time.monotonic() + wait_s)
+        if is_ours:
+            _sign(descriptor)
+        yield is_ours
     finally:
         os.close(descriptor)
+
+
+def holder_of(path: Path) -> int | None:
+    """The process that holds the lock now; None when nobody does, 0 when nobody can tell."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except OSError:
+        signed = os.pread(descriptor, 20, 0)
+        return int(signed) if signed.isdigit() and len(signed) < 10 else 0  # ids have 22 bits, or 32
+    finally:
+        os.close(descriptor)
+
+
+def _sign(descriptor: int) -> None:
+    """Our process id, for who asks while the lock is held; a full disk costs no more than that."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
 
 
 def _try_lock(descriptor: int, deadline: float) -> bool:

@@ -4,13 +4,13 @@ import math
 import re
 
 from localllm.errors import InvalidRequest
+from localllm.settings import DURATION
 
 FOREVER = math.inf
 LONGEST_S = 100 * 365 * 86_400.0
 """More is for ever: no calendar has a date for it."""
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_WHOLE = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -24,12 +24,12 @@ def keep_alive_seconds(value: str | float | int) -> float:
 
 
 def _seconds_of(text: str) -> float:
+    if not DURATION.fullmatch(text):
+        raise _refused(repr(text))
     if _NUMBER.fullmatch(text):
         return float(text)
-    if text.startswith("-") and _WHOLE.fullmatch(text[1:]):
+    if text.startswith("-"):
         return -1.0
-    if not _WHOLE.fullmatch(text):
-        raise _refused(repr(text))
     return sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(text))
 
 

@@ -120,7 +120,10 @@ class KeyFile:
         """Whoever reads the file sees all of it or the one before, and nobody but its owner does."""
         partial = self.path.with_suffix(f".{os.getpid()}.tmp")
         partial.unlink(missing_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(_File(keys)), indent=2) + b"\n")
-        os.replace(partial, self.path)
+        try:
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(_File(keys)), indent=2) + b"\n")
+            os.replace(partial, self.path)
+        finally:
+            partial.unlink(missing_ok=True)  # of a disk that filled up

@@ -4,6 +4,7 @@ A daemon counts only if /health at its address tells the instance that its addre
 the port is never used.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -16,15 +17,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from localllm.daemon.home import Address, locked, read_address
+from localllm.daemon.home import Address, holder_of, locked, read_address
 from localllm.errors import DaemonUnreachable, LocalLLMError, PortInUse, UsageError
 from localllm.settings import BY_NAME, OF_LOADING, Settings
 
 DAEMON_COMMAND = (sys.executable, "-m", "localllm.server")
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
+"""Longer than a daemon waits for its predecessor to finish."""
 STOP_TIMEOUT_S = 45.0
 PROBE_TIMEOUT_S = 2.0
-POLL_S = 0.02
+LOOK_EVERY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +76,16 @@ def ensure_daemon(settings: Settings, *, command: Sequence[str] = DAEMON_COMMAND
     with locked(settings.run_dir / "start.lock", wait_s=START_TIMEOUT_S) as is_ours:
         if not is_ours:
             raise DaemonUnreachable("another process is starting the daemon and does not finish", hint=_LOGS)
-        return find_daemon(settings) or _start(settings, command)
+        return find_daemon(settings) or _start_unless_stuck(settings, command)
 
 
 _LOGS = "see `localllm daemon logs`"
+
+
+def _start_unless_stuck(settings: Settings, command: Sequence[str]) -> Address:
+    if settings.address_file.exists() and (silent := silent_daemon(settings)):
+        raise silent
+    return _start(settings, command)
 
 
 def _start(settings: Settings, command: Sequence[str]) -> Address:
@@ -155,14 +163,45 @@ def _raise_what_it_told(told: bytes) -> None:
 
 
 def stop_daemon(settings: Settings, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
-    """Ask the daemon to finish and wait until it is gone; False when none runs. DaemonUnreachable after the timeout."""
+    """Ask the daemon to finish and wait until it is gone, also one that is finishing already, or that answers nobody;
+    False when none runs. DaemonUnreachable after the timeout."""
     status = daemon_status(settings)
-    if status is None:
+    pid = status.address.pid if status else holder_of(settings.daemon_lock)
+    if pid is None:
         return False
-    os.kill(status.address.pid, signal.SIGTERM)
-    with locked(settings.daemon_lock, wait_s=timeout_s) as is_gone:
-        if not is_gone:
-            raise DaemonUnreachable(
-                f"the daemon (process {status.address.pid}) does not end", hint=f"kill -9 {status.address.pid}"
-            )
-    return True
+    deadline, is_asked = time.monotonic() + timeout_s, False
+    while time.monotonic() < deadline:
+        if not is_asked and settings.address_file.exists():  # without one it is finishing, or not up yet
+            is_asked = True
+            _ask_to_finish(pid)
+        with locked(settings.daemon_lock, wait_s=LOOK_EVERY_S) as is_gone:
+            if is_gone:
+                return True
+    raise DaemonUnreachable(f"the daemon{_named(pid)} does not end", hint=_how_to_kill(settings, pid))
+
+
+def silent_daemon(settings: Settings) -> DaemonUnreachable | None:
+    """What to say of a daemon that has this home and cannot be found: it is stuck, or about to end. None: there is no
+    daemon."""
+    pid = holder_of(settings.daemon_lock)
+    if pid is None:
+        return None
+    if settings.address_file.exists():
+        return DaemonUnreachable(f"the daemon{_named(pid)} does not answer", hint="`localllm daemon stop` ends it")
+    return DaemonUnreachable(
+        f"a daemon{_named(pid)} is starting or finishing its last answers", hint="try again in a few seconds"
+    )
+
+
+def _ask_to_finish(pid: int) -> None:
+    if pid:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+def _named(pid: int) -> str:
+    return f" (process {pid})" if pid else ""
+
+
+def _how_to_kill(settings: Settings, pid: int) -> str:
+    return f"kill -9 {pid}" if pid else f"end the process that holds {settings.daemon_lock}"

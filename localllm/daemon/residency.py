@@ -28,6 +28,7 @@ from localllm.errors import NotEnoughMemory, Overloaded, UnsupportedModel
 from localllm.runtime.presets import NO_WISH, LoadWish, load_order
 from localllm.settings import Settings
 from localllm.store.entry import Entry
+from localllm.store.names import parse_ref
 
 logger = logging.getLogger("localllm.daemon")
 T = TypeVar("T")
@@ -153,7 +154,8 @@ class Residency:
 
     async def stop(self, name: str) -> bool:
         """Unload the model, running requests or not; False when it was not loaded."""
-        named = (resident.entry for resident in self._residents.values() if resident.entry.name == name)
+        names = (name, parse_ref(name).display)
+        named = (resident.entry for resident in self._residents.values() if resident.entry.name in names)
         entry = next(named, None) or await self.find(name)  # a loaded model may have left the store meanwhile
         self.crashes.forgive(key_of(entry))
         self.quarantine.forgive(key_of(entry))

@@ -13,6 +13,7 @@ from localllm.daemon.process import WORKER_COMMAND
 from localllm.daemon.shelf import OpenShelf, no_shelf
 from localllm.daemon.tokenizers import load_tokenizer
 from localllm.errors import BadModelFile, InvalidRequest
+from localllm.runtime.machine_memory import available_memory_bytes, total_memory_bytes
 from localllm.store.entry import Entry
 
 if TYPE_CHECKING:
@@ -20,20 +21,6 @@ if TYPE_CHECKING:
     from localllm.tokens.tokenizer import Tokenizer
 
 logger = logging.getLogger("localllm.daemon")
-
-
-def available_memory_bytes() -> int:
-    """What the machine could give a new process now."""
-    import psutil  # deferred: 20 ms that a daemon without a model need not pay
-
-    return int(psutil.virtual_memory().available)
-
-
-def total_memory_bytes() -> int:
-    """What the machine has."""
-    import psutil  # deferred, as above
-
-    return int(psutil.virtual_memory().total)
 
 
 def import_text_side() -> None:
@@ -69,10 +56,13 @@ def check_files(entry: Entry) -> None:
     for file in entry.files:
         if (file.is_ours or file.stamp) and has_changed(file):
             known = f": its sha256 is not {file.sha256}" if file.sha256 else f": it has not {file.size_bytes} bytes"
-            raise BadModelFile(
-                f"{file.path} of {entry.name} is damaged or gone{known}",
-                hint=f"`localllm pull {entry.name}` fetches it again",
-            )
+            raise BadModelFile(f"{file.path} of {entry.name} is damaged or gone{known}", hint=_remedy(entry))
+
+
+def _remedy(entry: Entry) -> str:
+    if entry.origin:
+        return f"`localllm pull {entry.parent or entry.name}` fetches it again"
+    return f"put the file back, or forget the model with `localllm rm {entry.name}`"
 
 
 def backend_problem(backend: str) -> str:

@@ -24,9 +24,9 @@ _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 _LOCAL_ORIGIN_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0", "::1")
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
 _ALLOWED_HEADERS = "authorization, content-type, prefer, x-api-key"
-_BY_DEFAULT = ("", "application/x-www-form-urlencoded", "application/octet-stream")
-"""Media types of bodies that a program named none for."""
-_BROWSER_SIGNS = ("origin", "referer", "cookie", "sec-fetch-site", "sec-fetch-mode")
+_BY_DEFAULT = ("", "application/x-www-form-urlencoded", "application/octet-stream", "text/plain")
+"""Media types of bodies that a program named none for: nothing, curl's, aiohttp's, Node's."""
+_BROWSER_SIGNS = ("origin", "referer", "cookie", "sec-fetch-site")  # Node's fetch has a sec-fetch-mode, too
 MAX_HEADER_BYTES = 32 * 2**10
 MAX_HEADERS = 128
 
@@ -115,7 +115,8 @@ class Gate:
     def sender(self, scope: Scope, headers: Headers) -> str | None:
         """The page that sends it, if one does."""
         _check_size(scope["headers"])
-        self._check_host(headers.getlist("host"))
+        if "host" in headers or scope.get("http_version") != "1.0":  # no browser is so old; HAProxy's checks are
+            self._check_host(headers.getlist("host"))
         return self._checked_origin(headers.getlist("origin"))
 
     def caller(self, scope: Scope, headers: Headers, operation: Operation | None) -> Caller:
@@ -210,14 +211,17 @@ def _host_name(host: str) -> str:
 
 
 def check_content_type(method: str, headers: Headers, takes: str) -> None:
-    """Bodies are JSON, which makes browsers ask first. What curl and aiohttp call bodies of their own accord passes
-    where no browser can be behind it; so does anything where the route takes another media type than JSON."""
+    """Bodies are JSON, which makes browsers ask first; before every method but POST they do so anyway. What curl,
+    aiohttp and Node call bodies of their own accord passes where no browser can be behind it; so does anything where
+    the route takes another media type than JSON."""
     if method not in ("POST", "PUT", "PATCH", "DELETE"):
         return
     packed = headers.get("content-encoding", "identity").strip().lower()
     if packed not in ("", "identity"):  # a kilobyte of gzip can hold a gigabyte
         raise HttpError(415, f"bodies packed as {packed[:40]!r} are not accepted", hint="send it unpacked")
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if method != "POST" and not kind:
+        return
     if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
         return
     is_bare = not any(sign in headers for sign in _BROWSER_SIGNS)

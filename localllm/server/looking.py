@@ -17,7 +17,7 @@ from localllm.server.desk import Desk
 from localllm.server.http import Json
 from localllm.server.operations import Operation
 from localllm.server.requests import may_see
-from localllm.server.tokenizing import last_used, meant_model
+from localllm.server.tokenizing import MODEL_QUERY, last_used, meant_model
 from localllm.store.entry import Entry
 from localllm.wire import SamplingParams
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from localllm.runtime.load import TextSide
 
 TAG = "looking in"
-MODEL_QUERY = (("model", "The model; without it the loaded one, else the default."),)
 NO_SLOT_QUERY = (("fail_on_no_slot", "1: answer 503 where no sequence more could run at once."),)
 
 

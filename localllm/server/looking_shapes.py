@@ -72,6 +72,17 @@ class Text(msgspec.Struct):
     prompt: str
 
 
+class TokenizerInfo(msgspec.Struct):
+    """vLLM's names. Tokens as they are spelled; null where there is none."""
+
+    bos_token: str | None
+    eos_token: str | None
+    unk_token: str | None
+    pad_token: str | None
+    chat_template: str
+    model_max_length: int
+
+
 class Prompt(msgspec.Struct):
     prompt: str
 

@@ -114,16 +114,32 @@ def _tool_call(where: str, call: Mapping[str, Any]) -> dict[str, Any]:
             raise _wrong(f"{where}.{own}", "must be a string" if accepted is str else "must be a whole number")
     name = _string(f"{where}.function.name", function.get("name"))
     arguments: Any = function.get("arguments")
-    if arguments is None or arguments == "":
-        arguments = "{}"
     if isinstance(arguments, str):
-        try:
-            arguments = msgspec.json.decode(arguments)  # templates write the object out themselves
-        except msgspec.DecodeError:
-            raise _wrong(f"{where}.function.arguments", "must be JSON") from None
-    if not isinstance(arguments, Mapping):
+        arguments = _object_or_text(arguments)
+    if arguments is None:
+        arguments = {}
+    if not isinstance(arguments, Mapping | str):
         raise _wrong(f"{where}.function.arguments", "must be a JSON object")
     return {"id": call.get("id", ""), "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _object_or_text(arguments: str) -> Any:
+    """The object, which templates write out themselves. What a model said that is none, such as a call that was cut,
+    stays the text it was: the conversation has to go on from there."""
+    try:
+        decoded = msgspec.json.decode(arguments or "null")
+    except msgspec.DecodeError:
+        return arguments
+    return decoded if decoded is None or isinstance(decoded, Mapping) else arguments
+
+
+def place_of_texts(messages: Sequence[Mapping[str, Any]]) -> str | None:
+    """The first call among plain messages whose arguments are no object; None where all are."""
+    for index, message in enumerate(messages):
+        for number, call in enumerate(message.get("tool_calls", ())):
+            if isinstance(call["function"]["arguments"], str):
+                return f"messages[{index}].tool_calls[{number}].function.arguments"
+    return None
 
 
 def _wrong(where: str, what: str) -> InvalidRequest:

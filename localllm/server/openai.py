@@ -31,7 +31,7 @@ EVENTS = ("text/event-stream", "With `stream`: `data:` lines of chunks (or of an
 
 
 class OpenAI:
-    """`/v1/models`, `/v1/chat/completions`, `/v1/completions`."""
+    """`/v1/models`, `/v1/chat/completions`, `/v1/completions`; the first two without `v1` as well, as llama-server."""
 
     def __init__(self, desk: Desk, fingerprint: str) -> None:
         self._desk = desk
@@ -40,9 +40,14 @@ class OpenAI:
     def operations(self) -> Sequence[Operation]:
         return (
             Operation("GET", "/v1/models", self.models, "List the models on disk", "openai", shapes.Models),
+            Operation("GET", "/models", self.models, "List the models on disk without v1", "openai", shapes.Models),
             Operation("GET", "/v1/models/{name:path}", self.model, "Find one model", "openai", shapes.Model),
             Operation(
                 "POST", "/v1/chat/completions", self.chat, "Answer a conversation", "openai",
+                shapes.ChatAnswer, ChatRequest, (EVENTS,), asks=True,
+            ),
+            Operation(
+                "POST", "/chat/completions", self.chat, "Answer a conversation without v1", "openai",
                 shapes.ChatAnswer, ChatRequest, (EVENTS,), asks=True,
             ),
             Operation(
@@ -66,6 +71,8 @@ class OpenAI:
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
+        if not name:  # a slash behind `models`
+            return await self.models(request)
         base, lora = self._desk.loras.split(name)
         entry = await self._desk.residency.find(base)
         if is_anthropic(request):

@@ -133,6 +133,9 @@ class HttpProtocol(H11Protocol):
         if not is_answering and not self.transport.is_closing():
             self.transport.close()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Java's client offers HTTP/2 with every request, and takes the answer in HTTP/1.1: nothing to warn of."""
+
     def send_400_response(self, msg: str) -> None:
         """Called while h11's complaint about what arrived is being handled; its hint is 400, 431 or 501."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):

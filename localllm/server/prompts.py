@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from localllm.errors import InvalidRequest, TemplateRefused
+from localllm.errors import InvalidRequest, TemplateError, TemplateLimit, TemplateRefused
 from localllm.runtime.presets import behind_opening
-from localllm.server.messages import PassOver, plain_messages, refuse
+from localllm.server.messages import PassOver, place_of_texts, plain_messages, refuse
 from localllm.store.entry import Entry
 
 if TYPE_CHECKING:
@@ -52,16 +52,26 @@ def chat_prompt(
     for name in _RENDER_ARGUMENTS.intersection(variables):
         raise InvalidRequest(f"chat_template_kwargs may not set {name!r}", param="chat_template_kwargs")
 
-    def rendered(conversation: Messages, known_tools: Messages | None) -> str:
-        return text.template.render(
-            conversation,
-            tools=known_tools or None,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            **variables,
-        )
+    asked = plain_messages(messages, pass_over)
 
-    plain = behind_opening(entry, plain_messages(messages, pass_over))
+    def rendered(conversation: Messages, known_tools: Messages | None) -> str:
+        try:
+            return text.template.render(
+                conversation,
+                tools=known_tools or None,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **variables,
+            )
+        except (TemplateRefused, TemplateLimit):
+            raise
+        except TemplateError:
+            place = place_of_texts(asked)
+            if place is None:
+                raise
+            raise InvalidRequest(f"{place} must be a JSON object for this model's template", param=place) from None
+
+    plain = behind_opening(entry, asked)
     if knows_tools(text.template.source):
         return rendered(plain, tools)
     told = in_words(plain)

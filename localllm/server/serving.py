@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator, Sequence
 import uvicorn
 
 from localllm.daemon.heap import hold_together
-from localllm.daemon.home import Address, locked, remove_address, write_address
+from localllm.daemon.home import Address, holder_of, locked, remove_address, write_address
 from localllm.daemon.sources import Sources
 from localllm.errors import DaemonUnreachable, DiskFull, LocalLLMError, PortInUse, UsageError, WorkerCrashed
 from localllm.server.app import Daemon
 from localllm.server.guard import MAX_HEADER_BYTES
-from localllm.server.logs import start_logging
+from localllm.server.logs import LoopFaults, start_logging
 from localllm.server.outlet import HttpProtocol
 from localllm.settings import Settings, load_settings
 
@@ -37,11 +37,13 @@ DRAIN_S = 30.0
 LAST_EVENTS_S = 3.0
 PREDECESSOR_S = 40.0
 """How long to wait for a daemon of this home that is just finishing."""
+LOOK_EVERY_S = 0.5
 BACKLOG = 1024
 SWITCH_S = 0.0005
 """How long a thread that reads a prompt may go on while the event loop wants Python's lock, which it does after every
 system call. By default it is ten times as long: a refusal would wait 40 ms behind one long prompt."""
 MAX_FILES = 8192
+_LISTEN_HINT = "127.0.0.1 is for this machine alone, 0.0.0.0 for all that can reach it"
 
 
 def main(argv: Sequence[str], sources_of: Callable[[Settings], Sources]) -> int:
@@ -118,14 +120,23 @@ class _Report:
 
 @contextlib.contextmanager
 def _only_daemon_of(settings: Settings) -> Iterator[None]:
-    is_finishing = not settings.address_file.exists()
-    with locked(settings.daemon_lock, wait_s=PREDECESSOR_S if is_finishing else 1.0) as is_ours:
-        if not is_ours:
-            raise DaemonUnreachable(
-                f"a daemon of {settings.home} already runs", hint="`localllm daemon status` shows it"
-            )
+    with contextlib.ExitStack() as stack:
+        deadline, is_up = time.monotonic() + PREDECESSOR_S, False
+        while not stack.enter_context(locked(settings.daemon_lock, wait_s=LOOK_EVERY_S)):
+            stack.close()
+            if is_up or time.monotonic() >= deadline:
+                raise _already_runs(settings)
+            is_up = settings.address_file.exists()  # seen twice: whoever holds the lock is not finishing
         settings.address_file.unlink(missing_ok=True)  # left by one that was killed
         yield
+
+
+def _already_runs(settings: Settings) -> DaemonUnreachable:
+    pid = holder_of(settings.daemon_lock)
+    return DaemonUnreachable(
+        f"a daemon of {settings.home} already runs" + (f", as process {pid}" if pid else ""),
+        hint="`localllm daemon status` shows it, `localllm daemon stop` ends it",
+    )
 
 
 @contextlib.contextmanager
@@ -136,7 +147,9 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, OverflowError) as error:
-        raise UsageError(f"{settings.host}:{settings.port} is no address to listen on: {error}") from None
+        raise UsageError(
+            f"{settings.host}:{settings.port} is no address to listen on: {error}", hint=_LISTEN_HINT
+        ) from None
     with socket.socket(family, kind, protocol) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -167,6 +180,8 @@ def _cannot_bind(settings: Settings, error: OSError) -> LocalLLMError:
     where = f"{settings.host}:{settings.port}"
     if isinstance(error, PermissionError):
         return UsageError(f"this user may not listen on {where}", hint="choose a port above 1023")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return UsageError(f"{settings.host} is no address of this machine", hint=_LISTEN_HINT)
     return PortInUse(
         f"{where} is in use by another program ({error.strerror})",
         hint="choose another port: `localllm config set port 11436`, or `localllm serve --port 11436`",
@@ -208,6 +223,7 @@ class _Serving(uvicorn.Server):
         return 0 if self._is_clean else 1
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(LoopFaults())
         await super().startup(sockets)
         host, port = self._listener.getsockname()[:2]
         daemon = self._daemon

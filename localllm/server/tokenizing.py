@@ -24,17 +24,22 @@ from localllm.server.operations import Operation
 from localllm.server.unknowns import Taken, take
 
 TAG = "looking in"
+MODEL_QUERY = (("model", "The model; without it the loaded one, else the default."),)
 
 
 class Tokenizing:
-    """`/tokenize`, `/detokenize` and `/apply-template`, each also under `/v1`."""
+    """`/tokenize`, `/detokenize` and `/apply-template`, each also under `/v1`; `/tokenizer_info`."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._residency = desk.residency
 
     def operations(self) -> Sequence[Operation]:
-        return [operation for prefix in ("", "/v1") for operation in self._under(prefix)]
+        info = Operation(
+            "GET", "/tokenizer_info", self.info, "Tell how special tokens are spelled", TAG,
+            shapes.TokenizerInfo, query=MODEL_QUERY,
+        )  # fmt: skip
+        return [info, *(operation for prefix in ("", "/v1") for operation in self._under(prefix))]
 
     def _under(self, prefix: Literal["", "/v1"]) -> Iterator[Operation]:
         where = " under v1" if prefix else ""
@@ -102,6 +107,16 @@ class Tokenizing:
         taken = take(await read_object(request), shapes.Ids, request)
         return await self._answer(request, taken, _text)
 
+    async def info(self, request: Request) -> Response:
+        """What lm-eval and others ask before they count with this tokenizer."""
+        name = meant_model(self._desk, request.query_params.get("model"))
+
+        async def told() -> shapes.TokenizerInfo:
+            async with self._residency.using(name) as resident:
+                return _info(resident)
+
+        return Json(await attended(request, told()))
+
     async def template(self, request: Request) -> Response:
         taken = take(await read_object(request), ChatRequest, request)
         return await self._answer(request, taken, self._rendered)
@@ -136,6 +151,13 @@ def _text(wanted: shapes.Ids, resident: Resident) -> dict[str, Any]:
             raise InvalidRequest(f"tokens names token {token_id}; the model has {num_known} tokens", param="tokens")
     text = resident.text.tokenizer.decode(wanted.tokens)
     return {"content": text, "prompt": text}
+
+
+def _info(resident: Resident) -> shapes.TokenizerInfo:
+    built = resident.text.tokenizer.built
+    ids = (built.special.bos_id, built.special.eos_id, built.special.unk_id, built.special.pad_id)
+    bos, eos, unk, pad = (None if token_id is None else built.texts[token_id] for token_id in ids)
+    return shapes.TokenizerInfo(bos, eos, unk, pad, resident.text.template.source, resident.context_length)
 
 
 def _counted(resident: Resident, ids: list[int], *, with_strings: bool) -> dict[str, Any]:

@@ -302,6 +302,17 @@ async def test_stopping_a_model_ends_its_streams_with_an_error(tmp_path: Path) -
         assert not await models.stop("slow")
 
 
+async def test_a_model_whose_file_is_gone_is_stopped_by_the_short_name_too(tmp_path: Path) -> None:
+    library = ToyLibrary(toy_entry("a:latest"))
+    sources = Sources(library=library, load_text=toy_text, worker_command=WORKER_COMMAND)
+    models = Residency(load_settings({"LOCALLLM_HOME": str(tmp_path)}), sources)
+    async with models.using("a:latest"):
+        pass
+    library.by_name.clear()
+    assert await models.stop("a") and not models.residents()
+    await models.close()
+
+
 async def test_a_model_that_has_left_the_store_can_still_be_stopped(tmp_path: Path) -> None:
     library = ToyLibrary(toy_entry("a"))
     sources = Sources(library=library, load_text=toy_text, worker_command=WORKER_COMMAND)

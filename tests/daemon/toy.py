@@ -69,7 +69,7 @@ class ToyTokenizer:
     built = SimpleNamespace(
         adds_space_prefix=False,
         texts={BOS: "<bos>", EOS: "<eos>", TURN: "<turn>"},
-        special=SimpleNamespace(bos_id=BOS, eos_id=EOS),
+        special=SimpleNamespace(bos_id=BOS, eos_id=EOS, unk_id=None, pad_id=None),
     )
     notes = ("bytes are tokens here",)
 

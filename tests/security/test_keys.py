@@ -217,3 +217,26 @@ def test_a_daemon_off_loopback_wants_a_key_and_one_of_the_file_will_do(tmp_path:
     assert callers.are_named and callers.who(key) is not None
     file.revoke("k")
     assert callers.are_named and callers.who(key) is None, "without any key left it stays closed"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_leaves_the_keys_as_they_were_and_no_half_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    file.create("first", ["inference"])
+    before = file.path.read_bytes()
+    really = os.open
+
+    def full(path: Path, flags: int, mode: int = 0o777) -> int:
+        descriptor = really(path, flags, mode)
+        if Path(path).suffix != ".tmp":
+            return descriptor
+        os.close(descriptor)
+        return really("/dev/full", os.O_WRONLY)
+
+    monkeypatch.setattr("localllm.daemon.keys.os.open", full)
+    with pytest.raises(OSError):
+        file.create("second", ["inference"])
+    monkeypatch.undo()
+    assert file.path.read_bytes() == before and not list(tmp_path.glob("*.tmp"))

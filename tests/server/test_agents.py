@@ -1,4 +1,4 @@
-"""What Open WebUI, Continue, Cline and aider send passes as it is, in OpenAI's dialect and in Ollama's."""
+"""What programs send that are not ours passes as it is, in OpenAI's dialect and in Ollama's."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from tests.server.test_completions import filling_text
 from tests.server.world import World, daemon
 from tests.store.worlds import tiny_gguf
 
-PROGRAMS = ("open_webui", "continue", "cline", "aider")
+PROGRAMS = ("open_webui", "continue", "cline", "aider", "openai_agents", "lm_eval", "node")
 WITHOUT_EFFECT = {
     "open_webui: Ollama: with tools": "messages[1].tool_calls[0].index",
     "cline: behind a call, with thoughts of another provider": "messages[2].reasoning_details",
@@ -44,6 +44,17 @@ def is_chat(answer: httpx.Response, request: Recorded) -> bool:
     return lines[-1] == "[DONE]" and len(finished) == 1 and has_usage
 
 
+def is_text(answer: httpx.Response, request: Recorded) -> bool:
+    """One choice for each prompt, scored to its last token where it is repeated: lm-eval goes by that."""
+    prompt, is_echo = request["body"]["prompt"], request["body"].get("echo")
+    if not (isinstance(prompt, list) and is_echo):
+        return is_chat(answer, request)
+    scored = [choice["logprobs"] for choice in answer.json()["choices"]]
+    first_is_null = all(each["token_logprobs"][0] is None and each["top_logprobs"][0] is None for each in scored)
+    lengths = [(len(each["token_logprobs"]), len(each["top_logprobs"])) for each in scored]
+    return first_is_null and lengths == [(len(tokens) + 1, len(tokens) + 1) for tokens in prompt]
+
+
 def is_ollamas(answer: httpx.Response, request: Recorded) -> bool:
     """Whole or in lines: Ollama streams unless it is told not to."""
     is_stream = answer.headers["content-type"].startswith("application/x-ndjson")
@@ -54,7 +65,9 @@ def is_ollamas(answer: httpx.Response, request: Recorded) -> bool:
 ENDS: Mapping[str, Callable[[httpx.Response, Recorded], bool]] = {
     "/v1/models": lambda answer, _: "parrot:1b" in {each["id"] for each in answer.json()["data"]},
     "/v1/chat/completions": is_chat,
-    "/v1/completions": is_chat,
+    "/v1/completions": is_text,
+    "/tokenizer_info": lambda answer, _: bool(answer.json()["eos_token"]),
+    "/tokenize": lambda answer, _: answer.json()["tokens"] == list(b"test"),
     "/v1/embeddings": lambda answer, request: len(answer.json()["data"]) == len(request["body"]["input"]),
     "/v1/rerank": lambda answer, request: len(answer.json()["results"]) == len(request["body"]["documents"]),
     "/api/tags": lambda answer, _: "parrot:1b" in {each["name"] for each in answer.json()["models"]},

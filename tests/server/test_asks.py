@@ -72,7 +72,7 @@ def test_messages_become_plain() -> None:
 
 
 @pytest.mark.parametrize(
-    "calls", ["x", [1], [{"function": 1}], [{"function": {"name": 1}}], [{"function": {"name": "f", "arguments": "{"}}]]
+    "calls", ["x", [1], [{"function": 1}], [{"function": {"name": 1}}], [{"function": {"name": "f", "arguments": 3}}]]
 )
 def test_tool_calls_that_are_none_are_refused(calls: Any) -> None:
     with pytest.raises(InvalidRequest, match="tool_calls"):

@@ -135,6 +135,15 @@ def test_curls_own_content_type_will_do(world: World) -> None:
     assert world.client.post("/v1/completions", content=body, headers=headers).status_code == 200
 
 
+def test_chats_and_models_are_where_llama_server_has_them_too(world: World) -> None:
+    body = {"model": "toy:1b", "messages": [{"role": "user", "content": "ab"}], "temperature": 0, "max_tokens": 4}
+    paths = ("/chat/completions", "/v1/chat/completions")
+    said = [world.client.post(path, json=body).json()["choices"] for path in paths]
+    assert said[0] == said[1]
+    listed = [world.client.get(path).json() for path in ("/v1/models", "/models", "/v1/models/")]
+    assert listed[0] == listed[1] == listed[2] and listed[0]["data"]
+
+
 def test_token_ids_come_on_request(world: World) -> None:
     body = world.chat("x", return_token_ids=True).json()
     assert body["prompt_token_ids"] == list(b"<user>x\n<assistant>")

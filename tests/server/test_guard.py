@@ -40,7 +40,9 @@ def guard(host: str = "127.0.0.1", keys: tuple[str, ...] = ("",), origins: tuple
     return Guard(Json({"reached": True}), gate, Directory([Routes()]))
 
 
-async def status(guard: Guard, path: str = "/v1/models", method: str = "GET", **headers: str) -> tuple[int, Headers]:
+async def status(
+    guard: Guard, path: str = "/v1/models", method: str = "GET", *, http_version: str = "1.1", **headers: str
+) -> tuple[int, Headers]:
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     sent: list[dict[str, object]] = []
 
@@ -51,7 +53,8 @@ async def status(guard: Guard, path: str = "/v1/models", method: str = "GET", **
         assert isinstance(message, dict)
         sent.append(message)
 
-    await guard({"type": "http", "method": method, "path": path, "headers": raw}, receive, send)
+    scope = {"type": "http", "http_version": http_version, "method": method, "path": path, "headers": raw}
+    await guard(scope, receive, send)
     start = sent[0]
     assert isinstance(start["status"], int)
     return start["status"], Headers(raw=start["headers"])  # type: ignore[arg-type]  # a plain list of pairs
@@ -99,6 +102,11 @@ async def test_our_own_names_are_answered(host: str) -> None:
 async def test_names_that_others_control_are_not_whatever_the_bind(host: str, bound: str) -> None:
     expected = 200 if host == "8.8.8.8" and bound == "0.0.0.0" else 403
     assert (await status(guard(bound, ("key",)), host=host, x_api_key="key"))[0] == expected
+
+
+async def test_http_1_0_had_no_host() -> None:
+    assert (await status(guard(), http_version="1.0"))[0] == 200
+    assert (await status(guard(), http_version="1.0", host="evil.com"))[0] == 403
 
 
 async def test_a_missing_or_doubled_host_is_refused() -> None:
@@ -183,9 +191,11 @@ async def test_any_key_will_do_where_none_is_set() -> None:
         ({}, True),
         ({"content-type": "application/x-www-form-urlencoded", "origin": "http://localhost"}, False),
         ({"sec-fetch-site": "cross-site"}, False),
-        ({"content-type": "text/plain"}, False),
+        ({"content-type": "text/plain;charset=UTF-8", "sec-fetch-mode": "cors"}, True),  # of fetch in Node
+        ({"content-type": "text/plain", "sec-fetch-site": "same-site"}, False),
+        ({"content-type": "text/plain", "origin": "http://localhost"}, False),
         ({"content-type": "multipart/form-data; boundary=x"}, False),
-        ({"content-type": "text/plain; application/json"}, False),
+        ({"content-type": "text/plain; application/json", "referer": "http://localhost"}, False),
     ],
 )
 def test_what_a_page_could_send_unasked_is_no_body(headers: dict[str, str], is_accepted: bool) -> None:
@@ -195,6 +205,13 @@ def test_what_a_page_could_send_unasked_is_no_body(headers: dict[str, str], is_a
         assert not is_accepted and error.http_status == 415
     else:
         assert is_accepted
+
+
+@pytest.mark.parametrize("method", ["DELETE", "PUT", "PATCH"])
+def test_what_pages_always_ask_before_needs_no_media_type(method: str) -> None:
+    check_content_type(method, Headers({"origin": "http://localhost:3000", "sec-fetch-mode": "cors"}), JSON)
+    with pytest.raises(LocalLLMError):
+        check_content_type(method, Headers({"content-type": "text/plain", "origin": "http://localhost:3000"}), JSON)
 
 
 def test_without_a_key_only_loopback_is_bound(tmp_path: Path) -> None:

@@ -118,3 +118,23 @@ def test_after_a_stream_the_connection_answers_again(tmp_path: Path) -> None:
         answered = raw(world.port, "1.1", streamed, streamed, {"prompt": "abc"})
     assert answered.count(b"HTTP/1.1 200 OK") == 3
     assert answered.count(b"data: [DONE]\n\n\r\n0\r\n\r\n") == 2
+
+
+def test_javas_client_offers_http_2_sends_its_head_first_and_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = msgspec.json.encode({"model": "toy:1b", "prompt": "ab", "max_tokens": 2})
+    head = (
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        "Upgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with daemon(tmp_path) as world, socket.create_connection(("127.0.0.1", world.port), timeout=10) as client:
+        for _ in range(2):
+            client.sendall(head.encode())
+            client.sendall(body)
+            received = b""
+            while not received.endswith(b"}}}"):
+                received += client.recv(2**16)
+            assert received.startswith(b"HTTP/1.1 200 ")
+    assert "upgrade" not in caplog.text.lower()

@@ -1,5 +1,6 @@
 """A daemon and its home: found, started once, stopped, drained."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -15,9 +16,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from localllm.daemon.home import Address, locked, read_address, write_address
-from localllm.daemon.lifecycle import daemon_status, ensure_daemon, find_daemon, stop_daemon
+from localllm.daemon.home import Address, holder_of, locked, read_address, write_address
+from localllm.daemon.lifecycle import (
+    START_TIMEOUT_S,
+    daemon_status,
+    ensure_daemon,
+    find_daemon,
+    silent_daemon,
+    stop_daemon,
+)
 from localllm.errors import DaemonUnreachable, LocalLLMError, PortInUse, UsageError
+from localllm.server.serving import DRAIN_S, LAST_EVENTS_S, PREDECESSOR_S
 from localllm.settings import Settings, load_settings
 from tests.server.toy_daemon import COMMAND
 
@@ -324,3 +333,96 @@ def test_a_run_folder_that_is_a_file_is_said_in_a_sentence(settings: Settings) -
     done = subprocess.run([*COMMAND], env=env, capture_output=True, timeout=30, check=False)
     settings.run_dir.unlink()
     assert done.returncode == 1 and done.stderr.startswith(b"localllm: ") and b"Traceback" not in done.stderr
+
+
+# ---- a daemon that is there and answers nobody
+
+
+def test_a_frozen_daemon_is_named_and_no_second_one_is_started(settings: Settings) -> None:
+    address = ensure_daemon(settings, command=COMMAND)
+    os.kill(address.pid, signal.SIGSTOP)
+    try:
+        silent = silent_daemon(settings)
+        assert silent is not None and str(address.pid) in silent.message and "daemon stop" in silent.hint
+        with pytest.raises(DaemonUnreachable, match=f"process {address.pid}.* does not answer"):
+            ensure_daemon(settings, command=COMMAND)
+        with pytest.raises(DaemonUnreachable, match="does not end") as caught:
+            stop_daemon(settings, timeout_s=0.3)
+        assert caught.value.hint == f"kill -9 {address.pid}"
+    finally:
+        os.kill(address.pid, signal.SIGCONT)
+    until(lambda: silent_daemon(settings) is None)  # it was asked to finish while it was frozen
+
+
+def test_stopping_waits_for_a_daemon_that_is_finishing_already(settings: Settings) -> None:
+    address = ensure_daemon(settings, command=COMMAND)
+    with (
+        httpx.Client(base_url=address.url, trust_env=False, timeout=20) as client,
+        client.stream("POST", "/v1/completions", json=STREAM) as answer,
+    ):
+        lines = answer.iter_lines()
+        next(lines)
+        os.kill(address.pid, signal.SIGTERM)
+        until(lambda: read_address(settings.address_file) is None)
+        silent = silent_daemon(settings)
+        assert silent is not None and "finishing" in silent.message
+        with ThreadPoolExecutor(1) as pool:
+            stopped = pool.submit(stop_daemon, settings)
+            rest = list(lines)
+            assert stopped.result(20)
+    assert not any('"error"' in line for line in rest)  # it was waited for, not hurried
+    until(lambda: not is_alive(address.pid))
+    assert not stop_daemon(settings)
+
+
+def test_a_successor_waits_as_long_as_a_daemon_may_take_to_finish() -> None:
+    assert START_TIMEOUT_S > PREDECESSOR_S > DRAIN_S + LAST_EVENTS_S
+
+
+def test_who_holds_a_lock_is_known_only_while_it_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "some.lock"
+    assert holder_of(path) is None
+    with locked(path) as is_ours:
+        assert is_ours and holder_of(path) == os.getpid()
+        with locked(path) as is_theirs:
+            assert not is_theirs
+        assert holder_of(path) == os.getpid()
+    assert holder_of(path) is None
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for nonsense in ("", "nonsense", "-1", "9" * 30):
+            path.write_text(nonsense)
+            assert holder_of(path) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of other processes can be set on Linux only")
+def test_more_connections_than_files_are_said_once_and_others_are_served_afterwards(settings: Settings) -> None:
+    import resource
+
+    address = ensure_daemon(settings, command=COMMAND)
+    resource.prlimit(address.pid, resource.RLIMIT_NOFILE, (40, 40))
+    connections = [socket.create_connection((address.host, address.port)) for _ in range(60)]
+    until(lambda: "no more connections" in settings.log_file.read_text())
+    for connection in connections:
+        connection.close()
+    until(lambda: find_daemon(settings) == address)
+    assert stop_daemon(settings)
+    log = settings.log_file.read_text()
+    assert log.count("no more connections") == 1 and "Traceback" not in log and "ulimit -n" in log
+
+
+def test_of_two_that_start_at_the_same_moment_one_is_refused_while_the_other_serves(settings: Settings) -> None:
+    env = {**os.environ, "LOCALLLM_HOME": str(settings.home), "LOCALLLM_PORT": "0"}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    both = [subprocess.Popen([*COMMAND], env=env, stderr=subprocess.DEVNULL) for _ in range(2)]
+    try:
+        until(lambda: any(process.poll() is not None for process in both), seconds=20)
+        refused, serving = sorted(both, key=lambda process: process.poll() is None)
+        assert refused.returncode == DaemonUnreachable.exit_code and serving.poll() is None
+        status = daemon_status(settings)
+        assert status is not None and status.address.pid == serving.pid
+        assert stop_daemon(settings) and serving.wait(10) == 0 and find_daemon(settings) is None
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()

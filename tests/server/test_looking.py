@@ -105,6 +105,14 @@ def test_the_properties_of_a_model_on_disk_do_not_load_it(tmp_path: Path) -> Non
         assert world.ps() == []
 
 
+def test_special_tokens_are_told_as_vllm_does(world: World) -> None:
+    told = world.client.get("/tokenizer_info", params={"model": "toy:1b"}).json()
+    props = world.client.get("/props", params={"model": "toy:1b"}).json()
+    assert [told[name] or "" for name in ("bos_token", "eos_token")] == [props["bos_token"], props["eos_token"]]
+    assert told["chat_template"] == props["chat_template"] and told["model_max_length"] > 0
+    assert world.client.get("/tokenizer_info", params={"model": "nope"}).status_code == 404
+
+
 def test_slots_show_what_runs_and_how(world: World) -> None:
     body = {"model": "toy:slow", "prompt": "abc", "temperature": 0.5, "top_k": 7, "max_tokens": 300, "stream": True}
     with world.client.stream("POST", "/v1/completions", json=body | {"ignore_eos": True}) as stream:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from localllm.errors import InvalidRequest
-from localllm.server.messages import plain_messages
+from localllm.server.messages import place_of_texts, plain_messages
 
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
 
@@ -69,11 +69,19 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"role": "assistant", "function_call": {"name": "f"}}, "messages[0].function_call"),
     ({"role": "assistant", "tool_calls": [{**CALL, "type": "custom"}]}, "messages[0].tool_calls[0].type"),
-    (
-        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]},
-        "messages[0].tool_calls[0].function.arguments",
-    ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "plain"),
+    [(None, {}), ("", {}), ("null", {}), (" {}", {}), ('{"a": 1}', {"a": 1}), ('{"a": ', '{"a": '), ("[1]", "[1]")],
+)
+def test_arguments_that_are_no_object_stay_the_text_that_the_model_said(arguments: Any, plain: Any) -> None:
+    said = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+    messages = plain_messages([{"role": "user", "content": "x"}, said])
+    assert messages[1]["tool_calls"][0]["function"]["arguments"] == plain
+    place = "messages[1].tool_calls[0].function.arguments" if isinstance(plain, str) else None
+    assert place_of_texts(messages) == place
 
 
 @pytest.mark.parametrize(("message", "param"), REFUSED, ids=lambda value: str(value)[:60])
