@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import takewhile
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from rich.cells import cell_len
+from rich.color import ColorSystem
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -18,11 +19,15 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from localllm.tui.palette import Ink
+from localllm.tui.terminal import TextFilter
 
 MAX_STYLES = 8192
+EVEN = "▀─━"
+"""Letters that long runs are made of; each takes one column."""
 
 if TYPE_CHECKING:
     from localllm.tui.app import LocalApp
+    from localllm.tui.picture import Picture
 
 
 def ink_of(widget: Widget) -> Ink:
@@ -43,23 +48,29 @@ class Drawn(Widget):
         """Lines from the top; missing ones are blank."""
         raise NotImplementedError
 
-    def redraw(self) -> None:
-        """Something changed: rows that look different are painted anew."""
+    def redraw(self, picture: Picture | None = None) -> None:
+        """Something changed: rows that look different are painted anew, as part of a `picture` where one is being
+        made and the widget lies open."""
         if not self.is_mounted or not self.size:
             return
-        old, new = self._strips, self._drawn()
-        self._strips = new
-        width = self.size.width
-        for row in range(max(len(old), len(new))):
-            if row >= len(old) or row >= len(new):
-                self.refresh(Region(0, row, width, 1))
-            elif old[row] is not new[row] and old[row] != new[row]:
-                start, end = _changed(old[row], new[row], width)
-                self.refresh(Region(start, row, end - start, 1))
+        look, old = self._look, self._raw_rows
+        if look is None or look is not self._current():
+            self.refresh()
+            return
+        self._draw_rows(look)
+        place = picture.place_of(self) if picture is not None and look.is_bare else None
+        for number, row in enumerate(self._raw_rows):
+            before = old[number] if number < len(old) else None
+            if row is before:
+                continue
+            start, width, changed = _changed(before, row, look.size.width)
+            if place is None or picture is None:
+                self.refresh(Region(start, number, width, 1))
+            else:
+                picture.put(place.x + start, place.y + number, look.written(changed))
 
     def render_line(self, y: int) -> Strip:
-        look = self._current()
-        return self._strips[y] if y < len(self._strips) else Strip.blank(look.size.width, look.ground)
+        return self._ready_row(self._current(), y)
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """Rows that fill the widget go to the screen as they are. Textual would send all of them through its grounds
@@ -67,8 +78,7 @@ class Drawn(Widget):
         look = self._current()
         if not look.is_bare:
             return super().render_lines(crop)
-        blank = Strip.blank(look.size.width, look.ground)
-        rows = [look.filtered(self._strips[y] if y < len(self._strips) else blank) for y in crop.line_range]
+        rows = [look.filtered(self._ready_row(look, y)) for y in crop.line_range]
         is_whole = crop.x == 0 and crop.width == look.size.width
         return rows if is_whole else [row.crop(crop.x, crop.right) for row in rows]
 
@@ -78,32 +88,35 @@ class Drawn(Widget):
 
     # ---- inside
 
-    _raw: Sequence[Strip] = ()
-    _strips: list[Strip] = []  # noqa: RUF012  # replaced, never changed
+    _raw_rows: list[Strip] = []  # noqa: RUF012  # replaced, never changed
+    """As they were drawn, without a ground. Those that look as before stay the same objects."""
+    _ready: dict[int, tuple[Strip, Strip]] = {}  # noqa: RUF012  # replaced with the look
+    """Rows on their ground, made when they are asked for, each with the one it was made from."""
     _look: _Look | None = None
 
     def _current(self) -> _Look:
         """How it looks, after drawing it anew where that is another way than before."""
-        look = self._look
-        if look is None or look.key != (self.size, ink_of(self), self.is_old):
-            self._strips = self._drawn()
-        assert self._look is not None
-        return self._look
-
-    def _drawn(self) -> list[Strip]:
-        """All rows. Those that are drawn as before stay the same objects."""
         look, key = self._look, (self.size, ink_of(self), self.is_old)
         if look is None or look.key != key:
             look = self._look = _Look(self, *key)
-            self._raw = ()
+            self._raw_rows, self._ready = [], {}
+            self._draw_rows(look)
+        return look
+
+    def _draw_rows(self, look: _Look) -> None:
         width, height = look.size
-        old, raw = self._raw, self.draw(look.ink, width, height)[:height]
-        strips = [
-            self._strips[row] if row < len(old) and (old[row] is strip or old[row] == strip) else look.grounded(strip)
-            for row, strip in enumerate(raw)
-        ]
-        self._raw = raw
-        return strips + [Strip.blank(width, look.ground)] * (height - len(strips))
+        old, rows = self._raw_rows, self.draw(look.ink, width, height)[:height]
+        rows = [row.adjust_cell_length(width) for row in rows] + [look.blank] * (height - len(rows))
+        self._raw_rows = [was if was is row or was == row else row for was, row in zip(old, rows, strict=False)]
+        self._raw_rows += rows[len(old) :]
+
+    def _ready_row(self, look: _Look, y: int) -> Strip:
+        if y >= len(self._raw_rows):
+            return look.grounded(look.blank, look.size.width)
+        row, made = self._raw_rows[y], self._ready.get(y)
+        if made is None or made[0] is not row:
+            made = self._ready[y] = row, look.grounded(row, look.size.width)
+        return made[1]
 
 
 class _Look:
@@ -113,25 +126,30 @@ class _Look:
         self.key = (size, ink, is_old)
         self.size = size
         self.ink = ink.faded() if is_old else ink
-        self.ground = widget.rich_style
+        self.blank = Strip.blank(size.width)
         self.is_bare = widget.gutter.totals == (0, 0) and widget.opacity == 1 and not widget.styles.has_rule("tint")
         # our styles have no colours by number: there is nothing to turn into true ones
         self._filters = [each for each in widget.app.get_line_filters() if not isinstance(each, ANSIToTruecolor)]
+        self._text_filters = [each for each in self._filters if isinstance(each, TextFilter)]
+        self._colours = widget.app.console._color_system or ColorSystem.TRUECOLOR
         self._background = widget.background_colors[1]
-        self._styles: dict[Style | None, Style] = {}
+        self._ground = widget.rich_style
+        self._styles: dict[int, tuple[Style | None, Style]] = {}
+        self._codes: dict[int, tuple[Style | None, str, str]] = {}
 
-    def grounded(self, strip: Strip) -> Strip:
-        """On the ground, as wide as the widget."""
-        width, styles, segments = self.size.width, self._styles, []
-        for text, style, control in strip.adjust_cell_length(width):
-            known = styles.get(style)
-            segments.append(Segment(text, self._on_ground(style) if known is None else known, control))
-        return Strip(segments, width)
+    def grounded(self, segments: Iterable[Segment], width: int) -> Strip:
+        """So wide a part of a row, on the ground."""
+        known, made = self._styles, []
+        for text, style, control in segments:
+            on_ground = known.get(id(style))
+            made.append(Segment(text, self._on_ground(style) if on_ground is None else on_ground[1], control))
+        return Strip(made, width)
 
     def _on_ground(self, style: Style | None) -> Style:
         if len(self._styles) >= MAX_STYLES:
             self._styles.clear()
-        made = self._styles[style] = self.ground if style is None else self.ground + style
+        made = self._ground if style is None else self._ground + style
+        self._styles[id(style)] = style, made  # kept: no other style can have its id
         return made
 
     def filtered(self, strip: Strip) -> Strip:
@@ -139,21 +157,79 @@ class _Look:
             strip = strip.apply_filter(each, self._background)
         return strip
 
+    def written(self, segments: Iterable[Segment]) -> str:
+        """A part of a row on the ground, filtered, as the terminal is told it."""
+        known, filters, written = self._codes, self._text_filters, []
+        for text, style, _ in segments:
+            for each in filters:
+                text = each.text(text)
+            code = known.get(id(style)) or self._code(style)
+            written.append(f"{code[1]}{text}{code[2]}")
+        return "".join(written)
 
-def _changed(old: Strip, new: Strip, width: int) -> tuple[int, int]:
-    """The columns from the first to the last cell that differs."""
-    one, two = list(old), list(new)
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, two, strict=False)))
-    start = sum(segment.cell_length for segment in one[:same])
-    before, after = _cells(one[same:]), _cells(two[same:])
-    if len(before) != width - start or len(after) != width - start:  # characters that are two columns wide
-        return 0, width
-    differing = [at for at, (one, two) in enumerate(zip(before, after, strict=True)) if one != two]
-    return (start + differing[0], start + differing[-1] + 1) if differing else (0, width)
+    def _code(self, style: Style | None) -> tuple[Style | None, str, str]:
+        """What the terminal is told before a text, and behind it."""
+        if len(self._codes) >= MAX_STYLES:
+            self._codes.clear()
+        strip = self.filtered(self.grounded([Segment("|", style)], 1))
+        told = Strip.render_style(next(iter(strip)).style or self._ground, "|", self._colours)
+        before, _, after = told.partition("|")
+        made = self._codes[id(style)] = style, before, after
+        return made
 
 
-def _cells(segments: Sequence[Segment]) -> list[tuple[str, Style | None]]:
-    return [(character, style) for text, style, _ in segments for character in text]
+def _changed(old: Strip | None, new: Strip, width: int) -> tuple[int, int, list[Segment]]:
+    """From the first to the last cell that differs: its column, how many there are, and what is there now. Letters
+    that are not sure to take one column are not torn apart."""
+    if old is None:
+        return 0, width, list(new)
+    before, after = list(old), list(new)
+    first = _same(before, after)
+    start, before, after = cell_len(_text(after[:first])), before[first:], after[first:]
+    last = len(after) - _same(before[::-1], after[::-1])
+    if _clings(after) or _clings(after[last:]):
+        return 0, width, list(new)
+    before, after = before[: last - len(after) or None], after[:last]
+    start += _trim(before, after, at_end=False)
+    _trim(before, after, at_end=True)
+    return start, cell_len(_text(after)), after
+
+
+def _same(one: Sequence[object], two: Sequence[object]) -> int:
+    """How many they begin with are equal."""
+    for number, (before, after) in enumerate(zip(one, two, strict=False)):
+        if before != after:
+            return number
+    return min(len(one), len(two))
+
+
+def _trim(before: list[Segment], after: list[Segment], *, at_end: bool) -> int:
+    """Takes away the letters that both begin or end with; answers how many."""
+    at = -1 if at_end else 0
+    if not before or not after or before[at].style is not after[at].style:
+        return 0
+    (old, style, _), (new, _, _) = before[at], after[at]
+    if not (_is_even(old) and _is_even(new)):
+        return 0
+    count = _same(old[::-1], new[::-1]) if at_end else _same(old, new)
+    keep = slice(None, -count or None) if at_end else slice(count, None)
+    before[at], after[at] = Segment(old[keep], style), Segment(new[keep], style)
+    return count
+
+
+def _is_even(text: str) -> bool:
+    """Whether surely every letter takes one column."""
+    return text.isascii() or (text[0] in EVEN and text.count(text[0]) == len(text))
+
+
+def _text(segments: Sequence[Segment]) -> str:
+    return "".join(text for text, _, _ in segments)
+
+
+def _clings(segments: Sequence[Segment]) -> bool:
+    """Whether they begin with what takes no column of its own: it goes with what stands before it."""
+    text = segments[0].text if segments else ""
+    return not text.isascii() and cell_len(text[0]) == 0
 
 
 class DrawnList(ScrollView, can_focus=True):

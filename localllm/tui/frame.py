@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import events
@@ -18,6 +19,7 @@ from localllm.tui import words
 from localllm.tui.drawn import Drawn
 from localllm.tui.lines import Line, gauge, joined, left_right
 from localllm.tui.palette import Ink
+from localllm.tui.picture import Picture
 
 if TYPE_CHECKING:
     from localllm.daemon.feed import Frame
@@ -231,6 +233,11 @@ class FrameScreen(Screen[None]):
     def local(self) -> LocalApp:
         return cast("LocalApp", self.app)
 
+    @cached_property
+    def picture(self) -> Picture:
+        """For widgets that are redrawn together."""
+        return Picture(self)
+
     def compose(self) -> ComposeResult:
         self._top_line, self._banner = TopLine(self.TAB), Banner()
         yield self._top_line
@@ -279,6 +286,8 @@ class FrameScreen(Screen[None]):
         is_back = app.link.state == "up" and app.gone_s is not None
         is_back = is_back and time.monotonic() - app.link.changed_at < BACK_FOR_S
         self._banner.set_class(app.is_down or is_back, "-shown")
+        picture = self.picture.begin()
         if self._banner.display:
-            self._banner.redraw()
-        self._top_line.redraw()
+            self._banner.redraw(picture)
+        self._top_line.redraw(picture)
+        picture.show()

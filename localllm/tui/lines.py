@@ -208,15 +208,6 @@ def gauge(ink: Ink, share: float, width: int, role: str = "accent", track: str |
     return line.put("━" * (width - filled - 1), ink(track))
 
 
-def block_bar(ink: Ink, share: float, width: int, role: str, ground: str | None = None) -> Line:
-    """A solid bar in eighths: for time, and for pages."""
-    eighths = round(min(1.0, max(0.0, share)) * width * 8)
-    whole, rest = divmod(eighths, 8)
-    text = "█" * whole + ("" if not rest else " ▏▎▍▌▋▊▉"[rest])
-    style = ink(role, on=ground)
-    return Line((text, style)).put(" " * (width - len(text)), style)
-
-
 def area(
     ink: Ink, samples: Sequence[float | None], width: int, height: int, high: float, role: str = "accent"
 ) -> list[Line]:

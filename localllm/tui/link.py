@@ -42,6 +42,7 @@ class Link:
         self._frame_listeners: list[Callable[[Frame], None]] = []
         self._change_listeners: list[Callable[[], None]] = []
         self._is_planned = False
+        self._delivered_at = 0.0
         self._is_closed = False
         self._wake = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -135,12 +136,16 @@ class Link:
         if self.state != "up":
             self._became("up", None)
         self._frames.append(frame)
-        if not self._is_planned and self._loop is not None:
+        wait_s = self._delivered_at + self.interval_s / 2 - self.heard_at
+        if wait_s <= 0:
+            self._deliver()
+        elif not self._is_planned and self._loop is not None:
             self._is_planned = True
-            self._loop.call_later(self.interval_s / 2, self._deliver, context=self._context)
+            self._loop.call_later(wait_s, self._deliver, context=self._context)
 
     def _deliver(self) -> None:
-        self._is_planned = False
+        """Frames that come together are delivered together."""
+        self._is_planned, self._delivered_at = False, time.monotonic()
         while self._frames and not self._is_closed:
             frame = self._frames.popleft()
             for listener in self._frame_listeners:

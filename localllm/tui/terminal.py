@@ -74,24 +74,34 @@ def calm_collector() -> None:
     gc.set_threshold(5000, 20, 20)
 
 
-class PlainSigns(LineFilter):
-    """Draws rules, blocks and marks with ASCII."""
+class TextFilter(LineFilter):
+    """Changes what stands there, but neither how it looks nor how many columns it takes."""
 
-    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
-        return [Segment(text.translate(PLAIN_SIGNS), style, control) for text, style, control in segments]
-
-
-class OnlyText(LineFilter):
-    """The last gate before the terminal. Lines of ours hold nothing but text; fields, notices and lists of Textual's
-    own show what they are given. Columns stay where they are: what goes leaves as many blanks as it took."""
+    def text(self, text: str) -> str:
+        raise NotImplementedError
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         return [
             segment
-            if segment.control or (segment.text.isascii() and segment.text.isprintable())
-            else Segment(_cleaned(segment.text), segment.style)
+            if segment.control or (text := self.text(segment.text)) is segment.text
+            else Segment(text, segment.style)
             for segment in segments
         ]
+
+
+class PlainSigns(TextFilter):
+    """Draws rules, blocks and marks with ASCII."""
+
+    def text(self, text: str) -> str:
+        return text.translate(PLAIN_SIGNS)
+
+
+class OnlyText(TextFilter):
+    """The last gate before the terminal. Lines of ours hold nothing but text; fields, notices and lists of Textual's
+    own show what they are given. Columns stay where they are: what goes leaves as many blanks as it took."""
+
+    def text(self, text: str) -> str:
+        return text if text.isascii() and text.isprintable() else _cleaned(text)
 
 
 @lru_cache(8192)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.style import Style
+from textual.drivers.headless_driver import HeadlessDriver
 from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.strip import Strip
@@ -32,10 +33,12 @@ from localllm.tui.dashboard.screen import DashboardScreen
 from localllm.tui.dashboard.waterfall import axis_of
 from localllm.tui.drawn import Drawn
 from localllm.tui.live.pages import LOOK_PREEMPTED
+from localllm.tui.picture import Picture
 from tests.tui.fakes import FakeClient, app_with
 from tests.tui.live_frames import FakeEngine, FakeSequence, busy_day
 from tests.tui.pictures import screen_text
 from tests.tui.real_daemon import real_daemon
+from tests.tui.small_terminal import SmallTerminal
 from tests.tui.snapshots import held_against
 from tests.tui.test_live_state import frames
 
@@ -577,6 +580,46 @@ def test_the_short_way_to_the_screen_shows_what_the_toolkits_own_way_shows(
     dashboard(tmp_path, drive, size=size)
 
 
+@pytest.mark.parametrize(("size", "theme"), [((80, 24), "dark"), ((120, 40), "mono"), ((200, 60), "light")])
+def test_what_is_written_past_the_compositor_is_what_it_would_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], theme: str
+) -> None:
+    terminal, put, num_put = SmallTerminal(), Picture.put, 0
+
+    def counted(picture: Picture, x: int, y: int, written: str) -> None:
+        nonlocal num_put
+        num_put += 1
+        put(picture, x, y, written)
+
+    async def tell(world: World) -> None:
+        expected = world.app.live.num_frames + 1
+        world.client.frames.put(world.engine.frame(0.7))
+        await world.until(lambda: world.app.live.num_frames >= expected)
+        await world.pilot.pause(0.12)
+
+    async def drive(world: World) -> None:
+        busy(world.engine, 5)
+        await tell(world)
+        for number in range(10):
+            for name in world.engine.sequences:
+                world.engine.write(int(name[1:]), 15)
+            if number in (2, 4):
+                world.engine.finish(number, stays_cached=True)
+            await tell(world)
+        still(world)
+        await world.pilot.pause(0.1)
+        whole = SmallTerminal()
+        for row, strip in enumerate(world.screen._compositor.render_strips()):
+            whole.write(f"\x1b[{row + 1};1H{strip.render(world.app.console)}")
+        assert {at: cell for at, cell in whole.cells.items() if terminal.cells.get(at) != cell} == {}
+        assert num_put > 20
+
+    monkeypatch.setattr(Picture, "put", counted)
+    monkeypatch.setattr(HeadlessDriver, "is_headless", False)
+    monkeypatch.setattr(HeadlessDriver, "write", lambda driver, data: terminal.write(data))
+    dashboard(tmp_path, drive, size=size, theme=theme)
+
+
 def test_rows_that_look_as_before_are_not_made_again(tmp_path: Path) -> None:
     async def drive(world: World) -> None:
         busy(world.engine)
@@ -584,12 +627,12 @@ def test_rows_that_look_as_before_are_not_made_again(tmp_path: Path) -> None:
         still(world)
         panel = world.screen.pages
         panel.redraw()
-        before = list(panel._strips)
+        before = list(panel._raw_rows)
         panel.redraw()
-        assert all(one is two for one, two in zip(before, panel._strips, strict=True))
+        assert all(one is two for one, two in zip(before, panel._raw_rows, strict=True))
         world.app.live.models[world.engine.name].board.looks[700] = LOOK_PREEMPTED
         panel.redraw()
-        assert sum(one is not two for one, two in zip(before, panel._strips, strict=True)) == 1
+        assert sum(one is not two for one, two in zip(before, panel._raw_rows, strict=True)) == 1
 
     dashboard(tmp_path, drive)
 

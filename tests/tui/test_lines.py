@@ -8,7 +8,6 @@ from rich.cells import cell_len
 from localllm.tui.lines import (
     Line,
     area,
-    block_bar,
     cell,
     clip,
     gauge,
@@ -70,7 +69,7 @@ def test_a_gauge_shows_its_share(share: float, width: int) -> None:
     assert line.width == width
     filled = line.segments[0].text.count("━") if line.segments[0].style == INK("accent") else 0
     assert abs(filled - min(1, max(0, share)) * width) <= 1
-    assert gauge(INK, share, width, track=None).width == block_bar(INK, share, width, "warn").width == width
+    assert gauge(INK, share, width, track=None).width == width
 
 
 def test_gauges_at_their_ends() -> None:
@@ -79,7 +78,7 @@ def test_gauges_at_their_ends() -> None:
         and gauge(INK, 1, 4).text == "━━━━"
         and gauge(INK, 0.56, 8).text == "━━━━╺━━━"
     )
-    assert gauge(INK, 0.6, 8).text == "━━━━╸━━━" and block_bar(INK, 0.5, 3, "text").text == "█▌ "
+    assert gauge(INK, 0.6, 8).text == "━━━━╸━━━"
 
 
 @given(st.lists(st.none() | st.floats(0, 500), max_size=50), st.integers(1, 30), st.integers(1, 6))

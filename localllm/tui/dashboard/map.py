@@ -5,10 +5,9 @@ Row-major over half rows: a terminal cell is two pages, one above the other. Row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
 from typing import Literal
 
 from rich.segment import Segment
@@ -40,6 +39,8 @@ AGE_MIX = (0.0, 0.13, 0.26, 0.39, 0.5)
 CHEQUER = 0.07
 DIMMED = 0.55
 MAX_DIGIT = 9
+NOWHERE = bytes([NUM_LOOKS])
+"""The look of cells behind the last page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +152,8 @@ class MapInk:
             for look, hue in enumerate(self.plain)
         ]
         self._style = lru_cache(8192)(_style)
-        self.half_cell = lru_cache(8192)(_half_cell)
-        """One object for each pair of colours: neighbours that look alike are found at a glance."""
+        self.even_cells = HalfCells([*self.plain, roles.bg], [*self.odd, roles.bg], self.style)
+        self.odd_cells = HalfCells([*self.odd, roles.bg], [*self.plain, roles.bg], self.style)
 
     def style(self, front: str, back: str, *, bold: bool = False) -> Style:
         return self._style(front, back, bold)
@@ -162,8 +163,20 @@ def _style(front: str, back: str, bold: bool) -> Style:
     return Style(color=front, bgcolor=back, bold=bold)
 
 
-def _half_cell(upper: str, lower: str) -> tuple[str, Style]:
-    return "▀", _style(upper, lower, False)
+class HalfCells(dict[tuple[int, int], Style]):
+    """The style of a cell by the looks of its upper and its lower page. One object for each pair of colours:
+    neighbours that look alike are found at a glance."""
+
+    def __init__(self, upper: Sequence[str], lower: Sequence[str], style: Callable[[str, str], Style]) -> None:
+        super().__init__()
+        self._upper, self._lower, self._style = upper, lower, style
+
+    def __missing__(self, looks: tuple[int, int]) -> Style:
+        made = self[looks] = self._style(self._upper[looks[0]], self._lower[looks[1]])
+        return made
+
+    def with_cursor(self, looks: tuple[int, int], is_lower: int, hue: str) -> Style:
+        return self._style(self._upper[looks[0]], hue) if is_lower else self._style(hue, self._lower[looks[1]])
 
 
 def _hue(roles: Roles, look: int) -> str:
@@ -241,10 +254,23 @@ def _row(map_ink: MapInk, place: MapLayout, row: int, part: bytes, here: int | N
     line = _label(map_ink.ink, place, row, is_here=here is not None)
     painters = {"half": _half_cells, "full": _full_cells, "letters": _letter_cells}
     cells = painters[place.zoom.mode](map_ink, place, row, part, here, digits)
-    for (text, style), run in groupby(cells):
-        line.segments.append(Segment(text * len(list(run)), style))
+    line.segments += _runs(cells)
     line.width = place.label + place.columns
     return line.strip(place.label + place.columns)
+
+
+def _runs(cells: Cells) -> Iterator[Segment]:
+    """Neighbours that look alike as one: styles are compared as objects, as each is made once."""
+    if not cells:
+        return
+    (text, style), length = cells[0], 0
+    for each, look in cells:
+        if look is style and each == text:
+            length += 1
+        else:
+            yield Segment(text * length, style)
+            text, style, length = each, look, 1
+    yield Segment(text * length, style)
 
 
 def _label(ink: Ink, place: MapLayout, row: int, *, is_here: bool) -> Line:
@@ -267,15 +293,15 @@ Cells = list[tuple[str, Style]]
 
 def _half_cells(map_ink: MapInk, place: MapLayout, row: int, part: bytes, here: int | None, _: bytes) -> Cells:
     columns = place.columns
-    looks = _grouped(part, place.zoom.per_cell)
-    odd, plain = map_ink.odd, map_ink.plain
-    hues = [(odd if at % columns % 2 != at // columns else plain)[look] for at, look in enumerate(looks)]
+    looks = _grouped(part, place.zoom.per_cell).ljust(2 * columns, NOWHERE)
+    pairs = list(zip(looks[:columns], looks[columns:], strict=True))
+    styles = [map_ink.even_cells[pair] for pair in pairs]
+    styles[1::2] = [map_ink.odd_cells[pair] for pair in pairs[1::2]]
     if here is not None:
-        hues[here // place.zoom.per_cell - row * place.per_row] = map_ink.ink.roles.bright
-    ground = map_ink.ink.roles.bg
-    hues += [ground] * (2 * columns - len(hues))
-    cell = map_ink.half_cell
-    return [cell(upper, lower) for upper, lower in zip(hues[:columns], hues[columns:], strict=True)]
+        is_lower, column = divmod(here // place.zoom.per_cell - row * place.per_row, columns)
+        cells = map_ink.odd_cells if column % 2 else map_ink.even_cells
+        styles[column] = cells.with_cursor(pairs[column], is_lower, map_ink.ink.roles.bright)
+    return [("▀", style) for style in styles]
 
 
 def _full_cells(map_ink: MapInk, place: MapLayout, row: int, part: bytes, here: int | None, digits: bytes) -> Cells:

@@ -65,6 +65,8 @@ class PagesPanel(Drawn, can_focus=True):
         self.is_by_owner = False
         self.has_chequer = True
         self.is_frozen = False
+        self.keeps_words = False
+        """Whether only the map is due: numbers around it that change in every frame cannot be read."""
         self.cursor = 0
         self.hovered: int | None = None
         self._painter = MapPainter()
@@ -74,6 +76,7 @@ class PagesPanel(Drawn, can_focus=True):
         self._top = 1
         self._order: list[int] = []
         self._model_span = (0, 0)
+        self._words: tuple[object, list[Strip], list[Strip]] = None, [], []
 
     # ---- what it shows
 
@@ -123,10 +126,12 @@ class PagesPanel(Drawn, can_focus=True):
         references = self._references if self.num_pages else (lambda place: 0)
         map_ink = self._painter.ink_for(ink, self.chosen, has_chequer=self.has_chequer)
         rows = self._painter.rows(map_ink, place, looks, references, cursor, self._first_row, shown)
-        top = [self._title(ink, width, place).strip(width)]
-        if self._top == 2:
-            top.append(ruler(ink, place, cursor).strip(width))
-        return [*top, *rows, *[line.strip(width) for line in self._under(ink, width, height - len(top) - len(rows))]]
+        key = (ink, width, height, place, self.model, self.page, cursor)
+        if not self.keeps_words or self._words[0] != key:
+            top = [self._title(ink, width, place), ruler(ink, place, cursor)][: self._top]
+            under = self._under(ink, width, height - len(top) - len(rows))
+            self._words = key, [line.strip(width) for line in top], [line.strip(width) for line in under]
+        return [*self._words[1], *rows, *self._words[2]]
 
     def _keep_in_view(self, cursor: int | None, place: MapLayout, shown: int) -> None:
         row = 0 if cursor is None else place.row_of(cursor)

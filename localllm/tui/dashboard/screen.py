@@ -19,6 +19,7 @@ from textual.widgets import Input
 
 from localllm.daemon.feed import Frame
 from localllm.errors import LocalLLMError
+from localllm.tui.beat import Beat
 from localllm.tui.dashboard.figures import KeyFigures, Latency, Plot, Throughput
 from localllm.tui.dashboard.lookups import Lookups
 from localllm.tui.dashboard.page_line import PageText
@@ -37,7 +38,8 @@ PAINT_S = 0.1
 SLOW_FRAME_S = 0.03
 """A frame that took longer makes the next ones rarer."""
 TABLE_EVERY, FIGURES_EVERY = 3, 5
-"""Paints of the map between two of the table, and of the figures: digits that change faster cannot be read."""
+"""Paints of the map between two of the table and the words around the map, and of the figures: digits that change
+faster cannot be read."""
 IDLE_EVERY = 10
 CANCEL_S = 3.0
 """That a question stands."""
@@ -111,7 +113,7 @@ class DashboardScreen(FrameScreen):
         self._slow_parts: list[Drawn] = []
         self._is_frozen = False
         self._pending: tuple[str, Timer] | None = None
-        self._timer: Timer | None = None
+        self._timer: Beat | None = None
 
     @property
     def live(self) -> LiveState:
@@ -139,8 +141,13 @@ class DashboardScreen(FrameScreen):
         self.fall = self.query_one(WaterfallPanel)
         self._lookups = Lookups(self.local.link, self.live, self._work, self._page_told)
         self._slow_parts = [*self.query("KeyFigures, WaterfallPanel, #plots Drawn, #side Drawn").results(Drawn)]
-        self._timer = self.set_interval(max(PAINT_S, self.local.link.interval_s), self._paint)
+        shortest_s = max(PAINT_S, self.local.link.interval_s)
+        self._timer = Beat(self._paint, self.app._handle_exception, shortest_s, 1.5 * shortest_s)
         self.pages.focus()
+
+    def on_unmount(self) -> None:
+        if self._timer is not None:
+            self._timer.pause()
 
     def on_screen_suspend(self) -> None:
         if self._timer is not None:
@@ -209,6 +216,8 @@ class DashboardScreen(FrameScreen):
 
     def frame_arrived(self, frame: Frame) -> None:
         self._has_news = True
+        if self._timer is not None:
+            self._timer.news()
 
     def link_changed(self) -> None:
         is_old = self.local.is_down
@@ -236,13 +245,17 @@ class DashboardScreen(FrameScreen):
 
     def _paint_parts(self) -> None:
         self._point()
-        self.pages.redraw()
+        picture = self.picture.begin()
+        self.pages.keeps_words = self._paints % TABLE_EVERY != 0
+        self.pages.redraw(picture)
+        self.pages.keeps_words = False
         if self._paints % TABLE_EVERY == 0:
-            self.table.redraw()
+            self.table.redraw(picture)
         if self._paints % FIGURES_EVERY == 0:
             for drawn in self._slow_parts:
                 if drawn.display and drawn.size:
-                    drawn.redraw()
+                    drawn.redraw(picture)
+        picture.show()
 
     def _paint_all(self) -> None:
         if not self.is_mounted or self._timer is None:
@@ -276,7 +289,8 @@ class DashboardScreen(FrameScreen):
 
     def _page_told(self, told: PageText) -> None:
         self.pages.told = told
-        self.pages.redraw()
+        if not self._is_frozen:
+            self.pages.redraw()
 
     @on(RequestTable.Selected)
     def _selected(self) -> None:
