@@ -15,4 +15,17 @@ def main(args: Sequence[str] | None = None) -> None:
 def _run(args: list[str]) -> None:
     from localllm.cli.commands import build_app  # typer: under guard, see above
 
-    build_app()(args=args, prog_name="localllm")
+    try:
+        build_app()(args=args, prog_name="localllm")
+    except UnicodeEncodeError:
+        if all(map(_is_text, args)):
+            raise
+        from localllm.errors import UsageError  # rare
+
+        hint = "type it in a terminal that speaks UTF-8, or set LANG=C.UTF-8"
+        raise UsageError("the command line holds bytes that are no text in UTF-8", hint=hint) from None
+
+
+def _is_text(arg: str) -> bool:
+    """Bytes that are none stand in it as lone surrogates, as file names need them."""
+    return not any("\ud800" <= character <= "\udfff" for character in arg)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from localllm.cli.files import check_target, write_text
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson, Model
 from localllm.cli.output import print_json, print_text
@@ -31,6 +32,11 @@ def attention(
         raise UsageError(f"{out} has no known ending", hint=f"endings: {', '.join(ENDINGS)}")
     if head is not None and layer is None:
         raise UsageError("--head needs --layer", hint="for example --layer 0 --head 3")
+    if out is not None:
+        check_target(out)
+    said = read_text(text)
+    if not said:
+        raise UsageError("there is no text", hint='give one: localllm attention MODEL "The cat sat"')
     from localllm.lab import attention_pictures  # numpy and the model
     from localllm.runtime.attention import attention_of
     from localllm.runtime.names import find_entry
@@ -38,7 +44,7 @@ def attention(
 
     entry = find_entry(model, Invocation.of(ctx).settings())
     tokenizer = Tokenizer.load(model)
-    ids = tokenizer.encode(read_text(text))
+    ids = tokenizer.encode(said)
     maps = attention_of(Path(entry.path), ids)
     pieces = [tokenizer.piece(token_id) for token_id in ids]
     shown = maps.names[-1] if layer is None else layer
@@ -52,7 +58,7 @@ def attention(
         rows = attention_pictures.shades(maps.of(shown, head), _readable(pieces), width, is_plain=is_plain)
         print_text("\n".join([what, *rows]))
     elif out.suffix.lower() == ".html":
-        _write(out, attention_pictures.page(maps, pieces, f"Attention of {model}"))
+        write_text(out, attention_pictures.page(maps, pieces, f"Attention of {model}"))
     else:
         attention_pictures.picture(maps, _readable(pieces), out, layer, head)
     if out is not None:
@@ -61,10 +67,3 @@ def attention(
 
 def _readable(pieces: list[str]) -> list[str]:
     return [piece.replace(" ", "·").replace("\n", "↵").replace("\t", "→") or "·" for piece in pieces]
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} could not be written: {error.strerror}") from None

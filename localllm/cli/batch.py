@@ -16,6 +16,7 @@ import typer
 
 from localllm.cli.batch_lines import Item, Output, check, enumerate_items
 from localllm.cli.connect import started_client
+from localllm.cli.files import check_target
 from localllm.cli.invocation import Invocation
 from localllm.cli.output import print_text
 from localllm.client import Answered, Client
@@ -45,20 +46,31 @@ def run(
         client = started_client(invocation.settings()) if left else None
         if client is not None:
             _answer_all(client, source, output, len(ids), concurrency, is_quiet=invocation.is_quiet)
+    except KeyboardInterrupt:
+        if not invocation.is_quiet:
+            sys.stderr.write(f"stopped with {len(output.done)} of {len(ids)} answered; go on with --resume\n")
+        raise
     finally:
         output.close()
     num_failed = sum(not output.done[name] for name in ids)
     if not invocation.is_quiet:
         print_text(f"{len(ids)} requests: {len(ids) - num_failed} answered, {num_failed} failed")
+        if num_failed:
+            sys.stderr.write(f"{target} says why, in the lines whose `error` or status tells of one\n")
     if num_failed:
         raise typer.Exit(1)
 
 
 def _checked(source: Path, target: Path, resume: bool) -> list[str]:
+    if "-" in (str(source), str(target)):
+        raise UsageError("a batch goes from a file to a file, not through pipes", hint="a file called - is ./-")
     if not source.is_file():
         raise UsageError(f"there is no file {source}", hint="name one that has a request in each line")
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise UsageError(f"{target} keeps no answers", hint="name a file: --resume goes on with it after a stop")
     if target.exists() and target.samefile(source):
         raise UsageError("requests and answers cannot be in the same file", hint="name another file for the answers")
+    check_target(target)
     if target.exists() and target.stat().st_size and not resume:
         raise UsageError(f"{target} has answers already", hint="go on with --resume, or name another file")
     return check(source)

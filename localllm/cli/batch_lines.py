@@ -41,7 +41,7 @@ def check(path: Path) -> list[str]:
             )
         seen[item.custom_id] = number
         if problem := item.problem():
-            raise UsageError(f"{path}, line {number}: {problem}")
+            raise UsageError(f"{path}, line {number}: {problem}", hint="mend that line; nothing was sent")
     return list(seen)
 
 

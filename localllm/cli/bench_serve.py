@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from localllm.cli.connect import as_seen_by_daemon, running_client
+from localllm.cli.files import check_target, write_text
 from localllm.cli.human import aligned
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson
@@ -16,6 +17,7 @@ from localllm.errors import DaemonUnreachable, LocalLLMError, UsageError
 from localllm.settings import Settings
 
 if TYPE_CHECKING:
+    from localllm.lab.bench_load import LoadPlan
     from localllm.lab.bench_report import Report
 
 REQUESTS_PER_CLIENT = 4
@@ -64,6 +66,8 @@ def serve(
     from localllm.lab import bench_load, bench_report  # numpy comes with the figures
     from localllm.lab.bench_stream import Address
 
+    if save_result is not None:
+        check_target(save_result)
     invocation = Invocation.of(ctx)
     settings = invocation.settings()
     target, key = (url, api_key or "") if url is not None else _own(settings)
@@ -83,19 +87,27 @@ def serve(
         seed=secrets.randbits(31) if seed is None else seed,  # a server may have cached the prompts of the last run
         api_key=key,
     ).checked()
+    found = _driven(plan, invocation)
+    figures = bench_report.as_json(found, plan)
+    if save_result is not None:
+        write_text(save_result, json_text(figures) + "\n")
+    if as_json:
+        print_json(figures)
+    else:
+        print_text(_as_text(found))
+
+
+def _driven(plan: "LoadPlan", invocation: Invocation) -> "Report":
+    """LocalLLMError with the first failure where all requests failed."""
+    from localllm.lab import bench_load, bench_report
+
     with invocation.progress() as progress:
         progress.status(f"warming up {plan.model}")
         load = bench_load.drive(plan, lambda done, total: progress.status(f"{done} of {total} requests"))
     found = bench_report.report(load, plan)
     if not found.completed:
         raise LocalLLMError(f"no request succeeded: {found.errors[0]}")
-    figures = bench_report.as_json(found, plan)
-    if save_result is not None:
-        save_result.write_text(json_text(figures) + "\n", encoding="utf-8")
-    if as_json:
-        print_json(figures)
-    else:
-        print_text(_as_text(found))
+    return found
 
 
 def _own(settings: Settings) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import typer
 
 from localllm.cli.human import size_text, table
 from localllm.cli.invocation import Invocation
-from localllm.cli.library import AsJson, open_runnable_library
+from localllm.cli.library import AsJson, named, open_runnable_library
 from localllm.cli.output import print_json, print_text
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def update(
     """Pull newer versions of models."""
     invocation = Invocation.of(ctx)
     library = open_runnable_library(invocation.settings())
-    wanted: Sequence[str | None] = models or [None]  # None: all that are outdated
+    wanted = named(models)
     with invocation.progress(is_quiet=quiet) as progress:
         changed = [entry for model in wanted for entry in library.update(model, progress.on_pull)]
     print_text("\n".join(f"updated {entry.name!r}" for entry in changed) or "everything is up to date")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from localllm.cli.asking import FormatWish, Think, wish_fields
 from localllm.cli.connect import as_seen_by_daemon
 from localllm.cli.conversation import Conversation
 from localllm.cli.failures import print_warning
@@ -24,11 +25,13 @@ def chat(
     ] = "",
     goes_on: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the chat used last.")] = False,
     which: Annotated[
-        str, typer.Option("--chat", help="Go on with this chat: its number, or words of its title.", show_default=False)
-    ] = "",
+        str | None, typer.Option("--chat", help="Go on with this chat: its number, or words of its title.")
+    ] = None,
     no_keep: Annotated[bool, typer.Option("--no-keep", help="Do not write the conversation down.")] = False,
     verbose: Verbose = False,
     keepalive: KeepAlive = None,
+    format_: FormatWish = "",
+    think: Think = None,
     hidethinking: HideThinking = False,
     nowordwrap: NoWordWrap = False,
     system: System = "",
@@ -42,13 +45,16 @@ def chat(
     """Talk to the default model, or to the one named. `localllm chats list` names the chats that are kept."""
     invocation = Invocation.of(ctx)
     settings = invocation.settings(backend=backend, device=device, kv_type=kv_type, threads=threads)
+    asked = wish_fields(format_, think)
+    if which is not None and not which.strip():
+        raise UsageError("--chat names no chat", hint="`localllm chats list` names them; --continue takes the last")
     if no_keep and (goes_on or which):
         raise UsageError("--no-keep and --continue do not fit together", hint="leave one of them out")
     named = as_seen_by_daemon(model) if model else ""
-    conversation, keeper = begun(settings, named, which, goes_on=goes_on, is_kept=not no_keep and wants_history())
+    conversation, keeper = begun(settings, named, which or "", goes_on=goes_on, is_kept=not no_keep and wants_history())
     conversation.system = system or conversation.system
     conversation.lora = lora_of(lora)
-    conversation.extras.update(wish_of(settings, quantize))
+    conversation.extras.update({**wish_of(settings, quantize), **asked})
     if keepalive is not None:
         conversation.extras["keep_alive"] = keepalive
     hint = "give one: echo Why is the sky blue? | localllm chat"

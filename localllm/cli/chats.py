@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from localllm.cli.files import bytes_of, write_text
 from localllm.cli.human import age_text, clipped, table
 from localllm.cli.invocation import Invocation
 from localllm.cli.keeping import opened_history
@@ -67,10 +68,7 @@ def export(
     if output is None:
         sys.stdout.write(text)
         return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{output} cannot be written ({error.strerror})") from None
+    write_text(output, text)
 
 
 def import_chats(
@@ -79,17 +77,16 @@ def import_chats(
 ) -> None:
     """Keep chats that were exported as JSON."""
     history = _history(ctx)
-    for file in files:
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise UsageError(f"{file} cannot be read ({error.strerror})") from None
-        chat = keep(history, from_json(content))
+    hint = "name a file that `localllm chats export -f json` wrote"
+    for document in [from_json(bytes_of(file, hint)) for file in files]:  # all or none
+        chat = keep(history, document)
         print_text(f"kept {chat.title!r} as chat {chat.id}")
 
 
 def rename(ctx: typer.Context, which: Which, title: Annotated[str, typer.Argument(metavar="TITLE")]) -> None:
     """Give a chat another title."""
+    if not title.strip():
+        raise UsageError("the title is empty", hint="give the chat a title to find it by")
     history = _history(ctx)
     chat = history.find(which)
     history.change_chat(chat.id, title=title)
@@ -102,7 +99,7 @@ def remove(
 ) -> None:
     """Remove chats, with all their branches."""
     history = _history(ctx)
-    for chat in [history.chat(number) for number in numbers]:  # all or none
+    for chat in [history.chat(number) for number in dict.fromkeys(numbers)]:  # all or none
         history.remove_chat(chat.id)
         print_text(f"deleted {chat.title!r}")
 

@@ -42,7 +42,7 @@ def set_value(
     from localllm.cli.config_file import set_in_file  # reading needs no writer
 
     row = setting_named(name)
-    set_in_file(_config_file(), row.name, _sensible(row, value))
+    set_in_file(_config_file(), row.name, parse_value(row, value))
 
 
 def unset(name: Name) -> None:
@@ -52,16 +52,6 @@ def unset(name: Name) -> None:
     row = setting_named(name)
     if not unset_in_file(_config_file(), row.name):
         raise UsageError(f"{row.name} is not set in {_config_file()}", hint="see `localllm config list --origin`")
-
-
-def _sensible(row: Setting, text: str) -> Any:
-    """The value, checked here as the one who will use it would; UsageError with what would be right."""
-    value = parse_value(row, text)
-    if row.name == "keep_alive":
-        from localllm.daemon.keepalive import keep_alive_seconds  # one setting of many needs it
-
-        keep_alive_seconds(value)
-    return value
 
 
 def setting_named(name: str) -> Setting:

@@ -3,11 +3,10 @@
 import json
 import os
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
-from localllm.errors import UsageError
+from localllm.settings import config_text, parse_config
 
 
 def set_in_file(path: Path, name: str, value: Any) -> None:
@@ -34,11 +33,8 @@ def unset_in_file(path: Path, name: str) -> bool:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    _checked(text, path)
+    text = config_text(path)
+    parse_config(text, path)
     # not splitlines: it also breaks at characters that TOML takes for text
     return [line + "\n" for line in text.removesuffix("\n").split("\n")] if text else []
 
@@ -66,7 +62,7 @@ def _toml_value(value: Any) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    _checked(text, path)
+    parse_config(text, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -76,10 +72,3 @@ def _replace(path: Path, text: str) -> None:
     except OSError:
         draft.unlink(missing_ok=True)  # a full disk leaves half of it
         raise
-
-
-def _checked(text: str, path: Path) -> None:
-    try:
-        tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not valid TOML: {error}", hint="correct it by hand, or remove it") from None

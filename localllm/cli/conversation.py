@@ -66,7 +66,9 @@ def _typed(name: str, kind: type, text: str) -> Any:
     try:
         return finite(name, kind(text))
     except ValueError:
-        raise UsageError(f"{name} takes a {'whole ' if kind is int else ''}number, not {text!r}") from None
+        raise UsageError(
+            f"{name} takes a {'whole ' if kind is int else ''}number, not {text!r}", hint="e.g. 1"
+        ) from None
 
 
 def finite(name: str, value: Any) -> Any:

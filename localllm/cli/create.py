@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from localllm.cli.files import bytes_of
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import open_runnable_library
 from localllm.cli.output import print_text
@@ -28,7 +29,11 @@ def create(
     from localllm.store.modelfile import parse_modelfile  # one command of many needs it
 
     is_stdin = str(file) == "-"
-    modelfile = parse_modelfile(sys.stdin.buffer.read() if is_stdin else _bytes_of(file))
+    try:
+        modelfile = parse_modelfile(sys.stdin.buffer.read() if is_stdin else bytes_of(file, "name a Modelfile with -f"))
+    except UsageError as error:
+        error.hint = error.hint or "mend that line; `localllm show --modelfile MODEL` prints a Modelfile that works"
+        raise
     invocation = Invocation.of(ctx)
     library = open_runnable_library(invocation.settings())
     with invocation.progress() as progress:
@@ -42,11 +47,3 @@ def _way(text: str) -> "Quantizing":
     from localllm.runtime.quantize import Order, way_of  # numpy and the formats
 
     return way_of(Order(text))
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"{path} cannot be read: {reason}", hint="name a Modelfile with -f") from None

@@ -85,13 +85,16 @@ def restart(
 
 def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Say whether the daemon runs, and where. Ends with 3 when none runs."""
-    from localllm.daemon.lifecycle import find_daemon  # see `connect.py`
+    from localllm.daemon.lifecycle import find_daemon, silent_daemon  # see `connect.py`
 
     settings = Invocation.of(ctx).settings()
     found = find_daemon(settings)
+    silent = None if found else silent_daemon(settings)
     if as_json:
         fields = {"url": found.url, "pid": found.pid} if found else {"url": None, "pid": None}
         print_json({"running": found is not None, **fields, "home": str(settings.home), "log": str(settings.log_file)})
+    elif silent:
+        raise silent
     else:
         print_text(f"the daemon runs at {found.url}, process {found.pid}" if found else "no daemon runs")
     if found is None:

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from localllm.cli.files import text_of
 from localllm.cli.human import size_text
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson, Model
 from localllm.cli.loading import Backend, Device, KvType, Quantize, Threads, target_of
 from localllm.cli.output import print_json, print_text
-from localllm.errors import UsageError
 
 if TYPE_CHECKING:
-    from localllm.lab.divergence import Divergence, Side
+    from localllm.lab.divergence import Divergence
     from localllm.lab.perplexity import Perplexity
+    from localllm.lab.sides import Side
 
 
 def ppl(
@@ -122,16 +123,6 @@ def _lines(found: "Divergence") -> list[str]:
 def _side_line(label: str, side: "Side") -> str:
     speeds = f"reads {side.speeds.prompt:.1f}, writes {side.speeds.decode:.1f} tokens/s"
     return f"{label:<13} {side.model}: {size_text(side.size_bytes)}, {speeds} on {side.backend}"
-
-
-def text_of(path: Path) -> str:
-    """A text file's text, or a UsageError."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not a text file in UTF-8") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
 
 
 def _fields(model: str, result: "Perplexity") -> dict[str, Any]:

@@ -2,15 +2,34 @@
 
 import errno
 import os
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 
+from localllm import errors
 from localllm.errors import LocalLLMError
 from localllm.safe_text import sanitize
 
 EXIT_INTERRUPTED = 130
+NEXT_STEPS: Mapping[type[LocalLLMError], str] = {
+    errors.UsageError: "the command with --help behind it says what it takes",
+    errors.InvalidRequest: "ask for something else: `localllm run --help` lists what can be asked for",
+    errors.ModelNotFound: "`localllm list` names the models that are here, `localllm search` finds others",
+    errors.DaemonUnreachable: "`localllm daemon start` starts it, `localllm daemon logs` says how the last one ended",
+    errors.WorkerCrashed: "try again; `localllm daemon logs` says how it ended",
+    errors.Overloaded: "try again in a moment",
+    errors.NetworkError: "try again; what was fetched is kept",
+    errors.NotEnoughMemory: "`localllm fit` says how much a model needs, `localllm ps` what is loaded",
+    errors.StoreError: "`localllm verify` checks what is in the store",
+    errors.DiskFull: "free some space; `localllm list` shows what the models take",
+    errors.InvalidApiKey: "LOCALLLM_API_KEYS holds the key to send; `localllm keys` manages those of a daemon",
+    errors.PortInUse: "choose another with --port",
+    LocalLLMError: "try again; `localllm daemon logs` and `localllm doctor` may say more",
+}
+"""Where an error names none. Each class inherits that of the nearest one above it."""
 
 
 def run_guarded(command: Callable[[], object]) -> int:
@@ -26,6 +45,28 @@ def run_guarded(command: Callable[[], object]) -> int:
         return 1
 
 
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a terminal that was closed, end what runs below by SystemExit, so that what was said is
+    kept. The second one ends at once, and one that is ignored, as by nohup, stays so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, _leave)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _leave(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise SystemExit(128 + number)
+
+
 def _outcome(command: Callable[[], object]) -> int:
     try:
         command()
@@ -35,29 +76,35 @@ def _outcome(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except LocalLLMError as error:
-        print_error(error.message, error.hint)
+        print_error(error.message, next_step(error))
         return error.exit_code
     except BrokenPipeError:
         raise
     except OSError as error:
-        print_error(*_system_sentence(error))
+        print_error(*system_sentence(error))
         return 1
     except Exception as error:  # a fault of ours: the last place where it can become a sentence
         print_error(*_fault_sentence(error))
         return 1
 
 
+def next_step(error: LocalLLMError) -> str:
+    """What to do now: the error's own hint, or the usual one of its kind."""
+    return error.hint or next(NEXT_STEPS[kind] for kind in type(error).__mro__ if kind in NEXT_STEPS)
+
+
 def print_error(message: str, hint: str = "") -> None:
-    sys.stderr.write(f"Error: {sanitize(message)}\n")
-    if hint:
-        sys.stderr.write(f"  {sanitize(hint)}\n")
+    with suppress(OSError):  # where nothing can be said, the exit code still tells
+        sys.stderr.write(f"Error: {sanitize(message)}\n" + (f"  {sanitize(hint)}\n" if hint else ""))
 
 
 def print_warning(message: str) -> None:
-    sys.stderr.write(f"Warning: {sanitize(message)}\n")
+    with suppress(OSError):
+        sys.stderr.write(f"Warning: {sanitize(message)}\n")
 
 
-def _system_sentence(error: OSError) -> tuple[str, str]:
+def system_sentence(error: OSError) -> tuple[str, str]:
+    """What the system refused, and a next step where one is known."""
     place = f"{error.filename}: " if error.filename else ""
     if error.errno == errno.ENOSPC:
         return f"{place}the disk is full", "free some space; `localllm list` shows what the models take"
@@ -70,7 +117,7 @@ def _next_step(error: OSError) -> str:
 
     if error.filename and str(error.filename).startswith(str(home_dir())):
         return "LOCALLLM_HOME names the folder that everything is kept in: choose one that can be written"
-    return ""
+    return "check the path, and that you may read and write there" if error.filename else ""
 
 
 def _fault_sentence(error: Exception) -> tuple[str, str]:

@@ -8,10 +8,13 @@ from localllm.cli.human import aligned
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson, Model, open_library
 from localllm.cli.output import print_json, print_text
+from localllm.errors import ModelNotFound
 
 if TYPE_CHECKING:
     from localllm.daemon.fitting import Cost
     from localllm.daemon.shelf_shapes import ModelFit
+    from localllm.store.entry import Entry
+    from localllm.store.library import Library
 
 
 def fit(
@@ -23,21 +26,22 @@ def fit(
 ) -> None:
     """Say whether a model has room on this machine, and for how many tokens."""
     from localllm.daemon.fitting import cost_of_file, cost_of_size, fit_of
-    from localllm.daemon.listing import entry_of, weights_in
-    from localllm.daemon.sources import available_memory_bytes, total_memory_bytes
-    from localllm.errors import ModelNotFound
+    from localllm.daemon.listing import weights_in
+    from localllm.runtime.machine_memory import available_memory_bytes, total_memory_bytes
     from localllm.runtime.presets import load_order
 
     settings = Invocation.of(ctx).settings()
     library = open_library(settings)
     try:
         entry = library.find(model)
-    except ModelNotFound:
-        entry = entry_of(library, model)
+    except ModelNotFound as missing:
+        entry = _known(library, model, missing)
     load = load_order(entry, settings)
     cost = cost_of_file(entry, load) if entry.path else cost_of_size(entry, load, weights_in(entry.parameters))
     found = fit_of(entry.name, cost, load, available_memory_bytes(), (), total_memory_bytes())
-    wanted = min(context, cost.context_length or context) * parallel
+    most = cost.context_length or context
+    is_cut, context = context > most, min(context, most)
+    wanted = context * parallel
     has_room = found.verdict != "too large" and found.tokens >= wanted
     if as_json:
         print_json(
@@ -48,12 +52,29 @@ def fit(
              "memory_bytes": found.memory_bytes, "sentence": found.sentence}
         )  # fmt: skip
     else:
-        print_text(aligned(rows(found, cost, context, parallel)) + sentence(found, wanted, parallel, has_room=has_room))
+        note = f"{found.model} takes no more than {most:,} tokens: that is what is counted.\n" if is_cut else ""
+        print_text(
+            aligned(rows(found, cost, context, parallel)) + note + sentence(found, wanted, parallel, has_room=has_room)
+        )
+
+
+def _known(library: "Library", model: str, missing: ModelNotFound) -> "Entry":
+    """A model of the catalog; what the library says where a path leads to nothing."""
+    from localllm.daemon.listing import entry_of
+    from localllm.store.names import looks_like_path
+
+    if looks_like_path(model):
+        raise missing
+    try:
+        return entry_of(library, model)
+    except ModelNotFound as error:
+        error.hint = "`localllm search WORDS` lists what is known; any other model has to be pulled first"
+        raise
 
 
 def kv_bytes(cost: "Cost", context: int, parallel: int) -> int:
     """Of the pages that so many chats of so many tokens fill."""
-    return cost.held_pages(min(context, cost.context_length or context)) * cost.page_bytes * parallel
+    return cost.held_pages(context) * cost.page_bytes * parallel
 
 
 def rows(found: "ModelFit", cost: "Cost", context: int, parallel: int) -> list[list[str]]:

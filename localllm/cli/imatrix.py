@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from localllm.cli.evaluate import text_of
+from localllm.cli.files import check_target, text_of
 from localllm.cli.human import size_text
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson, Model
@@ -37,8 +37,7 @@ def imatrix(
     invocation = Invocation.of(ctx)
     path = model_path(model, invocation.settings())
     written = output or Path.cwd() / f"{(path if path.is_dir() else path.with_suffix('')).name}.imatrix.gguf"
-    if written.is_dir():
-        raise UsageError(f"{written} is a folder", hint="name the file to write with -o")
+    check_target(written)
     if written.exists() and not force:
         raise UsageError(f"{written} is there already", hint="name another file with -o, or allow it with --force")
     with invocation.progress() as progress:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,12 +36,21 @@ def create(
     file = _file(ctx)
     name = name or _free_name(file)
     secret = file.create(name, scopes)
+    try:
+        _show(name, secret, scopes, as_json=as_json)
+    except OSError:
+        file.revoke(name)  # nobody has seen it, and nobody will
+        raise
+    if not as_json and not Invocation.of(ctx).is_quiet:
+        sys.stderr.write(f"This is the key {name!r}, for {' and '.join(scopes)}. It is not shown again.\n")
+
+
+def _show(name: str, secret: str, scopes: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "key": secret, "scopes": scopes})
-        return
-    print_text(secret)
-    if not Invocation.of(ctx).is_quiet:
-        sys.stderr.write(f"This is the key {name!r}, for {' and '.join(scopes)}. It is not shown again.\n")
+    else:
+        print_text(secret)
+    sys.stdout.flush()
 
 
 def list_keys(ctx: typer.Context, as_json: AsJson = False) -> None:

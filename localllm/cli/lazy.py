@@ -11,6 +11,8 @@ import typer.main
 
 DEFAULT = ""
 """The name, in a branch, of the command that is meant where the first word is none of the others."""
+BARE: Mapping[str, str] = {"--think": "true"}
+"""Options whose value may be left out, and what is meant then. A value needs its `=`: the next word is none."""
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -59,9 +61,30 @@ class QuickCommand(typer.core.TyperCommand):
     def get_help_option(self, ctx: Any) -> Any:
         return _coerced_cheaply(super().get_help_option(ctx))
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = {name: param for param in self.params for name in param.opts}
+        try:
+            return super().parse_args(ctx, _with_bare_values(args, own) if own.keys() & BARE.keys() else args)
+        except Exception as error:
+            if getattr(error, "ctx", ctx) is None:  # a usage error that does not know its command: see `--help` of it
+                vars(error).update(ctx=ctx, cmd=self)
+            raise
+
     def format_usage(self, ctx: Any, formatter: Any) -> None:
         # the default command of a branch has no name, and would leave two blanks
         formatter.write_usage(" ".join(ctx.command_path.split()), " ".join(self.collect_usage_pieces(ctx)))
+
+
+def _with_bare_values(args: list[str], options: Mapping[str, Any]) -> list[str]:
+    made: list[str] = []
+    is_value = False  # of the option before it
+    for place, arg in enumerate(args):
+        if arg == "--" and not is_value:
+            return made + args[place:]
+        is_bare = arg in BARE and not is_value
+        made.append(f"{arg}={BARE[arg]}" if is_bare else arg)
+        is_value = not (is_value or is_bare) and arg in options and not getattr(options[arg], "is_flag", True)
+    return made
 
 
 class LazyGroup(typer.core.TyperGroup):
@@ -72,7 +95,10 @@ class LazyGroup(typer.core.TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         table = cast(LazyCommands, self.commands).table
-        if DEFAULT in table and not (args and args[0] in table) and not (ctx.resilient_parsing and not args):
+        if args[:1] == ["help"] and not {"help", DEFAULT} & table.keys():  # as git and Ollama have it
+            args = [*args[1:], "--help"]
+        is_named = bool(args and args[0]) and args[0] in table
+        if DEFAULT in table and not is_named and not (ctx.resilient_parsing and not args):
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
 

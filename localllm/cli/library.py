@@ -71,13 +71,22 @@ def copy(ctx: typer.Context, source: Model, target: Annotated[str, typer.Argumen
 def remove(
     ctx: typer.Context, models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Names of models.")]
 ) -> None:
-    """Remove models. A loaded model is unloaded first; files that others use stay."""
+    """Remove models: all that are named, or none. A loaded model is unloaded first; files that others use stay."""
     library, settings = _library(ctx), Invocation.of(ctx).settings()
-    for model in models:
-        name = _name_of(library, model)
+    for name, model in {_name_of(library, model): model for model in models}.items():
         _unload(settings, name)
         library.remove(model)
         print_text(f"deleted {name!r}")
+
+
+def named(models: Sequence[str] | None) -> Sequence[str | None]:
+    """The names given; [None], which is all of ours, where none is. UsageError for an empty one: that is not all."""
+    from localllm.store.names import parse_ref  # its sentence
+
+    for model in models or ():
+        if not model.strip():
+            parse_ref(model)
+    return models or [None]
 
 
 def where(ctx: typer.Context, model: Model, as_json: AsJson = False) -> None:
@@ -98,7 +107,7 @@ def verify(
 ) -> None:
     """Check model files against their checksums. Ends with 1 when one of them is not as it should be."""
     library = _library(ctx)
-    wanted: Sequence[str | None] = models or [None]  # None: all of ours
+    wanted = named(models)
     with Invocation.of(ctx).progress() as progress:
         results = [result for name in wanted for result in library.verify(name, progress.on_pull)]
     if as_json:
@@ -173,12 +182,20 @@ def _library(ctx: typer.Context) -> "Library":
 
 
 def _name_of(library: "Library", model: str) -> str:
+    """The full name of a model that can be removed; raises what keeps it from that."""
+    name = model
     try:
-        return library.find(model).name
+        name = library.find(model).name
     except StoreError:
         return model  # its record is damaged: `rm` is the way to be rid of it
     except ModelNotFound:
-        return library.removable(model)  # a tokenizer that came alone, or nothing
+        pass  # a tokenizer that came alone, or nothing
+    try:
+        removable = library.removable(model)
+    except ModelNotFound as error:
+        error.hint = "`localllm list` names the models that are here"
+        raise
+    return removable if name == model else name
 
 
 def _unload(settings: Settings, name: str) -> None:

@@ -7,9 +7,13 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from localllm.cli.files import reason
+from localllm.errors import UsageError
+
 HISTORY_LINES = 100
 QUOTES = '"""'
 EDIT_COMMAND = "/edit"
+_EDITOR_HINT = "EDITOR names the program to edit with; a text of several lines also fits between triple quotes"
 
 
 class LineInput:
@@ -46,11 +50,15 @@ class LineInput:
         return "\n".join(lines)
 
     def edit(self, text: str) -> None:
-        """Opens the user's editor on `text`; what is saved stands in the next prompt."""
+        """Opens the user's editor on `text`; what is saved stands in the next prompt. UsageError without an editor."""
+        command = editor_command()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "prompt.md"
             path.write_text(text, encoding="utf-8")
-            subprocess.run([*editor_command(), str(path)], check=False)
+            try:
+                subprocess.run([*command, str(path)], check=False)
+            except OSError as error:
+                raise UsageError(f"{command[0]} does not start: {reason(error)}", hint=_EDITOR_HINT) from None
             self._prefill = path.read_text(encoding="utf-8", errors="replace").rstrip("\n")
 
     def keep_history(self, is_kept: bool) -> None:
@@ -89,9 +97,13 @@ class LineInput:
 
 
 def editor_command() -> list[str]:
-    """LOCALLLM_EDITOR, OLLAMA_EDITOR, VISUAL, EDITOR, or vi."""
+    """LOCALLLM_EDITOR, OLLAMA_EDITOR, VISUAL, EDITOR, or vi. UsageError for one that is no command."""
     names = ("LOCALLLM_EDITOR", "OLLAMA_EDITOR", "VISUAL", "EDITOR")
-    return shlex.split(next((os.environ[name] for name in names if os.environ.get(name)), "vi"))
+    wanted = next((os.environ[name] for name in names if os.environ.get(name, "").strip()), "vi")
+    try:
+        return shlex.split(wanted)
+    except ValueError:
+        raise UsageError(f"the editor {wanted!r} is no command: a quote is not closed", hint=_EDITOR_HINT) from None
 
 
 def wants_history() -> bool:

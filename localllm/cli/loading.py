@@ -1,5 +1,6 @@
 """The options that say how a model is to be open: backend, device, KV type, threads, quantization."""
 
+import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,7 +9,7 @@ from typing import Annotated
 import typer
 
 from localllm.daemon.loras import NamedLora, facts_of, parsed_lora
-from localllm.errors import UsageError
+from localllm.errors import ModelNotFound, UsageError
 from localllm.settings import OF_LOADING, Settings
 
 Backend = Annotated[
@@ -72,8 +73,16 @@ def loras_of(texts: list[str] | None) -> str | None:
     for lora in found:
         if "," in lora.path:
             raise UsageError(f"the path {lora.path} has a comma in it", hint="rename the adapter")
+        check_is_there(lora)
         facts_of(lora.path)
     return ",".join(f"{lora.name}={lora.path}:{lora.scale!r}" for lora in found)
+
+
+def check_is_there(lora: NamedLora) -> None:
+    """ModelNotFound where the path of an adapter leads to nothing."""
+    if not os.path.exists(lora.path):
+        hint = "name the adapter's folder or file, for example --lora ./adapter"
+        raise ModelNotFound(f"there is no adapter {lora.path}", hint=hint)
 
 
 def wish_of(settings: Settings, quantize: str | None) -> Mapping[str, str | int]:

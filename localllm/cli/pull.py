@@ -26,8 +26,17 @@ def pull_model(
     invocation: Invocation, settings: "Settings", model: str, *, is_quiet: bool = False, to_run: bool = False
 ) -> "Entry":
     """Pulls with progress; errors of the store pass through. `to_run`: a tokenizer alone will not do."""
+    from localllm.store.names import looks_like_path  # the store: see above
+
     library = open_runnable_library(settings)
     if to_run:
         library.refuse_tokenizer(model)
     with invocation.progress(is_quiet=is_quiet) as progress:
-        return library.pull(model, progress.on_pull)
+        try:
+            entry = library.pull(model, progress.on_pull)
+        except KeyboardInterrupt:
+            progress.say("stopped; the same command goes on from here")
+            raise
+        if looks_like_path(model) and not to_run:
+            progress.say(f"{entry.path} is here already: nothing to pull")
+        return entry

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from localllm.cli.convert import leaving_tidily
-from localllm.cli.evaluate import text_of
+from localllm.cli.files import text_of
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson, Model, open_runnable_library
 from localllm.cli.output import print_json, print_text
@@ -71,9 +71,11 @@ def quantize(
     invocation = Invocation.of(ctx)
     order = Order(kind, pure, tuple(keep or ()), _method(method), allow_requantize)
     if compare:
+        types = [each.strip() for each in compare.split(",") if each.strip()]
+        if not types:
+            raise UsageError("--compare names no type", hint="for example --compare q4_0,q4_k_m")
         from localllm.cli.quantize_compare import compare_types  # loads the engine
 
-        types = compare.split(",")
         compare_types(invocation, model, types, order, text, picture, imatrix, calibrate, as_json=as_json)
         return
     if not kind:
@@ -142,6 +144,8 @@ def calibrated(
     if imatrix is not None:
         from localllm.quantize.imatrix import read_imatrix  # few commands need it
 
+        if not imatrix.exists():
+            raise UsageError(f"there is no file {imatrix}", hint="make one: localllm imatrix MODEL -o FILE")
         matrix = read_imatrix(imatrix)
         return replace(order, importance=matrix, imatrix=", ".join(matrix.datasets) or imatrix.name)
     if not calibrate and order.method == "rtn":

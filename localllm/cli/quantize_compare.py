@@ -7,7 +7,7 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 from localllm.cli.convert import leaving_tidily
-from localllm.cli.evaluate import text_of
+from localllm.cli.files import check_target, text_of
 from localllm.cli.human import aligned, size_text
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import open_runnable_library
@@ -38,8 +38,8 @@ def compare_types(
     """Measure, print, draw."""
     settings = invocation.settings()
     entry = open_runnable_library(settings).find(model)
-    if out is not None and not out.parent.is_dir():
-        raise UsageError(f"the folder {out.parent} does not exist", hint="make it, or name another file with --out")
+    if out is not None:
+        check_target(out)
     if text is None and (calibrate == DEFAULT_TEXT or (order.method == "gptq" and not calibrate)):
         raise UsageError("types would be measured on the text they were calibrated with", hint="name another: --text")
     words = default_text() if text is None else text_of(text)

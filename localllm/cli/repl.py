@@ -8,14 +8,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from localllm.cli.answer import Answer, Look, stats_text, stream_answer
+from localllm.cli.asking import FORMAT, format_fields, thinking_fields, thinking_refused
 from localllm.cli.connect import as_seen_by_daemon
 from localllm.cli.conversation import Conversation
+from localllm.cli.failures import next_step, system_sentence
 from localllm.cli.human import aligned
 from localllm.cli.library import list_table, open_library
 from localllm.cli.line_input import EDIT_COMMAND, QUOTES, LineInput, wants_history
 from localllm.cli.output import print_text
 from localllm.cli.repl_help import HELP, SET_HELP, SHORTCUTS_HELP, SHOW_HELP
-from localllm.errors import LocalLLMError, ModelNotFound, UsageError
+from localllm.errors import DaemonUnreachable, InvalidApiKey, LocalLLMError, ModelNotFound, UsageError
 from localllm.safe_text import sanitize
 
 if TYPE_CHECKING:
@@ -37,11 +39,12 @@ class Repl:
         conversation: Conversation,
         look: Look,
         *,
-        load_model: Callable[[Conversation], None],
+        connect: Callable[[Conversation], "Client"],
+        load_model: Callable[["Client", Conversation], None],
         keeper: "Keeper | None" = None,
         is_verbose: bool = False,
     ) -> None:
-        self._settings, self._client, self._load_model = settings, client, load_model
+        self._settings, self._client, self._connect, self._load_model = settings, client, connect, load_model
         self._keeper = keeper
         self._conversation, self._look, self._is_verbose = conversation, look, is_verbose
         self._lines = LineInput(settings.repl_history_file if wants_history() else None)
@@ -89,10 +92,16 @@ class Repl:
         try:
             self._act(text)
         except LocalLLMError as error:
-            lines = [f"error: {error.message}", *([f"  {error.hint}"] if error.hint else [])]
-            sys.stderr.write(sanitize("\n".join(lines)) + "\n")
+            self._tell(error.message, next_step(error))
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # such as a full disk: no reason to lose the conversation
+            self._tell(*system_sentence(error))
         except KeyboardInterrupt:
             sys.stdout.write("\n")
+
+    def _tell(self, message: str, hint: str) -> None:
+        sys.stderr.write(f"error: {sanitize(message)}\n" + (f"  {sanitize(hint)}\n" if hint else ""))
 
     def _act(self, text: str) -> None:
         word, _, rest = text.partition(" ")
@@ -109,7 +118,8 @@ class Repl:
             self._keeper.asked(self._conversation, text)
         answer = Answer()
         try:
-            stream_answer(self._client, self._conversation.body(), self._look, answer)
+            with thinking_refused("this model cannot: say /set nothink"):
+                self._stream(answer)
         except LocalLLMError:
             if not answer.text:
                 self._conversation.messages.pop()  # so that the question can be asked again
@@ -121,6 +131,16 @@ class Repl:
                 self._keeper.answered(self._conversation, answer)
         if self._is_verbose and answer.timings:
             sys.stderr.write(stats_text(answer.timings))
+
+    def _stream(self, answer: Answer) -> None:
+        """A daemon that has ended, or was started anew with other keys, is found again, or started: once."""
+        try:
+            stream_answer(self._client, self._conversation.body(), self._look, answer)
+        except (DaemonUnreachable, InvalidApiKey):
+            if answer.text or answer.reasoning:
+                raise
+            self._client = self._connect(self._conversation)
+            stream_answer(self._client, self._conversation.body(), self._look, answer)
 
     # ---- slash commands
 
@@ -134,9 +154,9 @@ class Repl:
             "parameter": self._set_parameter,
             "system": self._set_system,
             "format": self._set_format,
-            "think": self._show_thinking,
-            "nothink": self._hide_thinking,
-            "noformat": lambda _: self._set_format(""),
+            "noformat": self._set_no_format,
+            "think": self._set_think,
+            "nothink": self._set_nothink,
         }
         if what in setters:
             setters[what](value.strip())
@@ -170,26 +190,24 @@ class Repl:
         self._conversation.system = text.removesuffix(QUOTES)
         print_text("Set system message.")
 
-    def _set_format(self, name: str) -> None:
-        if not name:
-            self._conversation.extras.pop("response_format", None)
-            print_text("Disabled format.")
-        elif name == "json":
-            self._conversation.extras["response_format"] = {"type": "json_object"}
-            print_text("Set format to 'json' mode.")
-        else:
-            raise UsageError(f"unknown format {name!r}", hint="use /set format json, or /set noformat")
+    def _set_format(self, text: str) -> None:
+        fields = format_fields(text, "/set format")
+        if not fields:
+            raise UsageError("there is no format", hint="for JSON say /set format json, for any text /set noformat")
+        self._conversation.extras.update(fields)
+        print_text("Set format to 'json' mode." if text == "json" else "Set format to a JSON schema.")
 
-    def _show_thinking(self, level: str) -> None:
-        if level:
-            raise UsageError("levels of thinking cannot be set yet", hint="use /set think or /set nothink")
-        self._look = dataclasses.replace(self._look, hides_thinking=False)
-        print_text("Set 'think' mode.")
+    def _set_no_format(self, _: str) -> None:
+        self._conversation.extras.pop(FORMAT, None)
+        print_text("Disabled format.")
 
-    def _hide_thinking(self, _: str) -> None:
-        self._look = dataclasses.replace(self._look, hides_thinking=True)
+    def _set_think(self, level: str) -> None:
+        self._conversation.extras.update(thinking_fields(level))
+        print_text(f"Set 'think' mode to '{level}'." if level else "Set 'think' mode.")
+
+    def _set_nothink(self, _: str) -> None:
+        self._conversation.extras.update(thinking_fields("false"))
         print_text("Set 'nothink' mode.")
-        self._note("The model may still think; its thoughts are not shown.")
 
     def _wrap(self, is_on: bool) -> None:
         columns = shutil.get_terminal_size().columns if is_on else 0
@@ -229,7 +247,7 @@ class Repl:
         )
         print_text(f"Loading model '{model}'")
         try:
-            self._load_model(new)
+            self._load_model(self._client, new)
         except ModelNotFound:
             print_text(f"Couldn't find model '{model}'")
         else:

@@ -28,12 +28,13 @@ Available Commands:
   /set nohistory                 Disable history
   /set wordwrap                  Enable wordwrap
   /set nowordwrap                Disable wordwrap
-  /set format json               Enable JSON mode
+  /set format json               Enable JSON mode; or a JSON schema, or the
+                                 name of a file that holds one
   /set noformat                  Disable formatting
   /set verbose                   Show timings after each answer
   /set quiet                     Show no timings
-  /set think                     Show what the model thinks
-  /set nothink                   Hide what the model thinks
+  /set think [level]             Enable thinking: low, medium, high or max
+  /set nothink                   Disable thinking
 
 """
 

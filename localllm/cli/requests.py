@@ -54,11 +54,13 @@ def cancel(
         )
     found = _meant(client, request_id)
     if not client.cancel(found):
-        raise UsageError(f"the request {found} was over already")
+        raise UsageError(f"the request {found} was over already", hint="`localllm ps --requests` says how it went")
 
 
 def _meant(client: "Client", text: str) -> str:
     """The whole id of the one request under way that begins so; the text itself where none does."""
+    if not text:
+        raise UsageError("the id is empty", hint="`localllm ps --requests` lists the requests under way")
     ids = [row.id for row in client.requests() if row.state not in OVER and row.id.startswith(text)]
     if len(ids) > 1 and text not in ids:
         raise UsageError(f"{len(ids)} requests begin with {text!r}", hint="give more of the id")

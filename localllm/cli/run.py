@@ -11,12 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from localllm.cli.answer import Answer, Look, stats_text, stream_answer
+from localllm.cli.asking import FormatWish, Think, thinking_refused, wish_fields
 from localllm.cli.connect import as_seen_by_daemon, elsewhere, started_client
 from localllm.cli.conversation import Conversation, finite
-from localllm.cli.failures import EXIT_INTERRUPTED
+from localllm.cli.failures import EXIT_INTERRUPTED, unwinding
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import Model
-from localllm.cli.loading import LOAD_FIELDS, Backend, Device, KvType, Lora, Quantize, Threads, lora_of, wish_of
+from localllm.cli.loading import (
+    LOAD_FIELDS,
+    Backend,
+    Device,
+    KvType,
+    Lora,
+    Quantize,
+    Threads,
+    check_is_there,
+    lora_of,
+    wish_of,
+)
 from localllm.errors import ModelNotFound, UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +64,8 @@ def run(
     ] = None,
     verbose: Verbose = False,
     keepalive: KeepAlive = None,
+    format_: FormatWish = "",
+    think: Think = None,
     hidethinking: HideThinking = False,
     nowordwrap: NoWordWrap = False,
     system: System = "",
@@ -89,7 +103,7 @@ def run(
         lora=lora_of(lora),
     )
     settings = invocation.settings(backend=backend, device=device, kv_type=kv_type, threads=threads)
-    conversation.extras.update(wish_of(settings, quantize))
+    conversation.extras.update({**wish_of(settings, quantize), **wish_fields(format_, think)})
     if keepalive is not None:
         conversation.extras["keep_alive"] = keepalive
     talk(
@@ -117,12 +131,13 @@ def talk(
     """One answer where there is a prompt, in `words` or on stdin; a conversation on a terminal; else UsageError."""
     text = whole_prompt(words)
     look = look_of(invocation, hides_thinking=hides_thinking, wraps=wraps and not text)
-    if text:
-        answer_once(invocation, conversation, text, look, is_verbose, keeper)
-    elif sys.stdin.isatty() and sys.stdout.isatty():
-        converse(invocation, conversation, look, is_verbose, keeper)
-    else:
+    if not text and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("there is no prompt", hint=hint)
+    with unwinding():
+        if text:
+            answer_once(invocation, conversation, text, look, is_verbose, keeper)
+        else:
+            converse(invocation, conversation, look, is_verbose, keeper)
 
 
 def whole_prompt(words: list[str]) -> str:
@@ -161,7 +176,8 @@ def answer_once(
         keeper.asked(conversation, text)
     answer = Answer()
     try:
-        stream_answer(client, conversation.body(), look, answer)
+        with thinking_refused("leave --think out"):
+            stream_answer(client, conversation.body(), look, answer)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
@@ -177,13 +193,17 @@ def converse(
     from localllm.cli.repl import Repl  # a single answer needs no line editing
 
     settings = invocation.settings()
-    client = ready_client(invocation, settings, conversation)
-    load = partial(load_model, invocation, client)
-    Repl(settings, client, conversation, look, load_model=load, keeper=keeper, is_verbose=verbose).talk()
+    ready = partial(ready_client, invocation, settings)
+    load = partial(load_model, invocation)
+    client = ready(conversation)
+    repl = Repl(settings, client, conversation, look, connect=ready, load_model=load, keeper=keeper, is_verbose=verbose)
+    repl.talk()
 
 
 def ready_client(invocation: Invocation, settings: "Settings", conversation: Conversation) -> "Client":
     """A client of a daemon in which the model is loaded. Pulls the model first when it is not on this machine."""
+    if conversation.lora is not None and elsewhere(settings) is None:
+        check_is_there(conversation.lora)
     with invocation.progress(delay_s=SHOW_AFTER_S) as progress:
         progress.status("starting the daemon")
         client = started_client(settings)

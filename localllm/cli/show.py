@@ -37,7 +37,7 @@ def show(
     wanted = [part for part, is_wanted in zip(PARTS, flags, strict=True) if is_wanted]
     if len(wanted) > 1:
         names = ", ".join(f"'--{part}'" for part in PARTS[:-1])
-        raise UsageError(f"only one of {names}, or '--{PARTS[-1]}' can be specified")
+        raise UsageError(f"only one of {names}, or '--{PARTS[-1]}' can be specified", hint="ask for one at a time")
     if looks_like_path(model) and show_adapter(model, as_json=as_json):
         return
     entry = open_library(Invocation.of(ctx).settings()).find(model)

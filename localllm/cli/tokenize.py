@@ -61,7 +61,10 @@ def tokenize(
         raise UsageError("name a model and a text", hint='e.g. localllm tokenize smollm2:135m "Hello"')
     names = [model, *(others or [])]
     if len(names) > MAX_SIDE_BY_SIDE:
-        raise UsageError(f"{len(names)} tokenizers were named, and {MAX_SIDE_BY_SIDE} can be shown side by side")
+        raise UsageError(
+            f"{len(names)} tokenizers were named, and {MAX_SIDE_BY_SIDE} can be shown side by side",
+            hint="leave some of them out",
+        )
     asked = [_explainer(name) for name in names]
     said = read_text(text)
     look = Look(invocation.has_color(sys.stdout))

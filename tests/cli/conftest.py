@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from localllm.client import Client
 from tests.cli.fake_daemon import FakeDaemon, fake_daemon
 
 ROOT = Path(__file__).parents[2]
+TALKERS = ("connect", "run", "loaded", "requests", "version", "doctor", "embed", "batch", "bench_serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,10 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaemon]:
     """A scripted daemon that the command line finds as this home's own."""
+    for module in TALKERS:
+        import_module(f"localllm.cli.{module}")  # what is imported under the patches below would keep them
     with fake_daemon() as server:
-        for module in ("connect", "run", "loaded", "requests", "version", "doctor", "embed"):
+        for module in TALKERS:
             for name in ("started_client", "running_client"):
                 monkeypatch.setattr(
                     f"localllm.cli.{module}.{name}", lambda settings: Client(server.url), raising=module == "connect"

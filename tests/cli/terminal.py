@@ -16,12 +16,12 @@ from tests.cli.conftest import ROOT
 PATIENCE_S = 20.0
 # the command line as installed, but for the daemon it finds
 DRIVER = """
-import fcntl, sys, termios
+import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C comes through the terminal
 import localllm.cli.connect as connect
 from localllm.client import Client
-url = sys.argv.pop()
-connect.started_client = lambda settings: Client(url)
+urls = [os.environ.get("NEXT_URL", sys.argv[-1]), sys.argv.pop()]
+connect.started_client = lambda settings: Client(urls.pop() if len(urls) > 1 else urls[0])
 from localllm.cli.app import main
 main()
 """

@@ -145,6 +145,9 @@ def test_an_exported_chat_can_be_imported(cli: Cli, history: History, tmp_path: 
     assert cli("chats", "export", "why").out.startswith("# Why?\n")
     assert cli("chats", "export", "why", "--format", "html").out.startswith("<!doctype html>")
     assert cli("chats", "export", "why", "-o", str(tmp_path / "x.pdf")).code == 2
+    broken = tmp_path / "broken.json"
+    broken.write_text("{}")
+    assert cli("chats", "import", str(file), str(broken)).code == 2 and history.num_chats() == 2, "all or none"
     file.write_text("{}")
     assert "no exported chat" in cli("chats", "import", str(file)).err
     assert cli("chats", "import", str(tmp_path / "none")).code == 2
@@ -156,4 +159,5 @@ def test_chats_are_renamed_and_removed(cli: Cli, history: History) -> None:
     assert cli("chats", "rename", "why", "Stalls").code == 0
     assert history.chat(chat_id).title == "Stalls"
     assert cli("chats", "rm", str(chat_id), "99").code == 4 and history.num_chats() == 1
-    assert cli("chats", "rm", str(chat_id)).out == "deleted 'Stalls'\n" and history.num_chats() == 0
+    assert cli("chats", "rename", "stalls", " ").code == 2 and history.chat(chat_id).title == "Stalls"
+    assert cli("chats", "rm", str(chat_id), str(chat_id)).out == "deleted 'Stalls'\n" and history.num_chats() == 0

@@ -123,3 +123,38 @@ def test_any_text_is_read_back_as_it_was_set(tmp_path_factory: pytest.TempPathFa
     set_in_file(path, "host", first)
     set_in_file(path, "host", second)
     assert tomllib.loads(path.read_text()) == {"host": second}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"port = " + b"[" * 100_000, "nested too deeply"),
+        (b"port = " + b"9" * 5000, "thousands of digits"),
+        (b"\xff\xfe", "not valid TOML"),
+        (b"#" * 2_000_000, "larger than"),
+        (b'keep_alive = "bananas"', "a duration such as 5m"),
+        (b"kv_pages = 99999999999999999999", "between 0 and 2147483647"),
+        (b"context_length = 4294967296", "between 0 and 2147483647"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_config_file_that_makes_no_sense_is_one_sentence(cli: Cli, content: bytes, said: str) -> None:
+    config_file().write_bytes(content)
+    refused = cli("list")
+    assert refused.code == 2 and said in refused.err and len(refused.err) < 500
+
+
+def test_a_config_file_may_begin_with_the_mark_that_some_editors_write(cli: Cli) -> None:
+    config_file().write_bytes(b"\xef\xbb\xbfport = 12000\r\n")
+    assert cli("config", "get", "port").out == "12000\n"
+    assert cli("config", "set", "port", "12001").code == 0
+    assert cli("config", "get", "port").out == "12001\n"
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "zeros"])
+def test_what_is_no_file_is_no_config_file(cli: Cli, kind: str) -> None:
+    path = config_file()
+    make = {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "loop": lambda: path.symlink_to(path.name)}
+    make.get(kind, lambda: path.symlink_to("/dev/zero"))()
+    refused = cli("list")
+    assert refused.code == 2 and "config.toml cannot be read" in refused.err

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from localllm import errors
-from localllm.cli.failures import run_guarded
+from localllm.cli.failures import next_step, run_guarded
 from tests.cli.conftest import ROOT, Cli
 
 
@@ -47,6 +47,15 @@ def test_every_end_has_its_exit_code(error: BaseException, code: int) -> None:
 def test_an_error_is_a_sentence_and_a_next_step(capsys: pytest.CaptureFixture[str]) -> None:
     run_guarded(raising(errors.StoreError("it is \x1b[31mlocked", hint="try again")))
     assert capsys.readouterr().err == "Error: it is locked\n  try again\n"
+
+
+KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.LocalLLMError)]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_an_error_without_a_next_step_gets_that_of_its_kind(kind: type[errors.LocalLLMError]) -> None:
+    error = kind(9, 4) if kind is errors.ContextExceeded else kind("x")  # type: ignore[arg-type]
+    assert next_step(error)
 
 
 def test_a_full_disk_is_said_in_plain_words(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,8 @@ from tests.cli.conftest import Cli
 @pytest.fixture
 def store(cli: Cli, small_model_home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     monkeypatch.setenv("LOCALLLM_HOME", str(small_model_home))
-    monkeypatch.setattr("localllm.daemon.sources.available_memory_bytes", lambda: 2 * 10**9)
-    monkeypatch.setattr("localllm.daemon.sources.total_memory_bytes", lambda: 4 * 10**9)
+    monkeypatch.setattr("localllm.runtime.machine_memory.available_memory_bytes", lambda: 2 * 10**9)
+    monkeypatch.setattr("localllm.runtime.machine_memory.total_memory_bytes", lambda: 4 * 10**9)
     return cli
 
 
@@ -45,6 +45,19 @@ def test_less_is_offered_where_the_wish_is_too_large(store: Cli) -> None:
     assert json.loads(store("fit", "smollm2:135m", "--context", context, "--parallel", "64", "--json").out)["fits"]
 
 
-def test_a_name_that_nobody_knows_is_a_sentence(store: Cli) -> None:
-    outcome = store("fit", "no-such-model:1b")
-    assert outcome.code != 0 and "nobody knows how large" in outcome.err
+def test_no_more_is_counted_than_the_model_takes(store: Cli) -> None:
+    outcome = store("fit", "smollm2:135m", "--context", "99999999999999999999")
+    assert "8,192 tokens: 0.19 GB" in outcome.out and "takes no more than 8,192 tokens" in outcome.out
+    most, beyond = (json.loads(store("fit", "smollm2:135m", "--json", "--context", n).out) for n in ("8192", "9" * 20))
+    assert most["resident_bytes"] == beyond["resident_bytes"] and most["kv_bytes"] == beyond["kv_bytes"]
+
+
+def test_a_name_that_nobody_knows_is_a_sentence_and_a_next_step(cli: Cli) -> None:
+    outcome = cli("fit", "no-such-model:1b")
+    assert outcome.code == 4 and "nobody knows how large" in outcome.err and "\n  `localllm search" in outcome.err
+
+
+def test_a_path_that_leads_nowhere_is_called_that(cli: Cli) -> None:
+    outcome = cli("fit", "./absent.gguf")
+    assert outcome.code == 4 and "absent.gguf" in outcome.err and "how large" not in outcome.err
+    assert outcome.err.count("\n") == 2

@@ -161,6 +161,16 @@ def test_a_copy_and_a_removal_say_what_they_did(cli: Cli, store: list[Entry], no
     assert cli("list", "-q").out == "new:latest\n"
 
 
+def test_all_that_are_named_are_removed_or_none(cli: Cli, store: list[Entry], no_daemon: None, tmp_path: Path) -> None:
+    (tmp_path / "file.gguf").write_bytes(b"GGUF")
+    for wrong in ("absent", str(tmp_path / "file.gguf"), ""):
+        outcome = cli("rm", "qwen3:8b", wrong)
+        assert outcome.code in (1, 2, 4) and outcome.out == "" and outcome.err.count("\n") == 2
+    assert "\n  `localllm list` names" in cli("rm", "absent").err
+    assert cli("rm", "qwen3:8b", "qwen3:8b").out == "deleted 'qwen3:8b'\n"
+    assert cli("list", "-q").out == "new:latest\n"
+
+
 def test_a_removal_unloads_first(cli: Cli, store: list[Entry], daemon: FakeDaemon) -> None:
     daemon.loaded, daemon.models = [{"name": "qwen3:8b"}], {"qwen3:8b"}
     assert cli("rm", "qwen3:8b").code == 0

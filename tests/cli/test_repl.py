@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from localllm.history import History
+from localllm.settings import load_settings
 from tests.cli.fake_daemon import FakeDaemon, fake_daemon
 from tests.cli.terminal import PATIENCE_S, Terminal
 
@@ -112,7 +114,12 @@ def test_parameters_and_system_message_travel_with_the_next_message(terminal: Te
         ("/set nohistory", "Set 'nohistory' mode."),
         ("/set format json", "Set format to 'json' mode."),
         ("/set noformat", "Disabled format."),
+        ("/set format", "error: there is no format"),
+        ("/set format xml", "error: /set format takes `json` or a JSON schema"),
+        ("/set format {}", "Set format to a JSON schema."),
         ("/set think", "Set 'think' mode."),
+        ("/set think high", "Set 'think' mode to 'high'."),
+        ("/set think hard", "error: 'hard' is no level of thinking"),
         ("/set nothink", "Set 'nothink' mode."),
         ("/set nonsense", "Unknown command '/set nonsense'"),
         ("/set parameter warmth 3", "error: unknown parameter 'warmth'"),
@@ -152,16 +159,40 @@ def test_an_error_keeps_the_conversation_and_forgets_the_question(terminal: Term
     assert [message["content"] for message in asked(server)] == ["Short"]
 
 
-def test_thinking_is_shown_between_its_marks_and_can_be_hidden(terminal: Terminal, server: FakeDaemon) -> None:
-    thought = [{"reasoning": "hmm"}, {"content": "42"}]
-    server.answers = [thought, thought]
+def test_thinking_is_shown_between_its_marks(terminal: Terminal, server: FakeDaemon) -> None:
+    server.answers = [[{"reasoning": "hmm"}, {"content": "42"}]]
     terminal.line("Hi")
     assert "Thinking...\nhmm\n...done thinking.\n\n42" in terminal.wait_for("42")
-    terminal.wait_for(PROMPT)
-    terminal.line("/set nothink")
+
+
+def test_thinking_can_be_hidden(server: FakeDaemon) -> None:
+    server.answers = [[{"reasoning": "hmm"}, {"content": "42"}]]
+    with Terminal(server.url, "run", "tiny", "--hidethinking", "--think") as terminal:
+        terminal.wait_for(PROMPT)
+        terminal.line("Hi")
+        assert "hmm" not in terminal.wait_for("42")
+
+
+def test_format_and_thinking_travel_until_they_are_taken_back(terminal: Terminal, server: FakeDaemon) -> None:
+    sent = []
+    for line in ("/set format json", "/set think low", "/set nothink", "/set noformat"):
+        terminal.line(line)
+        terminal.wait_for(PROMPT)
+        terminal.line("Hi")
+        terminal.wait_for("Hello there.")
+        terminal.wait_for(PROMPT)
+        body = server.bodies(CHAT)[-1]
+        sent.append((body.get("response_format", {}).get("type"), body.get("reasoning_effort")))
+    assert sent == [("json_object", None), ("json_object", "low"), ("json_object", "none"), (None, "none")]
+
+
+def test_a_model_that_cannot_think_is_said_with_the_way_back(terminal: Terminal, server: FakeDaemon) -> None:
+    refusal = {"message": "tiny does not reason", "code": "invalid_value", "param": "reasoning_effort"}
+    server.answers = [[{"error": refusal}]]
+    terminal.line("/set think")
     terminal.wait_for(PROMPT)
     terminal.line("Hi")
-    assert "hmm" not in terminal.wait_for("42")
+    assert "error: tiny does not reason\n  this model cannot: say /set nothink\n" in terminal.wait_for(PROMPT)
 
 
 def test_the_history_comes_back_in_the_next_conversation(terminal: Terminal, server: FakeDaemon) -> None:
@@ -189,6 +220,58 @@ def test_control_g_opens_the_editor_on_the_line_and_brings_its_text_back(server:
         terminal.line("")
         terminal.wait_for("Hello there.")
     assert asked(server)[-1]["content"] == "draft and more"
+
+
+@pytest.mark.parametrize("editor", ["/no/such/editor", "'unbalanced"])
+def test_without_an_editor_the_conversation_goes_on(server: FakeDaemon, editor: str) -> None:
+    with Terminal(server.url, "run", "tiny", EDITOR=editor, VISUAL="") as terminal:
+        terminal.wait_for(PROMPT)
+        terminal.line("/edit")
+        assert "error: " in terminal.wait_for("  EDITOR names the program")
+        terminal.line("Hi")
+        terminal.wait_for("Hello there.")
+
+
+def test_what_the_system_refuses_keeps_the_conversation(server: FakeDaemon) -> None:
+    with Terminal(server.url, "run", "tiny", TMPDIR="/no/such/folder") as terminal:
+        terminal.wait_for(PROMPT)
+        home = Path(os.environ["LOCALLLM_HOME"])
+        (home / "store").write_text("no folder")
+        terminal.line("/save mine")
+        terminal.wait_for("error: ")
+        terminal.line("Hi")
+        terminal.wait_for("Hello there.")
+
+
+@pytest.mark.parametrize("end", [signal.SIGHUP, signal.SIGTERM])
+def test_a_terminal_that_is_closed_loses_neither_half_an_answer_nor_the_history(
+    server: FakeDaemon, end: signal.Signals
+) -> None:
+    server.hangs = True
+    with Terminal(server.url, "chat", "tiny") as terminal:
+        terminal.wait_for(PROMPT)
+        terminal.line("Hi")
+        terminal.wait_for("Hello")
+        os.killpg(terminal.process.pid, end)
+        assert terminal.finish() == 128 + end
+    history = History(load_settings().chats_file)
+    assert [message.prompt for message in history.branch(history.latest().id)] == ["Hi", "Hello"]
+    assert "Hi" in load_settings().repl_history_file.read_text()
+
+
+def test_a_daemon_that_has_ended_is_found_again(tmp_path: Path) -> None:
+    with fake_daemon() as later:
+        with fake_daemon() as first:
+            terminal = Terminal(first.url, "run", "tiny", NEXT_URL=later.url)
+            terminal.wait_for(PROMPT)
+            terminal.line("Hi")
+            terminal.wait_for("Hello there.")
+            terminal.wait_for(PROMPT)
+        with terminal:
+            terminal.line("Again")
+            terminal.wait_for("Hello there.")
+        assert [message["content"] for message in asked(later)] == ["Hi", "Hello there.", "Again"]
+        assert later.bodies("/localllm/v1/load")
 
 
 def test_control_c_during_a_single_answer_ends_with_130(server: FakeDaemon) -> None:

@@ -155,3 +155,12 @@ def test_what_cannot_be_chosen_is_answered_with_the_choices(
 ) -> None:
     outcome = cli("run", "tiny", "hi", option, value)
     assert outcome.code == 2 and said in outcome.err and daemon.requests == []
+
+
+@pytest.mark.parametrize("line", [("run", "tiny", "hi"), ("chat", "tiny"), ("serve",)])
+def test_an_adapter_that_is_not_there_is_a_sentence_and_a_next_step(
+    cli: Cli, daemon: FakeDaemon, line: tuple[str, ...]
+) -> None:
+    outcome = cli(*line, "--lora", "nope", stdin="hi")
+    assert outcome.code == 4 and not daemon.requests
+    assert "/nope\n  name the adapter's folder or file" in outcome.err and outcome.err.count("\n") == 2

@@ -9,6 +9,7 @@ import pytest
 from localllm.cli.tokenize_views import Look, compared, listed
 from localllm.tokens.explainer import Explainer, explanation
 from tests.cli.conftest import Cli
+from tests.cli.fake_daemon import FakeDaemon
 from tests.tokens import trained
 from tests.tokens.worlds import tiny
 
@@ -72,13 +73,16 @@ def test_a_text_is_shown_in_a_template(cli: Cli, folder: Path) -> None:
     assert "".join(part["text"] for part in told[0]["parts"]) == "user: the cat\nassistant:"
 
 
-def test_tokenizers_without_a_model_are_listed_and_say_how_to_get_them(cli: Cli, folder: Path) -> None:
+def test_tokenizers_without_a_model_are_listed_and_say_how_to_get_them(
+    cli: Cli, folder: Path, daemon: FakeDaemon
+) -> None:
     assert "gpt-4o" in cli("tokenize", "--list").out
     rows = {row["name"]: row for row in json.loads(cli("tokenize", "--list", "--json").out)}
     assert rows["bert"]["kind"] == "WordPiece" and not rows["bert"]["is_here"]
     outcome = cli("tokenize", "gpt-4o", "text")
     assert outcome.code != 0 and "localllm pull gpt-4o" in outcome.err
-    assert cli("run", "gpt-4o", "hello").code != 0
+    outcome = cli("run", "gpt-4o", "hello")
+    assert outcome.code == 4 and not daemon.bodies("/v1/chat/completions"), "a tokenizer alone answers nothing"
 
 
 def test_without_a_text_it_says_what_is_missing(cli: Cli) -> None:
