@@ -75,6 +75,26 @@ STREAMED = (
 )
 
 
+CUT_IN_ITS_TAG = (
+    (QWEN, HERMES_CALL),
+    (QWEN, '<tool_call>\n{"arguments": {"zip": "01234"}, "name": "find"}\n</tool_call>'),  # not shown before its end
+    (of("deepseek"), f'<｜tool▁call▁begin｜>find{SEP}{{"zip": "01234"}}<｜tool▁call▁end｜>'),
+    (of("kimi"), KIMI_CALL.format(3)),
+)
+
+
+@pytest.mark.parametrize(("spec", "text"), CUT_IN_ITS_TAG, ids=lambda value: str(value)[:40])
+def test_an_answer_that_ends_within_a_closing_tag_has_its_call_and_no_half_tag(spec: MarkupSpec, text: str) -> None:
+    whole = parsed(spec, [text])
+    for end in range(text.rindex("}") + 1, len(text)):
+        assert parsed(spec, [text[:end]]) == whole
+        assert parsed(spec, list(text[:end])) == whole
+
+
+def test_half_a_tag_in_a_string_of_a_call_that_was_cut_is_text() -> None:
+    assert parsed(QWEN, ['<tool_call>\n{"name": "find", "arguments": {"zip": "a </tool'])[0].text == '{"zip":"a </tool'
+
+
 @pytest.mark.parametrize(("spec", "text"), STREAMED, ids=lambda value: str(value)[:40])
 def test_a_call_is_there_with_its_name_and_grows_with_its_arguments(spec: MarkupSpec, text: str) -> None:
     parser = MarkupParser(spec)

@@ -259,13 +259,15 @@ class TagParser:
         if self._state != "call" or call is None:
             return False
         whole = len(self._buffer)
+        before_closer = whole - overlap(self._buffer, (call.mark.closer,))  # an answer can end within the tag
         if call.early.num_begun:
-            self._show(call, whole)
-            return self._accept(call, whole, whole)
+            end = whole if call.early.is_quoted else before_closer
+            self._show(call, end)
+            return self._accept(call, end, whole)
         place = self._buffer.find(call.mark.closer) if call.mark.closer else -1
         if place >= 0 and self._accept(call, place, place + len(call.mark.closer)):
             return True
-        if not self._accept(call, whole, whole):
+        if not self._accept(call, whole, whole) and not self._accept(call, before_closer, whole):
             self._be_disappointed(call)
         return True
 
