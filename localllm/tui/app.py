@@ -199,6 +199,10 @@ class LocalApp(App[None]):
         title = f"The daemon's log   {self._log_path}" if self._log_path else "The daemon's log"
         self.push_screen(PagedText(title, text or "There is no log here.", at_end=True))
 
+    def action_help_quit(self) -> None:
+        """ctrl+c where nothing is selected: it ends no answer and no chat."""
+        self.say("ctrl+q leaves; the daemon goes on")
+
     def action_theme(self, name: str) -> None:
         self.theme = f"localllm-{name}"
         if self._remember:
@@ -259,7 +263,15 @@ class LocalApp(App[None]):
     def _frame_arrived(self, frame: Frame) -> None:
         self._has_data = True
         self.live.apply(frame, time.monotonic())
-        ready = [model for model in frame.models if model.state == "ready"]
+        self._take_glance()
+        if self._is_glance_new and time.monotonic() - self._glanced_at > GLANCE_S:
+            self._glanced_at = time.monotonic()
+            self._refresh_frames()
+        if (shown := self._shown()) is not None:
+            shown.frame_arrived(frame)
+
+    def _take_glance(self) -> None:
+        ready = [model.row for model in self.live.models.values() if model.row.state == "ready"]
         busiest = max(ready, key=lambda model: (model.tokens_per_s, model.running, model.pages_used), default=None)
         glance = Glance()
         if busiest is not None:
@@ -268,11 +280,6 @@ class LocalApp(App[None]):
             glance = Glance(busiest.name, float(rate), round(share, 2))
         self._is_glance_new |= glance != self.glance
         self.glance = glance
-        if self._is_glance_new and time.monotonic() - self._glanced_at > GLANCE_S:
-            self._glanced_at = time.monotonic()
-            self._refresh_frames()
-        if (shown := self._shown()) is not None:
-            shown.frame_arrived(frame)
 
     def _link_changed(self) -> None:
         if self.link.state == "up" and self._down_since is not None:
@@ -287,7 +294,10 @@ class LocalApp(App[None]):
     _down_since: float | None = None
 
     def _tick(self) -> None:
-        """The countdown of the banner, and its end."""
+        """The countdown of the banner, and its end; and rates that fall because nothing more is heard."""
+        if not self.is_down and self.glance.tokens_per_s:
+            self.live.tick(time.monotonic())
+            self._take_glance()
         if self.is_down or self._is_glance_new or time.monotonic() - self.link.changed_at < 4.0:
             self._refresh_frames()
             if self.is_down and (shown := self._shown()) is not None:

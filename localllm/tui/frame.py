@@ -11,8 +11,10 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Container
+from textual.dom import DOMNode
 from textual.screen import Screen
 from textual.strip import Strip
+from textual.widget import Widget
 
 from localllm.safe_text import one_line
 from localllm.tui import words
@@ -111,7 +113,7 @@ class TopLine(Drawn):
             return long if long.width <= room else short
         name = one_line(words.model_name(glance.model))
         use = Line((words.percent(glance.pages_share), ink()))
-        rate = Line((words.rate(glance.tokens_per_s), ink())).put(" tok/s", ink("faint"))
+        rate = Line((_whole_rate(glance.tokens_per_s), ink())).put(" tok/s", ink("faint"))
         bar = Line(("pages ", ink("faint"))).add(gauge(ink, glance.pages_share, 8)).put(" ").add(use)
         forms = (
             joined([Line((name, ink())), rate, bar, long], 3),
@@ -120,6 +122,11 @@ class TopLine(Drawn):
             short,
         )
         return next((form for form in forms if form.width <= room), short)
+
+
+def _whole_rate(per_s: float | None) -> str:
+    """Without its tenths: nobody could read them so often."""
+    return words.UNKNOWN if per_s is None else words.count(round(per_s))
 
 
 class BottomLine(Drawn):
@@ -132,39 +139,35 @@ class BottomLine(Drawn):
 
     def __init__(self) -> None:
         super().__init__()
-        self._spans: list[tuple[int, int, str]] = []
+        self._spans: list[tuple[int, int, str, DOMNode]] = []
 
     def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
         margin, gap = (1, 2) if width < 100 else (2, 3)
         right = joined([_hint(ink, key, label) for _, key, label in self.GLOBAL], gap).put(" " * margin)
         left, self._spans = Line((" " * margin, ink())), []
-        for key, label, action in shown_keys(self.screen):
+        for key, label, action, node in shown_keys(self.screen):
             hint = _hint(ink, key, label)
             start = left.width + (gap if self._spans else 0)
             if start + hint.width + gap + right.width > width:
                 break
             left.pad_to(start).add(hint)
-            self._spans.append((start, left.width, action))
+            self._spans.append((start, left.width, action, node))
         at = width - right.width
         for action, key, label in self.GLOBAL:
             length = len(key) + len(label) + 1
-            self._spans.append((at, at + length, action))
+            self._spans.append((at, at + length, action, self.app))
             at += length + gap
         return [left_right(left, right, width).strip(width)]
 
     async def on_click(self, event: events.Click) -> None:
-        for start, end, action in self._spans:
+        for start, end, action, node in self._spans:
             if start <= event.x < end:
-                await self._run(action)
-
-    async def _run(self, action: str) -> None:
-        namespace = self.app.focused or self.screen
-        await self.app.run_action(action, default_namespace=self.app if "." in action else namespace)
+                await self.app.run_action(action, default_namespace=node)
 
 
-def shown_keys(screen: Screen[object]) -> Iterator[tuple[str, str, str]]:
-    """Key, label and action of the bindings that the footer shows now: those of the focused widget and of the
-    screen."""
+def shown_keys(screen: Screen[object]) -> Iterator[tuple[str, str, str, DOMNode]]:
+    """Key, label and action of the bindings that the footer shows now, and whose action it is: those of the focused
+    widget and of the screen."""
     seen = set()
     for active in screen.active_bindings.values():
         binding = active.binding
@@ -172,7 +175,7 @@ def shown_keys(screen: Screen[object]) -> Iterator[tuple[str, str, str]]:
             continue
         seen.add(binding.action)
         key = screen.app.get_key_display(binding)
-        yield key, binding.description, binding.action
+        yield key, binding.description, binding.action, active.node
 
 
 def _hint(ink: Ink, key: str, label: str) -> Line:
@@ -255,11 +258,16 @@ class FrameScreen(Screen[None]):
     def size_class(self) -> str:
         return size_class(*self.app.size)
 
+    _focused_before: Widget | None = None
+    """What had the focus when the window became too small to show it."""
+
     def on_resize(self, event: events.Resize) -> None:
         wanted = size_class(*event.size)
+        self._focused_before = self.focused or self._focused_before
         for name in ("tiny", "compact", "normal", "wide"):
             self.set_class(name == wanted, name)
         self.resized(wanted)
+        self.call_after_refresh(self._focus_again)
 
     def resized(self, size_class: str) -> None:
         """The window has another size: for what no style sheet can say."""
@@ -273,6 +281,12 @@ class FrameScreen(Screen[None]):
     def on_screen_resume(self) -> None:
         self.refresh_frame()
         self.link_changed()
+
+    def _focus_again(self) -> None:
+        """A window that was too small took the focus away."""
+        before = self._focused_before
+        if self.focused is None and before is not None and before.is_attached and before.focusable:
+            self.set_focus(before, scroll_visible=False)
 
     def bindings_changed(self) -> None:
         for line in self.query(BottomLine):

@@ -11,10 +11,11 @@ from textual.pilot import Pilot
 from localllm.daemon.feed import Frame, ModelRow
 from localllm.errors import DaemonUnreachable, LocalLLMError
 from localllm.tui.app import LocalApp
-from localllm.tui.frame import FrameScreen, key_text, size_class
+from localllm.tui.frame import FrameScreen, key_text, shown_keys, size_class
 from localllm.tui.help import HelpScreen, bindings_of
 from localllm.tui.terminal import PLAIN_SIGNS, _column
 from tests.tui.fakes import FakeClient, app_with
+from tests.tui.live_frames import FakeEngine
 from tests.tui.pictures import screen_text, svg
 
 
@@ -86,6 +87,68 @@ async def test_keys_and_clicks_lead_to_the_screens(tmp_path: Path) -> None:
             assert app.current_mode == mode
         await pilot.click("TopLine", offset=(32, 0))
         assert app.current_mode == "dashboard"
+
+
+@pytest.mark.parametrize("mode", ["chat", "tokens", "dashboard", "models"])
+async def test_every_key_at_the_bottom_can_be_clicked(tmp_path: Path, mode: str) -> None:
+    async with running(FakeClient(), tmp_path, first=mode) as (app, pilot):
+        done: list[str] = []
+
+        async def note(action: str, default_namespace: Any = None, namespaces: Any = None) -> bool:
+            space, _, name = action.partition("(")[0].rpartition(".")
+            node = {"app": app, "screen": app.screen}.get(space, default_namespace or app)
+            assert hasattr(node, f"action_{name}"), (action, node)
+            done.append(action)
+            return True
+
+        await until(pilot, lambda: isinstance(app.screen, FrameScreen) and app.screen.focused is not None)
+        await pilot.pause()
+        app.run_action = note  # type: ignore[method-assign]  # only to see what is asked for
+        last = screen_text(app).splitlines()[-1]
+        expected = []
+        for key, _, action, _ in shown_keys(app.screen):
+            if f" {key} " in last:
+                await pilot.click("BottomLine", offset=(last.index(f" {key} ") + 1, 0))
+                expected.append(action)
+        for key, action in (("ctrl+p", "command_palette"), ("f1", "help"), ("ctrl+q", "quit")):
+            await pilot.click("BottomLine", offset=(last.index(key), 0))
+            expected.append(action)
+        assert done == expected
+
+
+@pytest.mark.parametrize("mode", ["chat", "tokens", "dashboard", "models"])
+async def test_the_focus_outlives_a_window_that_was_too_small(tmp_path: Path, mode: str) -> None:
+    async with running(FakeClient(), tmp_path, first=mode) as (app, pilot):
+        await until(pilot, lambda: isinstance(app.screen, FrameScreen) and app.screen.focused is not None)
+        focused = app.screen.focused
+        for size in ((40, 12), (30, 10), (120, 40)):
+            await pilot.resize_terminal(*size)
+            await pilot.pause()
+        await until(pilot, lambda: app.screen.focused is focused)
+
+
+async def test_a_rate_of_which_no_more_is_heard_falls_to_zero(tmp_path: Path) -> None:
+    client, engine = FakeClient(), FakeEngine()
+    async with running(client, tmp_path) as (app, pilot):
+        engine.admit(1, 32)
+        for _ in range(12):
+            engine.write(1, 5)
+            client.frames.put(engine.frame(0.1))
+        await until(pilot, lambda: bool(app.glance.tokens_per_s))
+        engine.finish(1)
+        client.frames.put(engine.frame(0.1))
+        await until(pilot, lambda: not app.live.models["qwen3-4b"].snapshot.num_running)  # type: ignore[union-attr]
+        app.live._heard_local -= 60  # a minute of silence
+        app._glanced_at = 0.0
+        app._tick()
+        await pilot.pause()
+        assert app.glance.tokens_per_s == 0 and "   0 tok/s" in screen_text(app)
+
+
+async def test_ctrl_c_says_how_to_leave(tmp_path: Path) -> None:
+    async with running(FakeClient(), tmp_path) as (app, pilot):
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: "ctrl+q leaves; the daemon goes on" in screen_text(app))
 
 
 async def test_without_a_daemon_a_banner_counts_down_and_it_comes_back(tmp_path: Path) -> None:
