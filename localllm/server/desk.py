@@ -75,14 +75,20 @@ class Leash:
             return
         self._error = error
         if self._reply is not None:
-            if self._reply.stats.finished is None:
-                self._reply.abort(error)
+            self._abort(self._reply, error)
         elif self._opening is not None:
             self._opening.reschedule(asyncio.get_running_loop().time())
 
     def hold(self, reply: Reply) -> None:
-        """From here on it is the reply that ends."""
+        """From here on it is the reply that ends; at once where it was pulled in this very turn of the loop, and the
+        block would be left before its timeout comes."""
         self._reply = reply
+        if self._error is not None:
+            self._abort(reply, self._error)
+
+    def _abort(self, reply: Reply, error: LocalLLMError) -> None:
+        if reply.stats.finished is None:
+            reply.abort(error)
 
     @contextlib.asynccontextmanager
     async def opening(self) -> AsyncIterator[None]:

@@ -1,17 +1,21 @@
 """Requests have names, can be looked at, and can be ended from outside; whose they are decides who may."""
 
+import asyncio
 import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from localllm.client import Client
 from localllm.daemon.journal import KEPT, KEPT_REFUSED, Journal, record_id_of
-from localllm.errors import Cancelled
+from localllm.daemon.replies import Reply
+from localllm.errors import Cancelled, LocalLLMError
+from localllm.server.desk import Leash
 from localllm.server.verdict import phases_of, verdict
 from tests.daemon.toy import ToyLibrary, toy_entry
 from tests.server.world import World, daemon
@@ -56,6 +60,32 @@ def until_known(world: World, name: str, *states: str) -> dict[str, Any]:
         if answer.status_code == 200 and answer.json()["state"] in states:
             found: dict[str, Any] = answer.json()
             return found
+
+
+class Held:
+    """A reply under way that knows what it was ended with."""
+
+    stats = SimpleNamespace(finished=None)
+    error: LocalLLMError | None = None
+
+    def abort(self, error: LocalLLMError) -> None:
+        self.error = error
+
+
+async def test_who_is_ended_in_the_moment_in_which_the_answer_opens_gets_none() -> None:
+    leash, reply, error = Leash(), Held(), Cancelled("enough")
+    async with leash.opening():
+        leash.pull(error)  # what ends the block comes with the loop's next turn, and the block is over before
+        leash.hold(cast(Reply, reply))
+    assert reply.error is error
+
+
+async def test_who_is_ended_before_the_answer_opens_never_sees_it_open() -> None:
+    leash, error = Leash(), Cancelled("enough")
+    with pytest.raises(Cancelled):
+        async with leash.opening():
+            leash.pull(error)
+            await asyncio.sleep(60)
 
 
 def test_every_answer_has_a_name_and_a_good_one_of_the_client_is_kept(world: World) -> None:
