@@ -205,7 +205,7 @@ class Residency:
         return resident
 
     async def _placed(self, entry: Entry, wish: LoadWish, wait: Wait) -> Resident:
-        if self._num_waiting >= self._settings.max_queue:
+        if self._num_waiting >= max(1, self._settings.max_queue):  # whoever brings the model waits for nobody
             raise Overloaded("too many requests wait for a model", hint="try again in a few seconds")
         self._num_waiting += 1
         wait.words = "waiting for another model to load"

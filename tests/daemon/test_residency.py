@@ -213,6 +213,13 @@ async def test_a_crowd_before_a_model_is_turned_away(tmp_path: Path) -> None:
             task.cancel()
 
 
+async def test_where_nobody_may_wait_a_model_comes_all_the_same(tmp_path: Path) -> None:
+    async with residency(tmp_path, max_queue=0) as models:
+        first, second = await asyncio.gather(use(models, "a"), use(models, "b"), return_exceptions=True)
+        assert isinstance(first, Resident) and isinstance(second, Overloaded)
+        assert isinstance(await use(models, "b"), Resident)
+
+
 async def test_keep_alive_0_unloads_at_once(tmp_path: Path) -> None:
     async with residency(tmp_path) as models:
         resident = await use(models, "a", 0)

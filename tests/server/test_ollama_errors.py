@@ -211,6 +211,7 @@ def test_a_full_queue_is_said_in_ollamas_words(tmp_path: Path) -> None:
         with world.client.stream("POST", "/api/chat", json=body) as first:
             next(first.iter_lines())
             busy = world.client.post("/api/chat", json=body)
+        assert first.status_code == 200, "it is in nobody's way"
         assert busy.status_code == 503 and int(busy.headers["retry-after"]) > 0
         assert busy.json() == {"error": "server busy, please try again.  maximum pending requests exceeded"}
 
