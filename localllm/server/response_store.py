@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS responses (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_use ON responses (used, id, size);
 """
+_LEAST = "PRAGMA user_version = 1"
 _CHAIN = """
 WITH RECURSIVE chain (id, previous, depth) AS (
     SELECT id, previous, 0 FROM responses WHERE id = ? AND owner = ?
@@ -77,6 +78,11 @@ class ResponseStore:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="responses")
         self._opened: sqlite3.Connection | None = None
         self._num_saves = 0
+
+    async def ready(self) -> None:
+        """Make sure that something can be kept, by writing as little as a file takes. Raises what would keep it from
+        being kept."""
+        await self._run(lambda: self._connection().execute(_LEAST))
 
     def put(self, owner: str, make: Callable[[], Stored]) -> "Future[None]":
         """Keep what `make` makes, in the thread. Requests that come later find it, even while this is under way."""

@@ -88,7 +88,8 @@ class Responses:
         notes = Notes.of(request, taken)
         items = _with_ids(items_of(taken.request.input))
         done = await self._translated(request, taken.request, items, notes)
-        answering = _Answering(self._desk, self._store, request, taken.request, items, done)
+        is_kept = await self._will_be_kept(taken.request, notes)
+        answering = _Answering(self._desk, self._store, request, taken.request, items, done, is_kept)
         if taken.request.stream:
             response = await streaming(request, answering.stream(), Form(error=_early_failure))
         else:
@@ -127,6 +128,21 @@ class Responses:
         is_text = isinstance(wanted.input, str)
         own = [("input" if is_text else f"input[{number}]", item) for number, item in enumerate(items)]
         return translated(wanted, earlier, own, notes)
+
+    async def _will_be_kept(self, wanted: shapes.ResponseRequest, notes: Notes) -> bool:
+        """Known before there is an answer, so that its stream can say so. Where it cannot be, only who asked for it in
+        so many words is refused."""
+        if wanted.store is False:
+            return False
+        try:
+            await self._store.ready()
+        except LocalLLMError as error:
+            if wanted.store:
+                error.param = "store"
+                raise
+            notes.warnings.append(_not_kept(error))
+            return False
+        return True
 
     # ---- what was kept
 
@@ -173,7 +189,7 @@ class Responses:
 
 
 class _Answering:
-    """One response that is made. `items` are the input, as it is kept."""
+    """One response that is made. `items` are the input, as it is kept if `is_kept`."""
 
     def __init__(
         self,
@@ -183,6 +199,7 @@ class _Answering:
         wanted: shapes.ResponseRequest,
         items: list[dict[str, Any]],
         done: Translated,
+        is_kept: bool,
     ) -> None:
         self._desk = desk
         self._store = store
@@ -190,6 +207,7 @@ class _Answering:
         self._wanted = wanted
         self._items = items
         self._done = done
+        self._is_kept = is_kept
         self._kept: Future[None] | None = None
 
     async def stream(self) -> AnswerStream:
@@ -206,14 +224,14 @@ class _Answering:
             while not opened.reply.is_done:
                 script.events(await opened.reply.gather())
             opened.reply.take()  # raises what ended it before anybody looked
-            return script.body | {"store": await self._is_kept()}
+            return script.body | await self._after_keeping()
 
     async def _opened(self, stack: contextlib.AsyncExitStack) -> Opened:
         with named_as(self._done.names):
             return await self._desk.open(self._request, stack, self._done.chat, calming(self._done.notes))
 
     def _script(self, opened: Opened) -> Script:
-        wanted, is_kept = self._wanted, self._wanted.store is not False
+        wanted, is_kept = self._wanted, self._is_kept
         warnings = self._done.notes.warnings
         response_id = _id_of(opened.reply)
         head = Head(
@@ -230,14 +248,19 @@ class _Answering:
         items = msgspec.json.encode(self._items)
         return Stored(body["id"], self._wanted.previous_response_id, msgspec.json.encode(body), items)
 
-    async def _is_kept(self) -> bool:
-        """An answer that could not be kept is still an answer."""
+    async def _after_keeping(self) -> dict[str, Any]:
+        """What the body has to say of it: an answer that could not be kept is still an answer."""
         if self._kept is None:
-            return False
-        with contextlib.suppress(LocalLLMError):  # which the log tells of
+            return {}
+        try:
             await asyncio.wrap_future(self._kept)
-            return True
-        return False
+        except LocalLLMError as error:
+            return {"store": False, "warnings": [*self._done.notes.warnings, _not_kept(error)]}
+        return {}
+
+
+def _not_kept(error: LocalLLMError) -> str:
+    return f"the response is not kept: {error.message} ({error.hint})"
 
 
 def _id_in(request: Request) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from localllm.daemon.keys import KeyFile
 from localllm.errors import ModelNotFound
 from localllm.server import responses_shapes as shapes
+from localllm.server.response_store import ResponseStore
 from localllm.server.responses import _early_failure
 from tests.daemon.toy import ToyLibrary, expected_text, toy_entry
 from tests.server.golden_streams import assert_golden, events_of
@@ -334,6 +336,32 @@ def test_a_restart_keeps_what_was_kept(tmp_path_factory: pytest.TempPathFactory)
     with daemon(home, sources=parrots()) as world:
         assert world.client.get(f"/v1/responses/{first['id']}").json() == first
         assert (home / "responses.db").stat().st_mode & 0o077 == 0
+
+
+def test_what_cannot_be_kept_is_said_to_be_before_it_is_answered(tmp_path: Path) -> None:
+    (tmp_path / "responses.db").write_bytes(b"no database " * 1000)
+    with daemon(tmp_path, sources=parrots()) as world, client_of(world) as client:
+        whole = create(client, "say:one")
+        assert (whole.output_text, whole.store) == ("one", False) and "responses.db" in whole.warnings[0]
+        *_, last = events = list(create(client, "say:two", stream=True))
+        assert events[0].response.store is False and last.response.store is False
+        assert last.type == "response.completed" and "is not kept" in last.response.warnings[0]
+        with pytest.raises(openai.APIStatusError) as caught:
+            create(client, "say:three", store=True)
+        assert caught.value.body["param"] == "store"  # type: ignore[index]
+        assert getattr(create(client, "say:four", store=False), "warnings", None) is None
+
+
+def test_what_could_not_be_kept_in_the_end_is_an_answer_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with daemon(tmp_path, sources=parrots()) as world, client_of(world) as client:
+        monkeypatch.setattr(ResponseStore, "_put", full)
+        whole = create(client, "say:one")
+        assert (whole.output_text, whole.store) == ("one", False) and "disk is full" in whole.warnings[0]
 
 
 # ---- refusals

@@ -109,12 +109,24 @@ async def test_closing_finishes_what_was_put_in(tmp_path: Path) -> None:
     connection.close()
 
 
+async def test_that_something_can_be_kept_is_tried_out_by_writing(tmp_path: Path) -> None:
+    store = ResponseStore(tmp_path / "responses.db")
+    await store.ready()
+    log = tmp_path / "responses.db-wal"
+    before = log.stat().st_size
+    await store.ready()
+    assert log.stat().st_size > before
+    store.close()
+
+
 async def test_a_file_that_is_no_database_is_said_so(tmp_path: Path) -> None:
     path = tmp_path / "responses.db"
     path.write_bytes(b"not a database, but long enough to look like one" * 100)
     store = ResponseStore(path)
     with pytest.raises(StoreError, match=r"responses\.db"):
         await store.find("", "one")
+    with pytest.raises(StoreError, match=r"responses\.db"):
+        await store.ready()
     store.close()
 
 
