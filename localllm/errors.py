@@ -110,6 +110,10 @@ class NotEnoughMemory(LocalLLMError):
     exit_code = 5
 
 
+FEWER_PAGES = "close other programs, or set a smaller number: `localllm config set kv_pages N`"
+"""What to do where there is no memory for the pages."""
+
+
 class ContextExceeded(LocalLLMError):
     """The prompt does not fit. Both numbers travel with the error. Its words are those by which clients that were
     written for OpenAI and for Anthropic know it, and shorten the conversation."""

@@ -22,7 +22,7 @@ from localllm.engine.step import (
     SeqId,
     ZeroSlot,
 )
-from localllm.errors import NotEnoughMemory
+from localllm.errors import FEWER_PAGES, NotEnoughMemory
 from localllm.models.config import ModelConfig
 
 Floats = NDArray[np.float32]
@@ -49,7 +49,7 @@ class PagedMemory:
             self._pages = np.zeros(self._pages_shape(num_pages), self._kv_type)
             self._slots = np.zeros((num_slots, self._slots.shape[1]), np.float32)
         except MemoryError:
-            raise NotEnoughMemory(f"there is no memory for {num_pages} pages", hint="ask for fewer pages") from None
+            raise NotEnoughMemory(f"there is no memory for {num_pages} pages", hint=FEWER_PAGES) from None
 
     def apply(self, op: MemoryOp) -> None:
         """One memory operation of a plan. CommitDraft has its own door: it needs to know what was drafted."""

@@ -98,9 +98,9 @@ def print_error(message: str, hint: str = "") -> None:
         sys.stderr.write(f"Error: {sanitize(message)}\n" + (f"  {sanitize(hint)}\n" if hint else ""))
 
 
-def print_warning(message: str) -> None:
+def print_warning(message: str, hint: str = "") -> None:
     with suppress(OSError):
-        sys.stderr.write(f"Warning: {sanitize(message)}\n")
+        sys.stderr.write(f"Warning: {sanitize(message)}\n" + (f"  {sanitize(hint)}\n" if hint else ""))
 
 
 def system_sentence(error: OSError) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from localllm.cli.failures import print_warning
+from localllm.cli.failures import next_step, print_warning
 from localllm.cli.human import age_text, size_text, table
 from localllm.cli.invocation import Invocation
 from localllm.cli.output import print_json, print_text
@@ -59,7 +59,7 @@ def list_models(
     else:
         print_text(list_table(newest_first, time.time()))
     for problem in library.damaged():
-        print_warning(problem.message)
+        print_warning(problem.message, next_step(problem))
 
 
 def copy(ctx: typer.Context, source: Model, target: Annotated[str, typer.Argument(metavar="NEW_NAME")]) -> None:
@@ -116,7 +116,7 @@ def verify(
         print_text(table(["NAME", "FILE", "STATE"], [_verify_row(result) for result in results]))
     damaged = [] if models else library.damaged()
     for problem in damaged:
-        print_warning(problem.message)
+        print_warning(problem.message, next_step(problem))
     if damaged or not all(result.is_good for result in results):
         raise typer.Exit(1)
 

@@ -203,3 +203,4 @@ def test_a_damaged_record_is_a_warning_and_the_others_are_listed(cli: Cli, store
     next(path for path in folder.rglob("*qwen3*") if path.is_file()).write_text("{")
     outcome = cli("list", "-q")
     assert (outcome.code, outcome.out) == (0, "new:latest\n") and outcome.err.startswith("Warning: ")
+    assert "localllm rm" in outcome.err, "and what to do about it"

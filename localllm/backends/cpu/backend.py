@@ -21,7 +21,7 @@ from localllm.engine.step import (
     StepPlan,
     StepResult,
 )
-from localllm.errors import BadModelFile, InvalidRequest, NotEnoughMemory
+from localllm.errors import FEWER_PAGES, BadModelFile, InvalidRequest, NotEnoughMemory
 from localllm.models.adapters import Adapter
 from localllm.models.config import ModelConfig
 from localllm.models.source import WeightSource
@@ -105,7 +105,7 @@ class CpuBackend:
         try:
             self._program.allocate(num_pages, num_slots)
         except (MemoryError, ValueError, RuntimeError):
-            raise NotEnoughMemory(f"there is no memory for {num_pages} pages", hint="ask for fewer pages") from None
+            raise NotEnoughMemory(f"there is no memory for {num_pages} pages", hint=FEWER_PAGES) from None
 
     def add_adapter(self, adapter: Adapter) -> int:
         return self._sites.add(adapter)

@@ -32,7 +32,7 @@ from localllm.engine.step import (
     SlotId,
     ZeroSlot,
 )
-from localllm.errors import NotEnoughMemory
+from localllm.errors import FEWER_PAGES, NotEnoughMemory
 from localllm.models.config import ModelConfig
 
 Ints = NDArray[np.int32]
@@ -69,7 +69,7 @@ class MetalMemory:
         """NotEnoughMemory when pages and slots do not fit."""
         wanted = num_pages * self.layout.page_bytes + num_slots * self.layout.state_bytes
         if wanted > free_bytes():
-            raise NotEnoughMemory(f"there is no memory for {num_pages} pages", hint="ask for fewer pages")
+            raise NotEnoughMemory(f"there is no memory for {num_pages} pages", hint=FEWER_PAGES)
         self._rooms = _made(lambda: [self._room(num_pages) for _ in range(self._num_rooms)])
         self._states = dict(zip(self._state_shapes, _made(lambda: [*self._new_states(num_slots)]), strict=True))
 
@@ -197,7 +197,7 @@ def _resized(room: mx.array, kept: int, num_tokens: int) -> list[mx.array]:
 
 def _made(make: Callable[[], list[mx.array]]) -> list[mx.array]:
     """Arrays with their memory taken. NotEnoughMemory where there is none."""
-    with shortage("there is no memory for the pages", "ask for fewer pages"):
+    with shortage("there is no memory for the pages", FEWER_PAGES):
         arrays = make()
         mx.eval(arrays)
     return arrays

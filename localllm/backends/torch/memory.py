@@ -20,7 +20,7 @@ from localllm.engine.step import (
     SaveState,
     ZeroSlot,
 )
-from localllm.errors import InvalidRequest
+from localllm.errors import FEWER_PAGES, InvalidRequest
 from localllm.models.config import ModelConfig
 
 
@@ -50,7 +50,7 @@ class DeviceMemory:
 
     def allocate(self, num_pages: int, num_slots: int) -> None:
         self._pages = self._new_pages(0)  # what was there is given back first
-        with memory_named(f"{num_pages} pages", "ask for fewer pages, or a shorter context"):
+        with memory_named(f"{num_pages} pages", FEWER_PAGES):
             self._pages, self._slots = self._new_pages(num_pages), self._new_slots(num_slots)
         self._checkpoints.clear()
         self.trails.clear()
