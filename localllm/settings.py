@@ -21,7 +21,7 @@ DEFAULT_PORT = 11435
 MAX_CONFIG_BYTES = 1 << 20
 MAX_INT = 2**31 - 1
 """Larger counts are slips, and not every part that is told of them could hold them."""
-DURATION = re.compile(r"-?\d+(?:\.\d+)?|-?(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+DURATION = re.compile(r"[+-]?\d+(?:\.\d+)?|[+-]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h|d))+")
 """Seconds, or "1h30m"; anything negative is for ever."""
 BACKENDS = ("auto", "cpu", "torch", "metal", "reference")
 KvType = Literal["auto", "f16", "f32", "q8_0"]

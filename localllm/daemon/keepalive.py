@@ -9,9 +9,11 @@ from localllm.settings import DURATION
 FOREVER = math.inf
 LONGEST_S = 100 * 365 * 86_400.0
 """More is for ever: no calendar has a date for it."""
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_UNITS_S = {
+    "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0,
+}  # fmt: skip
+_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h|d)")  # as Go writes them, days are ours
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 
 
 def keep_alive_seconds(value: str | float | int) -> float:

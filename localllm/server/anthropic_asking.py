@@ -51,7 +51,7 @@ def translated(wanted: Counted, notes: Notes) -> Translated:
         talk.append({"role": "system", "content": system}, "system")
     for number, turn in enumerate(wanted.messages):
         talk.add(turn.role, turn.content, f"messages[{number}]")
-    names = _NAMES | talk.names
+    names = _NAMES | ({} if wanted.thinking else {"reasoning": "output_config.effort"}) | talk.names
     body: dict[str, Any] = {"model": wanted.model, "messages": talk.messages, **_shared(wanted, notes)}
     last = talk.messages[-1]
     if last["role"] == "assistant":

@@ -218,7 +218,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 async def _refuse_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    sentence = {404: f"there is no {request.url.path} here", 405: f"{request.method} is not allowed here"}
+    sentence = {404: f"there is no {request.url.path[:200]} here", 405: f"{request.method} is not allowed here"}
     refusal = HttpError(error.status_code, sentence.get(error.status_code, error.detail))
     response = _told(refusal, request)
     response.headers.update(error.headers or {})

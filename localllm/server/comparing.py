@@ -41,6 +41,7 @@ class _Sides:
 
     first: Sequence[str]
     second: Sequence[str]
+    first_param: str
     param: str
     cut: Cut | None
     add_special: bool
@@ -52,8 +53,11 @@ class _Sides:
         if self.judges:
             longest = longest_of(wanted, entry, text, settings)
             return [self._pair(wanted, text, longest, *pair) for pair in self.pairs(self.first, self.second)]
-        prompts = Prompts([*self.first, *self.second], self.param, self.cut, self.add_special, self.lengths)
-        return prompts.asks(wanted, entry, text, settings, vocab_size)
+        asks: list[Ask] = []
+        for texts, param in ((self.first, self.first_param), (self.second, self.param)):
+            prompts = Prompts(texts, param, self.cut, self.add_special, self.lengths)
+            asks += prompts.asks(wanted, entry, text, settings, vocab_size)
+        return asks
 
     def pairs(self, first: Sequence[str], second: Sequence[str]) -> list[tuple[str, str]]:
         """One to many, or one to one."""
@@ -83,14 +87,16 @@ async def compare(
     cut: Cut | None,
     add_special: bool,
     raw: bool,
+    first_param: str,
     param: str,
 ) -> Compared:
-    """One `first` against every `second`, or each against its own. Errors as of `vectors.embed`."""
-    sides = _Sides(first, second, param, cut, add_special)
+    """One `first` against every `second`, or each against its own; the fields that hold them are `first_param` and
+    `param`. Errors as of `vectors.embed`."""
+    sides = _Sides(first, second, first_param, param, cut, add_special)
     try:
         opened = await desk.open(request, stack, wanted, sides.asks)
     except ContextExceeded as error:
-        error.param = param
+        error.param = error.param if error.param == first_param else param
         raise
     pieces = await collect(opened.reply, len(opened.asks))
     vectors = [piece.vector for piece in pieces]

@@ -193,6 +193,12 @@ CHAT_BOUNDS: tuple[Bound, ...] = (
     ("reasoning_budget", -1, MAX_NEW_TOKENS),
 )
 COMPLETION_BOUNDS: tuple[Bound, ...] = (("logprobs", 0, MAX_LOGPROBS), ("best_of", 1, MAX_CHOICES))
+TWINS = (
+    ("max_completion_tokens", "max_tokens"),
+    ("repetition_penalty", "repeat_penalty"),
+    ("thinking_token_budget", "reasoning_budget"),
+)
+"""Two names of one thing: who sends both has to mean the same by them."""
 
 
 def parse(body: dict[str, Any], kind: type[R]) -> R:
@@ -222,6 +228,25 @@ def _check(request: Common) -> None:
         _check_chat(request)
     elif isinstance(request, CompletionRequest):
         _check_completion(request)
+    _check_twins(request)
+    _check_least(request)
+
+
+def _check_twins(request: Common) -> None:
+    for name, other in TWINS:
+        one, two = getattr(request, name, None), getattr(request, other, None)
+        if one is not None and two is not None and one != two:
+            raise InvalidRequest(f"{other} and {name} differ: {two} and {one}", hint="send one", param=other)
+
+
+def _check_least(request: Common) -> None:
+    """An answer cannot go on until `min_tokens` and end before."""
+    limits = (getattr(request, "max_completion_tokens", None), request.max_tokens)
+    most = next((limit for limit in limits if limit is not None), None)
+    if most is not None and (request.min_tokens or 0) > most:
+        raise InvalidRequest(
+            f"min_tokens is {request.min_tokens}, and the answer may have {most} tokens", param="min_tokens"
+        )
 
 
 def check_stops(stops: Sequence[str], param: str = "stop") -> None:

@@ -95,7 +95,10 @@ class Guard:
                 queried = (value for _, value in parse_qsl(scope.get("query_string", b"").decode("latin-1")))
                 check_names(caller, [*self._directory.names(scope["path"]), *queried])
         except LocalLLMError as error:
-            await error_response(error, scope["path"], scope.get(NAME, ""))(scope, receive, send)
+            response = error_response(error, scope["path"], scope.get(NAME, ""))
+            if _is_ambiguous(headers):
+                response.headers["connection"] = "close"
+            await response(scope, receive, send)
             return
         scope[MAX_BODY] = self._gate.max_body_bytes
         await self._app(scope, receive, _with_headers(send, origin))
@@ -115,6 +118,7 @@ class Gate:
     def sender(self, scope: Scope, headers: Headers) -> str | None:
         """The page that sends it, if one does."""
         _check_size(scope["headers"])
+        _check_framing(headers)
         if "host" in headers or scope.get("http_version") != "1.0":  # no browser is so old; HAProxy's checks are
             self._check_host(headers.getlist("host"))
         return self._checked_origin(headers.getlist("origin"))
@@ -197,6 +201,16 @@ def _check_size(headers: Sequence[tuple[bytes, bytes]]) -> None:
         raise HttpError(
             431, f"the request headers are longer than {MAX_HEADER_BYTES // 2**10} KiB or more than {MAX_HEADERS}"
         )
+
+
+def _is_ambiguous(headers: Headers) -> bool:
+    """Two lengths of one body: a proxy may go by the other one, and see a request where we see a body."""
+    return "transfer-encoding" in headers and "content-length" in headers
+
+
+def _check_framing(headers: Headers) -> None:
+    if _is_ambiguous(headers):
+        raise HttpError(400, "a body has a Content-Length or comes in chunks, not both", hint="leave one header out")
 
 
 def _host_name(host: str) -> str:

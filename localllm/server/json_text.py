@@ -3,6 +3,7 @@
 What is counted is counted in the text, before anything is built of it: sixteen megabytes of `[` cost no memory.
 """
 
+import codecs
 import json
 import re
 from typing import Any
@@ -31,6 +32,7 @@ class BadJson(LocalLLMError):
 def decoded_object(text: bytes) -> dict[str, Any]:
     """The JSON object in `text`. Raises BadJson, also for a key that an object has twice: readers differ on which one
     counts, and neither may be dropped in silence."""
+    text = text.removeprefix(codecs.BOM_UTF8)  # PowerShell's; RFC 8259 allows to pass over it
     if not text.strip():
         raise BadJson("the request has no body", hint="send a JSON object")
     if _is_crowded(text):

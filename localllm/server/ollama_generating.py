@@ -185,6 +185,8 @@ async def read(
     options, ignored = sorted_options(body.get("options"))
     if without_effect == "options":
         options, ignored = {}, [*(f"options.{name}" for name in options), *ignored]
+    if body.get("top_logprobs") and not body.get("logprobs"):
+        ignored.append("top_logprobs")
     if body.get("shift") is True:
         ignored.append("shift")  # the answer ends where the context does, and says so
     stripped, unknown = unknowns.split({**body, "options": options or None}, kind)

@@ -53,7 +53,7 @@ class Ranker:
     async def rerank(self, request: Request) -> Response:
         wanted, warnings, headers = take(await self._desk.read(request), RerankRequest, request)
         cut = Cut() if wanted.truncate else cut_of(wanted)
-        done = await self._compare(request, wanted, [wanted.query], wanted.passages, wanted.kind, cut)
+        done = await self._compare(request, wanted, [wanted.query], wanted.passages, ("query", wanted.kind), cut)
         scores = done.scores
         best = sorted(range(len(scores)), key=lambda index: -scores[index])
         headers |= {METHOD_HEADER: done.method}
@@ -66,7 +66,7 @@ class Ranker:
 
     async def score(self, request: Request) -> Response:
         wanted, warnings, headers = take(await self._desk.read(request), ScoreRequest, request)
-        done = await self._compare(request, wanted, wanted.first, wanted.second, "text_2", cut_of(wanted))
+        done = await self._compare(request, wanted, wanted.first, wanted.second, ("text_1", "text_2"), cut_of(wanted))
         data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(done.scores)]
         head = {"id": f"score-{done.id}", "object": "list", "created": int(time.time()), "model": done.name}
         body = {**head, "method": done.method, "data": data, "usage": usage_of(done.num_tokens)}
@@ -78,7 +78,7 @@ class Ranker:
         wanted: RerankRequest | ScoreRequest,
         first: Sequence[str],
         second: Sequence[str],
-        param: str,
+        params: tuple[str, str],
         cut: Cut | None,
     ) -> Compared:
         async with contextlib.AsyncExitStack() as stack:
@@ -92,7 +92,8 @@ class Ranker:
                 cut=cut,
                 add_special=wanted.add_special_tokens is not False,
                 raw=wanted.raw_scores is True,
-                param=param,
+                first_param=params[0],
+                param=params[1],
             )
             return await attended(request, work)
 

@@ -22,7 +22,7 @@ from localllm.server.schema_words import (
 from localllm.settings import BACKENDS, KV_TYPES
 from localllm.wire import MAX_SEED
 
-DURATION = r"^(-?[0-9]+(\.[0-9]+)?|-?([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+)$"
+DURATION = r"^([+-]?[0-9]+(\.[0-9]+)?|[+-]?(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h|d))+)$"
 STOP = TEXT | {"minLength": 1, "maxLength": fields.MAX_STOP_CHARS}
 NAME = TEXT | {"maxLength": fields.MAX_NAME_CHARS}
 

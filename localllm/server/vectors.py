@@ -119,7 +119,9 @@ class Prompts:
         self.lengths.append(len(ids))
         if self.cut is None:
             if len(ids) > context_length:
-                raise ContextExceeded(len(ids), context_length)
+                error = ContextExceeded(len(ids), context_length)
+                error.param = self.param
+                raise error
             return ids
         if isinstance(given, str) and self.add_special:
             return self.cut.of_text(ids, context_length, text.tokenizer.special_ids)

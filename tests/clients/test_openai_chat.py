@@ -29,7 +29,7 @@ def extra(**fields: Any) -> dict[str, Any]:
 ASKED: dict[str, dict[str, Any]] = {
     "nothing more": {},
     "one token": {"max_tokens": 1},
-    "max_completion_tokens": {"max_completion_tokens": 7},
+    "max_completion_tokens": {"max_tokens": None, "max_completion_tokens": 7},
     "two choices": {"n": 2},
     "two choices with a seed": {"n": 2, "seed": 3, "temperature": 1.2},
     "a seed": {"seed": 11, "temperature": 1.0, "top_p": 0.9},

@@ -27,6 +27,12 @@ from localllm.errors import BadModelFile, InvalidRequest, LocalLLMError, WorkerC
         (45, 45),
         (1.5, 1.5),
         (0, 0),
+        ("+5m", 300),
+        (".5h", 1800),
+        ("1.h", 3600),
+        ("1m0.5s", 60.5),
+        ("250000us", 0.25),
+        ("0ns", 0),
     ],
 )
 def test_durations_are_read_as_people_write_them(value: str | float, seconds: float) -> None:
@@ -38,7 +44,7 @@ def test_anything_negative_or_beyond_all_dates_is_for_ever(value: str | float) -
     assert keep_alive_seconds(value) == math.inf
 
 
-@pytest.mark.parametrize("value", ["", "soon", "5 parsecs", "m5", "5m!", "1e3", float("nan")])
+@pytest.mark.parametrize("value", ["", "soon", "5 parsecs", "m5", "5m!", "1e3", "1h-3m", ".h", "--5m", float("nan")])
 def test_what_is_no_duration_is_refused(value: str | float) -> None:
     with pytest.raises(InvalidRequest) as refused:
         keep_alive_seconds(value)

@@ -70,6 +70,8 @@ def test_a_packed_body_is_refused_before_it_is_read(world: World) -> None:
     ("body", "word"),
     [
         (b"", "no body"),
+        (b"\xef\xbb\xbf", "no body"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", "not valid JSON"),
         (b"[1]", "must be a JSON object"),
         (b'"x"', "must be a JSON object"),
         (b"{", "not valid JSON"),
@@ -101,6 +103,7 @@ def test_json_that_is_none_or_is_beyond_reason_is_refused_in_a_sentence_and_soon
 
 
 def test_honest_json_passes() -> None:
+    assert decoded_object(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}, "PowerShell's files begin so"
     deep = b'{"a":' * (MAX_DEPTH - 1) + b"{}" + b"}" * (MAX_DEPTH - 1)
     for text in (b"{}", deep, b'{"a": "\\"b\\": 1, \\\\", "b": {"a": 1}, "c": [{"a": ","}, {"a": ":"}]}', b' {"":0} '):
         assert decoded_object(text) == json.loads(text)

@@ -108,7 +108,8 @@ REASONS: tuple[tuple[str, int, str], ...] = (
     (rf"{ASKING}|{VECTORS}", 408, r"^deadline_exceeded: "),
     # fields that do not go together
     (ASKING, 400, r"(needs|only allowed with) `stream`: true|cannot be streamed|needs `logprobs`"),
-    (ASKING, 400, r"does not go with|begins a new answer, continue_final_message|and reasoning_effort differ"),
+    (ASKING, 400, r"does not go with|begins a new answer, continue_final_message|and \w+ differ"),
+    (ASKING, 400, r"min_tokens is \d+, and the answer may have"),
     (r"/completions$", 400, r"best_of (must not be smaller|greater) than n"),
     (r".", 400, r"device .* is one of the torch backend"),
     (r"/score$", 400, r"text_1 must be one text, or as many as text_2"),

@@ -12,6 +12,9 @@ import pytest
 from anthropic.types import ToolParam
 
 from localllm.server import anthropic_shapes as shapes
+from localllm.server.anthropic_asking import translated
+from localllm.server.notes import Notes
+from localllm.server.passing import headers_of
 from tests.daemon.toy import expected_text
 from tests.server.golden_streams import assert_golden
 from tests.server.parrot import BARE_CALL, CALL, THINK, parrots
@@ -355,6 +358,19 @@ def test_what_is_new_is_passed_over_and_named(world: World) -> None:
     assert answer.headers["x-localllm-ignored"] == "shininess, tools[0], tools[1].defer_loading"
     told = world.client.post("/v1/messages", json=body, headers={"prefer": "handling=lenient"}).json()
     assert "shininess" in told["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"output_config": {"effort": "low"}}, "output_config.effort"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 1024}, "output_config": {"effort": "low"}}, "thinking"),
+    ],
+)
+def test_a_wish_to_think_is_called_what_it_was_sent_as(fields: dict[str, Any], name: str) -> None:
+    body = {"model": "m", "max_tokens": 2, "messages": [user("x")], **fields}
+    done = translated(msgspec.convert(body, shapes.MessagesRequest), Notes())
+    assert headers_of(Notes(ignored=["reasoning"]), done.names) == {"x-localllm-ignored": name}
 
 
 def test_counting_is_exact(client: anthropic.Anthropic) -> None:

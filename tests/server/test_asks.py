@@ -32,7 +32,7 @@ def test_a_zero_in_the_request_is_a_choice() -> None:
 @pytest.mark.parametrize(
     ("fields", "params", "setting", "expected"),
     [
-        ({"max_completion_tokens": 3, "max_tokens": 4}, {"num_predict": 5}, 6, 3),
+        ({"max_completion_tokens": 3, "max_tokens": 3}, {"num_predict": 5}, 6, 3),
         ({"max_tokens": 4}, {"num_predict": 5}, 6, 4),
         ({"max_tokens": 0}, {"num_predict": 5}, 6, 0),
         ({}, {"num_predict": 5}, 6, 5),

@@ -104,6 +104,13 @@ async def test_names_that_others_control_are_not_whatever_the_bind(host: str, bo
     assert (await status(guard(bound, ("key",)), host=host, x_api_key="key"))[0] == expected
 
 
+async def test_a_body_with_two_lengths_ends_the_connection() -> None:
+    code, sent = await status(guard(), host="localhost", content_length="4", transfer_encoding="chunked")
+    assert (code, sent["connection"]) == (400, "close")
+    code, sent = await status(guard(), host="localhost", transfer_encoding="chunked")
+    assert code == 200 and "connection" not in sent
+
+
 async def test_http_1_0_had_no_host() -> None:
     assert (await status(guard(), http_version="1.0"))[0] == 200
     assert (await status(guard(), http_version="1.0", host="evil.com"))[0] == 403

@@ -133,6 +133,12 @@ def test_options_without_effect_and_unknown_fields_are_named(world: World) -> No
     assert sorted(named) == ["novelty", "options.mirostat", "options.num_gpu", "options.wings", "shift"]
 
 
+def test_log_probabilities_of_others_without_any_are_named(world: World) -> None:
+    assert chat(world, top_logprobs=2).headers["x-localllm-ignored"] == "top_logprobs"
+    assert "x-localllm-ignored" not in chat(world, top_logprobs=0).headers
+    assert "x-localllm-ignored" not in chat(world, top_logprobs=2, logprobs=True).headers
+
+
 def test_every_option_that_the_engine_has_reaches_it(world: World) -> None:
     assert sampling_fields(OllamaOptions(typical_p=0.5)) == {"typical_p": 0.5}
     answer = chat(world, options={"typical_p": 0.5})

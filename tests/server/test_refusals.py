@@ -24,6 +24,9 @@ CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": "many"}, "max_tokens"),
     ({"max_tokens": 1.5}, "max_tokens"),
     ({"max_completion_tokens": -1}, "max_completion_tokens"),
+    ({"max_completion_tokens": 4, "max_tokens": 5}, "max_tokens"),
+    ({"min_tokens": 17}, "min_tokens"),
+    ({"min_tokens": 5, "max_tokens": None, "max_completion_tokens": 4}, "min_tokens"),
     ({"n": 0}, "n"),
     ({"n": 1_000_000}, "n"),
     ({"n": True}, "n"),
@@ -33,6 +36,7 @@ CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"min_p": -0.1}, "min_p"),
     ({"top_k": -5}, "top_k"),
     ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"repetition_penalty": 1.1, "repeat_penalty": 1.2}, "repeat_penalty"),
     ({"presence_penalty": 3}, "presence_penalty"),
     ({"frequency_penalty": -3}, "frequency_penalty"),
     ({"seed": 2**64}, "seed"),
@@ -88,6 +92,7 @@ CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"reasoning": {"effort": "low"}, "reasoning_effort": "high"}, "reasoning"),
     ({"reasoning": {"depth": 3}}, "reasoning.depth"),
     ({"thinking_token_budget": -1}, "thinking_token_budget"),
+    ({"thinking_token_budget": 5, "reasoning_budget": 6}, "reasoning_budget"),
     ({"return_progress": True}, "return_progress"),
     ({"timings_per_token": True}, "timings_per_token"),
     ({"timeout_s": 0}, "timeout_s"),
@@ -133,6 +138,12 @@ def test_a_bad_chat_field_is_named(world: World, fields: dict[str, Any], param: 
     assert error["code"] and "Traceback" not in error["message"]
 
 
+def test_two_names_of_one_thing_may_say_the_same(world: World) -> None:
+    assert world.chat("x", max_tokens=3, max_completion_tokens=3, min_tokens=3).status_code == 200
+    penalties = {"repetition_penalty": 1.1, "repeat_penalty": 1.1}
+    assert world.complete("x", **penalties).status_code == 200
+
+
 COMPLETION_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": []}, "prompt"),
     ({"prompt": [[]]}, "prompt"),
@@ -163,6 +174,11 @@ def test_a_missing_field_is_named(world: World) -> None:
     answer = world.client.post("/v1/completions", json={"model": "toy:1b"})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "prompt"
     assert answer.json()["error"]["message"] == "prompt is required"
+
+
+def test_a_path_that_is_not_there_is_not_repeated_at_length(world: World) -> None:
+    answer = world.client.get("/" + "a" * 5000)
+    assert answer.status_code == 404 and len(answer.content) < 500
 
 
 def test_a_prompt_that_is_too_long_comes_with_both_numbers(world: World) -> None:

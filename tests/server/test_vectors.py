@@ -230,6 +230,10 @@ def test_scores_are_cosines_of_pairs(world: World, one: Any, many: Any) -> None:
         ("/rerank", {"query": "x", "texts": [1]}, "texts[0]"),
         ("/v1/score", {"text_1": ["a", "b"], "text_2": ["c"]}, "text_1"),
         ("/v1/score", {"text_1": "a", "text_2": []}, "text_2"),
+        ("/v1/rerank", {"query": "", "documents": ["x"], "add_special_tokens": False}, "query"),
+        ("/v1/rerank", {"query": "x", "documents": [""], "add_special_tokens": False}, "documents"),
+        ("/v1/rerank", {"query": "x" * 900, "documents": ["x"]}, "query"),
+        ("/v1/score", {"text_1": "", "text_2": "x", "add_special_tokens": False}, "text_1"),
     ],
 )
 def test_what_cannot_be_ranked_is_refused_by_name(world: World, path: str, fields: dict[str, Any], param: str) -> None:
