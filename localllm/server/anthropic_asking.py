@@ -21,6 +21,14 @@ would keep every one from the cache."""
 JOINT = "\n\n"
 _TOOL_FIELDS = frozenset(("type", "name", "description", "input_schema", "strict"))
 _WITHOUT_EFFECT = frozenset(("cache_control", "eager_input_streaming", "citations", "caller", "toolset_name"))
+_BLOCK_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "text": ("text",),
+    "document": ("source", "title", "context"),
+    "search_result": ("source", "title", "content"),
+    "tool_result": ("tool_use_id", "content", "is_error"),
+    "tool_use": ("id", "name", "input"),
+    "thinking": ("thinking", "signature"),
+}
 _NAMES = {
     "max_completion_tokens": "max_tokens",
     "stop": "stop_sequences",
@@ -218,6 +226,7 @@ class _Talk:
             texts.clear()
 
     def _result(self, block: Mapping[str, Any], path: str, where: str) -> None:
+        self._check_names(block, "tool_result", path)
         call_id = block.get("tool_use_id")
         if not isinstance(call_id, str):
             raise _wrong(f"{path}.tool_use_id", "must be a string")
@@ -238,10 +247,12 @@ class _Talk:
         if kind == "document":
             return self._document(block, path)
         if kind == "search_result":
+            self._check_names(block, kind, path)
             return JOINT.join(filter(None, (_about(block), self.system_text(_blocks(block, path), f"{path}.content"))))
         return self._text(block, path)
 
     def _document(self, block: Mapping[str, Any], path: str) -> str:
+        self._check_names(block, "document", path)
         source = block.get("source")
         kind = source.get("type") if isinstance(source, Mapping) else None
         if not isinstance(source, Mapping) or kind not in ("text", "content"):
@@ -259,10 +270,16 @@ class _Talk:
         kind = _type(block, path)
         if kind != "text":
             raise _wrong(f"{path}.type", f"{kind!r} is not supported by this model; send text")
+        self._check_names(block, kind, path)
         text = block.get("text")
         if not isinstance(text, str):
             raise _wrong(f"{path}.text", "must be a string")
         return text
+
+    def _check_names(self, block: Mapping[str, Any], kind: str, path: str) -> None:
+        for name, value in block.items():
+            if value is not None and name not in ("type", *_BLOCK_FIELDS[kind]) and name not in _WITHOUT_EFFECT:
+                over(self.notes, f"{path}.{name[:64]}", "is not supported")
 
     # ---- the assistant's
 
@@ -274,6 +291,8 @@ class _Talk:
 
     def _assistant_block(self, block: Mapping[str, Any], path: str, message: dict[str, Any]) -> None:
         kind = _type(block, path)
+        if kind in ("tool_use", "thinking"):
+            self._check_names(block, kind, path)
         if kind == "tool_use":
             calls = message.setdefault("tool_calls", [])
             self.names[f"messages[{len(self.messages)}].tool_calls[{len(calls)}]"] = path

@@ -29,6 +29,7 @@ from localllm.server.schema_words import (
     object_of,
     one_of,
     or_null,
+    sealed,
     whole,
 )
 from localllm.server.vector_shapes import MAX_INPUTS, MAX_TOKENS
@@ -40,11 +41,13 @@ _TOOL = kind("function", ("function",), function=FUNCTION)
 _CHOSEN = kind("function", ("function",), function=object_of(("name",), name=SOME))
 _CHOICE = or_null(
     one_of("none", "auto", "required"),
-    _CHOSEN,
-    kind(
+    sealed(kind("function", ("function",), function=sealed(object_of(("name",), name=SOME)))),
+    sealed(kind(
         "allowed_tools", ("allowed_tools",),
-        allowed_tools=object_of(("mode", "tools"), mode=one_of("auto", "required"), tools=list_of(_CHOSEN, 1)),
-    ),
+        allowed_tools=sealed(
+            object_of(("mode", "tools"), mode=one_of("auto", "required"), tools=list_of(_CHOSEN, 1))
+        ),
+    )),
 )  # fmt: skip
 
 _EMPTY: Schema = {"enum": [None, False, 0, "", [], {}]}
@@ -141,7 +144,11 @@ BY_SHAPE: Mapping[str, Mapping[str, Schema]] = {
     },
     "TextOptions": {
         "verbosity": {"enum": ["medium", None]},
-        "format": or_null(kind("text"), kind("json_object"), kind("json_schema", ("schema",), schema=OBJECT)),
+        "format": or_null(
+            sealed(kind("text")),
+            sealed(kind("json_object")),
+            sealed(kind("json_schema", ("schema",), schema=OBJECT), name=ANY, description=ANY, strict=ANY),
+        ),
     },
     "MessagesRequest": ANTHROPIC,
     "Counted": ANTHROPIC,

@@ -221,8 +221,9 @@ class _Lines:
         try:
             if is_streamed is False:
                 with self._job.watched():  # before anything is awaited: a job without watchers may end
-                    await attended(request, self._whole())
-                return Json({"status": "success"}, headers=dict(headers))
+                    warnings = await attended(request, self._whole())
+                told = {"warnings": warnings} if warnings else {}
+                return Json({"status": "success"} | told, headers=dict(headers))
             response: Response = await self._streamed(request)
         except LocalLLMError as error:
             raise _told(error) from None
@@ -239,9 +240,9 @@ class _Lines:
             raise
         return _JobStream(first, lines)
 
-    async def _whole(self) -> None:
-        async for _ in self._job.events():
-            pass
+    async def _whole(self) -> list[str]:
+        """What a stream would have said of things that have no effect."""
+        return [event.message async for event in self._job.events() if event.kind == "warning"]
 
     async def _written(self) -> AsyncGenerator[bytes]:
         """Whoever has the first line counts as a watcher."""

@@ -260,7 +260,10 @@ class OllamaShown(msgspec.Struct):
 
 
 class OllamaStatus(msgspec.Struct):
+    """`warnings`: what of a request has no effect, where the answer is no stream, whose lines say so."""
+
     status: str
+    warnings: list[str] | UnsetType = UNSET
 
 
 class OllamaTokenLogprob(msgspec.Struct):

@@ -9,7 +9,7 @@ from localllm.server import fields
 from localllm.server.fields import ChatRequest
 from localllm.server.notes import Notes
 from localllm.server.passing import named_as, over
-from localllm.server.responses_input import Conversation
+from localllm.server.responses_input import Conversation, check_fields
 from localllm.server.responses_shapes import LOGPROBS, Asked, ReasoningOptions, ResponseRequest, TextOptions
 from localllm.server.responses_tools import Toolbox, choice_of, toolbox_of
 
@@ -47,6 +47,8 @@ def translated(wanted: Asked, earlier: Sequence[Where], own: Sequence[Where], no
     talk = Conversation(notes)
     if wanted.instructions:
         talk.instruct(wanted.instructions, "instructions")
+    for where, item in own:
+        check_fields(item, where, notes)
     for where, item in (*earlier, *own):
         talk.add(item, where)
     if not talk.messages:

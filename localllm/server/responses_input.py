@@ -42,6 +42,42 @@ def unsealed(packed: str) -> str | None:
         return None
 
 
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "message": ("role", "content"),
+    "reasoning": ("summary", "content", "encrypted_content"),
+    "function_call": ("call_id", "name", "arguments", "namespace"),
+    "custom_tool_call": ("call_id", "name", "input", "namespace"),
+    "function_call_output": ("call_id", "output"),
+    "custom_tool_call_output": ("call_id", "output"),
+}
+"""What each type of item may say; in `_PART_FIELDS` a part of its text."""
+IDLE = (
+    "type", "id", "status", "phase", "annotations", "logprobs", "parsed", "parsed_arguments", "cache_control",
+    "created_by", "provider_specific_fields",
+)  # fmt: skip
+"""Fields that clients keep with items and parts and that say nothing to a model."""
+_PART_FIELDS = ("text", "refusal")
+
+
+def check_fields(item: Mapping[str, Any], where: str, notes: Notes) -> None:
+    """Fields of an item, and of the parts of its texts, that nobody here reads are passed over as `notes` wants it."""
+    known = FIELDS.get(str(item.get("type")))
+    if known is None:  # refused, or passed over, as a whole
+        return
+    _check_names(item, known, where, notes)
+    for name in ("content", "output", "summary"):
+        parts = item.get(name)
+        for number, part in enumerate(parts if isinstance(parts, list) else ()):
+            if isinstance(part, Mapping):
+                _check_names(part, _PART_FIELDS, f"{where}.{name}[{number}]", notes)
+
+
+def _check_names(given: Mapping[str, Any], known: Sequence[str], where: str, notes: Notes) -> None:
+    for name, value in given.items():
+        if value is not None and name not in known and name not in IDLE:
+            over(notes, f"{where}.{name[:64]}", "is not supported")
+
+
 @dataclass(slots=True)
 class Conversation:
     """Messages, and for each which item it began with. What a model says in one turn is one message: what it thought,

@@ -15,6 +15,10 @@ from localllm.server.passing import over
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _TEXT_INPUT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 _TEXT_DEFAULT = {"type": "text"}
+FIELDS = ("type", "name", "description", "parameters", "strict")
+"""Of a function."""
+IDLE = ("cache_control",)
+"""Fields that clients keep with tools and that change no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ def _add(box: Toolbox, tool: Mapping[str, Any], where: str, namespace: str, note
         for number, inner in enumerate(_inner(tool, where)):
             _add(box, inner, f"{where}.tools[{number}]", _name(tool, where), notes)
     elif kind == "function":
-        box.add(Tool(_name(tool, where), namespace), _function(tool, where), where)
+        box.add(Tool(_name(tool, where), namespace), _function(tool, where, notes), where)
     elif kind == "custom":
         _check_format(tool.get("format"), f"{where}.format", notes)
         about = {"description": tool["description"]} if isinstance(tool.get("description"), str) else {}
@@ -91,8 +95,11 @@ def _name(tool: Mapping[str, Any], where: str) -> str:
     return name
 
 
-def _function(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _function(tool: Mapping[str, Any], where: str, notes: Notes) -> dict[str, Any]:
     function: dict[str, Any] = {}
+    for name, value in tool.items():
+        if value is not None and name not in FIELDS and name not in IDLE:
+            over(notes, f"{where}.{name[:64]}", "is not supported")
     for name, kind in (("description", str), ("parameters", dict), ("strict", bool)):
         value = tool.get(name)
         if value is not None and not isinstance(value, kind):

@@ -6,6 +6,7 @@ from localllm.daemon.loras import GOOD_NAME, MAX_LORAS, MAX_SCALE
 from localllm.runtime.presets import QUANTIZE
 from localllm.server import fields
 from localllm.server.schema_words import (
+    ANY,
     FLAG,
     OBJECT,
     TEXT,
@@ -17,6 +18,7 @@ from localllm.server.schema_words import (
     object_of,
     one_of,
     or_null,
+    sealed,
     whole,
 )
 from localllm.settings import BACKENDS, KV_TYPES
@@ -52,6 +54,8 @@ SCALE = or_null({"type": "number", "minimum": -MAX_SCALE, "maximum": MAX_SCALE})
 _LORA_BY_ID = closed(("id",), id={"type": "integer", "minimum": 0}, scale=SCALE)
 _LORA_BY_NAME = closed(("name",), name=TEXT, scale=SCALE)
 
+_SCHEMA = sealed(object_of(("schema",), schema=OBJECT), name=ANY, description=ANY, strict=ANY)
+
 COMMON: dict[str, Schema] = {
     "stop": or_null(STOP, list_of(STOP, most=fields.MAX_STOPS)),
     "logit_bias": or_null(bias({"const": False})),
@@ -68,10 +72,10 @@ COMMON: dict[str, Schema] = {
     "guided_choice": or_null(list_of(TEXT, 1)),
     "lora": or_null(TEXT, list_of({"anyOf": [_LORA_BY_ID, _LORA_BY_NAME]}, most=MAX_LORAS)),
     "response_format": or_null(
-        kind("text"),
-        kind("json_object", schema=or_null(OBJECT)),
-        kind("json_schema", ("json_schema",), json_schema=object_of(("schema",), schema=OBJECT)),
-        kind("json_schema", ("schema",), schema=OBJECT, json_schema=object_of(("schema",), schema=OBJECT)),
+        sealed(kind("text")),
+        sealed(kind("json_object", schema=or_null(OBJECT))),
+        sealed(kind("json_schema", ("json_schema",), json_schema=_SCHEMA)),
+        sealed(kind("json_schema", ("schema",), schema=OBJECT, json_schema=_SCHEMA)),
     ),
 }
 """Of chats and plain completions."""

@@ -45,6 +45,16 @@ def closed(required: Sequence[str] = (), /, **properties: Schema) -> Schema:
     return object_of(required, **properties) | {"additionalProperties": False}
 
 
+def sealed(schema: Schema, /, **others: Schema) -> Schema:
+    """The object that `schema` describes, with these properties perhaps, and no others."""
+    return schema | {"properties": {**others, **schema["properties"]}, "additionalProperties": False}
+
+
+def told(schema: Schema, /, *idle: str) -> Schema:
+    """The object that `schema` describes, with these properties perhaps; of others only such as say nothing."""
+    return schema | {"properties": {**dict.fromkeys(idle, ANY), **schema["properties"]}, "additionalProperties": NULL}
+
+
 def kind(name: str, required: Sequence[str] = (), /, **properties: Schema) -> Schema:
     """An object whose `type` is this."""
     return object_of(("type", *required), type={"const": name}, **properties)

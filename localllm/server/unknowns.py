@@ -76,6 +76,19 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Values of refused fields that ask for what happens anyway."""
 
 
+OBJECTS: Mapping[str, tuple[str, ...]] = {
+    "response_format": ("type", "json_schema", "schema"),
+    "response_format.json_schema": ("name", "description", "schema", "strict"),
+    "text.format": ("type", "name", "description", "schema", "strict"),
+    "tool_choice": (
+        "type", "function", "allowed_tools", "name", "namespace", "mode", "tools", "disable_parallel_tool_use",
+    ),
+    "tool_choice.function": ("name",),
+    "tool_choice.allowed_tools": ("mode", "tools"),
+}  # fmt: skip
+"""Objects whose form depends on their type, so that no struct describes them: the names that one of them has."""
+
+
 class Taken(NamedTuple):
     """A request; `warnings` belong into the answer's body, `headers` into its head."""
 
@@ -175,13 +188,26 @@ def _is_neutral(value: Any, neutral: Iterable[Any]) -> bool:
 def _stripped(value: Any, kind: inspect.Type, path: str, unknown: list[str]) -> Any:
     if isinstance(value, dict):
         info = _struct_for(value, kind)
-        return value if info is None else _without(value, info, f"{path}.", unknown)
+        return _known_of(value, path, unknown) if info is None else _without(value, info, f"{path}.", unknown)
     if isinstance(value, list):
         item = next((each.item_type for each in _options(kind) if isinstance(each, inspect.ListType)), None)
         if item is None or not any(isinstance(each, inspect.StructType) for each in _options(item)):
             return value
         return [_stripped(inner, item, f"{path}[{number}]", unknown) for number, inner in enumerate(value)]
     return value
+
+
+def _known_of(value: dict[str, Any], path: str, unknown: list[str]) -> dict[str, Any]:
+    """An object without a struct: all of it, but of those in the table."""
+    known = OBJECTS.get(path)
+    if known is None:
+        return value
+    unknown += [f"{path}.{name}" for name in value if name not in known]
+    return {
+        name: _known_of(inner, f"{path}.{name}", unknown) if isinstance(inner, dict) else inner
+        for name, inner in value.items()
+        if name in known
+    }
 
 
 def _struct_for(value: Mapping[str, Any], kind: inspect.Type) -> inspect.StructType | None:

@@ -360,6 +360,24 @@ def test_what_is_new_is_passed_over_and_named(world: World) -> None:
     assert "shininess" in told["warnings"][0]
 
 
+def test_what_is_new_in_blocks_is_named(world: World) -> None:
+    call = {"type": "tool_use", "id": "t", "name": "look", "input": {}, "a": 1}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "x", "b": 1}], "c": 1}
+    body = {
+        "model": "parrot:1b", "max_tokens": 50, "tool_choice": {"type": "auto", "d": 1}, "tools": [LOOK],
+        "messages": [
+            user([{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}, "e": 1, "citations": None}]),
+            {"role": "assistant", "content": [call]}, user([result, {"type": "text", "text": "say:fine"}]),
+        ],
+    }  # fmt: skip
+    answer = world.client.post("/v1/messages", json=body)
+    assert answer.status_code == 200, answer.text
+    assert sorted(answer.headers["x-localllm-ignored"].split(", ")) == [
+        "messages[0].content[0].e", "messages[1].content[0].a", "messages[2].content[0].c",
+        "messages[2].content[0].content[0].b", "tool_choice.d",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("fields", "name"),
     [

@@ -299,9 +299,14 @@ def test_what_create_cannot_do_is_refused_by_name(shared: Stocked, fields: dict[
 
 
 def test_a_go_template_is_kept_and_said_not_to_run(base: Stocked) -> None:
-    _, _, client = base
+    world, _, client = base
     said = [each.status for each in client.create("mine", from_="base", template="{{ .Prompt }}", stream=True)]
     assert any("Go language" in (status or "") for status in said) and said[-1] == "success"
+    body = {"model": "mine", "from": "base", "template": "{{ .Prompt }}", "stream": False}
+    whole = world.client.post("/api/create", json=body).json()
+    assert whole["status"] == "success" and "Go language" in whole["warnings"][0]
+    del body["template"]
+    assert world.client.post("/api/create", json=body).json() == {"status": "success"}
 
 
 # ---- shown, listed, deleted

@@ -74,6 +74,12 @@ CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"structured_outputs": {"regex": "["}}, "structured_outputs.regex"),
     ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs.choice"),
     ({"json_schema": {"type": "object", "properties": {"a": {"pattern": "("}}}}, "json_schema"),
+    ({"response_format": {"type": "json_object", "mood": 1}}, "response_format.mood"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "shape": 1}}},
+        "response_format.json_schema.shape",
+    ),
+    ({"tool_choice": {"type": "function", "function": {"name": "f"}, "mood": 1}, "tools": [TOOL]}, "tool_choice.mood"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tool_choice": "sometimes", "tools": [TOOL]}, "tool_choice"),
     ({"tool_choice": {"type": "function", "function": {"name": "g"}}, "tools": [TOOL]}, "tool_choice"),

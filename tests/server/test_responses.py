@@ -280,6 +280,17 @@ def test_what_is_not_to_be_stored_is_not(client: openai.OpenAI) -> None:
     assert "previous_response_id" in str(refused(client, previous_response_id=answer.id))
 
 
+def test_what_clients_keep_with_items_may_come_back(client: openai.OpenAI, world: World) -> None:
+    answer = create(client, THINK)
+    items = [item.model_dump() | {"created_by": "me", "of_tomorrow": None} for item in answer.output]
+    assert create(client, [*items, {"role": "user", "content": "say:on"}]).output_text == "on"
+    body = {"model": "parrot:1b", "input": [{"role": "user", "content": "say:x", "mood": 1}]}
+    told = world.client.post("/v1/responses", json=body, headers={"prefer": "handling=lenient"}).json()
+    assert told["warnings"] == ["'input[0].mood' is not supported and was ignored"]
+    agent = world.client.post("/v1/responses", json=body, headers={"user-agent": "codex_cli_rs/1"})
+    assert agent.headers["x-localllm-ignored"] == "input[0].mood"
+
+
 def test_a_deleted_response_is_gone(client: openai.OpenAI, world: World) -> None:
     answer = create(client, "say:delete me")
     body = world.client.delete(f"/v1/responses/{answer.id}").json()
@@ -372,6 +383,14 @@ def test_what_could_not_be_kept_in_the_end_is_an_answer_and_says_so(
     [
         ({"background": True}, "background"),
         ({"conversation": "conv_1"}, "conversation"),
+        ({"input": [{"role": "user", "content": "x", "mood": 1}]}, "input[0].mood"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x", "mood": 1}]}]},
+            "input[0].content[0].mood",
+        ),
+        ({"tools": [{**LOOK, "mood": 1}]}, "tools[0].mood"),
+        ({"text": {"format": {"type": "text", "mood": 1}}}, "text.format.mood"),
+        ({"tool_choice": {"type": "function", "name": "look", "mood": 1}, "tools": [LOOK]}, "tool_choice.mood"),
         ({"truncation": "auto"}, "truncation"),
         ({"truncation": "sometimes"}, "truncation"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
