@@ -213,10 +213,14 @@ class LocalApp(App[None]):
             yield SystemCommand(f"Go to {title}", f"Show the screen {title}", lambda mode=mode: self.switch_mode(mode))
         for active in screen.active_bindings.values():
             binding = active.binding
-            if active.node is self or not binding.tooltip or not active.enabled:
+            is_move = not binding.show and active.node is not screen
+            if active.node is self or is_move or not binding.tooltip or not active.enabled:
+                continue
+            if isinstance(screen, FrameScreen) and not screen.is_offered(binding.action):
                 continue
             title = binding.description[:1].upper() + binding.description[1:]
-            yield SystemCommand(title, binding.tooltip, self._runner(binding.action, active.node))
+            help_text = f"{binding.tooltip}   {self.get_key_display(binding)}"
+            yield SystemCommand(title, help_text, self._runner(binding.action, active.node))
         for roles in (DARK, LIGHT, CONTRAST, MONO):
             yield SystemCommand(
                 f"Theme: {roles.name}", f"Use the {roles.name} theme", lambda name=roles.name: self.action_theme(name)

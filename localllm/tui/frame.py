@@ -173,6 +173,8 @@ def shown_keys(screen: Screen[object]) -> Iterator[tuple[str, str, str, DOMNode]
         binding = active.binding
         if not binding.show or not active.enabled or active.node is screen.app or binding.action in seen:
             continue
+        if isinstance(screen, FrameScreen) and not screen.is_offered(binding.action):
+            continue
         seen.add(binding.action)
         key = screen.app.get_key_display(binding)
         yield key, binding.description, binding.action, active.node
@@ -271,6 +273,11 @@ class FrameScreen(Screen[None]):
 
     def resized(self, size_class: str) -> None:
         """The window has another size: for what no style sheet can say."""
+
+    def is_offered(self, action: str) -> bool:
+        """Whether it would do something now: else neither the footer nor the palette names it. Its key is heard all
+        the same, and may say why nothing happens."""
+        return True
 
     def frame_arrived(self, frame: Frame) -> None:
         """A frame of the live feed, while this screen is shown."""

@@ -15,7 +15,7 @@ from textual.strip import Strip
 from localllm.safe_text import sanitize
 from localllm.tui.drawn import Drawn, DrawnList
 from localllm.tui.frame import key_text
-from localllm.tui.lines import Line, heading, joined
+from localllm.tui.lines import Line, heading, joined, wrapped
 from localllm.tui.palette import Ink
 
 SIGNS = (
@@ -132,7 +132,9 @@ def bindings_of(screen: Screen[object]) -> Iterator[tuple[str, Binding]]:
 def _block(ink: Ink, title: str, rows: list[tuple[str, str]], width: int) -> list[Line]:
     lines = [heading(ink, width, title)]
     for key, text in rows:
-        lines.append(Line((f"{key:<12}", ink("text", bold=True))).put(f" {text}", ink("muted")).fit(width))
+        for part in wrapped(text, width - 13):
+            lines.append(Line((f"{key:<12}", ink("text", bold=True))).put(f" {part}", ink("muted")).fit(width))
+            key = ""
     return lines
 
 

@@ -269,3 +269,17 @@ def _braille_line(ink: Ink, cells: Sequence[int], roles: Sequence[str]) -> Line:
     for dots, role in zip(cells, roles, strict=True):
         line.put(chr(0x2800 + dots) if dots else " ", ink(role))
     return line
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Words in lines of at most `width` cells; a word that is longer is cut."""
+    lines, line = [], ""
+    for word in text.split():
+        tried = f"{line} {word}" if line else word
+        if cell_len(tried) <= width:
+            line = tried
+            continue
+        if line:
+            lines.append(line)
+        line = shortened(word, width)
+    return [*lines, line] if line else lines

@@ -23,6 +23,9 @@ class EmptyLibrary:
     def fit(self, models: Sequence[str], context_length: int = 0) -> tuple[ModelFit, ...]:
         return ()
 
+    def search(self, query: str) -> CatalogModels:
+        return CatalogModels()
+
     def pulls(self) -> tuple[PullJob, ...]:
         return ()
 

@@ -12,7 +12,7 @@ from localllm.daemon.feed import Frame, ModelRow
 from localllm.errors import DaemonUnreachable, LocalLLMError
 from localllm.tui.app import LocalApp
 from localllm.tui.frame import FrameScreen, key_text, shown_keys, size_class
-from localllm.tui.help import HelpScreen, bindings_of
+from localllm.tui.help import HelpScreen, Rows, bindings_of
 from localllm.tui.terminal import PLAIN_SIGNS, _column
 from tests.tui.fakes import FakeClient, app_with
 from tests.tui.live_frames import FakeEngine
@@ -215,6 +215,45 @@ async def test_help_lists_every_key_of_the_screen_once(tmp_path: Path) -> None:
         assert "two pages, one above the other" in text
         await pilot.press("escape")
         assert isinstance(app.screen, FrameScreen)
+
+
+async def test_help_cuts_no_sentence(tmp_path: Path) -> None:
+    for size in ((80, 60), (120, 60)):
+        async with running(FakeClient(), tmp_path, size, first="chat") as (app, pilot):
+            await pilot.press("f1")
+            await until(pilot, lambda app=app: isinstance(app.screen, HelpScreen))  # type: ignore[misc]
+            await pilot.pause()
+            rows = app.screen.query_one(Rows)
+            assert rows.row_count() > 30
+            assert not [line for line in rows._lines if "…" in line.text]
+
+
+async def test_the_palette_names_what_can_be_done_now_once_and_with_its_key(tmp_path: Path) -> None:
+    async with running(FakeClient(), tmp_path, first="chat") as (app, pilot):
+        await until(pilot, lambda: app.screen.focused is not None)
+        commands = list(app.get_system_commands(app.screen))
+        titles = [command.title for command in commands]
+        assert len(set(titles)) == len(titles), titles
+        assert "Attach" in titles and "Before" in titles and not [each for each in titles if each.startswith("Copy")]
+        assert next(each.help for each in commands if each.title == "Attach") == "Attach a text file   alt+a"
+
+
+@pytest.mark.parametrize("mode", ["chat", "tokens", "dashboard", "models"])
+@pytest.mark.parametrize("is_up", [True, False])
+async def test_no_key_fails_where_there_is_nothing_yet(tmp_path: Path, mode: str, is_up: bool) -> None:
+    async with running(FakeClient(is_up=is_up), tmp_path, (80, 24), first=mode) as (app, pilot):
+        await until(pilot, lambda: isinstance(app.screen, FrameScreen) and app.screen.focused is not None)
+        start = app.screen.focused
+        assert start is not None
+        for widget in [each for each in app.screen.query("*") if each.focusable]:
+            keys = {key for active in app.screen.active_bindings.values() for key in [active.binding.key]}
+            for key in sorted(keys - {"ctrl+q", "ctrl+p", "ctrl+c", "f2", "f3", "f4", "f5", "1", "2", "3", "4"}):
+                app.screen.set_focus(widget)
+                await pilot.press(key)
+                while not isinstance(app.screen, FrameScreen):
+                    app.pop_screen()
+                    await pilot.pause()
+            assert app.current_mode == mode and app.is_running
 
 
 async def test_every_binding_has_an_id_and_a_sentence(tmp_path: Path) -> None:

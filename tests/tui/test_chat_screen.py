@@ -16,7 +16,7 @@ from localllm.client.looking import Preview, PreviewSampling, PromptParts
 from localllm.client.said import Alternative, SaidToken
 from localllm.daemon.feed import Frame, ModelRow
 from localllm.daemon.feed import Progress as LoadProgress
-from localllm.errors import ContextExceeded, DaemonUnreachable, NotEnoughMemory
+from localllm.errors import ContextExceeded, DaemonUnreachable, ModelNotFound, NotEnoughMemory
 from localllm.history import AnswerStats, History
 from localllm.tui.app import LocalApp
 from localllm.tui.chat.screen import ChatScreen
@@ -92,6 +92,36 @@ async def talking(
         finally:
             for script in client.seen:
                 script.gate.set()
+
+
+async def test_who_has_no_model_is_led_to_one(tmp_path: Path) -> None:
+    client = ChatClient()
+    client.looking.answer = ModelNotFound("smollm2:135m is not here", hint="get it with: localllm pull smollm2:135m")
+    client.names = []
+    async with talking(client, tmp_path, model="smollm2:135m") as world:
+        await world.sees("smollm2:135m is not on this machine yet. Get it first", "1   Get a model    f5 shows those")
+        assert "is loaded with the first message" not in world.text
+        await world.pilot.press("ctrl+l")
+        await world.sees("no model is on this machine yet: f5 shows those to pull")
+        await world.pilot.press("escape", "escape", "1")
+        await world.until(lambda: world.app.current_mode == "models")
+        client.looking.answer = None  # pulled
+        await world.pilot.press("f2")
+        await world.sees("smollm2:135m is loaded with the first message", "1   Explain a file")
+
+
+async def test_a_model_that_is_a_file_is_called_by_its_name(tmp_path: Path) -> None:
+    async with talking(ChatClient(), tmp_path, model="/somewhere/deep/in/a/home/tiny.gguf") as world:
+        await world.sees("tiny.gguf is loaded with the first message", "Message tiny.gguf")
+        await world.ask_and_wait("hello")
+        assert any(line.rstrip().endswith("  tiny.gguf") for line in world.text.splitlines())
+
+
+async def test_what_to_do_about_a_failure_is_a_sentence_of_its_own(tmp_path: Path) -> None:
+    error = ModelNotFound("x is not here", hint="get it with: localllm pull x")
+    async with talking(ChatClient(Script([], error)), tmp_path) as world:
+        await world.ask("hello")
+        await world.sees("x is not here. Get it with: localllm pull x")
 
 
 def chat_of(home: Path, *texts: str, **facts: Any) -> int:
@@ -226,7 +256,7 @@ async def test_a_refusal_stands_where_the_answer_would(tmp_path: Path) -> None:
     error = NotEnoughMemory("out of pages: needs 312, 288 are free", hint="stop another model")
     async with talking(ChatClient(Script([], error=error)), tmp_path) as world:
         await world.ask("Hi")
-        await world.sees("▪ no answer", "out of pages: needs 312, 288 are free. stop another model")
+        await world.sees("▪ no answer", "out of pages: needs 312, 288 are free. Stop another model")
         assert world.said() == ["Hi"]
         await world.pilot.press("ctrl+r")
         await world.until(lambda: world.said() == ["Hi", "Hello there."])

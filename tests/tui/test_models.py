@@ -15,7 +15,7 @@ from localllm.client import CatalogModel, CatalogModels, InstalledModels, PullJo
 from localllm.daemon.feed import Frame, ModelRow
 from localllm.errors import LocalLLMError, NotEnoughMemory, StoreError
 from localllm.tui.app import LocalApp
-from localllm.tui.models.detail import wrapped
+from localllm.tui.lines import wrapped
 from localllm.tui.models.list import quant_text, speed_text, titles
 from localllm.tui.models.pages import ModelPage, TablePage
 from localllm.tui.models.pulls import amount_text, left_text
@@ -70,6 +70,7 @@ class World:
         self.screen.list.select(name)
         await self.until(lambda: self.screen.list.model is not None and self.screen.list.model.name == name)
         self.screen.detail.show(self.screen.list.model)
+        self.screen.bindings_changed()
 
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
@@ -608,3 +609,40 @@ def test_frames_say_when_other_models_are_loaded() -> None:
 
 def test_nothing_of_the_tests_is_left_running() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "live feed" and not thread.daemon]
+
+
+async def test_the_footer_names_what_can_be_done_with_the_model_under_the_cursor(tmp_path: Path) -> None:
+    async with models(tmp_path) as world:
+
+        async def offered(name: str) -> str:
+            while world.screen.list.model is None or world.screen.list.model.name != name:
+                await world.press("down")
+            return world.text.splitlines()[-1]
+
+        await world.press("home")
+        running = await offered("qwen3:4b")
+        assert "u unload" in running and "d remove" in running and "enter load" not in running
+        assert "p pull" not in running
+        here = await offered("gemma3:12b")
+        assert "enter load" in here and "d remove" in here and "u unload" not in here
+        other = await offered("granite3.3:8b")
+        assert "p pull" in other and "d remove" not in other and "enter load" not in other
+
+
+async def test_the_page_of_a_model_offers_what_can_be_done_with_it(tmp_path: Path) -> None:
+    async with models(tmp_path, size=(80, 24)) as world:
+        await world.at("gemma3:12b")
+        await world.press("enter")
+        await world.until(lambda: isinstance(world.app.screen, ModelPage))
+        last = world.text.splitlines()[-1]
+        assert "enter load" in last and "d remove" in last and "u unload" not in last and "p pull" not in last
+
+
+async def test_nothing_is_told_as_no_kilobytes(tmp_path: Path) -> None:
+    async with models(tmp_path, Library((installed("borrowed:1b", 0.0),)), loaded=()) as world:
+        await world.at("borrowed:1b")
+        await world.press("d")
+        await world.until(lambda: "Remove borrowed:1b?" in world.text)
+        await world.press("y")
+        await world.until(lambda: "borrowed:1b is removed; its files stay" in world.text)
+        await world.until(lambda: "0 models   disk" in world.text)

@@ -78,6 +78,8 @@ class ChatBase(FrameScreen):
         self._branches_of: Branch | None = None
         self._branches: tuple[tuple[BranchRow, ...], int] = ((), 1)
         self._offers: tuple[Offer, ...] = ()
+        self.missing = ""
+        """The model of the chat, if the daemon has said that it has none of this name."""
         self.parked = Draft()
         """What was being typed when an edit began."""
 
@@ -243,6 +245,8 @@ class ChatBase(FrameScreen):
     def show_welcome(self) -> None:
         chats = [chat for chat in self.history.chats(1) if chat.title]
         offers = [Offer("Explain a file", "alt+a to attach one", "attach")]
+        if self.missing:
+            offers = [Offer("Get a model", "f5 shows those for this machine", "get_model")]
         if chats:
             used = words.day(chats[0].updated, self.clock())
             title = one_line(chats[0].title)[:32].strip()
@@ -258,16 +262,18 @@ class ChatBase(FrameScreen):
         self.welcome.show(self._model_sentence(one_line(self.session.model)), self._offers)
 
     def _model_sentence(self, model: str) -> str:
-        app = self.local
+        app, name = self.local, words.model_name(model)
         if not model:
             return "No model is chosen yet: ctrl+l shows those of this machine."
         if app.link.state != "up":
-            return f"{model} answers when the daemon is there."
+            return f"{name} answers when the daemon is there."
+        if self.missing:
+            return f"{name} is not on this machine yet. Get it first, or ctrl+l for another model."
         where = "on this machine only" if app.place == "local" else f"at {app.place}"
         row = app.live.models.get(model)
         if row is None or row.row.state != "ready":
-            return f"{model} is loaded with the first message, and runs {where}."
-        return f"{model} is loaded and runs {where}."
+            return f"{name} is loaded with the first message, and runs {where}."
+        return f"{name} is loaded and runs {where}."
 
     def _pages_text(self, turn: Turn | None) -> str:
         request = self.request_of(turn.stats.request_id) if turn is not None and turn.stats else None

@@ -55,7 +55,7 @@ class Composer(TextArea):
 
     def address(self, model: str) -> None:
         """Says who answers, while nothing is typed. Names hold no markup: Textual would read it in a plain string."""
-        self.placeholder = Content(f"Message {one_line(model) or 'a model'}")
+        self.placeholder = Content(f"Message {one_line(words.model_name(model)) or 'a model'}")
 
     def write(self, text: str) -> None:
         """Another text, with the cursor at its end."""

@@ -65,12 +65,13 @@ class Previews(ChatBase):
         make_body = (
             session.preview_body(leaf, draft or " ", files) if is_nothing else session.preview_body(leaf, draft, files)
         )
+        missing = self.missing
         try:
             preview = await self.local.link.ask(lambda client: client.looking.preview(make_body()))
             self._budget = budget_of(preview, sum(file.num_tokens or len(file.text) // 4 for file in files))
             if is_nothing:
                 self._budget = opening_budget(self._budget)
-            self.sampling, note = preview.sampling, ""
+            self.sampling, note, missing = preview.sampling, "", ""
             if preview.context_length and preview.prompt_tokens >= preview.context_length:
                 raise ContextExceeded(preview.prompt_tokens, preview.context_length)
         except ContextExceeded as error:
@@ -79,8 +80,12 @@ class Previews(ChatBase):
             note = OFF_NOTE
         except LocalLLMError as error:
             self._budget, note = None, error.message
+            missing = session.model if error.code == "model_not_found" else ""
         finally:
             self._is_asking = False
+        if missing != self.missing:
+            self.missing = missing
+            self.show_welcome()
         if chat_id == self.session.chat_id:
             self.show_bar(note)
             self.show_panel()

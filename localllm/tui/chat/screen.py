@@ -72,6 +72,11 @@ class ChatScreen(Inspecting):
             return not is_down
         return True
 
+    def is_offered(self, action: str) -> bool:
+        if action.startswith("copy_block("):
+            return self.conversation.num_blocks() >= int(action[len("copy_block(") : -1])
+        return True
+
     # ---- messages of widgets
 
     def on_composer_pasted(self, event: Composer.Pasted) -> None:
@@ -84,7 +89,12 @@ class ChatScreen(Inspecting):
         self.set_files(tuple(file for place, file in enumerate(self.files) if place != event.index))
 
     def on_welcome_taken(self, event: Welcome.Taken) -> None:
-        {"attach": self.action_attach, "system": self.action_system, "go_on_last": self._open_last}[event.action]()
+        {
+            "attach": self.action_attach,
+            "system": self.action_system,
+            "go_on_last": self._open_last,
+            "get_model": self._get_model,
+        }[event.action]()
 
     def on_chat_list_wanted(self, event: ChatList.Wanted) -> None:
         if event.what == "open" and event.chat_id:
@@ -140,6 +150,8 @@ class ChatScreen(Inspecting):
         """`localllm chat` may have written meanwhile."""
         if self.is_mounted and not self.side.search.value:
             self.show_chats()
+        if self.is_mounted and self.missing:
+            self.draft_changed()  # it may have been pulled meanwhile
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         """What lies over the conversation goes when nobody is in it."""
@@ -253,6 +265,9 @@ class ChatScreen(Inspecting):
     def _close_panel(self) -> None:
         self.set_class(False, "-panel")
         self.composer.focus()
+
+    def _get_model(self) -> None:
+        self.local.switch_mode("models")
 
     def _open_last(self) -> None:
         for chat in self.history.chats(1):

@@ -135,6 +135,8 @@ class ChatList(DrawnList):
         return Line((words.day(entry.updated, self._clock()), ink("faint")))
 
     def action_choose(self) -> None:
+        if self.cursor >= len(self.entries):
+            return  # no chats yet
         entry = self.entries[self.cursor]
         self.post_message(self.Wanted("open", entry.chat_id, entry.message_id))
 

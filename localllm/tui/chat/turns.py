@@ -68,7 +68,8 @@ def cut_trouble(message: Message, is_last: bool) -> Trouble:
 
 
 def failure_trouble(error: LocalLLMError) -> Trouble:
-    sentence = f"{error.message}. {error.hint}".rstrip(". ") if error.hint else error.message
+    hint = error.hint[:1].upper() + error.hint[1:]
+    sentence = f"{error.message}. {hint}".rstrip(". ") if hint else error.message
     return Trouble("no answer", sentence, "ctrl+r", "again", error.code)
 
 

@@ -41,7 +41,8 @@ class Wishes(Answers):
         def suggest(typed: str) -> list[Option]:
             return [option for option in options if typed.lower() in option.value.lower()]
 
-        sheet = AskSheet("Model", placeholder="type to find one", suggest=suggest, is_listed=True, action="use it")
+        hint = "type to find one" if options else "no model is on this machine yet: f5 shows those to pull"
+        sheet = AskSheet("Model", placeholder=hint, suggest=suggest, is_listed=True, action="use it")
         self.app.push_screen(sheet, self._use_model)
 
     def _use_model(self, name: str | None) -> None:

@@ -193,7 +193,7 @@ class TurnView:
     def _answer_head(self, look: Look) -> Line:
         turn, ink = self.turn, look.ink
         right = self._siblings(look, 0)
-        name = shortened(one_line(turn.model) or "Answer", max(2, look.width - right.width - 2))
+        name = shortened(one_line(words.model_name(turn.model)) or "Answer", max(2, look.width - right.width - 2))
         left, hits = Line((name, ink("bright", bold=True))), list(self.hits)
         if turn.reasoning:
             fold = self._fold(ink)

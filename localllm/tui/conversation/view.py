@@ -121,6 +121,8 @@ class TurnsView(ScrollView):
 
     def numbered(self) -> int | None:
         """The answer whose code blocks carry numbers: the one under the cursor, else the last visible one with code."""
+        if not self.held:
+            return None
         if self.cursor is not None:
             return self.cursor if self.view(self.cursor).codes() else None
         for index in range(self.last_visible(), self.first_visible() - 1, -1):

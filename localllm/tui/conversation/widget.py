@@ -144,6 +144,11 @@ class Conversation(TurnsView, can_focus=True, inherit_bindings=False):
         self._drop_pending()
         self.change(len(self) - 1, turn)
 
+    def num_blocks(self) -> int:
+        """Code blocks that can be copied by their numbers."""
+        index = self.numbered()
+        return 0 if index is None else len(self.view(index).codes())
+
     def copy_block(self, number: int) -> bool:
         """Copies a code block, counted from 1, of the answer whose blocks carry numbers; False when it has none."""
         index = self.numbered()

@@ -55,6 +55,21 @@ class ModelActs:
             }  # fmt: skip
             await (acts[what](model) if what in acts else self._inspect(model, what))
 
+    def can(self, what: str) -> bool:
+        """Whether it would do something to the model, or the pull, under the cursor."""
+        model, job = self._screen.list.model, self._job()
+        if what == "cancel" or (what == "pull" and job is not None):
+            return job is not None
+        if model is None:
+            return False
+        if what == "pull":
+            return all(here.name != self._wanted_name() for here in self._state.here.models)
+        if what == "remove":
+            return model.installed is not None
+        if what == "unload":
+            return model.loaded is not None and model.loaded.state in (*LOADED, "failed")
+        return model.is_here and not (what == "load" and model.is_loaded)
+
     def _job(self) -> PullJob | None:
         """The pull that is meant: the one under its own cursor, else that of the model."""
         if self._screen.pull_list.has_focus:
@@ -202,7 +217,8 @@ class ModelActs:
             self._tell(error)
             return
         self._screen.list.select(beside)  # not the same model in the catalog, far below
-        self._local.say(f"{gone.removed} is removed, {words.size(gone.freed_bytes)} came free")
+        freed = f", {words.size(gone.freed_bytes)} came free" if gone.freed_bytes else "; its files stay"
+        self._local.say(f"{gone.removed} is removed{freed}")
         self._screen.reload()
 
     async def _quantize(self, model: Model) -> None:

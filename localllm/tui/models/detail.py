@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rich.cells import cell_len
 from textual.strip import Strip
 
 from localllm.client import CatalogQuant, ModelFit
@@ -12,7 +11,7 @@ from localllm.safe_text import one_line
 from localllm.tui import words
 from localllm.tui.colour import mix
 from localllm.tui.drawn import Drawn
-from localllm.tui.lines import Line, cell, heading, joined, shortened
+from localllm.tui.lines import Line, cell, heading, joined, shortened, wrapped
 from localllm.tui.models.list import fit_words, gigabytes, quant_text, speed_text
 from localllm.tui.models.state import Model, ModelsState
 from localllm.tui.palette import Ink
@@ -63,20 +62,6 @@ def _speed_of(quant: CatalogQuant, model: Model, state: ModelsState) -> tuple[fl
     if measured or model.offer is None or (fit is not None and fit.verdict == "too large"):
         return measured, False
     return state.guess(quant.model, quant.size_bytes, model.offer.architecture, model.capabilities), True
-
-
-def wrapped(text: str, width: int) -> list[str]:
-    """Words in lines of at most `width` cells; a word that is longer is cut."""
-    lines, line = [], ""
-    for word in text.split():
-        tried = f"{line} {word}" if line else word
-        if cell_len(tried) <= width:
-            line = tried
-            continue
-        if line:
-            lines.append(line)
-        line = shortened(word, width)
-    return [*lines, line] if line else lines
 
 
 class ModelDetail(Drawn):

@@ -14,8 +14,8 @@ from localllm.safe_text import one_line, sanitize
 from localllm.tui import words
 from localllm.tui.frame import FrameScreen
 from localllm.tui.help import Overlay, Rows, Title
-from localllm.tui.lines import Line, cell, heading, shortened
-from localllm.tui.models.detail import ModelDetail, wrapped
+from localllm.tui.lines import Line, cell, heading, shortened, wrapped
+from localllm.tui.models.detail import ModelDetail
 from localllm.tui.palette import Ink
 
 if TYPE_CHECKING:
@@ -147,6 +147,10 @@ class ModelPage(FrameScreen):
         """What is known has changed."""
         model = self._below.list.model
         self.query_one(ModelDetail).show(model)
+        self.bindings_changed()
+
+    def is_offered(self, action: str) -> bool:
+        return self._below.can(action[len("below('") : -2]) if action.startswith("below(") else True
 
     def frame_arrived(self, frame: Frame) -> None:
         self._below.frame_arrived(frame)

@@ -230,6 +230,7 @@ class ModelsScreen(FrameScreen):
     @on(DrawnList.Moved, "#models-list")
     def _moved(self) -> None:
         self.detail.show(self.list.model)
+        self.bindings_changed()
 
     @on(DrawnList.Chosen, "#models-list")
     async def _chosen(self) -> None:
@@ -295,6 +296,16 @@ class ModelsScreen(FrameScreen):
 
     def action_quant(self, by: int) -> None:
         self.detail.step_quant(by)
+        self.bindings_changed()
+
+    def is_offered(self, action: str) -> bool:
+        if action == "choose":
+            return self.focused is not self.list or self.size_class == "compact" or self.can("load")
+        return self.can(action[len("act('") : -2]) if action.startswith("act(") else True
+
+    def can(self, what: str) -> bool:
+        """Whether it would do something to the model, or the pull, under the cursor."""
+        return self._acts.can(what)
 
     # ---- doing something with a model
 

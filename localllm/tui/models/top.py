@@ -56,8 +56,10 @@ class DiskLine(Drawn):
         here = self._state.here
         if not self._state.is_told or not here.disk_bytes:
             return Line((words.UNKNOWN, ink("faint")))
-        line = Line((words.plural(len(here.models), "model"), ink("muted"))).put(" ")
-        line.put(words.size(sum(model.size_bytes for model in here.models)), ink()).put("   disk ", ink("muted"))
+        line = Line((words.plural(len(here.models), "model"), ink("muted")))
+        if here.models:
+            line.put(" ").put(words.size(sum(model.size_bytes for model in here.models)), ink())
+        line.put("   disk ", ink("muted"))
         line.add(gauge(ink, 1 - here.free_bytes / here.disk_bytes, 10))
         return line.put(f"  {here.free_bytes / 1e9:,.0f}", ink()).put(" GB free", ink("muted"))
 
