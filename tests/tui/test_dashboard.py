@@ -336,6 +336,21 @@ def test_preempted_pages_are_seen_as_it_happens(tmp_path: Path) -> None:
     dashboard(tmp_path, drive)
 
 
+def test_what_a_person_ended_is_cancelled_on_its_page_too(tmp_path: Path) -> None:
+    async def drive(world: World) -> None:
+        busy(world.engine)
+        await world.tell()
+        world.engine.tell(3, "failed", code="request_cancelled", prompt=64)
+        world.engine.sequences.pop("r3")
+        await world.tell()
+        request = next(row for row in world.app.live.requests.rows.values() if row.id == "r3")
+        world.app.push_screen(RequestPage(world.app.live, request))
+        await world.until(lambda: isinstance(world.app.screen, RequestPage) and "what happened" in world.text)
+        assert "× cancelled" in world.text and "failed" not in world.text
+
+    dashboard(tmp_path, drive)
+
+
 def test_a_request_is_cancelled_when_c_is_pressed_twice(tmp_path: Path) -> None:
     async def drive(world: World) -> None:
         busy(world.engine)

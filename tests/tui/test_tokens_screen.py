@@ -23,6 +23,7 @@ from localllm.tui.tokens.chips import NUM_HUES, chip_colours, hue_of
 from localllm.tui.tokens.panel import TokenPanel, laid_out
 from localllm.tui.tokens.screen import Panels, TokensScreen
 from localllm.tui.tokens.sheet import TokenizerSheet
+from localllm.tui.tokens.side import template_lines
 from localllm.tui.tokens.state import MAX_CHARS, MAX_LISTED, TokensState, stages, token_text
 from localllm.tui.tokens.steps import trace_lines
 from tests.tokens import trained
@@ -237,6 +238,23 @@ async def test_without_a_question_the_vocabulary_around_the_token_is_shown_page_
         assert screen.state.page is not None and screen.state.page.offset < page.offset
 
 
+async def test_one_tokenizer_is_compared_with_nothing(tmp_path: Path) -> None:
+    async with shown(client_with({"bpe": tiny()}, bpe="Tiny"), tmp_path) as (app, pilot, _):
+        await pilot.pause()
+        assert "Compare" not in screen_text(app) and "fewest" not in screen_text(app)
+
+
+def test_an_empty_line_of_a_message_keeps_its_bar() -> None:
+    state = TokensState()
+    part = told.TemplatePart(kind="content", role="user", message=0, text="one\n\nthree")
+    state.names, state.template = (
+        ["m"],
+        told.TemplateView(model="m", parts=[part], num_tokens=3, num_special=0, is_exact=True),
+    )
+    lines = template_lines(Ink(DARK), state, 40)[1:]
+    assert [line.text[:2] for line in lines] == ["▌ "] * 3
+
+
 async def test_the_text_is_shown_as_a_message_in_the_template(tmp_path: Path) -> None:
     async with shown(fake(), tmp_path) as (app, pilot, screen):
         await pilot.press("t")
@@ -342,7 +360,10 @@ def test_the_first_tokenizers_are_the_wanted_model_then_those_alone() -> None:
 async def test_without_any_tokenizer_it_says_what_to_do(tmp_path: Path) -> None:
     app = app_with(client_with({}), tmp_path, first="tokens")
     async with app.run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: "No tokenizer is here yet: a adds one." in screen_text(app))
+        await until(pilot, lambda: "No tokenizer is here yet: esc, then a adds one." in screen_text(app))
+        await pilot.press("escape", "t")
+        await until(pilot, lambda: "Chat template" in screen_text(app))
+        assert "No tokenizer is here yet" in screen_text(app)
 
 
 async def test_what_was_explained_stays_when_the_daemon_goes(tmp_path: Path) -> None:
@@ -440,6 +461,8 @@ def test_a_trace_fits_its_place_whatever_its_length() -> None:
             lines = trace_lines(ink, trace, 73, height, step)
             assert len(lines) <= height and all(line.width <= 73 for line in lines)
             assert height < 4 or any(line.text.startswith(f"{step:>3} ") for line in lines)
+            merged = lines[1].text.index("merged") if height > 1 else 0
+            assert all(line.text[merged - 1 : merged] in ("", " ") for line in lines[1:])
 
 
 def test_the_state_is_calm_without_anything_to_show() -> None:

@@ -124,11 +124,17 @@ def _model(ink: Ink, state: LiveState, row: Request, width: int) -> Line:
     return _text(ink, shortened(row.model, width), "muted")
 
 
-def _state(ink: Ink, state: LiveState, row: Request, width: int) -> Line:
+def state_words(row: Request) -> tuple[str, str, str]:
+    """Sign, its role, and the word: what a person ended is cancelled, not failed."""
     sign, role, word = SIGNS[row.state]
-    if row.state == "failed" and row.reason in ENDED_BY_PEOPLE:
-        role, word = "muted", "cancelled"
-    elif row.state in ("waiting", "preempted") and row.place and row.state == "waiting":
+    return (
+        (sign, "muted", "cancelled") if row.state == "failed" and row.reason in ENDED_BY_PEOPLE else (sign, role, word)
+    )
+
+
+def _state(ink: Ink, state: LiveState, row: Request, width: int) -> Line:
+    sign, role, word = state_words(row)
+    if row.state in ("waiting", "preempted") and row.place and row.state == "waiting":
         word = f"waiting {row.place}"
     line = Line((f"{sign} ", ink(role))).put(word, ink("err" if role == "err" else _role(row)))
     if row.state == "prefill" and row.prompt:

@@ -8,11 +8,12 @@ from textual.strip import Strip
 
 from localllm.safe_text import one_line
 from localllm.tui import words
-from localllm.tui.dashboard.columns import SIGNS
+from localllm.tui.dashboard.columns import state_words
 from localllm.tui.dashboard.waterfall import WaterfallPanel
 from localllm.tui.drawn import Drawn, ink_of
 from localllm.tui.help import Overlay, Rows
 from localllm.tui.lines import Line, heading, joined, labelled
+from localllm.tui.live.events import ENDED_BY_PEOPLE
 from localllm.tui.live.requests import Request
 from localllm.tui.live.state import LiveState
 from localllm.tui.palette import Ink
@@ -34,7 +35,7 @@ class Facts(Drawn):
     def draw(self, ink: Ink, width: int, height: int) -> list[Strip]:
         row = self.request
         close = Line(("esc", ink("text", bold=True))).put(" close", ink("muted"))
-        sign, role, word = SIGNS[row.state]
+        sign, role, word = state_words(row)
         first = [
             Line((f"{sign} ", ink(role))).put(word, ink()),
             labelled(ink, "model", row.model or words.UNKNOWN),
@@ -96,7 +97,8 @@ def event_lines(ink: Ink, request: Request) -> list[Line]:
     lines = [Line(("time".rjust(10), ink("faint"))).put("  what happened", ink("faint"))]
     for event in sorted(request.events, key=lambda event: event.at):
         line = Line((words.seconds(max(0.0, event.at - request.began)).rjust(10), ink("muted")))
-        line.put(f"  {one_line(event.name).replace('_', ' '):<12}", ink())
+        is_cancelled = event.name == "failed" and event.data.get("code") in ENDED_BY_PEOPLE
+        line.put(f"  {'cancelled' if is_cancelled else one_line(event.name).replace('_', ' '):<12}", ink())
         for name, value in event.data.items():
             if value not in (None, "", [], ()):
                 line.put(f"  {one_line(name)} ", ink("muted")).put(one_line(_said(value)), ink())

@@ -21,6 +21,7 @@ from localllm.tui.tokens.asking import Asking, Turn, first_names
 from localllm.tui.tokens.panel import TokenPanel
 from localllm.tui.tokens.sheet import TokenizerSheet
 from localllm.tui.tokens.side import (
+    NOBODY,
     compare_lines,
     fact_lines,
     template_lines,
@@ -35,7 +36,6 @@ TYPED_S, MOVED_S = 0.12, 0.06
 """How long typing and moving have to rest before the daemon is asked."""
 TALL = 18
 """Rows in which the same word is shown in a tokenizer of another kind, too."""
-NOBODY = "No tokenizer is here yet: a adds one."
 
 
 def _key(
@@ -117,6 +117,8 @@ class Facts(Pane):
 
     def lines(self, ink: Ink, width: int, height: int) -> list[Line]:
         facts, compared = fact_lines(ink, self._state, width), compare_lines(ink, self._state, width)
+        if not compared:
+            return facts
         if self.screen.has_class("wide"):
             return [*compared, *[Line()] * max(1, 7 - len(compared)), *facts]
         if not self._state.splits:

@@ -16,6 +16,7 @@ from localllm.tui.tokens.state import MAX_CHARS, TokensState, hex_text
 from localllm.visible import visible_text
 
 LABEL = 13
+NOBODY = "No tokenizer is here yet: esc, then a adds one."
 NAME = 11
 _ROLE_SLOTS = {"system": 5, "user": 0, "assistant": 2, "tool": 1}
 
@@ -68,10 +69,12 @@ def _also_in(facts: told.TokenFacts, width: int) -> str:
 def compare_lines(ink: Ink, state: TokensState, width: int) -> list[Line]:
     """How many tokens each needs; the fewest in accent."""
     splits = [split for split in state.splits if not split.problem]
+    if len(splits) < 2:
+        return []  # nothing to compare it with
     counts = [split.count for split in splits]
     fewest, most = min(counts, default=0), max(counts, default=0)
     info = Line()
-    if len(counts) > 1 and fewest:
+    if fewest:
         info = Line(("spread ", ink("muted"))).put(words.percent(most / fewest - 1), ink())
     lines = [heading(ink, width, "Compare", info)]
     bar = width - NAME - 8 - 8
@@ -84,9 +87,7 @@ def compare_lines(ink: Ink, state: TokensState, width: int) -> list[Line]:
         line.put(words.short_count(split.count).rjust(8), ink("bright" if is_fewest else "text", bold=is_fewest))
         more = "fewest" if is_fewest else f"+{words.short_count(split.count - fewest)}"
         lines.append(line.put(more.rjust(8), ink("accent" if is_fewest else "muted")))
-    if len(splits) > 1:
-        lines.append(_agreement(ink, splits))
-    return lines
+    return [*lines, _agreement(ink, splits)]
 
 
 def _agreement(ink: Ink, splits: Sequence[told.SplitText]) -> Line:
@@ -168,7 +169,8 @@ def template_lines(ink: Ink, state: TokensState, width: int) -> list[Line]:
         info.put(words.count(view.num_special), ink()).put(" special", ink("muted"))
     lines = [heading(ink, width, "Chat template", info)]
     if view is None:
-        said = state.template_problem or "Type a text to see it as a message."
+        nothing = "Type a text to see it as a message." if state.names else NOBODY
+        said = state.template_problem or nothing
         return [
             *lines,
             Line(("▪ " if state.template_problem else "", ink("err"))).put(one_line(said), ink("muted")).fit(width),
@@ -209,7 +211,7 @@ class _Template:
         bar = hue if part.kind == "content" else ""
         for number, row in enumerate(part.text.split("\n")):
             if number:
-                self._put("↵", ink("faint"), "")
+                self._put("↵", ink("faint"), bar)
                 self._end()
             if row:
                 self._put(visible_text(row).replace("·", " "), style, bar)

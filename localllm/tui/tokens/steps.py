@@ -100,7 +100,7 @@ def _stage_line(ink: Ink, stage: Stage, number: int, width: int, behind: int) ->
         pieces.put(hex_text(symbol), _symbol_style(ink, place == stage.made, behind))
     role = "accent" if behind == 0 else "faint"
     line = Line((f"{number:>3}", ink(role, bold=behind == 0))).pad_to(NUMBER)
-    line.add(pieces.fit(_pieces_width(width)))
+    line.add(pieces.fit(_pieces_width(width) - 1)).pad_to(NUMBER + _pieces_width(width))
     if stage.merge is None:
         return line
     told_role = "text" if behind == 0 else "muted" if behind < 0 else "faint"
