@@ -5,6 +5,7 @@ What is counted is counted in the text, before anything is built of it: sixteen 
 
 import codecs
 import json
+import math
 import re
 from typing import Any
 
@@ -40,6 +41,8 @@ def decoded_object(text: bytes) -> dict[str, Any]:
     try:
         decoded = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        if "out of range" in str(error) and (name := _too_large(text)) is not None:
+            raise BadJson(f"{name[:64]!r} has a number that no float of 64 bits holds", param=name) from None
         raise BadJson(f"the request body is not valid JSON: {error}") from None
     if not isinstance(decoded, dict):
         raise BadJson("the request body must be a JSON object")
@@ -83,6 +86,25 @@ def _check_numbers(decoded: dict[str, Any]) -> None:
                 sentence = f"{name[:64]!r} has a whole number of more than 64 bits"
                 raise BadJson(sentence, hint="it goes from -2**63 to 2**63 - 1", param=name)
             level = [each for each in inner if type(each) is dict or type(each) is list]
+
+
+def _too_large(text: bytes) -> str | None:
+    """The first field with a number beyond all floats. Slow: only for a refusal."""
+    try:
+        decoded = json.loads(text, parse_int=float)
+    except (ValueError, RecursionError):
+        return None
+    fields = decoded.items() if isinstance(decoded, dict) else ()
+    return next((name for name, value in fields if _holds_infinity(value)), None)
+
+
+def _holds_infinity(value: Any) -> bool:
+    level = [value]
+    while level:
+        if any(type(each) is float and math.isinf(each) for each in level):
+            return True
+        level = [inner for each in level if type(each) is dict or type(each) is list for inner in _values(each)]
+    return False
 
 
 def _values(container: Any) -> Any:

@@ -140,7 +140,7 @@ REASONS: tuple[tuple[str, int, str], ...] = (
     (ASKING, 400, FORMS),
     (ASKING, 400, r"must be a JSON schema"),
     (r"^/api/generate$", 400, r"^template_|^invalid_value: template is in Ollama's Go language"),
-    (r".", 400, r"^invalid_json: .* has a whole number of more than 64 bits"),
+    (r".", 400, r"^invalid_json: .* has a (whole number of more than 64 bits|number that no float)"),
     (OF_STORES, 400, r"^invalid_value: (name|from|source|destination) .* is invalid"),
     (r"/pulls$", 400, r"a name may have \d+ characters, this one"),
     (r"/pulls$", 400, r"model name must not|is no (valid|repository|http)|model name is empty|must be a name, or"),

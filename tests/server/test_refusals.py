@@ -176,6 +176,12 @@ def test_a_bad_completion_field_is_named(world: World, fields: dict[str, Any], p
     assert answer.json()["error"]["param"] == param
 
 
+def test_a_number_beyond_all_floats_is_named(world: World) -> None:
+    body = b'{"model": "toy:1b", "prompt": "x", "temperature": 1e999}'
+    answer = world.client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "temperature"
+
+
 def test_a_missing_field_is_named(world: World) -> None:
     answer = world.client.post("/v1/completions", json={"model": "toy:1b"})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "prompt"
