@@ -25,7 +25,7 @@ from localllm.tui.help import HelpScreen, PagedText
 from localllm.tui.link import Link
 from localllm.tui.live.state import LiveState
 from localllm.tui.palette import CONTRAST, DARK, LIGHT, MONO, THEMES, Ink, Roles
-from localllm.tui.terminal import OnlyText, PlainSigns
+from localllm.tui.terminal import OnlyText, PlainSigns, hear_alt
 
 if TYPE_CHECKING:
     from localllm.client import Client
@@ -105,6 +105,7 @@ class LocalApp(App[None]):
         self._roles: Roles = DARK
         self._ink = Ink(DARK)
         cells.mend()
+        hear_alt()
         super().__init__()
         for roles in THEMES:
             self.register_theme(roles.theme())

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from rich.cells import cell_len
 from rich.segment import Segment
+from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
 from textual.color import Color
 from textual.filter import LineFilter
 
@@ -24,6 +25,16 @@ PLAIN_SIGNS = str.maketrans(
     "─━╸╺╌┄┈│▀▄▌▐█▁▂▃▅▆▇▏▎▍▋▊▉▸▾▶●◐◔○◆▪·×✓‹›…↵→←↑↓↔–−“”≥≤≈◀▲",
     '-=--...|=_||#__-==#|||###>v>*ooo*x.xv<>.$><^v---""><~<^',
 )
+
+
+TAKEN_FOR_OTHERS = tuple(f"\x1b{letter}" for letter in "123456789f")
+"""What most terminals send for alt+1 to alt+9 and alt+f. Textual reads `¡` and ctrl+right: some on macOS mean those."""
+
+
+def hear_alt() -> None:
+    """Such keys are heard as they are pressed. Once, before the first key."""
+    for sequence in TAKEN_FOR_OTHERS:
+        ANSI_SEQUENCES_KEYS.pop(sequence, None)
 
 
 def draws_wide() -> bool:

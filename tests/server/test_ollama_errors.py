@@ -209,7 +209,8 @@ def test_a_full_queue_is_said_in_ollamas_words(tmp_path: Path) -> None:
     with daemon(tmp_path, ToyLibrary(*TOYS), max_sequences=1, max_queue=0) as world:
         body = {"model": "toy:slow", "messages": [{"role": "user", "content": LONG}], "options": {"temperature": 0}}
         with world.client.stream("POST", "/api/chat", json=body) as first:
-            next(first.iter_lines())
+            lines = first.iter_lines()  # held: let go of, it hangs up
+            next(lines)
             busy = world.client.post("/api/chat", json=body)
         assert first.status_code == 200, "it is in nobody's way"
         assert busy.status_code == 503 and int(busy.headers["retry-after"]) > 0

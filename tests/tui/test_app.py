@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual._xterm_parser import XTermParser
 from textual.pilot import Pilot
 
 from localllm.daemon.feed import Frame, ModelRow
@@ -254,6 +255,18 @@ async def test_no_key_fails_where_there_is_nothing_yet(tmp_path: Path, mode: str
                     app.pop_screen()
                     await pilot.pause()
             assert app.current_mode == mode and app.is_running
+
+
+async def test_alt_keys_are_heard_as_plain_terminals_send_them(tmp_path: Path) -> None:
+    async with running(FakeClient(), tmp_path, first="chat") as (app, pilot):
+        await until(pilot, lambda: app.screen.focused is not None)
+        keys = [key for _, each in bindings_of(app.screen) for key in each.key.split(",") if key.startswith("alt+")]
+        for key in keys:
+            sent = {"alt+left": "[1;3D", "alt+right": "[1;3C"}.get(key, key[-1])
+            parser = XTermParser()
+            heard = [*parser.feed(f"\x1b{sent}"), *parser.feed("")]
+            assert [getattr(each, "key", "") for each in heard] == [key]
+        assert {"alt+1", "alt+9", "alt+f"} <= set(keys)
 
 
 async def test_every_binding_has_an_id_and_a_sentence(tmp_path: Path) -> None:

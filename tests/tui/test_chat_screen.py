@@ -163,8 +163,9 @@ async def test_an_answer_is_shown_while_it_is_written(tmp_path: Path) -> None:
         await world.ask("Count")
         await world.sees("One", "▶ writing", "esc stop", "▸ thought")
         assert "three" not in world.text
+        assert "esc stop" in world.text.splitlines()[-1] and "ctrl+r again" not in world.text
         script.gate.set()
-        await world.sees("One two three", "412 tokens")
+        await world.sees("One two three", "412 tokens", "ctrl+r again")
         assert "▶ writing" not in world.text
         assert world.screen.session.branch[-1].reasoning == "Let me see"
 

@@ -75,7 +75,7 @@ class ChatScreen(Inspecting):
     def is_offered(self, action: str) -> bool:
         if action.startswith("copy_block("):
             return self.conversation.num_blocks() >= int(action[len("copy_block(") : -1])
-        return True
+        return self.writing is None or action not in ("again", "edit")
 
     # ---- messages of widgets
 
