@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from typing import cast
 
 from rich.cells import cell_len
 from rich.segment import Segment
@@ -33,8 +34,9 @@ TAKEN_FOR_OTHERS = tuple(f"\x1b{letter}" for letter in "123456789f")
 
 def hear_alt() -> None:
     """Such keys are heard as they are pressed. Once, before the first key."""
+    table = cast("dict[str, object]", ANSI_SEQUENCES_KEYS)
     for sequence in TAKEN_FOR_OTHERS:
-        ANSI_SEQUENCES_KEYS.pop(sequence, None)
+        table.pop(sequence, None)
 
 
 def draws_wide() -> bool:
