@@ -39,8 +39,13 @@ constexpr size_t PASS_BYTES = 400 * 1024;
 
 INLINE int tokens_per_pass(int columns) {
     size_t bytes_per_token = static_cast<size_t>(columns) * sizeof(ActBlock) / (BLOCK * TILE) + 1;
-    int tokens = static_cast<int>(PASS_BYTES / bytes_per_token) / TILE * TILE;
-    return tokens < 32 ? 32 : tokens;
+    int tokens = static_cast<int>(PASS_BYTES / bytes_per_token);
+#ifdef LOCALLLM_AVX512
+    // whole panels: with wide rows, unpacking weights once more costs more than reading activations from the cache behind
+    return tokens < PANEL_TOKENS ? PANEL_TOKENS : tokens / PANEL_TOKENS * PANEL_TOKENS;
+#else
+    return tokens < 32 ? 32 : tokens / TILE * TILE;
+#endif
 }
 
 // emit(group - first, token, sums of 8 rows) for R groups and the up to TILE tokens from `token` on
