@@ -26,7 +26,7 @@ class Bomb:
 def zipped(name: str) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(name, pickle.dumps(Bomb()))
+        archive.writestr(zipfile.ZipInfo(name), pickle.dumps(Bomb()))  # without the hour: test ids are of its bytes
     return buffer.getvalue()
 
 
