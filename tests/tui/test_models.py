@@ -128,6 +128,7 @@ async def test_the_screen_looks_as_it_did(tmp_path: Path, size: tuple[int, int])
         await world.until(lambda: "61 MB/s   2 at once" in world.text and "412 tok/s" in world.text)
         await world.at("gemma3:12b")
         await world.until(lambda: "▌ gemma3:12b" in world.text)
+        await world.until(lambda: "enter load" in world.text.rstrip().splitlines()[-1])  # keys follow the cursor
         held_against(world.app, f"models-{size[0]}x{size[1]}")
 
 
