@@ -12,7 +12,7 @@ from localllm.server import fields
 from localllm.server.anthropic_shapes import Counted, MessagesRequest, Thinking
 from localllm.server.fields import MAX_NAME_CHARS, ChatRequest
 from localllm.server.notes import Notes
-from localllm.server.passing import named_as, over
+from localllm.server.passing import named_as, over, over_unknown
 from localllm.server.responses_input import unsealed
 
 BILLING = "x-anthropic-"
@@ -277,9 +277,7 @@ class _Talk:
         return text
 
     def _check_names(self, block: Mapping[str, Any], kind: str, path: str) -> None:
-        for name, value in block.items():
-            if value is not None and name not in ("type", *_BLOCK_FIELDS[kind]) and name not in _WITHOUT_EFFECT:
-                over(self.notes, f"{path}.{name[:64]}", "is not supported")
+        over_unknown(self.notes, block, path, ("type", *_BLOCK_FIELDS[kind]), _WITHOUT_EFFECT)
 
     # ---- the assistant's
 

@@ -1,7 +1,8 @@
 """What a translation of one dialect to another has no use for: passed over and named, or refused by name."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from localllm.errors import InvalidRequest, LocalLLMError
 from localllm.server.notes import Notes
@@ -14,6 +15,15 @@ def over(notes: Notes, name: str, sentence: str, hint: str = "") -> None:
     error = InvalidRequest(f"{name}: {sentence}", hint=hint, param=name)
     error.code = "unsupported_parameter"
     notes.pass_over(error)
+
+
+def over_unknown(
+    notes: Notes, given: Mapping[str, Any], where: str, known: Container[str], idle: Container[str]
+) -> None:
+    """`over` for each field of an object that says something and is neither `known` nor `idle`."""
+    for name, value in given.items():
+        if value is not None and name not in known and name not in idle:
+            over(notes, f"{where}.{name[:64]}", "is not supported")
 
 
 def headers_of(notes: Notes, names: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import msgspec
 
 from localllm.errors import InvalidRequest
 from localllm.server.notes import Notes
-from localllm.server.passing import over
+from localllm.server.passing import over, over_unknown
 from localllm.server.responses_tools import Tool
 
 MAX_ITEMS = 4096
@@ -64,18 +64,12 @@ def check_fields(item: Mapping[str, Any], where: str, notes: Notes) -> None:
     known = FIELDS.get(str(item.get("type")))
     if known is None:  # refused, or passed over, as a whole
         return
-    _check_names(item, known, where, notes)
+    over_unknown(notes, item, where, known, IDLE)
     for name in ("content", "output", "summary"):
         parts = item.get(name)
         for number, part in enumerate(parts if isinstance(parts, list) else ()):
             if isinstance(part, Mapping):
-                _check_names(part, _PART_FIELDS, f"{where}.{name}[{number}]", notes)
-
-
-def _check_names(given: Mapping[str, Any], known: Sequence[str], where: str, notes: Notes) -> None:
-    for name, value in given.items():
-        if value is not None and name not in known and name not in IDLE:
-            over(notes, f"{where}.{name[:64]}", "is not supported")
+                over_unknown(notes, part, f"{where}.{name}[{number}]", _PART_FIELDS, IDLE)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import msgspec
 
 from localllm.errors import InvalidRequest
 from localllm.server.notes import Notes
-from localllm.server.passing import over
+from localllm.server.passing import over, over_unknown
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _TEXT_INPUT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
@@ -97,9 +97,7 @@ def _name(tool: Mapping[str, Any], where: str) -> str:
 
 def _function(tool: Mapping[str, Any], where: str, notes: Notes) -> dict[str, Any]:
     function: dict[str, Any] = {}
-    for name, value in tool.items():
-        if value is not None and name not in FIELDS and name not in IDLE:
-            over(notes, f"{where}.{name[:64]}", "is not supported")
+    over_unknown(notes, tool, where, FIELDS, IDLE)
     for name, kind in (("description", str), ("parameters", dict), ("strict", bool)):
         value = tool.get(name)
         if value is not None and not isinstance(value, kind):
