@@ -15,7 +15,7 @@ if(ARCHITECTURE MATCHES "^(x86_64|AMD64|amd64)$")
       "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mprefer-vector-width=512;-Wno-uninitialized;-Wno-maybe-uninitialized")
   set_source_files_properties(${NATIVE}/delta_net.cpp ${NATIVE}/state_space.cpp ${NATIVE}/dispatch.cpp PROPERTIES COMPILE_DEFINITIONS LOCALLLM_HAS_X86_SETS)
   # only a machine without AVX2 takes it
-  set_source_files_properties(${NATIVE}/kernels_portable.cpp PROPERTIES COMPILE_OPTIONS -O2)
+  set_source_files_properties(${NATIVE}/kernels_portable.cpp PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O2>)
 elseif(ARCHITECTURE MATCHES "^(aarch64|arm64|ARM64)$")
   list(APPEND NATIVE_SOURCES delta_neon.cpp state_space_neon.cpp kernels_neon.cpp kernels_neon_dotprod.cpp)
   set_source_files_properties(${NATIVE}/kernels_neon_dotprod.cpp PROPERTIES COMPILE_OPTIONS -march=armv8.2-a+dotprod)
