@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 from localllm.client import ChatChunk
 from localllm.errors import ContextExceeded, DaemonUnreachable, UsageError
-from localllm.history import Chat, History
+from localllm.history import AnswerStats, Chat, History
 from localllm.tui.chat.answering import Answering
 from localllm.tui.chat.context import Budget, legend, share_bar
 from localllm.tui.chat.files import MAX_BYTES, NoTextFile, completions, expanded, read_text_file
+from localllm.tui.chat.panel import answer_facts
 from localllm.tui.chat.parameters import PARAMETERS, changed
 from localllm.tui.chat.previews import over_budget
 from localllm.tui.chat.side import by_day, day_name
+from localllm.tui.conversation.turns import Turn
 from localllm.tui.palette import DARK, Ink
 from tests.tui.chat_client import ChatClient, Script
 
@@ -140,6 +142,12 @@ def test_how_many_messages_are_too_many_is_told_by_their_share(tmp_path: Path) -
 
 
 # ---- chats by day
+
+
+def test_an_answer_that_is_being_written_has_not_ended() -> None:
+    stats = AnswerStats(tokens=48, stop_reason="interrupted")  # as it is kept meanwhile, should the program die
+    assert answer_facts(Turn(1, "assistant", stats=stats, state="writing")) == (("tokens", "48"),)
+    assert answer_facts(Turn(1, "assistant", stats=stats))[-1] == ("ended", "interrupted")
 
 
 def test_chats_stand_under_their_days() -> None:

@@ -89,7 +89,7 @@ def excerpt(branch: Branch, message_id: int) -> str:
 def answer_facts(turn: Turn | None, pages: str = "") -> tuple[tuple[str, str], ...]:
     """Figures of an answer, by their names."""
     stats = turn.stats if turn is not None and turn.is_answer else None
-    if stats is None:
+    if turn is None or stats is None:
         return ()
     cached = f"{words.count(stats.cached_tokens)} of {words.count(stats.prompt_tokens)}" if stats.prompt_tokens else ""
     facts = [
@@ -100,7 +100,7 @@ def answer_facts(turn: Turn | None, pages: str = "") -> tuple[tuple[str, str], .
         ("first token", words.seconds(stats.first_token_s) if stats.first_token_s else ""),
         ("speed", f"{words.rate(stats.tokens_per_s)} tok/s" if stats.tokens_per_s else ""),
         ("cached", cached),
-        ("ended", stats.stop_reason),
+        ("ended", stats.stop_reason if turn.state != "writing" else ""),
     ]
     return tuple((name, one_line(value)) for name, value in facts if value)
 

@@ -158,7 +158,7 @@ class PagesPanel(Drawn, can_focus=True):
         start = len("Pages") + 2
         self._model_span = (start, start + cell_len(notes[0] or "")) if notes[0] else (0, 0)
         is_focused = self.has_focus
-        for legend in (self._legend(ink, width), self._legend(ink, 0), None):
+        for legend in (self._legend(ink, width), self._legend(ink, 0), self._legend(ink, 0, num_names=4), None):
             if legend is None or len("Pages") + cell_len(note) + legend.width + 6 <= width:
                 return heading(ink, width, "Pages", legend, note=note, is_focused=is_focused)
         raise AssertionError("without a legend it fits")
@@ -179,7 +179,7 @@ class PagesPanel(Drawn, can_focus=True):
         size = self.model.row.page_size if self.model is not None else 0
         return f"{count(self.num_pages)} × {size}, {cells}" if cells else f"{count(self.num_pages)} × {size} tokens"
 
-    def _legend(self, ink: Ink, width: int) -> Line | None:
+    def _legend(self, ink: Ink, width: int, num_names: int = 5) -> Line | None:
         if self.model is None or not self.num_pages:
             return None
         counts, roles = self.model.board.counts(), ink.roles
@@ -194,7 +194,7 @@ class PagesPanel(Drawn, can_focus=True):
         if is_long or counts.preempted:
             entries.append(("preempted", counts.preempted, "×", [(roles.preempted, roles.preempted)]))
         parts = []
-        for name, number, letter, hues in entries:
+        for name, number, letter, hues in entries[:num_names]:
             part = Line((letter, ink("bright"))) if letters else Line(*[("▀", ink(up, on=low)) for up, low in hues])
             parts.append(part.put(f" {name} ", ink("muted")).put(count(number), ink()))
         return joined(parts, 3 if is_long else 2)
