@@ -153,6 +153,7 @@ def busy(engine: FakeEngine, count: int = 3) -> None:
 
 def still(world: World) -> None:
     """Time stands: what is shown depends on the frames alone."""
+    world.app.live.tick = lambda local: None  # type: ignore[method-assign]  # the application's own beat, once a second
     world.screen._timer.pause()  # type: ignore[union-attr]  # it is there
 
 
