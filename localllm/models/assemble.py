@@ -28,7 +28,7 @@ from localllm.models.state_space_facts import has_state_space, state_space_spec
 
 MAX_LAYERS = 1024  # far above any model; a hostile count must not become a long loop
 MAX_WIDTH = 1 << 20
-MAX_CONTEXT = 1 << 31
+MAX_CONTEXT = (1 << 31) - 1  # positions are 32-bit numbers
 MAX_STREAMS = 16
 
 _ACTIVATIONS: dict[str, Activation] = {

@@ -242,7 +242,7 @@ def _as_meant(facts: Facts, architecture: str, metadata: Mapping[str, Any]) -> F
     positions turn at all is what only these families say by the key for the training of their scaling."""
     old = f"{architecture}.rope.scale_linear"
     if facts.rope_factor is None and metadata.get(old) is not None:
-        facts = replace(facts, rope_factor=_checked(old, real, metadata[old]))
+        facts = replace(facts, rope_factor=checked(old, real, metadata[old]))
     facts = replace(facts, rope_factor=facts.rope_factor or None)
     if facts.rope_factor is not None and metadata.get(f"{architecture}.rope.scaling.type") is None:
         facts = replace(facts, rope_scaling="linear")
@@ -282,7 +282,7 @@ def _read(names_of: Callable[[Key], Sequence[str]], get: Callable[[str], Any]) -
         names = names_of(row)
         name = next((name for name in names if get(name) is not None), None)
         if name is not None:
-            found[item.name] = _checked(name, row.kind, get(name))
+            found[item.name] = checked(name, row.kind, get(name))
         elif row.default is REQUIRED:
             raise BadModelFile(f"the model file lacks {names[0]}")
         else:
@@ -290,7 +290,8 @@ def _read(names_of: Callable[[Key], Sequence[str]], get: Callable[[str], Any]) -
     return Facts(**found)
 
 
-def _checked(name: str, kind: Kind, value: Any) -> Any:
+def checked(name: str, kind: Kind, value: Any) -> Any:
+    """What stands under `name`, as what it has to be; BadModelFile where it is something else."""
     try:
         return kind(value)
     except ValueError as error:

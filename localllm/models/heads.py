@@ -160,6 +160,8 @@ def head_from_gguf(metadata: Mapping[str, Any], tensors: Collection[str], *, is_
             )
         return None
     labels = metadata.get(f"{architecture}.classifier.output_labels")
+    if labels is not None and not isinstance(labels, list):
+        raise BadModelFile(f"{architecture}.classifier.output_labels must be a list, not {labels!r:.60}")
     if labels is not None and len(labels) > 1 and list(labels) != LABELS:
         raise UnsupportedModel(
             f"this model sorts texts into {len(labels)} classes, and this build runs only those that judge how well"

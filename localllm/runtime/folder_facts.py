@@ -46,17 +46,26 @@ def folder_sampling(folder: Path) -> dict[str, float]:
         return {}
     if said.get("top_k") == -1:
         said["top_k"] = 0  # both mean all tokens
-    return {name: _checked(path, name, said[name]) for name in GGUF_SAMPLING_KEYS if _is_number(said.get(name))}
+    hint = "correct the file or remove it"
+    return {
+        name: _in_bounds(f"{path}: {name}", name, said[name], hint)
+        for name in GGUF_SAMPLING_KEYS
+        if _is_number(said.get(name))
+    }
 
 
-def _checked(path: Path, name: str, value: float) -> float:
+def gguf_sampling(metadata: Mapping[str, Any]) -> dict[str, float]:
+    """The same of what newer GGUF files carry."""
+    return {name: _in_bounds(key, name, metadata[key]) for name, key in GGUF_SAMPLING_KEYS.items() if key in metadata}
+
+
+def _in_bounds(said_as: str, name: str, value: Any, hint: str = "") -> float:
     low, high = next(bounds for field, *bounds in SAMPLING_BOUNDS if field == name)
-    if not low <= value <= high or (name == "top_k" and not isinstance(value, int)):  # also false for NaN
+    is_right = isinstance(value, int) or name != "top_k"
+    if not _is_number(value) or not is_right or not low <= value <= high:  # also false for NaN
         kind = "a whole number" if name == "top_k" else "a number"
-        raise BadModelFile(
-            f"{path}: {name} must be {kind} between {low} and {high}, not {value}", hint="correct the file or remove it"
-        )
-    return value
+        raise BadModelFile(f"{said_as} must be {kind} between {low} and {high}, not {value!r:.60}", hint=hint)
+    return float(value) if name != "top_k" else int(value)
 
 
 def _is_number(value: Any) -> bool:

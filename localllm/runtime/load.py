@@ -21,6 +21,7 @@ from localllm.errors import NotEnoughMemory
 from localllm.formats.gguf_read import GGUFFile
 from localllm.formats.json_file import read_json_object
 from localllm.models.config import ModelConfig
+from localllm.models.facts import checked, whole
 from localllm.models.families import is_encoder_architecture
 from localllm.models.heads import Head, head_from_gguf
 from localllm.models.judges import is_judge
@@ -28,11 +29,11 @@ from localllm.models.open_adapter import open_adapter
 from localllm.models.source import WeightSource
 from localllm.runtime.constraints import Constraints
 from localllm.runtime.folder_facts import (
-    GGUF_SAMPLING_KEYS,
     context_length_of,
     folder_pooling,
     folder_sampling,
     gguf_pooling,
+    gguf_sampling,
 )
 from localllm.runtime.machine_memory import available_memory_bytes
 from localllm.runtime.open_model import open_model
@@ -234,7 +235,7 @@ def load_text(path: Path, *, template: str | None = None, isolated: bool = True)
         return TextSide(
             tokenizer=tokenizer,
             template=tokenizer.chat_template(source=template, isolated=isolated),
-            default_sampling=sampling_defaults(metadata),
+            default_sampling=gguf_sampling(metadata),
             context_length=_context_length(metadata, file.architecture),
             architecture=file.architecture,
             pooling=gguf_pooling(metadata, file.architecture),
@@ -289,9 +290,5 @@ def _fill_in(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> FillIn | None
 
 def _context_length(metadata: Mapping[str, Any], architecture: str) -> int:
     """In tokens; 0 where a vocabulary-only file does not say."""
-    return int(metadata.get(f"{architecture}.context_length", 0))
-
-
-def sampling_defaults(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """The generation defaults that newer GGUF files carry, under the names of `wire.SamplingParams`."""
-    return {name: metadata[key] for name, key in GGUF_SAMPLING_KEYS.items() if key in metadata}
+    name = f"{architecture}.context_length"
+    return int(checked(name, whole, metadata.get(name, 0)))

@@ -107,6 +107,12 @@ def test_classes_are_no_order_of_documents() -> None:
     assert head_from_config({"architectures": ["BertModel"]}) is None
 
 
+def test_labels_that_are_no_list_are_the_files_fault() -> None:
+    arrays = arrays_of_a_file() | {"cls.output.weight": np.ones((1, 64), np.float32)}
+    with pytest.raises(BadModelFile, match=r"bert\.classifier\.output_labels must be a list, not 5"):
+        gguf_model(MemoryFile(METADATA | {"bert.classifier.output_labels": 5}, arrays))
+
+
 def test_types_of_tokens_stay_for_models_that_judge_pairs() -> None:
     arrays = arrays_of_a_file() | {"cls.output.weight": np.ones((1, 64), np.float32)}
     config, source = gguf_model(MemoryFile(METADATA, arrays))

@@ -193,6 +193,7 @@ def test_layers_with_a_convolution_are_found_by_their_tensors() -> None:
         ("block_count", True),
         ("embedding_length", 2**60),
         ("context_length", 0),
+        ("context_length", 2**31),
         ("attention.head_count", 0),
         ("attention.head_count", 3),
         ("attention.head_count", [4, 4]),

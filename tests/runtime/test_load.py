@@ -12,13 +12,15 @@ from localllm import wire
 from localllm.backends.select import BackendOptions, open_backend
 from localllm.engine.step import CacheLayout, KvGroup, Want
 from localllm.errors import BadModelFile
+from localllm.formats.gguf_write import write_gguf
 from localllm.quantize.source import QuantizedSource, quantize_target
 from localllm.runtime import load as load_module
-from localllm.runtime.folder_facts import context_length_of, folder_sampling
+from localllm.runtime.folder_facts import context_length_of, folder_sampling, gguf_sampling
 from localllm.runtime.load import (
     StatePlan,
     backend_options,
     load_backend,
+    load_text,
     pages_that_fit,
     room_for_sequences,
     states_that_fit,
@@ -28,6 +30,7 @@ from localllm.runtime.place import Place, place_of
 from localllm.runtime.watched import WatchedSource
 from tests.contract.walk import Walk
 from tests.contract.worlds import BY_NAME, build
+from tests.tokens.worlds import tiny_metadata
 
 LOADING = "loading weights"
 
@@ -173,6 +176,26 @@ def test_sampling_defaults_out_of_bounds_are_the_fault_of_their_file(tmp_path: P
     with pytest.raises(BadModelFile, match=r"generation_config\.json: t") as refused:
         folder_sampling(tmp_path)
     assert refused.value.hint
+
+
+def test_sampling_defaults_of_a_gguf_file_are_numbers_in_bounds() -> None:
+    said = {"general.sampling.temp": 0.6, "general.sampling.top_k": 20, "general.sampling.penalty_repeat": 1}
+    assert gguf_sampling(said) == {"temperature": 0.6, "top_k": 20, "repetition_penalty": 1.0}
+
+
+@pytest.mark.parametrize("said", ["0.6", [0.6], True, -1.0, float("nan"), 2**40])
+@pytest.mark.parametrize("key", ["temp", "top_k", "top_p"])
+def test_sampling_defaults_of_a_gguf_file_that_make_no_sense_are_its_fault(key: str, said: object) -> None:
+    with pytest.raises(BadModelFile, match=rf"general\.sampling\.{key} must be a"):
+        gguf_sampling({f"general.sampling.{key}": said})
+
+
+@pytest.mark.parametrize("said", ["", "x", [1, 2], 1e308 * 10, True])
+def test_a_context_length_of_another_kind_is_the_files_fault(tmp_path: Path, said: Any) -> None:
+    path = tmp_path / "x.gguf"
+    write_gguf(path, {"general.architecture": "llama", "llama.context_length": said} | tiny_metadata(), [])
+    with pytest.raises(BadModelFile, match=r"llama\.context_length must be a whole number"):
+        load_text(path, isolated=False)
 
 
 def test_the_context_length_is_found_where_families_keep_it() -> None:
