@@ -134,12 +134,11 @@ def _is_parallel(facts: Facts, family: Family, tensor_names: Collection[str]) ->
 
 def activation(facts: Facts, family: Family) -> Activation:
     """What the checkpoint names, or the family's own where it names none or the name says less than the family."""
-    if not facts.activation or family.adds_one_to_norms:  # Gemma: always gelu_tanh, also where it says gelu
+    if not facts.activation or family.activation == "swiglu_oai":  # whatever it is called
         return family.activation
     if facts.activation not in _ACTIVATIONS:
         raise UnsupportedModel(f"this build does not know the activation {facts.activation!r}")
-    named = _ACTIVATIONS[facts.activation]
-    return family.activation if family.activation == "swiglu_oai" and named == "silu" else named
+    return _ACTIVATIONS[facts.activation]
 
 
 def _layer(facts: Facts, family: Family, factors: RopeFactors, index: int, tensor_names: Collection[str]) -> LayerSpec:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from localllm.errors import BadModelFile
+from localllm.errors import BadModelFile, UnsupportedModel
 from localllm.models.config import DeltaNetSpec
 from localllm.models.facts import Facts
 
@@ -34,7 +34,10 @@ def delta_net(facts: Facts, tiled: bool) -> DeltaNetSpec:
 
 
 def delta_net_facts(facts: Facts, config: Mapping[str, Any]) -> Facts:
-    """Qwen3-Next: the size of all values together, and which layers attend."""
+    """Qwen3-Next: the size of all values together, and which layers attend. UnsupportedModel for activations that no
+    model of these has: they would be those of convolutions and gates, too."""
+    if facts.activation not in ("", "silu", "swish"):
+        raise UnsupportedModel(f"this build does not know gated delta nets with {facts.activation} (hidden_act)")
     value_dim = config.get("linear_value_head_dim")
     if not isinstance(value_dim, int) or isinstance(value_dim, bool) or value_dim < 1:
         raise BadModelFile(f"linear_value_head_dim must be a whole number above 0, not {value_dim!r:.60}")

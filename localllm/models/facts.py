@@ -164,13 +164,13 @@ class Facts:
     )
     has_rope: bool = key(flag, "rope.scaling.finetuned", default=True)
     rope_layers: tuple[bool, ...] = key(flags, "rope.pattern", "no_rope_layers", default=())
-    rope_scaling: str = key(text, "rope.scaling.type", *rope_keys("rope_type"), "rope_scaling.type", default="none")
+    rope_scaling: str = key(text, "rope.scaling.type", *rope_keys("rope_type"), *rope_keys("type"), default="none")
     rope_factor: float | None = key(real, "rope.scaling.factor", *rope_keys("factor"), default=None)
     rope_original_context: int = key(
         whole,
         "rope.scaling.original_context_length",
+        "original_max_position_embeddings",  # first, as in transformers
         *rope_keys("original_max_position_embeddings"),
-        "original_max_position_embeddings",
         default=0,
     )
     rope_attention_factor: float = key(real, "rope.scaling.attn_factor", *rope_keys("attention_factor"), default=0.0)

@@ -18,6 +18,11 @@ from localllm.models.state_space_facts import architecture_of, counted, layer_ty
 
 Config = Mapping[str, Any]
 
+_TURNS_PART = (
+    *("phi3", "glm", "glm4", "glm4_moe", "stablelm", "gpt_neox", "bamba"),
+    *("qwen3_next", "qwen3_5_text", "qwen3_5", "qwen3_5_moe_text", "qwen3_5_moe"),
+)
+"""Types of which a part of each head may turn; transformers turns whole heads of the others, or falls over."""
 _LAYER_TYPES = ("full_attention", "sliding_attention", "attention", "conv", "linear_attention")
 _REFUSED_FLAGS = {
     # what changes the arithmetic of a family that is otherwise known
@@ -75,15 +80,58 @@ def known_types() -> set[str]:
 def facts_from_hf(config: Config) -> Facts:
     """The facts of a checkpoint, told as a GGUF file would. BadModelFile names a key that is missing or odd."""
     family = check_config(config)
-    named = {name: value for name, value in counted(with_usual(text_config(config))).items() if value is not None}
+    told = _with_one_rope(text_config(config))
+    named = {name: value for name, value in counted(with_usual(told)).items() if value is not None}
     inner = {**dict(family.hf_defaults), **named}
     facts = facts_from_config(inner)
-    for name in ("rope_parameters", "rope_scaling"):
-        if not isinstance(inner.get(name, {}), Mapping):
-            raise BadModelFile(f"{name} must be an object, not {inner[name]!r}"[:500])
+    if family.turns:
+        _check_rope(facts, family, inner)
     for adjust in (_layers, _attention, _rope, adjusted):
         facts = adjust(facts, inner)
     return replace(facts, num_guessing_layers=0)  # they are not among the layers that are counted
+
+
+def _with_one_rope(config: Config) -> Config:
+    """The same where rope is said twice: as in transformers, `rope_scaling`, the older word, stands for the newer one,
+    or for its part about layers that see everything."""
+    scaling, newer = (config.get(name) or {} for name in ("rope_scaling", "rope_parameters"))
+    for name, value in (("rope_scaling", scaling), ("rope_parameters", newer)):
+        if not isinstance(value, Mapping):
+            raise BadModelFile(f"{name} must be an object, not {value!r}"[:500])
+    if not scaling or not newer:
+        return config
+    if not any(isinstance(part, Mapping) for part in newer.values()):
+        return {**config, "rope_parameters": scaling}
+    return {
+        **config,
+        "rope_parameters": {**newer, "full_attention": {**(newer.get("full_attention") or {}), **scaling}},
+    }
+
+
+def _check_rope(facts: Facts, family: Family, config: Config) -> None:
+    """UnsupportedModel for a part of heads, and for layers with a window, that turn as no row here knows."""
+    is_part = facts.rope_share != 1 and facts.rope_scaling != "proportional"
+    if is_part and config["model_type"] not in _TURNS_PART:
+        raise UnsupportedModel(
+            f"config.json says that {facts.rope_share} of each head turns (partial_rotary_factor), "
+            f"which this build does not know of {config['model_type']}"
+        )
+    said = config.get("rope_parameters", {})
+    if not isinstance(said.get("sliding_attention"), Mapping):
+        return
+    if _scaling_of(said["sliding_attention"]) != (
+        _scaling_of(said["full_attention"]) if family.scales_windowed else {}
+    ):
+        raise UnsupportedModel(
+            "config.json scales the rope of layers with a window in another way (rope_parameters.sliding_attention), "
+            f"which this build does not know of {config['model_type']}"
+        )
+
+
+def _scaling_of(part: Config) -> Config:
+    """All but the base and what changes nothing."""
+    plain = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1}
+    return {name: value for name, value in part.items() if name != "rope_theta" and value != plain.get(name)}
 
 
 def _layers(facts: Facts, config: Config) -> Facts:
@@ -118,7 +166,10 @@ def _attention(facts: Facts, config: Config) -> Facts:
 def _rope(facts: Facts, config: Config) -> Facts:
     head_dim = facts.head_dim or facts.hidden_size // max(facts.num_heads[0], 1)
     kind = {"default": "none", "su": "longrope"}.get(facts.rope_scaling, facts.rope_scaling)
-    facts = replace(facts, rope_scaling=kind, rope_dims=int(head_dim * facts.rope_share))
+    share = 1.0 if kind == "proportional" else facts.rope_share  # a share of the frequencies, not of the head
+    facts = replace(facts, rope_scaling=kind, rope_dims=int(head_dim * share))
+    if facts.kv_rank and facts.rope_log_multiplier and kind not in ("none", "yarn"):
+        raise UnsupportedModel(f"this build knows mscale_all_dim only with yarn, and config.json says {kind}")
     if kind == "none":
         return replace(facts, rope_factor=None)
     if kind == "dynamic":

@@ -44,6 +44,11 @@ def _bert(facts: Facts, config: Config) -> Facts:
     )
 
 
+def _gemma(facts: Facts, config: Config) -> Facts:
+    """The first checkpoints say gelu and mean the other one; transformers reads them so, too."""
+    return replace(facts, activation="gelu_pytorch_tanh") if facts.activation == "gelu" else facts
+
+
 def _gemma3(facts: Facts, config: Config) -> Facts:
     """EmbeddingGemma is one that sees both ways."""
     return replace(facts, is_causal=False) if sees_both_ways(config) else facts
@@ -91,7 +96,9 @@ def padding_positions(config: Config) -> int:
 
 
 def _gpt_oss(facts: Facts, config: Config) -> Facts:
-    return replace(facts, expert_width=facts.feed_forward[0])
+    """Checkpoints that do not say it truncate, GGUF files do not."""
+    truncates = facts.rope_truncates is not False
+    return replace(facts, expert_width=facts.feed_forward[0], rope_truncates=truncates)
 
 
 def _granite_shared(facts: Facts, config: Config) -> Facts:
@@ -108,6 +115,13 @@ def _cohere(facts: Facts, config: Config) -> Facts:
 def _cohere2(facts: Facts, config: Config) -> Facts:
     """Only layers with a window turn."""
     return facts if facts.window else replace(facts, has_rope=False)
+
+
+def _exaone4(facts: Facts, config: Config) -> Facts:
+    """Where a window is named only layers that have it turn, be it that none has."""
+    if config.get("sliding_window") is None or facts.window:
+        return facts
+    return replace(facts, rope_layers=(False,) * facts.num_layers)
 
 
 def _gpt_neox(facts: Facts, config: Config) -> Facts:
@@ -179,6 +193,7 @@ def _size(config: Config, name: str) -> int:
 _ADJUST: Mapping[str, Callable[[Facts, Config], Facts]] = MappingProxyType(
     {
         "bert": _bert,
+        "gemma": _gemma,
         "gemma3_text": _gemma3,
         "nomic_bert": _nomic_bert,
         "modernbert": _modern_bert,
@@ -196,6 +211,7 @@ _ADJUST: Mapping[str, Callable[[Facts, Config], Facts]] = MappingProxyType(
         "granitemoeshared": _granite_shared,
         "cohere": _cohere,
         "cohere2": _cohere2,
+        "exaone4": _exaone4,
         "gpt_neox": _gpt_neox,
         "falcon": _falcon,
         "ernie4_5_moe": _ernie_experts,

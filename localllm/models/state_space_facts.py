@@ -131,9 +131,9 @@ def mamba2(facts: Facts, config: Config) -> Facts:
 
 def _with_state(facts: Facts, config: Config) -> Facts:
     """Sizes by any of their names. UnsupportedModel for activations that no model of these has."""
-    for name in ("mamba_hidden_act", "hidden_act"):
-        if config.get(name, "silu") not in ("silu", "swish") and (name == "mamba_hidden_act" or facts.activation == ""):
-            raise UnsupportedModel(f"this build does not know convolutions with {config[name]} ({name})")
+    name = "mamba_hidden_act" if "mamba_hidden_act" in config else "hidden_act"
+    if config.get(name, "silu") not in ("silu", "swish"):
+        raise UnsupportedModel(f"this build does not know convolutions with {config[name]} ({name})")
     heads = _size(config, "mamba_n_heads", "mamba_num_heads", "num_heads")
     head_dim = next((config[key] for key in ("mamba_d_head", "mamba_head_dim") if isinstance(config.get(key), int)), 0)
     inner = heads * head_dim or _size(config, "mamba_expand", "expand") * facts.hidden_size

@@ -13,7 +13,7 @@ DENSE = (
         hf_defaults=(("rms_norm_eps", 1e-6), ("max_position_embeddings", 2048)),
     ),
     Family(architecture="smollm3", title="SmolLM3", hf=("smollm3",), pairs_neighbours=True, rope_pause=4),
-    Family(architecture="mistral3", title="Ministral 3", hf=("ministral3",), pairs_neighbours=True),
+    Family(architecture="mistral3", title="Ministral 3", hf=("ministral3",), pairs_neighbours=True, full_every=1),
     Family(architecture="qwen2", title="Qwen 2, 2.5", hf=("qwen2",)),
     Family(architecture="qwen3", title="Qwen 3", hf=("qwen3",)),
     Family(

@@ -1,0 +1,105 @@
+"""What a config.json may say and published ones seldom do: numbers are those of transformers, or it is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from localllm.backends.reference import ReferenceBackend
+from localllm.engine.step import Want
+from localllm.errors import UnsupportedModel
+from localllm.formats.safetensors import SafetensorsFolder
+from localllm.models.hf_facts import facts_from_hf
+from localllm.models.mapping import hf_model
+from tests.contract.walk import Walk
+from tests.oracles.hf import BY_NAME, YARN, expected_logits, make_model, torch_and_transformers
+
+TOKENS = np.random.default_rng(4).integers(3, 80, 30).tolist()
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
+PROPORTIONAL = {"rope_type": "proportional", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+MEASURED = {"rope_theta": 10000.0, "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 1.0}
+UNTOLD = {name: value for name, value in YARN.items() if name != "truncate"}
+
+
+def saved(name: str, folder: Path, **settings: Any) -> Any:
+    """A family's tiny model with other settings, as transformers saves it."""
+    family = BY_NAME[name]
+    model = make_model(replace(family, settings={**family.settings, **settings}))
+    model.save_pretrained(folder)
+    return model
+
+
+def difference(model: Any, folder: Path) -> float:
+    """Largest difference over largest logit."""
+    with SafetensorsFolder.open(folder) as checkpoint:
+        config, source = hf_model(checkpoint)
+        backend = ReferenceBackend(replace(config, context_length=64), source, page_size=4)
+        (result,) = Walk(backend).step((1, TOKENS, Want(logits="all")))
+    assert result.logits is not None
+    expected = expected_logits(model, TOKENS)
+    return float(np.abs(result.logits - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("ministral 3", {"sliding_window": 9}),
+        ("gemma2", {"hidden_activation": "silu"}),
+        ("gemma3", {"hidden_activation": "relu"}),
+        ("gemma", {"hidden_act": "gelu"}),
+        ("gpt-oss", {"hidden_act": "gelu"}),
+        ("gpt-oss", {"rope_parameters": UNTOLD}),
+        ("exaone 4", {"sliding_window": 9}),
+        ("llama", {"rope_parameters": PROPORTIONAL}),
+    ],
+)
+def test_unusual_settings_give_the_logits_of_transformers(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    model = saved(name, tmp_path, **settings)
+    assert difference(model, tmp_path) < 2e-4
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"rope_scaling": YARN},
+        {"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_parameters": {**YARN, "rope_theta": 555.0}},
+        {"rope_parameters": {"type": "linear", "rope_theta": 555.0, "factor": 4.0}},
+        {"rope_parameters": YARN, "original_max_position_embeddings": 16},
+    ],
+)
+def test_rope_that_is_said_twice_or_in_old_words_is_read_as_in_transformers(
+    said: dict[str, Any], tmp_path: Path
+) -> None:
+    _, transformers = torch_and_transformers()
+    saved("llama", tmp_path, rope_parameters={**PLAIN, "rope_theta": 777.0})
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **said}))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    assert difference(model, tmp_path) < 2e-4
+
+
+NESTED = {"sliding_attention": PLAIN, "full_attention": PLAIN}
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "says"),
+    [
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ("qwen3", {"rope_parameters": {**PLAIN, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ("qwen3 next", {"hidden_act": "gelu"}, "hidden_act"),
+        ("falcon h1", {"hidden_act": "gelu"}, "hidden_act"),
+        ("granite 4 h", {"hidden_act": "relu"}, "hidden_act"),
+        ("deepseek v3", {"rope_parameters": {**MEASURED, "rope_type": "linear"}}, "mscale_all_dim"),
+        ("deepseek v2", {"rope_parameters": {**MEASURED, "rope_type": "dynamic"}}, "mscale_all_dim"),
+        ("gemma3", {"rope_parameters": {**NESTED, "sliding_attention": YARN}}, "sliding_attention"),
+        ("olmo3", {"rope_parameters": {**NESTED, "sliding_attention": YARN}}, "sliding_attention"),
+    ],
+)
+def test_what_no_row_knows_is_refused(name: str, said: dict[str, Any], says: str, tmp_path: Path) -> None:
+    saved(name, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    with pytest.raises(UnsupportedModel, match=says):
+        facts_from_hf({**config, **said})
