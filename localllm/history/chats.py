@@ -151,7 +151,9 @@ class History(Asides):
         origin: str = "",
         tokens: Iterable[msgspec.Struct] = (),
     ) -> Message:
-        """A new message below `parent_id`; it becomes the end of the active branch. The first one names the chat."""
+        """A new message below `parent_id`; it becomes the end of the active branch. The first one names the chat: by its
+        first line, or by its file where it says nothing."""
+        title = title_of(content) or title_of(attachments[0].name if attachments else "")
         now = self._clock() if created is None else created
         extra = _extra_text(Extra(attachments, stats, origin))
         values = (chat_id, parent_id, role, clean(content), clean(reasoning), model, now, extra)
@@ -167,7 +169,7 @@ class History(Asides):
             connection.execute(
                 "UPDATE chats SET active_leaf = ?, updated = ?, title = CASE title WHEN '' THEN ? ELSE title END"
                 " WHERE id = ?",
-                (message_id, now, title_of(content), chat_id),
+                (message_id, now, title, chat_id),
             )
         return self.message(message_id)
 

@@ -55,6 +55,12 @@ def test_the_first_line_of_the_first_message_names_the_chat(history: History) ->
     assert history.chat(named.id).title == "Mine"
 
 
+def test_a_file_without_a_word_names_the_chat(history: History) -> None:
+    chat = history.new_chat("tiny")
+    history.add(chat.id, None, "user", " \n", attachments=(Attachment("scheduler.py", "pass\n"),))
+    assert history.chat(chat.id).title == "scheduler.py"
+
+
 def test_an_edit_is_a_sibling_and_both_branches_stay(history: History) -> None:
     chat_id = talk(history, "one", "two", "three", "four")
     branch = history.branch(chat_id)
