@@ -151,8 +151,8 @@ class History(Asides):
         origin: str = "",
         tokens: Iterable[msgspec.Struct] = (),
     ) -> Message:
-        """A new message below `parent_id`; it becomes the end of the active branch. The first one names the chat: by its
-        first line, or by its file where it says nothing."""
+        """A new message below `parent_id`; it becomes the end of the active branch. The first one names the chat, by
+        its first line, or by its file where it says nothing."""
         title = title_of(content) or title_of(attachments[0].name if attachments else "")
         now = self._clock() if created is None else created
         extra = _extra_text(Extra(attachments, stats, origin))
