@@ -40,13 +40,14 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def check_space(folder: Path, needed_bytes: int, free: FreeBytes = free_bytes) -> None:
-    """DiskFull, with both numbers, when `needed_bytes` would not fit with some spare."""
+def check_space(folder: Path, needed_bytes: int, free: FreeBytes = free_bytes, moved_by: str = "LOCALLLM_HOME") -> None:
+    """DiskFull, with both numbers, when `needed_bytes` would not fit with some spare. `moved_by`: the variable that
+    says where the folder is."""
     available = free(folder)
     if needed_bytes + SPARE_BYTES > available:
         raise DiskFull(
             f"{gigabytes(needed_bytes)} are needed in {folder}, {gigabytes(available)} are free",
-            hint="free some space, or move the store with LOCALLLM_HOME",
+            hint=f"free some space, or choose a folder on another disk with {moved_by}",
         )
 
 
@@ -119,11 +120,13 @@ class PartialFile:
     """A file that grows beside its final place (`NAME.partial`) and survives a kill.
 
     `written` bytes are in it, and hashed. `commit` checks size and sha256 and moves it into place; leaving the `with`
-    block without that keeps it for the next try. Sizes are bytes.
+    block without that keeps it for the next try. Sizes are bytes. `label`: what people call it, where its name on disk
+    says nothing.
     """
 
-    def __init__(self, target: Path, *, total_bytes: int, etag: str = "", origin: str = "") -> None:
+    def __init__(self, target: Path, *, total_bytes: int, etag: str = "", origin: str = "", label: str = "") -> None:
         self.target = target
+        self.label = label or target.name
         self.path = target.with_name(target.name + ".partial")
         self.state_path = target.with_name(target.name + ".partial.json")
         self.total_bytes = total_bytes
@@ -155,9 +158,7 @@ class PartialFile:
 
     def write(self, chunk: bytes) -> None:
         if self.total_bytes and self.written + len(chunk) > self.total_bytes:
-            raise DownloadError(
-                f"{self.origin or self.target.name} sends more than the {self.total_bytes} bytes it should"
-            )
+            raise DownloadError(f"{self.label} has more than the {self.total_bytes} bytes it should have")
         with disk_errors(self.path):
             self._open.write(chunk)
             self._hash.update(chunk)
@@ -175,14 +176,14 @@ class PartialFile:
         """Moves the whole file into place and returns its sha256. DownloadError, and no file, when it is not right."""
         if self.total_bytes and self.written != self.total_bytes:
             raise DownloadError(
-                f"{self.target.name} stopped after {self.written} of {self.total_bytes} bytes",
+                f"{self.label} stopped after {self.written} of {self.total_bytes} bytes",
                 hint="pull again to go on",
             )
         found = self._hash.hexdigest()
         if sha256 and found != sha256:
             self.discard()
             raise DownloadError(
-                f"{self.target.name} does not verify: its sha256 is {found}, not {sha256}",
+                f"{self.label} does not verify: its sha256 is {found}, not {sha256}",
                 hint="pull again; if it happens twice, the source is damaged",
             )
         self._install()

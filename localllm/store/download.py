@@ -51,7 +51,11 @@ def download(remote: Remote, target: Path, plan: Plan) -> str:
     """Fetches into `target` and returns the sha256. Goes on where a killed or cut download stopped."""
     with (
         PartialFile(
-            target, total_bytes=remote.size_bytes, etag=remote.sha256 or remote.etag, origin=remote.url
+            target,
+            total_bytes=remote.size_bytes,
+            etag=remote.sha256 or remote.etag,
+            origin=remote.url,
+            label=remote.label,
         ) as partial,
         httpx.Client(timeout=_TIMEOUT, follow_redirects=True) as client,
     ):
@@ -71,7 +75,7 @@ def _stream_until_whole(client: httpx.Client, remote: Remote, partial: PartialFi
             _stream_once(client, remote, partial, plan, resumed)
             if not remote.size_bytes or partial.written == before:
                 return
-        except (httpx.TransportError, _TransientAnswer) as error:
+        except (httpx.HTTPError, _TransientAnswer) as error:
             _report(remote, partial, plan, resumed)
             # what is lost and fetched again is no progress, or a server without ranges could keep us for ever
             tries = 1 if partial.written > furthest else tries + 1
@@ -118,6 +122,7 @@ def _check_answer(response: httpx.Response, remote: Remote, partial: PartialFile
         raise _TransientAnswer(f"HTTP {response.status_code}")
     if urlsplit(remote.url).scheme == "https" and response.url.scheme != "https":
         raise DownloadError(f"{remote.url} leads to an address without encryption")
+    _refuse_something_else(response, remote)
     if response.status_code == 416 or (response.status_code == 206 and _start_of(response) != partial.written):
         partial.restart()
         raise _TransientAnswer("the server's file has changed")
@@ -125,6 +130,21 @@ def _check_answer(response: httpx.Response, remote: Remote, partial: PartialFile
         partial.restart()
     elif response.status_code != 206:
         raise RefusedByServer(remote.url, response.status_code)
+
+
+def _refuse_something_else(response: httpx.Response, remote: Remote) -> None:
+    """A network that wants a login answers with a page of its own, and mirrors keep old files: neither may take the
+    place of what was fetched already."""
+    if response.status_code not in (200, 206):
+        return
+    kind, size = response.headers.get("Content-Type", ""), _total_bytes(response)
+    is_page = kind.startswith("text/html")
+    if is_page or (remote.size_bytes and size and size != remote.size_bytes):
+        found = "a web page" if is_page else f"a file of {size} bytes instead of {remote.size_bytes}"
+        raise DownloadError(
+            f"{response.url.host} sends {found} for {remote.label}",
+            hint="see in a browser whether the network wants a login, then pull again: what was fetched is kept",
+        )
 
 
 def _start_of(response: httpx.Response) -> int:
@@ -179,8 +199,11 @@ def _look_at(source: Source, name: str) -> tuple[Remote, str]:
 
 
 def _total_bytes(response: httpx.Response) -> int:
-    match = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
-    length = match[1] if match else response.headers.get("Content-Length", "0")
+    """Of the whole file; 0: the answer does not say."""
+    if response.status_code == 206:
+        match = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        return int(match[1]) if match else 0
+    length = response.headers.get("Content-Length", "")
     return int(length) if length.isdigit() else 0
 
 

@@ -129,7 +129,9 @@ def _hub_file(sibling: Any) -> HubFile:
     lfs = sibling.lfs
     digest = (lfs.get("sha256") if isinstance(lfs, dict) else getattr(lfs, "sha256", None)) or ""
     # the digest becomes a file name in the cache
-    return HubFile(sibling.rfilename, sibling.size or 0, digest if re.fullmatch(r"[0-9a-f]{64}", digest) else "")
+    return HubFile(
+        sibling.rfilename, max(0, sibling.size or 0), digest if re.fullmatch(r"[0-9a-f]{64}", digest) else ""
+    )
 
 
 def _is_harmless(name: str) -> bool:
@@ -168,7 +170,9 @@ def hub_errors(repo: str, plan: Plan) -> Iterator[None]:
             raise SourceUnavailable(f"{repo} is gated", error=gated(repo)) from None
         if names & {"RepositoryNotFoundError", "RevisionNotFoundError", "HFValidationError"}:
             raise SourceUnavailable(f"the hub has no {repo}", error=_no_repo(repo, plan)) from None
-        raise SourceUnavailable(f"Hugging Face hub does not answer for {repo} ({_first_line(error)})") from None
+        if _status_of(error) == 404:  # mirrors do not name their errors as the hub does
+            raise SourceUnavailable(f"the hub has no {repo}", error=_no_repo(repo, plan)) from None
+        raise SourceUnavailable(f"Hugging Face hub does not answer for {repo} ({_reason(error, plan)})") from None
 
 
 def gated(repo: str) -> DownloadError:
@@ -185,7 +189,15 @@ def _no_repo(repo: str, plan: Plan) -> ModelNotFound:
     )
 
 
-def _first_line(error: Exception) -> str:
+def _status_of(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _reason(error: Exception, plan: Plan) -> str:
+    if status := _status_of(error):
+        return f"HTTP {status}"
+    if isinstance(error, (ValueError, TypeError, LookupError, AttributeError, RecursionError)):
+        return f"what answers at {endpoint_of(plan)} is no hub: does the network want a login?"
     return (str(error) or type(error).__name__).splitlines()[0][:160]
 
 
@@ -241,7 +253,7 @@ def _download_all(repo: Repo, picked: Picked, plan: Plan) -> Fetched:
         picked = _checked_folder(cache, repo, picked, plan, first)
     files = [repo.files[name] for name in picked.files]
     missing_bytes = sum(bytes_to_come(_blob(cache, repo, file), file.size_bytes) for file in files)
-    check_space(cache, missing_bytes, plan.free)
+    check_space(cache, missing_bytes, plan.free, moved_by="HF_HOME")
     _announce(repo, files, plan)
     records = tuple(first.get(file.name) or _download_one(cache, repo, file, plan) for file in files)
     _remember_main(cache, repo)
@@ -265,7 +277,7 @@ def fetch_tokenizer(source: Source, plan: Plan) -> Fetched:
         raise SourceUnavailable(missing, error=ModelNotFound(missing))
     files = [repo.files[name] for name in TOKENIZER_FILES if name in repo.files]
     cache = hf_cache_dir(os.environ)
-    check_space(cache, sum(file.size_bytes for file in files), plan.free)
+    check_space(cache, sum(file.size_bytes for file in files), plan.free, moved_by="HF_HOME")
     records = tuple(_download_one(cache, repo, file, plan) for file in files)
     origin = {"repo": repo.name, "commit": repo.commit, "file": TOKENIZER_FILES[0]}
     return Fetched(source="hub", path=Path(records[0].path).parent, files=records, license=repo.license, origin=origin)

@@ -100,10 +100,62 @@ def test_a_download_that_dies_is_kept_and_resumed_by_the_next_pull(
     assert "resuming" in listener.said("status")
 
 
+LOGIN = b"<html>Welcome to our network</html>"
+
+
+@pytest.mark.parametrize(
+    ("instead", "said"),
+    [
+        ((200, LOGIN, "text/html; charset=utf-8"), "sends a web page for Tiny-F32.gguf"),
+        ((200, b"x" * 999, "application/octet-stream"), "sends a file of 999 bytes instead of"),
+    ],
+)
+def test_what_is_not_the_file_takes_nothing_from_what_was_fetched(
+    tmp_path: Path, stocked: FakeHub, model: bytes, listener: Listener, instead: tuple[int, bytes, str], said: str
+) -> None:
+    stocked.cut_after = [2_000_000] + [0] * 20
+    library = library_at(tmp_path, stocked, hub_catalog())
+    with pytest.raises(DownloadError, match="broke off"):
+        library.pull("tiny")
+    stocked.cut_after, stocked.says_instead = [], {"Tiny-F32.gguf": instead}
+    with pytest.raises(DownloadError, match=said) as refused:
+        library.pull("tiny")
+    assert "pull again" in refused.value.hint
+    stocked.says_instead.clear()
+    assert Path(library.pull("tiny", listener).path).read_bytes() == model
+    assert listener.resumed_bytes > 0
+
+
+def test_addresses_that_lead_in_a_circle_are_given_up(tmp_path: Path, stocked: FakeHub) -> None:
+    stocked.says_instead = {"Tiny-F32.gguf": (302, b"", "text/plain")}
+    with pytest.raises(DownloadError, match=r"Tiny-F32\.gguf broke off: .*redirect"):
+        library_at(tmp_path, stocked, hub_catalog()).pull("tiny")
+
+
+@pytest.mark.parametrize(
+    ("instead", "kind", "said"),
+    [
+        ((200, LOGIN, "text/html"), NetworkError, "is no hub: does the network want a login"),
+        ((200, b"null", "application/json"), NetworkError, "is no hub"),
+        ((200, b"[" * 100_000, "application/json"), NetworkError, "is no hub"),
+        ((429, b"", "text/plain"), NetworkError, "HTTP 429"),
+        ((403, b"", "text/plain"), NetworkError, "HTTP 403"),
+        ((404, b"", "text/plain"), ModelNotFound, "has no model"),
+    ],
+)
+def test_what_a_hub_or_a_network_says_instead_of_a_listing_is_a_sentence(
+    tmp_path: Path, stocked: FakeHub, instead: tuple[int, bytes, str], kind: type[LocalLLMError], said: str
+) -> None:
+    stocked.says_instead = {"listing": instead}
+    with pytest.raises(kind, match=said) as refused:
+        library_at(tmp_path, stocked).pull(f"hf.co/{REPO}:f32")
+    assert "http" not in refused.value.message.replace(stocked.endpoint, "") and "\n" not in refused.value.message
+
+
 def test_wrong_bytes_are_refused_and_not_kept(tmp_path: Path, stocked: FakeHub, model: bytes) -> None:
     stocked.served_wrong["Tiny-F32.gguf"] = model[:-1] + bytes([model[-1] ^ 1])
     library = library_at(tmp_path, stocked, hub_catalog())
-    with pytest.raises(DownloadError, match="does not verify"):
+    with pytest.raises(DownloadError, match=r"^Tiny-F32\.gguf does not verify"):
         library.pull("tiny")
     assert library.entries() == []
     stocked.served_wrong.clear()
@@ -183,8 +235,9 @@ def test_a_token_goes_to_the_hub_and_to_no_host_it_leads_to(
 
 def test_a_full_disk_is_noticed_before_a_byte_is_fetched(tmp_path: Path, stocked: FakeHub, model: bytes) -> None:
     library = library_at(tmp_path, stocked, hub_catalog(), free=lambda folder: len(model))
-    with pytest.raises(DiskFull, match=r"3\.\d+ MB are needed"):
+    with pytest.raises(DiskFull, match=r"3\.\d+ MB are needed") as refused:
         library.pull("tiny")
+    assert "HF_HOME" in refused.value.hint, "the hub's cache is not in our home"
     assert stocked.ranges_of(".gguf") == []
 
 

@@ -123,6 +123,7 @@ class FakeHub:
     gated: set[str] = field(default_factory=set)
     served_wrong: dict[str, bytes] = field(default_factory=dict)  # file name to the bytes sent instead
     cut_after: list[int] = field(default_factory=list)  # bytes after which the next downloads break off
+    says_instead: dict[str, tuple[int, bytes, str]] = field(default_factory=dict)  # file name, or "listing"
     redirect_to: str = ""
     extra_siblings: list[dict[str, Any]] = field(default_factory=list)
     license: str = "mit"
@@ -190,10 +191,17 @@ class _Handler(BaseHTTPRequestHandler):
         if has_body:
             self.wfile.write(body)
 
+    def _send_instead(self, name: str, has_body: bool) -> None:
+        """What a mirror, or a network in between, says: status, body and type."""
+        status, body, kind = self.hub.says_instead[name]
+        self._send(status, body, has_body, Content_Type=kind, Location=self.path)
+
     def _send_listing(self, repo: str, has_body: bool) -> None:
         files = self.hub.repos.get(repo)
         if files is None:
             return self._send(404, b"{}", has_body, X_Error_Code="RepoNotFound")
+        if "listing" in self.hub.says_instead:
+            return self._send_instead("listing", has_body)
         siblings = [_sibling(name, content) for name, content in files.items()] + self.hub.extra_siblings
         listing = {
             "id": repo,
@@ -211,6 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(403, b"", has_body, X_Error_Code="GatedRepo", X_Error_Message="gated")
         if content is None:
             return self._send(404, b"", has_body, X_Error_Code="EntryNotFound")
+        if name in self.hub.says_instead and has_body:
+            return self._send_instead(name, has_body)
         if self.hub.redirect_to and has_body:
             return self._send(302, b"", has_body, Location=self.hub.redirect_to + self.path)
         etag = f'"{sha256(content)}"'
