@@ -33,7 +33,7 @@ def phases_of(record: Record) -> Phases:
 
 def verdict(record: Record) -> str:
     """For example: Waited 1.2 s for the model to load, read 40 tokens (16 of them cached) in 0.1 s, and wrote 9 tokens
-    in 0.3 s (30 a second); it ended by itself."""
+    in 0.3 s (27 a second: those behind the first); it ended by itself."""
     said = [*_waits(record), *_work(record)]
     ending = _ending(record)
     text = _joined(said) if said else "nothing has happened to it yet" if not record.is_over else "it came to nothing"
@@ -63,7 +63,9 @@ def _work(record: Record) -> list[str]:
     cached = f" ({num_cached} of them cached)" if num_cached else ""
     said = [f"read {_tokens(admitted.data['prompt'])}{cached} in {_seconds(phases.read_s)}"]
     if record.num_tokens:
-        rate = f" ({record.num_tokens / phases.write_s:.0f} a second)" if phases.write_s > WORTH_SAYING_S else ""
+        behind_first = record.num_tokens - 1  # the first one ends the reading
+        is_told = behind_first and phases.write_s > WORTH_SAYING_S
+        rate = f" ({behind_first / phases.write_s:.0f} a second)" if is_told else ""
         said.append(f"wrote {_tokens(record.num_tokens)} in {_seconds(phases.write_s)}{rate}")
     return said
 

@@ -260,8 +260,8 @@ class _Verdict:
         )
 
     def _rate(self) -> str:
-        seconds = self._seconds("decode")
-        return f"{self.record.num_tokens / seconds:.1f} tokens a second" if seconds and self.record.num_tokens else ""
+        seconds, behind_first = self._seconds("decode"), self.record.num_tokens - 1  # the first one ends the reading
+        return f"{behind_first / seconds:.1f} tokens a second" if seconds and behind_first > 0 else ""
 
     def advice(self) -> str:
         kind = self._largest()

@@ -7,6 +7,7 @@ import pytest
 
 from localllm.client import Client
 from localllm.daemon.journal import Journal, Record
+from localllm.server.verdict import verdict
 from localllm.server.waterfall import Neighbour, Waterfall, waterfall_of
 from tests.daemon.toy import ToyLibrary, toy_entry
 from tests.server.world import World, daemon
@@ -86,7 +87,7 @@ def test_what_is_somebody_elses_is_not_named() -> None:
             [("submitted", 0.0), admitted(0.0, 9), ("first_token", 0.1), ("preempted", 1.0), ("resumed", 3.0)],
             "It gave its memory to others and waited 2.00 s",
         ),
-        ([("submitted", 0.0), admitted(0.0, 9), ("first_token", SOON)], "Nothing held it up: 10.2 tokens a second"),
+        ([("submitted", 0.0), admitted(0.0, 9), ("first_token", SOON)], "Nothing held it up: 10.1 tokens a second"),
     ],
 )  # fmt: skip
 def test_the_verdict_names_the_largest_part(events: list[tuple[Any, ...]], words: str) -> None:
@@ -94,6 +95,14 @@ def test_the_verdict_names_the_largest_part(events: list[tuple[Any, ...]], words
     fall = drawn(journal, record(journal, *events, FINISHED, num_tokens=70))
     assert words in fall.why
     assert bool(fall.advice) == ("Nothing" not in words)
+
+
+def test_rates_of_sentences_are_those_of_timings_without_the_first_token() -> None:
+    journal = Journal()
+    ended = ("finished", 4.0, {"reason": "stop"})
+    read = [("submitted", 0.0), admitted(0.0, 9), ("first_token", 2.0)]
+    assert "wrote 5 tokens in 2.0 s (2 a second)" in verdict(record(journal, *read, ended, num_tokens=5))
+    assert "wrote 1 token in 2.0 s; " in verdict(record(journal, *read, ended, num_tokens=1))
 
 
 def test_the_batch_is_counted_from_what_happened_to_all() -> None:
@@ -119,7 +128,7 @@ def test_writing_in_company_is_the_verdict_where_nothing_else_was_slow() -> None
             journal, ("submitted", 0.0), admitted(0.0, 9), ("first_token", 0.01), ("finished", 7.0, {"reason": "stop"})
         )
     one = record(journal, ("submitted", 0.0), admitted(0.0, 9), ("first_token", 0.01), FINISHED, num_tokens=9)
-    assert drawn(journal, one).why.startswith("It wrote beside 3 others, which share each step: 1.3 tokens a second")
+    assert drawn(journal, one).why.startswith("It wrote beside 3 others, which share each step: 1.2 tokens a second")
 
 
 def test_a_request_that_never_got_far_is_drawn_as_far_as_it_got() -> None:
