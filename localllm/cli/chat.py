@@ -13,7 +13,23 @@ from localllm.cli.invocation import Invocation
 from localllm.cli.keeping import Keeper, conversation_of, greet, opened_history
 from localllm.cli.line_input import wants_history
 from localllm.cli.loading import Backend, Device, KvType, Lora, Quantize, Threads, lora_of, wish_of
-from localllm.cli.run import HideThinking, KeepAlive, NoWordWrap, System, Verbose, talk
+from localllm.cli.run import (
+    HideThinking,
+    KeepAlive,
+    MaxTokens,
+    MinP,
+    NoWordWrap,
+    RepeatPenalty,
+    Seed,
+    Stop,
+    System,
+    Temperature,
+    TopK,
+    TopP,
+    Verbose,
+    parameters_of,
+    talk,
+)
 from localllm.errors import LocalLLMError, UsageError
 from localllm.settings import Settings
 
@@ -35,6 +51,14 @@ def chat(
     hidethinking: HideThinking = False,
     nowordwrap: NoWordWrap = False,
     system: System = "",
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repeat_penalty: RepeatPenalty = None,
+    seed: Seed = None,
+    max_tokens: MaxTokens = None,
+    stop: Stop = None,
     backend: Backend = None,
     device: Device = None,
     kv_type: KvType = None,
@@ -46,6 +70,7 @@ def chat(
     invocation = Invocation.of(ctx)
     settings = invocation.settings(backend=backend, device=device, kv_type=kv_type, threads=threads)
     asked = wish_fields(format_, think)
+    parameters = parameters_of(temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, stop)
     if which is not None and not which.strip():
         raise UsageError("--chat names no chat", hint="`localllm chats list` names them; --continue takes the last")
     if no_keep and (goes_on or which):
@@ -53,11 +78,12 @@ def chat(
     named = as_seen_by_daemon(model) if model else ""
     conversation, keeper = begun(settings, named, which or "", goes_on=goes_on, is_kept=not no_keep and wants_history())
     conversation.system = system or conversation.system
+    conversation.parameters.update(parameters)
     conversation.lora = lora_of(lora)
     conversation.extras.update({**wish_of(settings, quantize), **asked})
     if keepalive is not None:
         conversation.extras["keep_alive"] = keepalive
-    hint = "give one: echo Why is the sky blue? | localllm chat"
+    hint = 'give one: echo "Why is the sky blue?" | localllm chat'
     talk(
         invocation,
         conversation,

@@ -42,7 +42,8 @@ class Conversation:
     def set_parameter(self, name: str, values: list[str]) -> None:
         """UsageError for an unknown name or a value of the wrong type."""
         if name in DAEMON_SETTINGS:
-            hint = f"use `localllm config set {DAEMON_SETTINGS[name]} ...`"
+            value = "NAME" if name == "num_gpu" else " ".join(values)
+            hint = f"use `localllm config set {DAEMON_SETTINGS[name]} {value}`"
             raise UsageError(f"{name} is a setting of the daemon, not of a conversation", hint=hint)
         if name not in PARAMETERS:
             raise UsageError(f"unknown parameter {name!r}", hint=f"known are {', '.join(PARAMETERS)}")

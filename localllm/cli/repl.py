@@ -222,18 +222,28 @@ class Repl:
         if part != "info" and part not in PARTS:
             sys.stderr.write(SHOW_HELP)
             return
-        own = {"system": self._conversation.system, "parameters": self._own_parameters()}.get(part)
-        if own:
-            print_text(own)
-            return
-        entry = open_library(self._settings).find(self._conversation.model)
-        text = info_text(entry) if part == "info" else part_text(entry, part)
+        if part == "parameters":
+            text = self._parameters()
+        elif part == "system" and self._conversation.system:
+            text = self._conversation.system
+        else:
+            entry = open_library(self._settings).find(self._conversation.model)
+            text = info_text(entry) if part == "info" else part_text(entry, part)
         print_text(text or f"No {part} was specified for this model.")
 
-    def _own_parameters(self) -> str:
+    def _parameters(self) -> str:
+        """Those in force: the model's own, and over them what was set here. Of a model elsewhere only the latter."""
         from localllm.cli.show import parameter_rows  # as above
 
-        return aligned(parameter_rows(self._conversation.parameters)) if self._conversation.parameters else ""
+        own = self._conversation.parameters
+        try:
+            models = open_library(self._settings).find(self._conversation.model).params
+        except ModelNotFound:
+            if not own:
+                raise
+            models = {}
+        rows = parameter_rows({**models, **own})
+        return aligned(rows) if rows else ""
 
     def _list(self, _: str) -> None:
         print_text(list_table(open_library(self._settings).entries(), time.time()))
@@ -246,13 +256,9 @@ class Repl:
             as_seen_by_daemon(model), parameters=self._conversation.parameters, extras=self._conversation.extras
         )
         print_text(f"Loading model '{model}'")
-        try:
-            self._load_model(self._client, new)
-        except ModelNotFound:
-            print_text(f"Couldn't find model '{model}'")
-        else:
-            self._conversation = new
-            self._begin_anew()
+        self._load_model(self._client, new)
+        self._conversation = new
+        self._begin_anew()
 
     def _save(self, name: str) -> None:
         if not name:

@@ -85,23 +85,9 @@ def run(
     lora: Lora = None,
 ) -> None:
     """Ask a model, or talk to it when no prompt is given. Text on stdin goes before the prompt."""
-    given = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repeat_penalty": repeat_penalty,
-        "seed": seed,
-        "num_predict": max_tokens,
-        "stop": stop,
-    }
+    parameters = parameters_of(temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, stop)
     invocation = Invocation.of(ctx)
-    conversation = Conversation(
-        as_seen_by_daemon(model),
-        system,
-        parameters={name: finite(name, value) for name, value in given.items() if value is not None},
-        lora=lora_of(lora),
-    )
+    conversation = Conversation(as_seen_by_daemon(model), system, parameters=parameters, lora=lora_of(lora))
     settings = invocation.settings(backend=backend, device=device, kv_type=kv_type, threads=threads)
     conversation.extras.update({**wish_of(settings, quantize), **wish_fields(format_, think)})
     if keepalive is not None:
@@ -115,6 +101,30 @@ def run(
         hides_thinking=hidethinking,
         wraps=not nowordwrap,
     )
+
+
+def parameters_of(
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    repeat_penalty: float | None,
+    seed: int | None,
+    max_tokens: int | None,
+    stop: list[str] | None,
+) -> dict[str, Any]:
+    """What the command line says of sampling, under Ollama's names."""
+    given = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repeat_penalty": repeat_penalty,
+        "seed": seed,
+        "num_predict": max_tokens,
+        "stop": stop,
+    }
+    return {name: finite(name, value) for name, value in given.items() if value is not None}
 
 
 def talk(

@@ -98,6 +98,18 @@ def test_a_piped_question_goes_on_with_the_chat_named(cli: Cli, daemon: FakeDaem
     assert cli("chat", "--chat", "nothing like it", stdin="x").code == 4
 
 
+def test_a_chat_is_sampled_as_told_and_goes_on_so(cli: Cli, daemon: FakeDaemon, history: History) -> None:
+    assert cli("chat", "tiny", "--temperature", "0", "--max-tokens", "9", "--stop", "a", stdin="Hi").code == 0
+    assert cli("chat", "--continue", "--seed", "7", "--max-tokens", "5", stdin="Again").code == 0
+    first, second = daemon.bodies(CHAT)
+    assert (first["temperature"], first["max_tokens"], first["stop"]) == (0.0, 9, ["a"])
+    assert (second["temperature"], second["max_tokens"], second["stop"], second["seed"]) == (0.0, 5, ["a"], 7)
+
+
+def test_what_a_shell_would_split_or_expand_is_quoted_in_the_next_step(cli: Cli, daemon: FakeDaemon) -> None:
+    assert 'echo "Why is the sky blue?" | localllm chat\n' in cli("chat", "tiny").err
+
+
 def test_nothing_is_kept_where_nobody_wants_it(
     cli: Cli, daemon: FakeDaemon, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,7 +127,9 @@ def test_parameters_and_system_message_travel_with_the_next_message(terminal: Te
         ("/set parameter num_ctx 4096", "error: num_ctx is a setting of the daemon"),
         ("/clear", "Cleared session context"),
         ("/nonsense", "Unknown command '/nonsense'. Type /? for help"),
-        ("/load absent", "Couldn't find model 'absent'"),
+        ("/set parameter num_ctx 4096", "`localllm config set context_length 4096`"),
+        ("/set parameter num_gpu 1", "`localllm config set backend NAME`"),
+        ("/load absent", "error: model 'absent' not found\n  `localllm list` names the models"),
         ("/load tiny", "Loading model 'tiny'"),
         ("/list", "NAME"),
         ("/show nonsense", "/show license"),
@@ -141,6 +143,17 @@ def test_every_slash_command_replies_and_the_conversation_goes_on(terminal: Term
     terminal.line(line)
     terminal.wait_for(reply)
     terminal.wait_for(PROMPT)
+
+
+def test_the_parameters_shown_are_those_in_force(server: FakeDaemon, small_model_home: Path) -> None:
+    server.models = {"smollm2:135m"}
+    with Terminal(server.url, "run", "smollm2:135m", LOCALLLM_HOME=str(small_model_home)) as terminal:
+        terminal.wait_for(PROMPT)
+        terminal.line("/set parameter temperature 1")
+        terminal.wait_for("Set parameter")
+        terminal.line("/show parameters")
+        shown = terminal.wait_for("top_p          0.9")
+        assert "temperature    1" in shown and "temperature    0.2" not in shown
 
 
 def test_a_path_is_a_message_and_no_command(terminal: Terminal, server: FakeDaemon) -> None:
