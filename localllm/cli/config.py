@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from localllm.cli.human import aligned
+from localllm.cli.human import with_sentences
 from localllm.cli.invocation import Invocation
-from localllm.cli.output import print_json, print_text
+from localllm.cli.output import print_json, print_text, terminal_columns
 from localllm.errors import UsageError
 from localllm.settings import BY_NAME, SETTINGS, Setting, Settings, parse_value
 
@@ -88,7 +88,7 @@ def _list_table(settings: Settings, with_origin: bool) -> str:
         [row.name, _value_text(_masked(row, settings)), settings.origin[row.name] if with_origin else row.help]
         for row in SETTINGS
     ]
-    return aligned([["NAME", "VALUE", "ORIGIN" if with_origin else "MEANING"], *rows])
+    return with_sentences([["NAME", "VALUE", "ORIGIN" if with_origin else "MEANING"], *rows], terminal_columns())
 
 
 def _masked(row: Setting, settings: Settings) -> Any:

@@ -15,10 +15,10 @@ import typer
 
 from localllm import __version__
 from localllm.cli.connect import is_this_machine, running_client
-from localllm.cli.human import aligned, size_text
+from localllm.cli.human import size_text, with_sentences
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson, open_library
-from localllm.cli.output import print_json, print_text
+from localllm.cli.output import print_json, print_text, terminal_columns
 from localllm.errors import LocalLLMError
 from localllm.settings import Settings
 
@@ -52,7 +52,8 @@ def doctor(
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
-        print_text(aligned([[_MARKS[check.state], check.name, check.detail] for check in checks]))
+        rows = [[_MARKS[check.state], check.name, check.detail] for check in checks]
+        print_text(with_sentences(rows, terminal_columns()))
     if any(check.state == "broken" for check in checks):
         raise typer.Exit(1)
 

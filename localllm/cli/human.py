@@ -1,6 +1,7 @@
 """Sizes, ages and tables as people read them. The formats are Ollama's, so that scripts and eyes carry over."""
 
 import math
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ from localllm.safe_text import one_line
 
 _BYTE_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
 _GAP = 4  # columns between cells
+_LEAST = 24  # columns in which sentences can be read
 
 
 def size_text(size_bytes: float) -> str:
@@ -96,6 +98,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def aligned(rows: Sequence[Sequence[str]], indent: str = "") -> str:
     """Rows of cells as padded lines without blanks at their ends, each ended by a newline. Cells are sanitized."""
     return "".join(f"{indent}{line}".rstrip() + "\n" for line in _lines(rows))
+
+
+def with_sentences(rows: Sequence[Sequence[str]], columns: int) -> str:
+    """As `aligned`, for rows that end with a sentence. On a terminal of `columns` (0: no terminal) that are too few,
+    it goes on below itself; below its row where that would leave it hardly any room."""
+    *head, last = zip(*rows, strict=True)
+    lines = _lines([*zip(*head, strict=True)])
+    ends = [one_line(cell) for cell in last]
+    left = columns - display_width(lines[0])
+    if columns < _LEAST or max(map(display_width, ends)) <= left:
+        return aligned(rows)
+    if left < _LEAST:
+        lines = [f"{line.rstrip()}\n{' ' * _GAP}" for line in lines]
+        left = columns - _GAP
+    below = "\n" + " " * (columns - left)
+    folded = [below.join(textwrap.wrap(end, left, break_on_hyphens=False)) for end in ends]
+    return "".join(f"{line}{end}".rstrip() + "\n" for line, end in zip(lines, folded, strict=True))
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:

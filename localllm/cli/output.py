@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from typing import Any
 
@@ -15,6 +16,11 @@ def print_text(text: str) -> None:
     """Sanitized, with a newline at its end."""
     clean = sanitize(text)
     sys.stdout.write(clean if clean.endswith("\n") else clean + "\n")
+
+
+def terminal_columns() -> int:
+    """Of the terminal that stdout is; 0 where it is none, and lines may be as long as they are."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
 
 
 def print_json(value: Any) -> None:

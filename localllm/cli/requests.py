@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from localllm.cli.connect import running_client
-from localllm.cli.human import duration_text, table
+from localllm.cli.human import duration_text, with_sentences
 from localllm.cli.invocation import Invocation
-from localllm.cli.output import print_json, print_text
+from localllm.cli.output import print_json, print_text, terminal_columns
 from localllm.errors import DaemonUnreachable, UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def requests_table(rows: "list[RequestRow]") -> str:
         ]
         for row in rows
     ]
-    return table(["ID", "MODEL", "STATE", "TIME", "PROMPT", "ANSWER", "WHERE THE TIME WENT"], shown)
+    header = ["ID", "MODEL", "STATE", "TIME", "PROMPT", "ANSWER", "WHERE THE TIME WENT"]
+    return with_sentences([header, *shown], terminal_columns())
 
 
 def cancel(

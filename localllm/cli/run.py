@@ -2,7 +2,6 @@
 
 import select
 import shlex
-import shutil
 import sys
 from contextlib import suppress
 from functools import partial
@@ -29,6 +28,7 @@ from localllm.cli.loading import (
     lora_of,
     wish_of,
 )
+from localllm.cli.output import terminal_columns
 from localllm.errors import ModelNotFound, UsageError
 
 if TYPE_CHECKING:
@@ -166,9 +166,8 @@ def read_piped() -> str:
 
 
 def look_of(invocation: Invocation, *, hides_thinking: bool, wraps: bool) -> Look:
-    is_terminal = sys.stdout.isatty()
-    columns = shutil.get_terminal_size().columns if is_terminal and wraps else 0
-    return Look(is_terminal, invocation.has_color(sys.stdout), hides_thinking, columns)
+    columns = terminal_columns() if wraps else 0
+    return Look(sys.stdout.isatty(), invocation.has_color(sys.stdout), hides_thinking, columns)
 
 
 def answer_once(

@@ -6,11 +6,13 @@ from hypothesis import strategies as st
 
 from localllm.cli.human import (
     age_text,
+    aligned,
     display_width,
     duration_text,
     size_text,
     stopwatch_text,
     table,
+    with_sentences,
 )
 
 HOUR, DAY = 3600, 86400
@@ -102,3 +104,25 @@ def test_a_size_never_takes_more_than_seven_columns(size: int) -> None:
 
 def test_a_table_has_ollamas_padding() -> None:
     assert table(["NAME", "SIZE"], [["qwen3:8b", "5.2 GB"]]) == "NAME        SIZE      \nqwen3:8b    5.2 GB    \n"
+
+
+SENTENCES = [["NAME", "MEANING"], ["host", "address the daemon listens on"], ["port", "a-port, any"]]
+
+
+def test_a_sentence_goes_on_below_itself_where_the_terminal_is_narrow() -> None:
+    assert with_sentences(SENTENCES, 0) == with_sentences(SENTENCES, 37) == aligned(SENTENCES)
+    assert with_sentences(SENTENCES, 36) == (
+        "NAME    MEANING\nhost    address the daemon listens\n        on\nport    a-port, any\n"
+    )
+
+
+def test_a_sentence_goes_below_its_row_where_hardly_any_room_is_left() -> None:
+    assert with_sentences(SENTENCES, 28) == (
+        "NAME\n    MEANING\nhost\n    address the daemon\n    listens on\nport\n    a-port, any\n"
+    )
+
+
+@given(st.lists(st.lists(cells, min_size=3, max_size=3), min_size=1, max_size=6), st.integers(0, 90))
+def test_no_word_of_a_sentence_is_lost(rows: list[list[str]], columns: int) -> None:
+    wanted, shown = (text.split() for text in (aligned(rows), with_sentences(rows, columns)))
+    assert "".join(shown) == "".join(wanted)
