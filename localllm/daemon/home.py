@@ -31,12 +31,24 @@ class Address:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "host": str,
+    "port": int,
+    "pid": int,
+    "version": str,
+    "started": (int, float),
+    "instance": str,
+    "token": str,
+}
+
+
 def read_address(path: Path) -> Address | None:
     """The address written there; None when there is none, or when it makes no sense."""
     try:
-        return Address(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        address = Address(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    return address if all(isinstance(getattr(address, name), kind) for name, kind in _KINDS.items()) else None
 
 
 def write_address(path: Path, address: Address) -> None:

@@ -26,6 +26,7 @@ START_TIMEOUT_S = 60.0
 """Longer than a daemon waits for its predecessor to finish."""
 STOP_TIMEOUT_S = 45.0
 PROBE_TIMEOUT_S = 2.0
+MAX_HEALTH_BYTES = 1 << 20
 LOOK_EVERY_S = 0.2
 
 
@@ -57,14 +58,27 @@ def _health_of(address: Address) -> dict[str, Any] | None:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
     shown = f"[{host}]" if ":" in host else host
     request = f"GET /health HTTP/1.1\r\nHost: {shown}:{address.port}\r\nConnection: close\r\n\r\n"
+    deadline = time.monotonic() + PROBE_TIMEOUT_S
     try:
         with socket.create_connection((host, address.port), timeout=PROBE_TIMEOUT_S) as connection:
             connection.sendall(request.encode())
-            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+            answer = _received(connection, deadline)
         health = json.loads(answer.partition(b"\r\n\r\n")[2])
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return health if isinstance(health, dict) else None
+
+
+def _received(connection: socket.socket, deadline: float) -> bytes:
+    """All that comes; OSError where that has no end: another program may have the port."""
+    answer = b""
+    while len(answer) < MAX_HEALTH_BYTES:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        part = connection.recv(65536)
+        if not part:
+            return answer
+        answer += part
+    raise OSError("no daemon says as much")
 
 
 def ensure_daemon(settings: Settings, *, command: Sequence[str] = DAEMON_COMMAND) -> Address:

@@ -1,11 +1,12 @@
 """Responses that clients may come back to, in a SQLite file of the daemon's home. Each belongs to one caller.
 
 Bounded by age, number and size; the ones that nobody used longest go first. One thread does all the work, in order:
-what was put in before is found after.
+what was put in before is found after. A file that is damaged is set aside, and a new one begun.
 """
 
 import asyncio
 import contextlib
+import logging
 import os
 import sqlite3
 import time
@@ -17,7 +18,12 @@ from typing import TypeVar
 
 from localllm.errors import DiskFull, InvalidRequest, LocalLLMError, StoreError
 
+logger = logging.getLogger("localllm.server")
+
 T = TypeVar("T")
+VERSION = 1
+BUSY_S = 5.0
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 MAX_AGE_S = 30 * 86_400.0
 MAX_RESPONSES = 10_000
 MAX_BYTES = 2**30
@@ -38,7 +44,7 @@ CREATE TABLE IF NOT EXISTS responses (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_use ON responses (used, id, size);
 """
-_LEAST = "PRAGMA user_version = 1"
+_LEAST = f"PRAGMA user_version = {VERSION}"
 _CHAIN = """
 WITH RECURSIVE chain (id, previous, depth) AS (
     SELECT id, previous, 0 FROM responses WHERE id = ? AND owner = ?
@@ -121,21 +127,39 @@ class ResponseStore:
 
     def _guarded(self, work: Callable[[], T]) -> T:
         try:
-            return work()
+            try:
+                return work()
+            except sqlite3.DatabaseError as error:
+                if _code_of(error) not in _DAMAGED:
+                    raise
+                self._set_aside(error)
+                return work()
         except (sqlite3.Error, OSError) as error:
             raise _error_of(error, self._path) from None
+
+    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
+        """Nobody else has the file open: a home has one daemon."""
+        self._close()
+        kept = self._path.with_name(f"{self._path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+        for part in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(f"{self._path}{part}", f"{kept}{part}")
+        logger.warning("%s is damaged (%s); it is kept as %s, and a new one begun", self._path.name, error, kept.name)
 
     def _connection(self) -> sqlite3.Connection:
         if self._opened is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
-            opened = sqlite3.connect(self._path, timeout=5, isolation_level=None)
+            opened = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None)
             try:
+                if opened.execute("PRAGMA user_version").fetchone()[0] > VERSION:
+                    newer = f"{self._path.name} was written by a newer localllm"
+                    raise StoreError(newer, hint="update localllm, or send `store`: false")
                 opened.execute("PRAGMA journal_mode = WAL")
                 opened.execute("PRAGMA synchronous = NORMAL")
                 opened.execute("PRAGMA secure_delete = ON")  # what was deleted is not to be read from the file
                 opened.executescript(_SCHEMA)
-            except sqlite3.Error:
+            except (sqlite3.Error, StoreError):
                 opened.close()
                 raise
             self._opened = opened
@@ -183,6 +207,12 @@ class ResponseStore:
 
 
 def _error_of(error: sqlite3.Error | OSError, path: Path) -> LocalLLMError:
+    if isinstance(error, sqlite3.Error) and _code_of(error) == sqlite3.SQLITE_BUSY:
+        return StoreError(f"another program holds {path.name}", hint="end it, or send `store`: false")
     if "full" in str(error) or "No space" in str(error):
         return DiskFull("the response cannot be kept: the disk is full", hint="make room, or send `store`: false")
     return StoreError(f"{path.name} cannot be used: {error}", hint=f"move {path} away; it holds kept responses only")
+
+
+def _code_of(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -1,5 +1,6 @@
 """A daemon and its home: found, started once, stopped, drained."""
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from localllm.daemon import lifecycle
 from localllm.daemon.home import Address, holder_of, locked, read_address, write_address
 from localllm.daemon.lifecycle import (
     START_TIMEOUT_S,
@@ -116,7 +118,8 @@ def test_workers_die_with_a_killed_daemon(settings: Settings) -> None:
 
 def test_nonsense_in_the_address_file_counts_as_none(settings: Settings) -> None:
     settings.run_dir.mkdir(parents=True)
-    for nonsense in ("", "{", "[]", '{"host": 1}', '{"host": "x", "unknown": 1}'):
+    kinds = '{"host": 5, "port": "x", "pid": "y", "version": 1, "started": "z", "instance": 7}'
+    for nonsense in ("", "{", "[]", "[" * 100_000, '{"host": 1}', '{"host": "x", "unknown": 1}', kinds):
         settings.address_file.write_text(nonsense)
         assert find_daemon(settings) is None
 
@@ -138,6 +141,42 @@ def test_a_silent_program_on_the_port_is_never_taken_for_ours(settings: Settings
         write_address(settings.address_file, Address("127.0.0.1", port, 1, "", 0.0, "x"))
         assert find_daemon(settings) is None
         accepting.join(5)
+
+
+def drip(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b" ")
+        time.sleep(0.02)
+
+
+def flood(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b"x" * 65536)
+
+
+def nest(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 100_000)
+
+
+@pytest.mark.parametrize("say", [drip, flood, nest])
+def test_a_program_on_the_port_that_talks_without_end_is_never_taken_for_ours(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, say: Callable[[socket.socket], None]
+) -> None:
+    monkeypatch.setattr(lifecycle, "PROBE_TIMEOUT_S", 0.5)
+    settings.run_dir.mkdir(parents=True)
+
+    def serve(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError), listening.accept()[0] as connection:
+            connection.recv(65536)
+            say(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+        talking = threading.Thread(target=serve, args=(foreign,), daemon=True)
+        talking.start()
+        write_address(settings.address_file, Address("127.0.0.1", foreign.getsockname()[1], 1, "", 0.0, "x"))
+        assert find_daemon(settings) is None
+        talking.join(20)
+        assert not talking.is_alive()
 
 
 def test_a_port_in_use_is_said_with_a_next_step(tmp_path: Path) -> None:

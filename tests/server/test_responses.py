@@ -1,5 +1,6 @@
 """`/v1/responses` with the official client, strict about what it gets."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -350,7 +351,8 @@ def test_a_restart_keeps_what_was_kept(tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_what_cannot_be_kept_is_said_to_be_before_it_is_answered(tmp_path: Path) -> None:
-    (tmp_path / "responses.db").write_bytes(b"no database " * 1000)
+    with contextlib.closing(sqlite3.connect(tmp_path / "responses.db")) as newer:
+        newer.execute("PRAGMA user_version = 999")
     with daemon(tmp_path, sources=parrots()) as world, client_of(world) as client:
         whole = create(client, "say:one")
         assert (whole.output_text, whole.store) == ("one", False) and "responses.db" in whole.warnings[0]

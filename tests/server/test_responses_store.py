@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import InvalidRequest, StoreError
+from localllm.server import response_store
 from localllm.server.response_store import Bounds, ResponseStore, Stored
 
 
@@ -119,14 +120,67 @@ async def test_that_something_can_be_kept_is_tried_out_by_writing(tmp_path: Path
     store.close()
 
 
-async def test_a_file_that_is_no_database_is_said_so(tmp_path: Path) -> None:
+NO_DATABASE = b"not a database, but long enough to look like one" * 100
+
+
+async def test_a_file_that_is_no_database_is_set_aside_and_said_to_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "responses.db"
-    path.write_bytes(b"not a database, but long enough to look like one" * 100)
+    path.write_bytes(NO_DATABASE)
     store = ResponseStore(path)
-    with pytest.raises(StoreError, match=r"responses\.db"):
-        await store.find("", "one")
-    with pytest.raises(StoreError, match=r"responses\.db"):
+    assert await store.find("", "one") is None
+    await store.ready()
+    store.put("", partial(stored, "one")).result(10)
+    assert await store.find("", "one")
+    store.close()
+    (kept,) = tmp_path.glob("responses.db.damaged-*")
+    assert kept.read_bytes() == NO_DATABASE and kept.name in caplog.text
+
+
+async def test_damage_that_shows_late_is_set_aside_too(tmp_path: Path) -> None:
+    path = tmp_path / "responses.db"
+    store = ResponseStore(path)
+    for number in range(50):
+        store.put("", partial(stored, str(number), size=2000)).result(10)
+    store.close()
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    again = ResponseStore(path)
+    again.put("", partial(stored, "new")).result(10)
+    assert await again.find("", "new")
+    again.close()
+    assert list(tmp_path.glob("responses.db.damaged-*"))
+
+
+async def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "responses.db"
+    with sqlite3.connect(path) as newer:
+        newer.execute("PRAGMA user_version = 999")
+    newer.close()
+    before = path.read_bytes()
+    store = ResponseStore(path)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="newer localllm"):
+            await store.ready()
+    store.close()
+    assert path.read_bytes() == before
+
+
+async def test_a_file_that_another_program_holds_is_not_said_to_be_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(response_store, "BUSY_S", 0.0)
+    path = tmp_path / "responses.db"
+    store = ResponseStore(path)
+    await store.ready()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="another program holds") as refused:
         await store.ready()
+    assert "move" not in refused.value.hint
+    other.close()
+    await store.ready()
     store.close()
 
 
