@@ -39,6 +39,7 @@ class InvalidRequest(LocalLLMError):
 
     code = "invalid_value"
     http_status = 400
+    exit_code = 2
 
 
 class InvalidGrammar(InvalidRequest):

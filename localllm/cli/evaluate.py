@@ -51,7 +51,7 @@ def ppl(
     else:
         print_text(
             f"perplexity {result.perplexity:.4f} ± {result.error:.4f} over {result.tokens} tokens "
-            f"({result.chunks} chunks of {result.context}, backend {result.backend})"
+            f"({_chunks(result.chunks)} of {result.context}, backend {result.backend})"
         )
 
 
@@ -104,7 +104,7 @@ def _lines(found: "Divergence") -> list[str]:
     errors = found.weights
     lines = [
         f"mean KL       {found.kl_mean:.6f} ± {found.kl_error:.6f} nats over {found.tokens} tokens "
-        f"({found.chunks} chunks of {found.context})",
+        f"({_chunks(found.chunks)} of {found.context})",
         f"median, p99   {found.kl_median:.6f}, {found.kl_p99:.6f}; largest {found.kl_max:.4f}",
         f"same top      {100 * found.same_top:.2f} % of the tokens",
         f"perplexity    {found.model.perplexity:.4f} ± {found.model.error:.4f}, of the base "
@@ -118,6 +118,10 @@ def _lines(found: "Divergence") -> list[str]:
     else:
         lines.append("weights       have other shapes than those of the base: not compared")
     return lines
+
+
+def _chunks(number: int) -> str:
+    return "1 chunk" if number == 1 else f"{number} chunks"
 
 
 def _side_line(label: str, side: "Side") -> str:

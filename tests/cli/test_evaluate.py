@@ -49,7 +49,7 @@ def test_divergence_is_told_in_lines_and_in_json(cli: Cli, base: Path, text: Pat
     options = ("--against", str(base), "--file", str(text), "--context", "64", "--backend", "reference")
     said = cli("eval", "kl", str(model), *options, "--chunks", "1")
     assert said.code == 0
-    for words in ("mean KL", "same top", "times", "reads", "relative error", "blk.", "Q4_0"):
+    for words in ("mean KL", "(1 chunk of 64)", "same top", "times", "reads", "relative error", "blk.", "Q4_0"):
         assert words in said.out
     found = json.loads(cli("eval", "kl", str(model), *options, "--json").out)
     assert 0 < found["kl_median"] <= found["kl_p99"] <= found["kl_max"] and found["context"] == 64

@@ -25,6 +25,7 @@ def raising(error: BaseException) -> Callable[[], None]:
     ("error", "code"),
     [
         (errors.UsageError("x"), 2),
+        (errors.InvalidRequest("x"), 2),
         (errors.DaemonUnreachable("x"), 3),
         (errors.ModelNotFound("x"), 4),
         (errors.NotEnoughMemory("x"), 5),
