@@ -15,7 +15,7 @@ from textual.widgets import Input, TextArea
 
 from localllm.tui.chat.composer import Composer
 from localllm.tui.chat.sheets import AskSheet, TextSheet
-from localllm.tui.tokens.screen import TextField
+from localllm.tui.tokens.parts import TextField
 from tests.tui.fakes import FakeClient, app_with
 from tests.tui.hostile_texts import NOT_PLAIN, Texts
 

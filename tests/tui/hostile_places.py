@@ -54,7 +54,7 @@ from localllm.tui.models.sheet import Sheet as ModelsSheet
 from localllm.tui.models.state import ModelsState, Title, Words
 from localllm.tui.palette import DARK, LIGHT, MONO, Ink
 from localllm.tui.tokens.panel import TokenPanel as ChipPanel
-from localllm.tui.tokens.screen import Facts, Steps, Template, VocabularyHead, VocabularyRows
+from localllm.tui.tokens.parts import Facts, Steps, Template, VocabularyHead, VocabularyRows
 from localllm.tui.tokens.sheet import TokenizerList
 from localllm.tui.tokens.state import TokensState
 from tests.tui.fakes import FakeClient

@@ -21,7 +21,8 @@ from localllm.tui.palette import DARK, Ink
 from localllm.tui.tokens.asking import first_names
 from localllm.tui.tokens.chips import NUM_HUES, chip_colours, hue_of
 from localllm.tui.tokens.panel import TokenPanel, laid_out
-from localllm.tui.tokens.screen import Panels, TokensScreen
+from localllm.tui.tokens.parts import Panels
+from localllm.tui.tokens.screen import TokensScreen
 from localllm.tui.tokens.sheet import TokenizerSheet
 from localllm.tui.tokens.side import template_lines
 from localllm.tui.tokens.state import MAX_CHARS, MAX_LISTED, TokensState, stages, token_text
