@@ -324,11 +324,12 @@ def _check(facts: Facts) -> None:
         ("attention.key_length_swa", facts.window_head_dim or 1, MAX_WIDTH),
         ("attention.value_length_swa", facts.window_value_dim or 1, MAX_WIDTH),
         ("embedding_length_per_layer_input", facts.token_inputs or 1, MAX_WIDTH),
+        ("attention.sliding_window", facts.window or 1, MAX_CONTEXT),
         ("attention.shared_kv_layers", facts.num_shared_kv + 1, facts.num_layers),
     )
     for name, value, most in bounds:
         if not 1 <= value <= most:
             raise BadModelFile(f"{name} is {value}, but must be between 1 and {most}")
-    for name, values in (("head_count", facts.num_heads), ("head_count_kv", facts.num_kv_heads or (1,))):
+    for name, values in (("head_count", facts.num_heads), ("head_count_kv", (1,) if facts.num_kv_heads is None else facts.num_kv_heads)):
         if len(values) not in (1, facts.num_layers):
             raise BadModelFile(f"attention.{name} has {len(values)} values for {facts.num_layers} layers")

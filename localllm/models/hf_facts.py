@@ -94,18 +94,24 @@ def facts_from_hf(config: Config) -> Facts:
 def _with_one_rope(config: Config) -> Config:
     """The same where rope is said twice: as in transformers, `rope_scaling`, the older word, stands for the newer one,
     or for its part about layers that see everything."""
-    scaling, newer = (config.get(name) or {} for name in ("rope_scaling", "rope_parameters"))
-    for name, value in (("rope_scaling", scaling), ("rope_parameters", newer)):
-        if not isinstance(value, Mapping):
-            raise BadModelFile(f"{name} must be an object, not {value!r}"[:500])
+    scaling, newer = (_object(config, name) for name in ("rope_scaling", "rope_parameters"))
+    whole, _ = (_object(newer, name) for name in ("full_attention", "sliding_attention"))
     if not scaling or not newer:
         return config
     if not any(isinstance(part, Mapping) for part in newer.values()):
         return {**config, "rope_parameters": scaling}
     return {
         **config,
-        "rope_parameters": {**newer, "full_attention": {**(newer.get("full_attention") or {}), **scaling}},
+        "rope_parameters": {**newer, "full_attention": {**whole, **scaling}},
     }
+
+
+def _object(table: Config, name: str) -> Config:
+    """Empty where it says nothing; BadModelFile where it is something else."""
+    value = table.get(name) or {}
+    if not isinstance(value, Mapping):
+        raise BadModelFile(f"{name} must be an object, not {value!r}"[:500])
+    return value
 
 
 def _check_rope(facts: Facts, family: Family, config: Config) -> None:
@@ -116,11 +122,11 @@ def _check_rope(facts: Facts, family: Family, config: Config) -> None:
             f"config.json says that {facts.rope_share} of each head turns (partial_rotary_factor), "
             f"which this build does not know of {config['model_type']}"
         )
-    said = config.get("rope_parameters", {})
+    said = _object(config, "rope_parameters")
     if not isinstance(said.get("sliding_attention"), Mapping):
         return
     if _scaling_of(said["sliding_attention"]) != (
-        _scaling_of(said["full_attention"]) if family.scales_windowed else {}
+        _scaling_of(_object(said, "full_attention")) if family.scales_windowed else {}
     ):
         raise UnsupportedModel(
             "config.json scales the rope of layers with a window in another way (rope_parameters.sliding_attention), "
@@ -199,7 +205,7 @@ def _plain_up_to_its_context(facts: Facts, config: Config) -> Facts:
     """A base that grows with the sequence only where that is longer than max_position_embeddings, which is as far as we
     go: keys that were turned by another base would have to be made anew. llama.cpp's converter does the same; vLLM
     takes the base of the longest sequence for all, which changes the short ones."""
-    if any(config.get(name, {}).get("alpha") for name in ("rope_parameters", "rope_scaling")):
+    if any(_object(config, name).get("alpha") for name in ("rope_parameters", "rope_scaling")):
         raise UnsupportedModel("this build does not know rope scaling that is dynamic by alpha")
     return replace(facts, rope_scaling="none", rope_factor=None)
 

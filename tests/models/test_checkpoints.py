@@ -276,12 +276,22 @@ def test_what_this_build_does_not_know_is_refused_by_name(config: dict[str, Any]
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a number"),
         ({"rope_parameters": "yarn"}, "rope_parameters must be an object"),
         ({"rope_scaling": [1]}, "rope_scaling must be an object"),
+        ({"rope_parameters": {"full_attention": "x", "sliding_attention": {}}}, "full_attention must be an object"),
+        ({"num_key_value_heads": []}, "head_count_kv has 0 values"),
+        ({"sliding_window": 2**31}, "sliding_window is 2147483648"),
         ({"quantization_config": "gptq"}, "quantization_config must be an object"),
     ],
 )
 def test_what_makes_no_sense_in_a_config_is_refused(config: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(BadModelFile, match=says):
         hf_model(changed(checkpoint("llama", tmp_path), **config))
+
+
+@pytest.mark.parametrize("empty", [None, [], 0, "", False])
+def test_rope_that_says_nothing_is_none(empty: object, tmp_path: Path) -> None:
+    changes = {"rope_parameters": empty, "rope_scaling": empty, "rope_theta": 1e4}
+    config, _ = hf_model(changed(checkpoint("llama", tmp_path), **changes))
+    assert config.layers
 
 
 @pytest.mark.parametrize("name", ["gelu_fast", "gelu_accurate", "gelu_python_tanh", "gelu_python", "swish"])
