@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from localllm.cli.bash_words import complete, is_asked
 from localllm.cli.failures import run_guarded
 
 
@@ -16,7 +17,10 @@ def _run(args: list[str]) -> None:
     from localllm.cli.commands import build_app  # typer: under guard, see above
 
     try:
-        build_app()(args=args, prog_name="localllm")
+        if is_asked():
+            complete(lambda: build_app()(args=args, prog_name="localllm"))
+        else:
+            build_app()(args=args, prog_name="localllm")
     except UnicodeEncodeError:
         if all(map(_is_text, args)):
             raise

@@ -6,11 +6,15 @@ import typer
 
 from localllm.cli.human import with_sentences
 from localllm.cli.invocation import Invocation
+from localllm.cli.loading import starting
 from localllm.cli.output import print_json, print_text, terminal_columns
 from localllm.errors import UsageError
 from localllm.settings import BY_NAME, SETTINGS, Setting, Settings, parse_value
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a setting.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="Name of a setting.", show_default=False, autocompletion=starting(BY_NAME)),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 WithOrigin = Annotated[bool, typer.Option("--origin", help="Say where the value comes from.")]
 

@@ -6,7 +6,7 @@ import typer
 
 from localllm.cli.human import aligned
 from localllm.cli.invocation import Invocation
-from localllm.cli.library import AsJson, Model, open_library
+from localllm.cli.library import AsJson, KnownModel, open_library
 from localllm.cli.output import print_json, print_text
 from localllm.errors import ModelNotFound
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def fit(
     ctx: typer.Context,
-    model: Model,
+    model: KnownModel,
     context: Annotated[int, typer.Option(min=1, help="Tokens that one chat is to have.")] = 4096,
     parallel: Annotated[int, typer.Option(min=1, help="Chats that are to run at the same time.")] = 1,
     as_json: AsJson = False,

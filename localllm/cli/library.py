@@ -30,11 +30,25 @@ def complete_name(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def complete_known_name(incomplete: str) -> list[str]:
+    """As `complete_name`, of what could be pulled, too."""
+    from localllm.store.catalog import Catalog  # the store: see below
+
+    known = [entry.name for entry in Catalog.load().entries]
+    return sorted({*complete_name(incomplete), *(name for name in known if name.startswith(incomplete))})
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL", help="A name, a file or a folder.", show_default=False, autocompletion=complete_name
+    ),
+]
+KnownModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A name, a file or a folder.", show_default=False, autocompletion=complete_known_name
     ),
 ]
 SHOWN_DIGITS = 12  # of a digest

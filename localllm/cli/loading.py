@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated
 
@@ -10,16 +10,36 @@ import typer
 
 from localllm.daemon.loras import NamedLora, facts_of, parsed_lora
 from localllm.errors import ModelNotFound, UsageError
-from localllm.settings import OF_LOADING, Settings
+from localllm.settings import BACKENDS, KV_TYPES, OF_LOADING, Settings
+
+TARGETS = ("q8_0", "q4_0", "q4_k", "none")
+
+
+def starting(choices: Iterable[str]) -> Callable[[str], list[str]]:
+    """For the shell's Tab key: those of `choices` that begin as what is typed."""
+    return lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]
+
 
 Backend = Annotated[
-    str | None, typer.Option("--backend", metavar="NAME", help="What computes: auto, cpu, torch, metal or reference.")
+    str | None,
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        help="What computes: auto, cpu, torch, metal or reference.",
+        autocompletion=starting(BACKENDS),
+    ),
 ]
 Device = Annotated[
     str | None, typer.Option("--device", metavar="NAME", help="Device of the torch backend: cpu, cuda, cuda:1, mps.")
 ]
 KvType = Annotated[
-    str | None, typer.Option("--kv-type", metavar="TYPE", help="How keys and values are kept: auto, f16, f32 or q8_0.")
+    str | None,
+    typer.Option(
+        "--kv-type",
+        metavar="TYPE",
+        help="How keys and values are kept: auto, f16, f32 or q8_0.",
+        autocompletion=starting(KV_TYPES),
+    ),
 ]
 Threads = Annotated[
     int | None,
@@ -27,7 +47,12 @@ Threads = Annotated[
 ]
 Quantize = Annotated[
     str | None,
-    typer.Option("--quantize", metavar="TYPE", help="Round float weights while they load: q8_0, q4_0 or q4_k."),
+    typer.Option(
+        "--quantize",
+        metavar="TYPE",
+        help="Round float weights while they load: q8_0, q4_0 or q4_k.",
+        autocompletion=starting(TARGETS),
+    ),
 ]
 Lora = Annotated[
     str | None,
@@ -45,7 +70,6 @@ Loras = Annotated[
     ),
 ]
 LOAD_FIELDS = (*OF_LOADING, "quantize")
-TARGETS = ("q8_0", "q4_0", "q4_k", "none")
 
 
 def target_of(quantize: str | None) -> str | None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from localllm.cli.invocation import Invocation
-from localllm.cli.library import Model, open_runnable_library
+from localllm.cli.library import KnownModel, open_runnable_library
 
 if TYPE_CHECKING:
     from localllm.settings import Settings
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def pull(
     ctx: typer.Context,
-    model: Model,
+    model: KnownModel,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Download a model. A download that was stopped goes on where it was."""

@@ -15,7 +15,7 @@ from localllm.cli.connect import as_seen_by_daemon, elsewhere, started_client
 from localllm.cli.conversation import Conversation, finite
 from localllm.cli.failures import EXIT_INTERRUPTED, unwinding
 from localllm.cli.invocation import Invocation
-from localllm.cli.library import Model
+from localllm.cli.library import KnownModel
 from localllm.cli.loading import (
     LOAD_FIELDS,
     Backend,
@@ -58,7 +58,7 @@ Stop = Annotated[list[str] | None, typer.Option(help="End the answer before this
 
 def run(
     ctx: typer.Context,
-    model: Model,
+    model: KnownModel,
     prompt: Annotated[
         list[str] | None, typer.Argument(metavar="[PROMPT...]", help="What to ask.", show_default=False)
     ] = None,
