@@ -47,19 +47,28 @@ def _windowed(facts: Facts) -> tuple[bool, ...]:
 
 def _heads_of_full_layers(config: Config, windowed: tuple[bool, ...]) -> tuple[int, int | None]:
     """Their size and number; None: as many as the others have. Said by keys of their own, or layer by layer."""
-    per_layer = config.get("per_layer_config")
-    if not isinstance(per_layer, Mapping):
+    per_layer = _by_number(config.get("per_layer_config"))
+    if per_layer is None:
         same = config.get("attention_k_eq_v") is not True or config.get("num_global_key_value_heads") is None
         return _whole(config, "global_head_dim", 512), None if same else _whole(config, "num_global_key_value_heads")
     found = {_of_layer(per_layer, index, config) for index, is_near in enumerate(windowed) if not is_near}
-    others = {index for index, is_near in enumerate(windowed) if is_near and str(index) in per_layer}
+    others = {index for index, is_near in enumerate(windowed) if is_near and index in per_layer}
     if len(found) != 1 or others:
         raise UnsupportedModel("per_layer_config says more than the two kinds of attention that this build knows")
     return found.pop()
 
 
-def _of_layer(per_layer: Config, index: int, config: Config) -> tuple[int, int | None]:
-    own = per_layer.get(str(index), {})
+def _by_number(per_layer: Any) -> Mapping[int, Any] | None:
+    """transformers writes all numbers as wide as the last: "05" of 30 layers, "5" of six."""
+    if not isinstance(per_layer, Mapping):
+        return None
+    if not all(str(name).isdecimal() for name in per_layer):
+        raise BadModelFile(f"per_layer_config must have numbers of layers, not {list(per_layer)!r:.60}")
+    return {int(name): own for name, own in per_layer.items()}
+
+
+def _of_layer(per_layer: Mapping[int, Any], index: int, config: Config) -> tuple[int, int | None]:
+    own = per_layer.get(index, {})
     if not isinstance(own, Mapping) or not {"head_dim", "num_key_value_heads"}.issuperset(own):
         raise UnsupportedModel(f"per_layer_config says of layer {index} what this build does not know: {own!r:.100}")
     num_kv = _whole(own, "num_key_value_heads") if "num_key_value_heads" in own else None

@@ -23,7 +23,7 @@ _TURNS_PART = (
     *("qwen3_next", "qwen3_5_text", "qwen3_5", "qwen3_5_moe_text", "qwen3_5_moe"),
 )
 """Types of which a part of each head may turn; transformers turns whole heads of the others, or falls over."""
-_LAYER_TYPES = ("full_attention", "sliding_attention", "attention", "conv", "linear_attention")
+_LAYER_TYPES = ("full_attention", "sliding_attention", "conv", "linear_attention")
 _REFUSED_FLAGS = {
     # what changes the arithmetic of a family that is otherwise known
     "scale_attn_by_inverse_layer_idx": "attention scaled by the layer's number",
@@ -178,12 +178,13 @@ def _rope(facts: Facts, config: Config) -> Facts:
         raise UnsupportedModel(f"this build knows mscale_all_dim only with yarn, and config.json says {kind}")
     if kind == "none":
         return replace(facts, rope_factor=None)
+    if kind in ("llama3", "longrope", "yarn"):
+        facts = replace(facts, rope_original_context=facts.rope_original_context or facts.context_length)
     if kind == "dynamic":
         return _plain_up_to_its_context(facts, config)
     if kind != "yarn":
         return facts
-    original = facts.rope_original_context or facts.context_length
-    factor = facts.rope_factor or facts.context_length / original
+    factor = facts.rope_factor or facts.context_length / max(facts.rope_original_context, 1)
     if facts.kv_rank and facts.rope_log_multiplier and facts.rope_mscale is None:
         raise UnsupportedModel("config.json has mscale_all_dim without mscale, which this build does not know")
     multiplier = facts.rope_log_multiplier if facts.rope_mscale is not None else 0.0
@@ -195,7 +196,6 @@ def _rope(facts: Facts, config: Config) -> Facts:
     return replace(
         facts,
         rope_factor=factor,
-        rope_original_context=original,
         # here a multiplier of what the other numbers give, there the whole factor
         rope_attention_factor=(facts.rope_attention_factor or wanted) / natural,
     )

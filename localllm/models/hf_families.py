@@ -50,8 +50,8 @@ def _gemma(facts: Facts, config: Config) -> Facts:
 
 
 def _gemma3(facts: Facts, config: Config) -> Facts:
-    """EmbeddingGemma is one that sees both ways."""
-    return replace(facts, is_causal=False) if sees_both_ways(config) else facts
+    """EmbeddingGemma is one that sees both ways. Scores have no cap, whatever is said."""
+    return replace(facts, attention_softcap=0.0, is_causal=False if sees_both_ways(config) else facts.is_causal)
 
 
 def _nomic_bert(facts: Facts, config: Config) -> Facts:

@@ -61,9 +61,20 @@ _LATENT: Config = {
     "v_head_dim": 128,
 }
 
+_YARN: Config = {"beta_fast": 32.0, "beta_slow": 1.0}
+_GPT_OSS_ROPE: Config = {
+    **{"rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "original_max_position_embeddings": 4096},
+    **{"truncate": False, **_YARN},
+}
+_MINISTRAL_ROPE: Config = {
+    **{"rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384},
+    **{"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1, **_YARN},
+}
+
 USUAL: Mapping[str, Config] = MappingProxyType(
     {
         **dict.fromkeys(("bert", "camembert", "roberta", "xlm-roberta"), _ENCODER),
+        "bamba": _usual(4096, 14336, 32, 32, 8, 262144, 1e-5),
         "cohere": _usual(8192, 22528, 40, 64, context=8192, layer_norm_eps=1e-5),
         "cohere2": _usual(8192, 22528, 40, 64, context=8192, layer_norm_eps=1e-5, sliding_window=4096),
         "deepseek_v2": _usual(
@@ -102,9 +113,11 @@ USUAL: Mapping[str, Config] = MappingProxyType(
         "gpt_oss": _usual(
             2880, 2880, 36, 64, 8, 131072, 1e-5,
             head_dim=64, num_experts_per_tok=4, num_local_experts=128, sliding_window=128,
+            rope_parameters=_GPT_OSS_ROPE,
         ),
         "granite": _usual(4096, 11008, 32, 32, context=2048, eps=1e-6, **_GRANITE),
         "granitemoe": _usual(4096, 11008, 32, 32, context=2048, eps=1e-6, **_GRANITE, **_GRANITE_EXPERTS),
+        "granitemoehybrid": _usual(4096, 11008, 32, 32, context=2048, eps=1e-6, **_GRANITE),
         "granitemoeshared": _usual(4096, 11008, 32, 32, context=2048, eps=1e-6, **_GRANITE, **_GRANITE_EXPERTS),
         "lfm2": _usual(2560, 12288, 32, 32, 8, 128000, conv_L_cache=3, norm_eps=1e-5, rope_theta=1e6),
         "lfm2_moe": _usual(
@@ -112,7 +125,9 @@ USUAL: Mapping[str, Config] = MappingProxyType(
             num_experts=32, num_experts_per_tok=4, moe_intermediate_size=1792, norm_topk_prob=True,
         ),
         "llama": _usual(4096, 11008, 32, 32),
-        "ministral3": _usual(4096, 14336, 34, 32, 8, 262144, 1e-5, head_dim=128),
+        "ministral3": _usual(
+            4096, 14336, 34, 32, 8, 262144, 1e-5, head_dim=128, rope_parameters=_MINISTRAL_ROPE
+        ),
         "mistral": _usual(4096, 14336, 32, 32, 8, 131072, sliding_window=4096),
         "mixtral": _usual(
             4096, 14336, 32, 32, 8, 131072, 1e-5, num_local_experts=8, num_experts_per_tok=2, rope_theta=1e6
@@ -154,6 +169,7 @@ def with_usual(config: Config) -> Config:
     """The same with what its type leaves out. A null is an answer, not an omission; another name for it is one, too."""
     usual = USUAL.get(str(config.get("model_type")), {})
     known = {name for names in _NAMES for name in names if any(_is_said(config, each) for each in names)}
+    known |= {"rope_parameters"} if config.get("rope_scaling") else set()
     return {**{name: value for name, value in usual.items() if name not in known}, **config}
 
 

@@ -47,7 +47,9 @@ def layer_kinds(config: Config) -> tuple[str, ...]:
 
 def layer_types_of(config: Config) -> tuple[str, ...]:
     """Kinds of layers that only these families have."""
-    return ("mamba", "moe", "mlp") if config.get("model_type") in ("granitemoehybrid", "nemotron_h") else ()
+    return (
+        ("attention", "mamba", "moe", "mlp") if config.get("model_type") in ("granitemoehybrid", "nemotron_h") else ()
+    )
 
 
 def counted(config: Config) -> Config:

@@ -38,6 +38,8 @@ def usual_of(config: Any, name: str) -> list[Any]:
     if (config.model_type, name) == ("qwen3_5_moe_text", "intermediate_size"):
         return [0]  # it has none
     value = getattr(config, name)
+    if name == "rope_parameters":  # which old and new words name the same
+        return [{key: part for key, part in value.items() if key not in ("type", "max_position_embeddings")}]
     return [value[0] if isinstance(value, list) else value]
 
 
@@ -67,3 +69,9 @@ def test_qwen_has_a_window_only_where_it_says_that_it_uses_it() -> None:
     qwen = {"model_type": "qwen2", "sliding_window": 32, "max_window_layers": 2}
     assert facts_from_hf(qwen).window == 0
     assert facts_from_hf({**qwen, "use_sliding_window": True}).window == 32
+
+
+def test_rope_in_older_words_is_not_left_out() -> None:
+    assert facts_from_hf({"model_type": "gpt_oss"}).rope_scaling == "yarn"
+    linear = facts_from_hf({"model_type": "gpt_oss", "rope_scaling": {"rope_type": "linear", "factor": 2.0}})
+    assert (linear.rope_scaling, linear.rope_factor) == ("linear", 2.0)

@@ -21,6 +21,8 @@ TOKENS = np.random.default_rng(4).integers(3, 80, 30).tolist()
 PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 PROPORTIONAL = {"rope_type": "proportional", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 MEASURED = {"rope_theta": 10000.0, "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 1.0}
+FREQUENCIES = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+FACTORS = {"short_factor": [1.0 + 0.1 * i for i in range(8)], "long_factor": [1.0 + 0.7 * i for i in range(8)]}
 UNTOLD = {name: value for name, value in YARN.items() if name != "truncate"}
 
 
@@ -49,10 +51,12 @@ def difference(model: Any, folder: Path) -> float:
         ("ministral 3", {"sliding_window": 9}),
         ("gemma2", {"hidden_activation": "silu"}),
         ("gemma3", {"hidden_activation": "relu"}),
+        ("gemma3", {"attn_logit_softcapping": 0.5}),
         ("gemma", {"hidden_act": "gelu"}),
         ("gpt-oss", {"hidden_act": "gelu"}),
         ("gpt-oss", {"rope_parameters": UNTOLD}),
         ("exaone 4", {"sliding_window": 9}),
+        ("gemma 4", {"num_hidden_layers": 11}),
         ("llama", {"rope_parameters": PROPORTIONAL}),
     ],
 )
@@ -67,6 +71,8 @@ def test_unusual_settings_give_the_logits_of_transformers(name: str, settings: d
         {"rope_scaling": YARN},
         {"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_parameters": {**YARN, "rope_theta": 555.0}},
         {"rope_parameters": {"type": "linear", "rope_theta": 555.0, "factor": 4.0}},
+        {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, **FREQUENCIES}, "max_position_embeddings": 64},
+        {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, **FACTORS}},
         {"rope_parameters": YARN, "original_max_position_embeddings": 16},
     ],
 )
@@ -92,6 +98,7 @@ NESTED = {"sliding_attention": PLAIN, "full_attention": PLAIN}
         ("qwen3 next", {"hidden_act": "gelu"}, "hidden_act"),
         ("falcon h1", {"hidden_act": "gelu"}, "hidden_act"),
         ("granite 4 h", {"hidden_act": "relu"}, "hidden_act"),
+        ("olmo3", {"layer_types": ["attention"] * 4}, "'attention'"),
         ("deepseek v3", {"rope_parameters": {**MEASURED, "rope_type": "linear"}}, "mscale_all_dim"),
         ("deepseek v2", {"rope_parameters": {**MEASURED, "rope_type": "dynamic"}}, "mscale_all_dim"),
         ("gemma3", {"rope_parameters": {**NESTED, "sliding_attention": YARN}}, "sliding_attention"),
@@ -103,3 +110,11 @@ def test_what_no_row_knows_is_refused(name: str, said: dict[str, Any], says: str
     config = json.loads((tmp_path / "config.json").read_text())
     with pytest.raises(UnsupportedModel, match=says):
         facts_from_hf({**config, **said})
+
+
+@pytest.mark.parametrize("num_layers", [5, 12])
+def test_gates_of_gemma_3n_are_cut_as_usual_where_nothing_is_said(num_layers: int) -> None:
+    _, transformers = torch_and_transformers()
+    said = transformers.Gemma3nTextConfig(num_hidden_layers=num_layers, num_kv_shared_layers=0).to_dict()
+    untold = {**said, "activation_sparsity_pattern": None}
+    assert facts_from_hf(untold).spreads == facts_from_hf(said).spreads
