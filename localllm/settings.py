@@ -285,6 +285,9 @@ def config_text(path: Path) -> str:
         return _text_of_regular(path)
     except FileNotFoundError:
         return ""
+    except NotADirectoryError:
+        hint = "LOCALLLM_HOME names the folder that everything is kept in: choose one that can be written"
+        raise UsageError(f"{path.parent} is no folder", hint=hint) from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UsageError(f"{path} cannot be read: {reason}", hint="it has to be a file that you may read") from None

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from localllm.client import transport
 from localllm.client.failing import error_from, is_given
 from localllm.client.library import LibraryCalls
 from localllm.client.looking import LookingCalls
@@ -102,7 +103,7 @@ class Client:
         return self._transport.api_key
 
     def health(self) -> Health:
-        return self._transport.get("/health", Health)
+        return self._transport.call("GET", "/health", None, Health, timeout_s=transport.HEALTH_TIMEOUT_S)
 
     def model_names(self) -> list[str]:
         """Names that requests may use."""

@@ -16,6 +16,8 @@ from localllm.errors import DaemonUnreachable, LocalLLMError
 CONNECT_TIMEOUT_S = 5.0
 # a prompt may take minutes before its first token; the daemon says so itself when a worker dies
 ANSWER_TIMEOUT_S = 3600.0
+HEALTH_TIMEOUT_S = 10.0
+"""A daemon says at once how it is; a program that says nothing is none."""
 
 T = TypeVar("T")
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -41,9 +43,17 @@ class Transport:
         """The answer to `POST path` as `kind`."""
         return self.call("POST", path, body, kind)
 
-    def call(self, method: str, path: str, body: dict[str, Any] | None, kind: type[T]) -> T:
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        kind: type[T],
+        *,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> T:
         """One request and its whole answer as `kind`."""
-        with self.answer(method, path, body) as response:
+        with self.answer(method, path, body, timeout_s) as response:
             return self.decoded(self.whole(response), kind)
 
     def send(
@@ -55,9 +65,11 @@ class Transport:
             return Answered(response.status, names, self.whole(response))
 
     @contextmanager
-    def answer(self, method: str, path: str, body: dict[str, Any] | None) -> Iterator[http.client.HTTPResponse]:
+    def answer(
+        self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> Iterator[http.client.HTTPResponse]:
         """The response to one request, with a status below 400; the connection is closed when the block ends."""
-        with self._exchange(method, path, body, NOTHING) as response:
+        with self._exchange(method, path, body, NOTHING, timeout_s) as response:
             if response.status >= 400:
                 raise error_of_status(response.status, self.whole(response))
             yield response
@@ -109,13 +121,18 @@ class Transport:
 
     @contextmanager
     def _exchange(
-        self, method: str, path: str, body: dict[str, Any] | None, headers: Mapping[str, str]
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        headers: Mapping[str, str],
+        timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> Iterator[http.client.HTTPResponse]:
         encoded = None if body is None else msgspec.json.encode(body)
         with closing(http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S)) as connection:
             try:
                 connection.connect()
-                connection.sock.settimeout(ANSWER_TIMEOUT_S)
+                connection.sock.settimeout(timeout_s)
                 connection.request(method, path, encoded, {**self._headers, **headers})
                 response = connection.getresponse()
             except (OSError, http.client.HTTPException) as error:

@@ -151,6 +151,14 @@ def test_a_config_file_may_begin_with_the_mark_that_some_editors_write(cli: Cli)
     assert cli("config", "get", "port").out == "12001\n"
 
 
+def test_a_home_that_is_a_file_is_called_so(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home = tmp_path / "file"
+    home.write_text("no folder")
+    monkeypatch.setenv("LOCALLLM_HOME", str(home))
+    refused = cli("list")
+    assert refused.code == 2 and f"{home} is no folder" in refused.err and "LOCALLLM_HOME" in refused.err
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "zeros"])
 def test_what_is_no_file_is_no_config_file(cli: Cli, kind: str) -> None:
     path = config_file()

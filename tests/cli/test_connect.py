@@ -7,6 +7,8 @@ import pytest
 
 from localllm.cli import connect
 from localllm.cli.connect import address_url, elsewhere
+from localllm.client import Client, transport
+from localllm.errors import DaemonUnreachable
 from localllm.settings import Settings, load_settings
 from tests.cli.conftest import Cli
 from tests.cli.fake_daemon import FakeDaemon
@@ -76,6 +78,16 @@ def test_another_server_at_ollamas_address_is_passed_over_and_that_is_said(
         settings = settings_of(OLLAMA_HOST=address)
         assert [elsewhere(settings), elsewhere(settings)] == [None, None]
     assert capsys.readouterr().err.count(f"OLLAMA_HOST leads to http://{address}, where no localllm answers") == 1
+
+
+def test_a_program_that_says_nothing_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "HEALTH_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(connect, "is_this_machine", lambda host: False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert elsewhere(settings_of(OLLAMA_HOST=address)) is None
+        with pytest.raises(DaemonUnreachable, match="does not answer"):
+            Client(f"http://{address}").health()
 
 
 def test_an_address_that_is_none_keeps_nobody_from_working(capsys: pytest.CaptureFixture[str]) -> None:
