@@ -50,13 +50,16 @@ class Puller:
         shelf = self._shelf
         with shelf.locked(ref, say):
             here = self._readable(ref, say)
-            if here is not None and _is_intact(here, say):
+            changed = here and next((file for file in here.files if has_changed(file)), None)
+            if here is not None and changed is None:
                 say(PullEvent(kind="done", message=f"{here.name} is here already"))
                 return here
-            if here is not None and not shelf.has_source(here):
-                raise StoreError(
-                    f"{here.name} is damaged, and there is nowhere to fetch it from", hint=shelf.how_to_get_back(here)
-                )
+            if here is not None and changed is not None:
+                wrong = f"{Path(changed.path).name} of {here.name} is missing or damaged"
+                if not shelf.has_source(here):
+                    hint = shelf.how_to_get_back(here)
+                    raise StoreError(f"{wrong}, and there is nowhere to fetch it from", hint=hint)
+                say(PullEvent(kind="warning", message=f"{wrong}; fetching it again"))
             return self._fetch(ref, say)
 
     def outdated(self, say: Say) -> list[UpdateCheck]:
@@ -151,11 +154,3 @@ def _warn_if_not_runnable(entry: Entry, plan: Plan) -> None:
         return  # its config.json was checked before its weights came
     if reason := plan.refusal(entry.architecture, block_types(Path(entry.path))):
         plan.warn(f"{entry.name} is here, but {reason}")
-
-
-def _is_intact(entry: Entry, say: Say) -> bool:
-    changed = next((file for file in entry.files if has_changed(file)), None)
-    if changed is not None:
-        name = Path(changed.path).name
-        say(PullEvent(kind="warning", message=f"{name} is missing or damaged; fetching it again"))
-    return changed is None

@@ -16,7 +16,7 @@ from localllm.store.catalog import Catalog
 from localllm.store.described import Descriptions
 from localllm.store.entry import NEIGHBOURS, Entry, PullEvent
 from localllm.store.manifests import Manifests, digest_of
-from localllm.store.names import Ref, parse_ref, suggestions
+from localllm.store.names import Ref, looks_like_path, parse_ref, suggestions
 from localllm.store.neighbours import ListingCache, neighbour_entries
 from localllm.store.pick import DEFAULT_TAGS
 from localllm.store.plan import Say
@@ -175,7 +175,7 @@ class Shelf:
             return f"fetch it again with the tools of {_OWNERS[entry.source]}"
         if self.has_source(entry):
             return f"fetch it again with: localllm pull {entry.name}"
-        if entry.parent:
+        if entry.parent and not looks_like_path(entry.parent):
             return f"pull {entry.parent}, which it was made from, or forget it with: localllm rm {entry.name}"
         return f"put its file back, or forget it with: localllm rm {entry.name}"
 

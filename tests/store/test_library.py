@@ -15,7 +15,7 @@ from localllm.formats.blocks import BlockType
 from localllm.formats.gguf_write import write_gguf
 from localllm.store.blobs import sha256_of
 from localllm.store.catalog import Source
-from localllm.store.entry import Entry, ModelFile
+from localllm.store.entry import Entry, ModelFile, PullEvent
 from localllm.store.library import Library
 from localllm.store.modelfile import parse_modelfile, render_modelfile
 from localllm.store.names import parse_ref
@@ -355,15 +355,18 @@ def test_a_store_that_cannot_be_written_can_be_verified(
     assert [result.is_good for result in library.verify("mine")] == [True]
 
 
-def test_what_cannot_be_fetched_again_is_not_said_to_be(library: Library, file: Path) -> None:
-    made = installed(library, "made", file)
+@pytest.mark.parametrize("parent", ["", "/home/me/model.gguf", "./model.gguf"])
+def test_what_cannot_be_fetched_again_is_not_said_to_be(library: Library, file: Path, parent: str) -> None:
+    made = installed(library, "made", file, parent=parent)
     Path(made.path).unlink()
     with pytest.raises(ModelNotFound, match="is gone") as caught:
         library.find("made")
     assert "pull" not in caught.value.hint and "localllm rm made" in caught.value.hint
-    with pytest.raises(StoreError, match="nowhere to fetch it from") as refused:
-        library.pull("made")
-    assert "localllm rm made" in refused.value.hint
+    said: list[PullEvent] = []
+    with pytest.raises(StoreError, match=r"of made is missing or damaged, and there is nowhere to fetch it from") as e:
+        library.pull("made", said.append)
+    assert "localllm rm made" in e.value.hint
+    assert not any("fetching" in event.message for event in said)
 
 
 def test_a_model_is_removed_also_where_its_file_was_taken_by_a_folder(library: Library, file: Path) -> None:
