@@ -9,6 +9,7 @@ from typing import Any
 from tests.oracles.hf import GRANITE, LLAMA3_ROPE, YARN, Family
 
 Settings = dict[str, Any]
+TRUNCATIONS: list[Settings] = [{}, {"truncate": True}, {"truncate": False}]
 
 
 def variant(seed: int) -> Family:
@@ -89,7 +90,8 @@ def mixtral(rng: random.Random) -> Settings:
 
 def ministral3(rng: random.Random) -> Settings:
     scaling = {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": rng.choice([0.1, 0.4])}
-    return {**common(rng), "head_dim": rng.choice([8, 16, 32]), "rope_parameters": scaling}
+    window = rng.choice([None, None, 7])
+    return {**common(rng), "head_dim": rng.choice([8, 16, 32]), "sliding_window": window, "rope_parameters": scaling}
 
 
 def smollm3(rng: random.Random) -> Settings:
@@ -143,6 +145,7 @@ def gemma2(rng: random.Random) -> Settings:
         "sliding_window": rng.choice([5, 9]),
         "attn_logit_softcapping": rng.choice([2.0, 50.0, None]),
         "final_logit_softcapping": rng.choice([3.0, None]),
+        "hidden_activation": rng.choice(["gelu_pytorch_tanh", "gelu_pytorch_tanh", "silu", "gelu"]),
         "attention_bias": flips(rng),
     }
 
@@ -346,7 +349,7 @@ def gpt_oss(rng: random.Random) -> Settings:
         "sliding_window": rng.choice([5, 9]),
         "layer_types": layer_types(rng, settings["num_hidden_layers"]),
         "attention_bias": flips(rng, 0.8),
-        "rope_parameters": {**YARN, "truncate": flips(rng), "factor": rng.choice([4.0, 32.0])},
+        "rope_parameters": {**YARN, "factor": rng.choice([4.0, 32.0]), **rng.choice(TRUNCATIONS)},
     }
 
 
