@@ -134,7 +134,7 @@ def hf_model(folder: TensorFolder) -> tuple[ModelConfig, WeightSource]:
     config = replace(config, head=head)
     for name in unread(pieces, config):
         del pieces[name]
-    pairs = family.hf_pairs_neighbours and folder.config.get("rope_interleave") is not False
+    pairs = family.hf_pairs_neighbours and text_config(folder.config).get("rope_interleave") is not False
     weights: WeightSource = HFSource(folder, pieces, config, family.adds_one_to_norms, pairs)
     if multipliers is not None:
         weights = ScaledSource(weights, partial(multipliers.factor_of, config))

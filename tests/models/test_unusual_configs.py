@@ -118,3 +118,10 @@ def test_gates_of_gemma_3n_are_cut_as_usual_where_nothing_is_said(num_layers: in
     said = transformers.Gemma3nTextConfig(num_hidden_layers=num_layers, num_kv_shared_layers=0).to_dict()
     untold = {**said, "activation_sparsity_pattern": None}
     assert facts_from_hf(untold).spreads == facts_from_hf(said).spreads
+
+
+def test_how_rope_pairs_values_is_read_inside_of_a_model_that_also_sees(tmp_path: Path) -> None:
+    model = saved("deepseek v3", tmp_path, rope_interleave=False)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model_type": "kimi_vl", "text_config": json.loads(config.read_text())}))
+    assert difference(model, tmp_path) < 2e-4
