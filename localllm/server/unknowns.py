@@ -49,6 +49,7 @@ HINTS: Mapping[str, str] = {
     "id_slot": "there are no slots: pages are shared by all requests",
     "reasoning_format": "reasoning comes as `reasoning`; hide it with include_reasoning: false",
     "structural_tag": "use `tools` with `tool_choice`",
+    "guided_decoding_backend": "llguidance holds every form; leave it out",
     "extra_body": "send its fields at the top of the body",
 }
 """Fields of other servers that are refused, with what to do instead."""
@@ -72,6 +73,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "spaces_between_special_tokens": (None, True),
     "reasoning_format": (None, "auto", "deepseek"),
     "vllm_xargs": (None, {}),
+    "guided_decoding_backend": (None, "auto", "guidance"),
 }
 """Values of refused fields that ask for what happens anyway."""
 

@@ -23,15 +23,16 @@ _GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "gr
 
 
 def wanted_format(request: Common) -> Format | None:
-    """None where any text will do. InvalidRequest names a form that is none, and the second where there are two."""
+    """None where any text will do. InvalidRequest names a form that is none, and a second that is not the first under
+    another name: clients for any vLLM send the older name and the newer one."""
     found = [(param, value) for param, value in _asked(request) if value is not None]
-    if len(found) > 1:
-        (first, _), (second, _) = found[:2]
-        raise InvalidRequest(f"{second} does not go with {first}: an answer has one form", param=second)
-    for param, value in found:
-        kind = param.rpartition(".")[2].removeprefix("guided_")
-        return Format(_DRAFTS[kind](value, param), _param(param))
-    return None
+    if not found:
+        return None
+    (first, value), *others = found
+    for other, again in others:
+        if (_draft_of(other), again) != (_draft_of(first), value):
+            raise InvalidRequest(f"{other} does not go with {first}: an answer has one form", param=other)
+    return Format(_draft_of(first)(value, first), _param(first))
 
 
 def will_need_grammar(request: Common) -> bool:
@@ -91,6 +92,10 @@ def _param(path: str) -> str:
 def _own_grammar(text: str, param: str) -> Draft:
     """GBNF where there is a rule `root ::=`, else Lark."""
     return gbnf_grammar(text, param=param) if "::=" in text else lark_grammar(text, param=param)
+
+
+def _draft_of(path: str) -> Callable[[Any, str], Draft]:
+    return _DRAFTS[path.rpartition(".")[2].removeprefix("guided_")]
 
 
 _DRAFTS: Mapping[str, Callable[[Any, str], Draft]] = {

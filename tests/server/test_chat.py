@@ -33,8 +33,8 @@ LONG_WINDED = next(f"tell me {number}" for number in range(99) if len(said(f"tel
 
 
 def events_of(text: str) -> list[dict[str, Any]]:
-    """The events of a stream, which must end as all streams end."""
-    lines = [line for line in text.split("\n") if line]
+    """The events of a stream, which must end as all streams end; comments tell of a model that is slow to start."""
+    lines = [line for line in text.split("\n") if line and not line.startswith(": ")]
     assert lines[-1] == "data: [DONE]" and all(line.startswith("data: ") for line in lines)
     return [msgspec.json.decode(line[6:]) for line in lines[:-1]]
 

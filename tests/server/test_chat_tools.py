@@ -237,6 +237,12 @@ def test_other_forms_hold_as_well(world: World, form: dict[str, Any], pattern: s
     assert re.fullmatch(pattern, "".join(texts))
 
 
+def test_guidance_sends_its_grammar_by_both_of_the_names_that_vllm_has_had(world: World) -> None:
+    text = '%llguidance {}\n\nstart: "I say " a\na[capture]: A\nA: /[a-z]{3}/\n'
+    form = {"guided_decoding_backend": "guidance", "guided_grammar": text, "structured_outputs": {"grammar": text}}
+    assert re.fullmatch("I say [a-z]{3}", ask(world, "say:something else", **form)["message"]["content"])
+
+
 def test_with_tools_an_answer_is_a_call_or_has_its_form(world: World) -> None:
     fields = {"tools": [LOOK], "guided_json": SMALL}
     assert calls_of(ask(world, f"say:{CALL}", **fields)) == [("look", {"word": "sky", "times": 2})]
