@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from localllm.cli.failures import unwinding
 from localllm.cli.human import size_text, table
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import AsJson, named, open_runnable_library
@@ -56,7 +57,7 @@ def update(
     invocation = Invocation.of(ctx)
     library = open_runnable_library(invocation.settings())
     wanted = named(models)
-    with invocation.progress(is_quiet=quiet) as progress:
+    with invocation.progress(is_quiet=quiet) as progress, unwinding():
         changed = [entry for model in wanted for entry in library.update(model, progress.on_pull)]
     print_text("\n".join(f"updated {entry.name!r}" for entry in changed) or "everything is up to date")
 

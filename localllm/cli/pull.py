@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from localllm.cli.failures import unwinding
 from localllm.cli.invocation import Invocation
 from localllm.cli.library import KnownModel, open_runnable_library
 
@@ -31,7 +32,7 @@ def pull_model(
     library = open_runnable_library(settings)
     if to_run:
         library.refuse_tokenizer(model)
-    with invocation.progress(is_quiet=is_quiet) as progress:
+    with invocation.progress(is_quiet=is_quiet) as progress, unwinding():
         try:
             entry = library.pull(model, progress.on_pull)
         except KeyboardInterrupt:

@@ -76,3 +76,33 @@ def test_a_kill_costs_at_most_the_bytes_since_the_last_checkpoint(
     entry = library_of(tmp_path / "home", hub_endpoint=hub.endpoint).pull("org/x", listener)
     assert Path(entry.path).read_bytes() == content
     assert listener.resumed_bytes >= 16 << 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_told_to_end_keeps_all_that_came(
+    tmp_path: Path, hub: FakeHub, listener: Listener, number: signal.Signals
+) -> None:
+    """As by a terminal that is closed, or a machine that shuts down: fewer bytes than between two checkpoints."""
+    content = tiny_gguf(tmp_path / "made.gguf", kilobytes=6_000).read_bytes()
+    hub.repos["org/x"] = {"Tiny-F32.gguf": content}
+    script = f"""
+import os
+from localllm.cli.app import main
+from localllm.store.library import Library
+pull = Library.pull
+def until_told(self, name, say):
+    def stop(event):
+        say(event)
+        if event.completed_bytes > 3 << 20:
+            os.kill(os.getpid(), {number.value})
+    return pull(self, name, stop)
+Library.pull = until_told
+main(["pull", "org/x"])
+"""
+    home = tmp_path / "home"
+    own = {"LOCALLLM_HOME": str(home), "LOCALLLM_HUB_ENDPOINT": hub.endpoint, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", script], env={**os.environ, **own}, capture_output=True, text=True)
+    assert run.returncode == 128 + number and "Traceback" not in run.stderr
+    entry = library_of(home, hub_endpoint=hub.endpoint).pull("org/x", listener)
+    assert Path(entry.path).read_bytes() == content
+    assert listener.resumed_bytes >= 3 << 20
