@@ -20,7 +20,7 @@ from textual.screen import Screen
 from localllm.errors import LocalLLMError
 from localllm.safe_text import one_line
 from localllm.tui import cells
-from localllm.tui.frame import TABS, FrameScreen, key_text
+from localllm.tui.frame import TABS, FrameScreen, key_text, name_of
 from localllm.tui.help import HelpScreen, PagedText
 from localllm.tui.link import Link
 from localllm.tui.live.state import LiveState
@@ -219,7 +219,8 @@ class LocalApp(App[None]):
                 continue
             if isinstance(screen, FrameScreen) and not screen.is_offered(binding.action):
                 continue
-            title = binding.description[:1].upper() + binding.description[1:]
+            name = name_of(screen, binding)
+            title = name[:1].upper() + name[1:]
             help_text = f"{binding.tooltip}   {self.get_key_display(binding)}"
             yield SystemCommand(title, help_text, self._runner(binding.action, active.node))
         for roles in (DARK, LIGHT, CONTRAST, MONO):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import events
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.dom import DOMNode
 from textual.screen import Screen
@@ -177,7 +177,12 @@ def shown_keys(screen: Screen[object]) -> Iterator[tuple[str, str, str, DOMNode]
             continue
         seen.add(binding.action)
         key = screen.app.get_key_display(binding)
-        yield key, binding.description, binding.action, active.node
+        yield key, name_of(screen, binding), binding.action, active.node
+
+
+def name_of(screen: Screen[object], binding: Binding) -> str:
+    """What a key does, as this screen says it in this window."""
+    return screen.name_here(binding) if isinstance(screen, FrameScreen) else binding.description
 
 
 def _hint(ink: Ink, key: str, label: str) -> Line:
@@ -278,6 +283,10 @@ class FrameScreen(Screen[None]):
         """Whether it would do something now: else neither the footer nor the palette names it. Its key is heard all
         the same, and may say why nothing happens."""
         return True
+
+    def name_here(self, binding: Binding) -> str:
+        """What a key does, where that depends on the window."""
+        return binding.description
 
     def frame_arrived(self, frame: Frame) -> None:
         """A frame of the live feed, while this screen is shown."""

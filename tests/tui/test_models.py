@@ -128,7 +128,7 @@ async def test_the_screen_looks_as_it_did(tmp_path: Path, size: tuple[int, int])
         await world.until(lambda: "61 MB/s   2 at once" in world.text and "412 tok/s" in world.text)
         await world.at("gemma3:12b")
         await world.until(lambda: "▌ gemma3:12b" in world.text)
-        await world.until(lambda: "enter load" in world.text.rstrip().splitlines()[-1])  # keys follow the cursor
+        await world.until(lambda: "u unload" not in world.text.rstrip().splitlines()[-1])  # keys follow the cursor
         held_against(world.app, f"models-{size[0]}x{size[1]}")
 
 
@@ -449,6 +449,7 @@ async def test_a_model_can_be_looked_into(tmp_path: Path, key: str, title: str, 
 async def test_in_a_compact_window_enter_opens_the_model_as_a_page(tmp_path: Path) -> None:
     async with models(tmp_path, size=(80, 24)) as world:
         await world.at("gemma3:12b")
+        assert "enter open" in world.text.splitlines()[-1] and "enter load" not in world.text
         await world.press("enter")
         await world.until(lambda: isinstance(world.app.screen, ModelPage))
         assert "It fits with" in world.text and "esc back  enter load" in world.text

@@ -146,7 +146,13 @@ class ModelList(DrawnList):
     """The models of a state. The cursor stays on its model while others come and go."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "load", id="models.load", tooltip="Load the model, or pull it"),
+        Binding(
+            "enter",
+            "choose",
+            "load",
+            id="models.load",
+            tooltip="Load the model, or pull it; in a small window: open its page",
+        ),
     ]
 
     is_old = False

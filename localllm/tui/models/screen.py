@@ -303,6 +303,10 @@ class ModelsScreen(FrameScreen):
             return self.focused is not self.list or self.size_class == "compact" or self.can("load")
         return self.can(action[len("act('") : -2]) if action.startswith("act(") else True
 
+    def name_here(self, binding: Binding) -> str:
+        opens = binding.action == "choose" and self.focused is self.list and self.size_class == "compact"
+        return "open" if opens else binding.description
+
     def can(self, what: str) -> bool:
         """Whether it would do something to the model, or the pull, under the cursor."""
         return self._acts.can(what)
