@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -14,6 +15,8 @@ from localllm.errors import ChatsUnusable, DiskFull, LocalLLMError
 from localllm.history.schema import INDEX, STEPS, VERSION
 
 BUSY_S = 10.0
+LEAST_FREE_BYTES = 1 << 16
+"""Of what SQLite needs beside the file, to read it as well: where that has no room it says no more than I/O error."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _PARTS = ("", "-wal", "-shm")
 
@@ -151,6 +154,8 @@ def in_our_words(error: sqlite3.Error, path: Path) -> LocalLLMError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return DiskFull("the disk is full: the chat was not written", hint="free some space, and try again")
+    if code == sqlite3.SQLITE_IOERR and shutil.disk_usage(path.parent).free < LEAST_FREE_BYTES:
+        return DiskFull(f"the disk is full: {path} cannot be opened", hint="free some space, and try again")
     if code in _DAMAGED:
         hint = "move it away to begin a new one; `sqlite3 FILE .recover` may read what is left"
         return ChatsUnusable(f"{path} is damaged ({error})", hint=hint)

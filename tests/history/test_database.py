@@ -1,17 +1,20 @@
 """The file under bad weather: other processes, a full disk, damage, newer versions, other people."""
 
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from localllm.errors import ChatsUnusable, DiskFull
+from localllm.errors import ChatsUnusable, DiskFull, LocalLLMError
 from localllm.history import History
+from localllm.history.database import in_our_words
 from localllm.history.schema import VERSION
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +119,17 @@ def test_a_full_disk_is_said_and_loses_nothing(history: History) -> None:
     history._database.rows("PRAGMA max_page_count = 1000000")
     history.add(chat.id, kept.id, "assistant", "x" * 100_000)
     assert len(history.branch(chat.id)) == 2
+
+
+@pytest.mark.parametrize(("free_bytes", "kind"), [(0, DiskFull), (1 << 30, ChatsUnusable)])
+def test_a_disk_too_full_to_open_the_file_is_told_from_one_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_bytes: int, kind: type[LocalLLMError]
+) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE  # SQLite's own words for both
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free_bytes))
+    found = in_our_words(error, tmp_path / "chats.db")
+    assert type(found) is kind and found.hint
 
 
 def test_a_whole_is_written_or_nothing_of_it(history: History) -> None:
