@@ -1,5 +1,6 @@
 """A streamed answer on its way to stdout: sanitized, thinking told apart, words wrapped, statistics on stderr."""
 
+import shlex
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -7,10 +8,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
+from localllm.cli.failures import print_warning
 from localllm.cli.human import display_width, stopwatch_text
 from localllm.safe_text import StreamSanitizer
 
 if TYPE_CHECKING:
+    from localllm.cli.conversation import Conversation
     from localllm.client import ChatChunk, Client, Timings
 
 _GREY, _PLAIN = "\x1b[90m", "\x1b[0m"
@@ -134,6 +137,16 @@ def stream_answer(client: "Client", body: dict[str, Any], look: Look, answer: An
 
 def _generator(chunks: "Iterator[ChatChunk]") -> Any:
     return chunks  # a generator: closing it closes the connection
+
+
+def warn_if_cut(answer: Answer, conversation: "Conversation") -> None:
+    """An answer that met a limit which nobody set for this conversation must not look whole."""
+    if answer.finish_reason == "length" and "max_tokens" not in conversation.body():
+        print_warning(
+            "the answer is cut off: the context is full, or a limit of tokens is reached",
+            f"num_ctx and num_predict of `localllm show {shlex.quote(conversation.model)}`, "
+            "context_length and max_tokens of `localllm config list` set them",
+        )
 
 
 def stats_text(timings: "Timings") -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from localllm.cli.answer import Answer, Look, stats_text, stream_answer
+from localllm.cli.answer import Answer, Look, stats_text, stream_answer, warn_if_cut
 from localllm.cli.asking import FORMAT, format_fields, thinking_fields, thinking_refused
 from localllm.cli.connect import as_seen_by_daemon
 from localllm.cli.conversation import Conversation
@@ -129,6 +129,7 @@ class Repl:
                 self._conversation.say("assistant", answer.text)
             if self._keeper:
                 self._keeper.answered(self._conversation, answer)
+        warn_if_cut(answer, self._conversation)
         if self._is_verbose and answer.timings:
             sys.stderr.write(stats_text(answer.timings))
 

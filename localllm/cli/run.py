@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from localllm.cli.answer import Answer, Look, stats_text, stream_answer
+from localllm.cli.answer import Answer, Look, stats_text, stream_answer, warn_if_cut
 from localllm.cli.asking import FormatWish, Think, thinking_refused, wish_fields
 from localllm.cli.connect import as_seen_by_daemon, elsewhere, started_client
 from localllm.cli.conversation import Conversation, finite
@@ -192,6 +192,8 @@ def answer_once(
     finally:
         if keeper:
             keeper.answered(conversation, answer)
+    if not invocation.is_quiet:
+        warn_if_cut(answer, conversation)
     if verbose and answer.timings:
         sys.stderr.write(stats_text(answer.timings))
 

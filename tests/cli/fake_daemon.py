@@ -37,6 +37,7 @@ class FakeDaemon(ThreadingHTTPServer):
         self.under_way: list[dict[str, Any]] = []
         self.ready: dict[str, Any] = {"status": "ready"}
         self.hangs = False
+        self.finish_reason = "stop"
         self.client_left = Event()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -94,7 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
                 events.append(delta)
             else:
                 events.append({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
-        events.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "timings": TIMINGS})
+        events.append(
+            {"choices": [{"index": 0, "delta": {}, "finish_reason": self.server.finish_reason}], "timings": TIMINGS}
+        )
         self._stream([f"data: {json.dumps(event)}\n\n" for event in events] + ["data: [DONE]\n\n"])
 
     def _json(self, status: int, value: Any) -> None:

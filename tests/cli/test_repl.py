@@ -156,6 +156,17 @@ def test_the_parameters_shown_are_those_in_force(server: FakeDaemon, small_model
         assert "temperature    1" in shown and "temperature    0.2" not in shown
 
 
+def test_an_answer_that_was_cut_says_so(terminal: Terminal, server: FakeDaemon) -> None:
+    server.finish_reason = "length"
+    terminal.line("Hi")
+    terminal.wait_for("Warning: the answer is cut off")
+    terminal.wait_for(PROMPT)
+    terminal.line("/set parameter num_predict 3")
+    terminal.wait_for(PROMPT)
+    terminal.line("Again")
+    assert "Warning" not in terminal.wait_for(PROMPT)
+
+
 def test_a_path_is_a_message_and_no_command(terminal: Terminal, server: FakeDaemon) -> None:
     terminal.line("/tmp/a.png what is this?")
     terminal.wait_for("Hello there.")

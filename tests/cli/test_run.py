@@ -98,6 +98,14 @@ def test_an_error_of_the_daemon_is_one_sentence_with_its_exit_code(cli: Cli, dae
     assert (outcome.code, outcome.err) == (5, "Error: does not fit\n  try another\n")
 
 
+def test_an_answer_that_met_a_limit_nobody_asked_for_does_not_look_whole(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.finish_reason = "length"
+    outcome = cli("run", "tiny", "hi")
+    assert (outcome.code, outcome.out) == (0, "Hello there.\n")
+    assert outcome.err.startswith("Warning: the answer is cut off: ") and "`localllm show tiny`" in outcome.err
+    assert cli("run", "tiny", "hi", "--max-tokens", "2").err == "" == cli("-q", "run", "tiny", "hi").err
+
+
 def test_a_model_that_is_not_here_is_pulled_first(
     cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
