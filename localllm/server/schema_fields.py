@@ -74,6 +74,7 @@ COMMON: dict[str, Schema] = {
     "response_format": or_null(
         sealed(kind("text")),
         sealed(kind("json_object", schema=or_null(OBJECT))),
+        sealed(kind("json_object", ("value",), value=OBJECT)),
         sealed(kind("json_schema", ("json_schema",), json_schema=_SCHEMA)),
         sealed(kind("json_schema", ("schema",), schema=OBJECT, json_schema=_SCHEMA)),
     ),

@@ -79,7 +79,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 
 OBJECTS: Mapping[str, tuple[str, ...]] = {
-    "response_format": ("type", "json_schema", "schema"),
+    "response_format": ("type", "json_schema", "schema", "value"),
     "response_format.json_schema": ("name", "description", "schema", "strict"),
     "text.format": ("type", "name", "description", "schema", "strict"),
     "tool_choice": (

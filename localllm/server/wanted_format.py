@@ -56,13 +56,14 @@ def _given(own: msgspec.Struct) -> list[tuple[str, Any]]:
 
 
 def _of_response_format(wanted: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
-    """`json_object`, or `json_schema` with the schema in the place that OpenAI has for it, or llama.cpp."""
+    """`json_object`, with the schema that llama.cpp lets it have, or by text-generation-inference's name for it; or
+    `json_schema` with the schema in the place that OpenAI has for it, or llama.cpp."""
     if wanted is None or wanted.get("type") == "text":
         return []
     kind = wanted.get("type")
     if kind == "json_object":
-        schema = wanted.get("schema")
-        return [("response_format.json_object", True) if schema is None else ("response_format.schema", schema)]
+        schemas = [(f"{_FORMAT}.{name}", wanted[name]) for name in ("schema", "value") if wanted.get(name) is not None]
+        return schemas or [("response_format.json_object", True)]
     if kind != "json_schema":
         raise InvalidRequest(
             f"response_format.type must be text, json_object or json_schema, not {kind!r}", param="response_format"
@@ -102,6 +103,7 @@ _DRAFTS: Mapping[str, Callable[[Any, str], Draft]] = {
     "json_object": lambda value, param: json_object_grammar(),
     "json": _json,
     "schema": _json,
+    "value": _json,
     "json_schema": _json,
     "regex": lambda value, param: regex_grammar(value, param=param),
     "choice": lambda value, param: choice_grammar(value, param=param),

@@ -198,6 +198,7 @@ def test_the_official_client_puts_the_parts_together(client: openai.OpenAI) -> N
 FORMS: list[dict[str, Any]] = [
     {"response_format": {"type": "json_schema", "json_schema": {"name": "small", "strict": True, "schema": SMALL}}},
     {"response_format": {"type": "json_object", "schema": SMALL}},
+    {"response_format": {"type": "json_object", "value": SMALL}},  # so huggingface_hub sends a json_schema
     {"structured_outputs": {"json": SMALL}},
     {"structured_outputs": {"json": json.dumps(SMALL)}},
     {"guided_json": SMALL},

@@ -77,6 +77,8 @@ CHAT_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs.choice"),
     ({"json_schema": {"type": "object", "properties": {"a": {"pattern": "("}}}}, "json_schema"),
     ({"response_format": {"type": "json_object", "mood": 1}}, "response_format.mood"),
+    ({"response_format": {"type": "json_object", "value": {"type": "wat"}}}, "response_format"),
+    ({"response_format": {"type": "json_object", "schema": {}, "value": {"type": "null"}}}, "response_format.value"),
     (
         {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "shape": 1}}},
         "response_format.json_schema.shape",
