@@ -330,6 +330,9 @@ def _check(facts: Facts) -> None:
     for name, value, most in bounds:
         if not 1 <= value <= most:
             raise BadModelFile(f"{name} is {value}, but must be between 1 and {most}")
-    for name, values in (("head_count", facts.num_heads), ("head_count_kv", (1,) if facts.num_kv_heads is None else facts.num_kv_heads)):
+    for name, values in (
+        ("head_count", facts.num_heads),
+        ("head_count_kv", (1,) if facts.num_kv_heads is None else facts.num_kv_heads),
+    ):
         if len(values) not in (1, facts.num_layers):
             raise BadModelFile(f"attention.{name} has {len(values)} values for {facts.num_layers} layers")

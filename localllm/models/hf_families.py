@@ -17,6 +17,7 @@ from localllm.models.state_space_facts import bamba, falcon_h1, granite_hybrid, 
 
 Config = Mapping[str, Any]
 _AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
+_NO_SUM = 1e-6
 SOFTMAX, SIGMOID = 1, 2  # as GGUF files number what scores experts
 
 
@@ -146,6 +147,12 @@ def _falcon(facts: Facts, config: Config) -> Facts:
 
 
 def _ernie_experts(facts: Facts, config: Config) -> Facts:
+    """UnsupportedModel for a least sum of weights that would be met: published ones only keep from dividing by 0."""
+    least = config.get("moe_norm_min", 0.0)
+    if not isinstance(least, (int, float)) or least > _NO_SUM:
+        raise UnsupportedModel(
+            f"this build does not know weights of experts that sum up to {least!r:.60} (moe_norm_min)"
+        )
     return replace(facts, shared_expert_width=facts.expert_width * facts.num_shared_experts)
 
 

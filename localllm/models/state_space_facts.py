@@ -84,10 +84,13 @@ def granite_hybrid(facts: Facts, config: Config) -> Facts:
 
 
 def bamba(facts: Facts, config: Config) -> Facts:
-    """Half of every head turns, whether the config says it or not."""
+    """Half of every head turns, whatever is said beside `rope_parameters`."""
     head_dim = facts.head_dim or facts.hidden_size // max(facts.num_heads[0], 1)
+    is_told = (config.get("rope_parameters") or {}).get("partial_rotary_factor") is not None
     turned = config.get("attn_rotary_emb")
-    return _with_state(replace(facts, rope_dims=turned if isinstance(turned, int) else head_dim // 2), config)
+    if is_told or not isinstance(turned, int):
+        turned = int(head_dim * (facts.rope_share if is_told else 0.5))
+    return _with_state(replace(facts, rope_dims=turned), config)
 
 
 def falcon_h1(facts: Facts, config: Config) -> Facts:

@@ -57,6 +57,7 @@ def difference(model: Any, folder: Path) -> float:
         ("gpt-oss", {"rope_parameters": UNTOLD}),
         ("exaone 4", {"sliding_window": 9}),
         ("gemma 4", {"num_hidden_layers": 11}),
+        ("bamba", {"rope_parameters": {**PLAIN, "partial_rotary_factor": 0.25}}),
         ("llama", {"rope_parameters": PROPORTIONAL}),
     ],
 )
@@ -98,6 +99,7 @@ NESTED = {"sliding_attention": PLAIN, "full_attention": PLAIN}
         ("qwen3 next", {"hidden_act": "gelu"}, "hidden_act"),
         ("falcon h1", {"hidden_act": "gelu"}, "hidden_act"),
         ("granite 4 h", {"hidden_act": "relu"}, "hidden_act"),
+        ("ernie 4.5 moe", {"moe_norm_min": 0.5}, "moe_norm_min"),
         ("olmo3", {"layer_types": ["attention"] * 4}, "'attention'"),
         ("deepseek v3", {"rope_parameters": {**MEASURED, "rope_type": "linear"}}, "mscale_all_dim"),
         ("deepseek v2", {"rope_parameters": {**MEASURED, "rope_type": "dynamic"}}, "mscale_all_dim"),
