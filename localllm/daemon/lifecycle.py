@@ -25,6 +25,8 @@ DAEMON_COMMAND = (sys.executable, "-m", "localllm.server")
 START_TIMEOUT_S = 60.0
 """Longer than a daemon waits for its predecessor to finish."""
 STOP_TIMEOUT_S = 45.0
+FINISHING_S = 35.0
+"""A daemon that finishes its last answers is gone by then; one without an address that is not has lost the file."""
 PROBE_TIMEOUT_S = 2.0
 MAX_HEALTH_BYTES = 1 << 20
 LOOK_EVERY_S = 0.2
@@ -183,9 +185,10 @@ def stop_daemon(settings: Settings, *, timeout_s: float = STOP_TIMEOUT_S) -> boo
     pid = status.address.pid if status else holder_of(settings.daemon_lock)
     if pid is None:
         return False
-    deadline, is_asked = time.monotonic() + timeout_s, False
-    while time.monotonic() < deadline:
-        if not is_asked and settings.address_file.exists():  # without one it is finishing, or not up yet
+    begun, is_asked = time.monotonic(), False
+    while time.monotonic() < begun + timeout_s:
+        is_up = settings.address_file.exists()  # without one it is finishing, or not up yet
+        if not is_asked and (is_up or time.monotonic() >= begun + FINISHING_S):
             is_asked = True
             _ask_to_finish(pid)
         with locked(settings.daemon_lock, wait_s=LOOK_EVERY_S) as is_gone:
@@ -203,7 +206,8 @@ def silent_daemon(settings: Settings) -> DaemonUnreachable | None:
     if settings.address_file.exists():
         return DaemonUnreachable(f"the daemon{_named(pid)} does not answer", hint="`localllm daemon stop` ends it")
     return DaemonUnreachable(
-        f"a daemon{_named(pid)} is starting or finishing its last answers", hint="try again in a few seconds"
+        f"a daemon{_named(pid)} is starting or finishing its last answers",
+        hint="try again in a few seconds, or wait for its end with `localllm daemon stop`",
     )
 
 

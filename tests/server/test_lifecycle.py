@@ -20,7 +20,9 @@ import pytest
 from localllm.daemon import lifecycle
 from localllm.daemon.home import Address, holder_of, locked, read_address, write_address
 from localllm.daemon.lifecycle import (
+    FINISHING_S,
     START_TIMEOUT_S,
+    STOP_TIMEOUT_S,
     daemon_status,
     ensure_daemon,
     find_daemon,
@@ -412,6 +414,19 @@ def test_stopping_waits_for_a_daemon_that_is_finishing_already(settings: Setting
     assert not any('"error"' in line for line in rest)  # it was waited for, not hurried
     until(lambda: not is_alive(address.pid))
     assert not stop_daemon(settings)
+
+
+def test_a_daemon_whose_address_file_was_deleted_can_be_stopped(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = ensure_daemon(settings, command=COMMAND)
+    settings.address_file.unlink()
+    silent = silent_daemon(settings)
+    assert silent is not None and "daemon stop" in silent.hint
+    monkeypatch.setattr(lifecycle, "FINISHING_S", 0.2)
+    assert stop_daemon(settings)
+    until(lambda: not is_alive(address.pid))
+    assert STOP_TIMEOUT_S > FINISHING_S > DRAIN_S + LAST_EVENTS_S
 
 
 def test_a_successor_waits_as_long_as_a_daemon_may_take_to_finish() -> None:
