@@ -43,8 +43,11 @@ class Branch(Sequence[Message]):
         return self._made[message_id]
 
     def __iter__(self) -> Iterator[Message]:
+        """Without those that were removed meanwhile, as an answer is that failed before its first word."""
         for start in range(0, len(self.ids), AT_ONCE):
-            yield from self._messages(self.ids[start : start + AT_ONCE])
+            ids = self.ids[start : start + AT_ONCE]
+            self._read_in(ids)
+            yield from (self._made[message_id] for message_id in ids if message_id in self._made)
 
     def message(self, message_id: int) -> Message:
         """Any message of the chat, also of other branches. KeyError when there is none (any more)."""
@@ -60,9 +63,12 @@ class Branch(Sequence[Message]):
         return Branch(self.tree, self._read, leaf)
 
     def _messages(self, ids: list[int]) -> list[Message]:
+        self._read_in(ids)
+        return [self._made[message_id] for message_id in ids]
+
+    def _read_in(self, ids: list[int]) -> None:
         if missing := [message_id for message_id in ids if message_id not in self._made]:
             self._made.update((row[0], message_of(row)) for row in self._read(missing))
-        return [self._made[message_id] for message_id in ids]
 
 
 def message_of(row: Sequence[Any]) -> Message:

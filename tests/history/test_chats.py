@@ -61,6 +61,16 @@ def test_a_file_without_a_word_names_the_chat(history: History) -> None:
     assert history.chat(chat.id).title == "scheduler.py"
 
 
+def test_who_reads_a_branch_passes_over_what_was_removed_meanwhile(history: History) -> None:
+    chat_id = talk(history, "one", "two")
+    branch, fresh = history.branch(chat_id), history.branch(chat_id)
+    assert [message.content for message in branch] == ["one", "two"]
+    history.take_back(branch.ids[1])
+    assert [message.content for message in fresh] == ["one"]
+    with pytest.raises(KeyError):
+        fresh.message(branch.ids[1])
+
+
 def test_an_edit_is_a_sibling_and_both_branches_stay(history: History) -> None:
     chat_id = talk(history, "one", "two", "three", "four")
     branch = history.branch(chat_id)

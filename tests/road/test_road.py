@@ -105,7 +105,7 @@ def test_daemon_and_worker_together_stay_small(house: House) -> None:
 
 
 def test_run_answers_and_prints_only_the_answer(house: House) -> None:
-    done = house.run("run", MODEL, "Why is the sky blue?")
+    done = house.run("run", MODEL, "Why is the sky blue?", "--max-tokens", "60")
     assert "light" in done.stdout
     assert done.stderr == ""
 

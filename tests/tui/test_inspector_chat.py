@@ -10,6 +10,7 @@ from textual.pilot import Pilot
 from localllm.client import Client
 from localllm.tui.app import LocalApp
 from localllm.tui.inspector.screen import InspectorScreen
+from localllm.tui.inspector.token import choices_of
 from tests.daemon.toy import ToyLibrary, toy_entry
 from tests.server.world import World, daemon
 from tests.tui.fakes import app_with
@@ -59,8 +60,9 @@ async def test_a_finished_answer_is_looked_at_and_another_one_grows_from_it(worl
         assert (
             inspector.answer.num_prompt == len("<user>hello there\n<assistant>") and inspector.answer.vocab_size == 260
         )
-        await pilot.press("home", "right", "right", "down")
-        other = inspector.answer.tokens[2].alternatives[1].token_id
+        await pilot.press("home", "right", "right")
+        await pilot.press("up" if inspector.chosen else "down")  # another one, whichever was drawn
+        other = choices_of(inspector.answer.tokens[2])[inspector.chosen].token_id
         await pilot.press("enter")
         await until(pilot, lambda: "2 of 2" in screen_text(app) and "esc stop" not in screen_text(app))
         inspector = await opened(app, pilot)
