@@ -94,6 +94,13 @@ async def talking(
                 script.gate.set()
 
 
+async def test_nobody_types_into_the_search_who_did_not_go_there(tmp_path: Path) -> None:
+    async with talking(ChatClient(), tmp_path) as world:
+        world.app.screen.set_focus(None)  # as where a page in a browser lost the focus while it was opened
+        await world.pilot.press("f1", "escape", "h", "i")
+        await world.until(lambda: world.screen.composer.text == "hi")
+
+
 async def test_who_has_no_model_is_led_to_one(tmp_path: Path) -> None:
     client = ChatClient()
     client.looking.answer = ModelNotFound("smollm2:135m is not here", hint="get it with: localllm pull smollm2:135m")

@@ -63,6 +63,7 @@ class ChatBase(FrameScreen):
     """Opens chats and shows what they hold."""
 
     TAB = "chat"
+    AUTO_FOCUS = "Composer"
     clock: Callable[[], float] = staticmethod(time.time)
 
     def __init__(self) -> None:
