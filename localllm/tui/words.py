@@ -92,4 +92,9 @@ def model_name(name: str) -> str:
 
 def plural(number: int, one: str, many: str = "") -> str:
     """`1 message`, `4 messages`."""
-    return f"{count(number)} {one if number == 1 else many or one + 's'}"
+    return f"{count(number)} {noun(number, one, many)}"
+
+
+def noun(number: int, one: str, many: str = "") -> str:
+    """The word behind a number: `message` or `messages`."""
+    return one if number == 1 else many or one + "s"

@@ -38,6 +38,8 @@ from localllm.tui import words
         (words.model_name("/models/smollm2.gguf"), "smollm2.gguf"),
         (words.model_name("hf.co/org/repo:Q4_K_M"), "hf.co/org/repo:Q4_K_M"),
         (words.plural(1, "message"), "1 message"),
+        (words.noun(1, "byte"), "byte"),
+        (words.noun(0, "byte"), "bytes"),
         (words.plural(1204, "message"), "1,204 messages"),
     ],
 )

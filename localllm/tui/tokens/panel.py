@@ -110,7 +110,9 @@ class TokenPanel(Drawn):
         split, name = self._split, one_line(self._state.title(self.number))
         info = Line()
         if split is not None and not split.problem:
-            info.put(words.count(split.count), ink("bright", bold=True)).put(" tokens", ink("muted"))
+            info.put(words.count(split.count), ink("bright", bold=True)).put(
+                f" {words.noun(split.count, 'token')}", ink("muted")
+            )
             if split.count:
                 each = self._state.explanation.num_chars / split.count if self._state.explanation else 0.0
                 info.put(f"   {each:.1f}", ink()).put(" chars each" if width >= 44 else "", ink("muted"))

@@ -104,8 +104,9 @@ def _agreement(ink: Ink, splits: Sequence[told.SplitText]) -> Line:
 def text_info(ink: Ink, state: TokensState, width: int) -> Line:
     """Counts of the text, and where it is cut off and why."""
     text = state.text
-    info = Line((words.count(len(text)), ink())).put(" characters", ink("muted"))
-    info.put(f"   {words.count(len(text.encode('utf-8', 'replace')))}", ink()).put(" bytes", ink("muted"))
+    info, num_bytes = Line(), len(text.encode("utf-8", "replace"))
+    for gap, number, name in (("", len(text), "character"), ("   ", num_bytes, "byte")):
+        info.put(f"{gap}{words.count(number)}", ink()).put(f" {words.noun(number, name)}", ink("muted"))
     if len(text) <= MAX_CHARS:
         return info
     why = f"the first {words.count(MAX_CHARS)} are shown, so that typing stays quick   "
