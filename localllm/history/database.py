@@ -6,19 +6,17 @@ import os
 import shutil
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from localllm.errors import ChatsUnusable, DiskFull, LocalLLMError
 from localllm.history.schema import INDEX, STEPS, VERSION
+from localllm.sqlite_files import code_of, is_damage, set_aside
 
 BUSY_S = 10.0
 LEAST_FREE_BYTES = 1 << 16
 """Of what SQLite needs beside the file, to read it as well: where that has no room it says no more than I/O error."""
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_PARTS = ("", "-wal", "-shm")
 
 
 class Database:
@@ -124,18 +122,8 @@ class Database:
                 return
             except sqlite3.DatabaseError:
                 pass
-            kept = self._free_name()
-            for part in _PARTS:
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(f"{self.path}{part}", f"{kept}{part}")
+            kept = set_aside(self.path)
         self.notice = f"The file of chats was damaged. It was kept as {kept}, and a new one was begun."
-
-    def _free_name(self) -> Path:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        names = (
-            self.path.with_name(f"{self.path.name}.damaged-{stamp}{extra}") for extra in ("", *map(str, range(99)))
-        )
-        return next(name for name in names if not name.exists())
 
     @contextlib.contextmanager
     def _our_words(self) -> Iterator[None]:
@@ -145,18 +133,14 @@ class Database:
             raise in_our_words(error, self.path) from None
 
 
-def is_damage(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
-
-
 def in_our_words(error: sqlite3.Error, path: Path) -> LocalLLMError:
     """SQLite's error as one of ours."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = code_of(error)
     if code == sqlite3.SQLITE_FULL:
         return DiskFull("the disk is full: the chat was not written", hint="free some space, and try again")
     if code == sqlite3.SQLITE_IOERR and shutil.disk_usage(path.parent).free < LEAST_FREE_BYTES:
         return DiskFull(f"the disk is full: {path} cannot be opened", hint="free some space, and try again")
-    if code in _DAMAGED:
+    if is_damage(error):
         hint = "move it away to begin a new one; `sqlite3 FILE .recover` may read what is left"
         return ChatsUnusable(f"{path} is damaged ({error})", hint=hint)
     if code == sqlite3.SQLITE_BUSY:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from localllm.errors import DiskFull, InvalidRequest, LocalLLMError, StoreError
+from localllm.sqlite_files import code_of, is_damage, set_aside
 
 logger = logging.getLogger("localllm.server")
 
 T = TypeVar("T")
 VERSION = 1
 BUSY_S = 5.0
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 MAX_AGE_S = 30 * 86_400.0
 MAX_RESPONSES = 10_000
 MAX_BYTES = 2**30
@@ -130,7 +130,7 @@ class ResponseStore:
             try:
                 return work()
             except sqlite3.DatabaseError as error:
-                if _code_of(error) not in _DAMAGED:
+                if not is_damage(error):
                     raise
                 self._set_aside(error)
                 return work()
@@ -140,10 +140,7 @@ class ResponseStore:
     def _set_aside(self, error: sqlite3.DatabaseError) -> None:
         """Nobody else has the file open: a home has one daemon."""
         self._close()
-        kept = self._path.with_name(f"{self._path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-        for part in ("", "-wal", "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(f"{self._path}{part}", f"{kept}{part}")
+        kept = set_aside(self._path)
         logger.warning("%s is damaged (%s); it is kept as %s, and a new one begun", self._path.name, error, kept.name)
 
     def _connection(self) -> sqlite3.Connection:
@@ -207,12 +204,8 @@ class ResponseStore:
 
 
 def _error_of(error: sqlite3.Error | OSError, path: Path) -> LocalLLMError:
-    if isinstance(error, sqlite3.Error) and _code_of(error) == sqlite3.SQLITE_BUSY:
+    if isinstance(error, sqlite3.Error) and code_of(error) == sqlite3.SQLITE_BUSY:
         return StoreError(f"another program holds {path.name}", hint="end it, or send `store`: false")
     if "full" in str(error) or "No space" in str(error):
         return DiskFull("the response cannot be kept: the disk is full", hint="make room, or send `store`: false")
     return StoreError(f"{path.name} cannot be used: {error}", hint=f"move {path} away; it holds kept responses only")
-
-
-def _code_of(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
